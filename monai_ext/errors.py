@@ -1,0 +1,43 @@
+"""What bad input is answered with: one line that names the file, what was expected and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["DataListError", "InputError"]
+
+
+class InputError(ValueError):
+    """A file or an argument that cannot be used.
+
+    Args:
+        where: the file (or the argument's name) at fault.
+        expected: what was expected, in a few words.
+        found: what was found instead.
+    """
+
+    def __init__(self, where: str | Path, expected: str, found: str) -> None:
+        self.where, self.expected, self.found = str(where), expected, found
+        super().__init__(f"{where}: expected {expected}, found {found}")
+
+    def __reduce__(self) -> tuple:
+        # the default would call the class with the one formatted message, so it could not cross a worker process
+        return type(self), (self.where, self.expected, self.found)
+
+
+class DataListError(InputError):
+    """All that is wrong with a data list, found before the first epoch and reported together.
+
+    Args:
+        where: the data list's file, or a name for a list given in memory.
+        problems: one line each.
+    """
+
+    def __init__(self, where: str | Path, problems: Sequence[str]) -> None:
+        self.problems = [str(problem) for problem in problems]
+        lines = "".join(f"\n  {problem}" for problem in self.problems)
+        super().__init__(where, "a usable data list", f"{len(self.problems)} problem(s):{lines}")
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.where, self.problems)
