@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 
-__all__ = ["DataListError", "InputError"]
+__all__ = ["DataListError", "InputError", "report_plainly"]
 
 
 class InputError(ValueError):
@@ -41,3 +43,23 @@ class DataListError(InputError):
 
     def __reduce__(self) -> tuple:
         return type(self), (self.where, self.problems)
+
+
+def report_plainly() -> None:
+    """Let the interpreter end on an :class:`InputError` with its message alone, however deep it was raised.
+
+    Bundles call it when they are initialised: MONAI wraps what a configuration raises in several ``RuntimeError``, and
+    the one line that a user can act on would be lost among them. Every other exception keeps its traceback.
+    """
+    previous = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, InputError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            previous(kind, error, trace)
+        else:
+            print(f"\n{type(cause).__name__}: {cause}", file=sys.stderr)
+
+    sys.excepthook = hook

@@ -1,1 +1,5 @@
-"""Placeholder, filled by the maintainer."""
+"""Inferers."""
+
+from monai_ext.inferers.halo import HaloInferer
+
+__all__ = ["HaloInferer"]

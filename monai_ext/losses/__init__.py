@@ -1,1 +1,5 @@
-"""Placeholder, filled by the maintainer."""
+"""Losses."""
+
+from monai_ext.losses.concentric import ConcentricLoss
+
+__all__ = ["ConcentricLoss"]

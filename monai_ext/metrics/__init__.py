@@ -1,1 +1,5 @@
-"""Placeholder, filled by the maintainer."""
+"""Metrics."""
+
+from monai_ext.metrics.detection import DetectionF1, match_detections, sweep_detection_thresholds
+
+__all__ = ["DetectionF1", "match_detections", "sweep_detection_thresholds"]

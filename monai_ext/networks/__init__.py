@@ -1,1 +1,1 @@
-"""Placeholder, filled by the maintainer."""
+"""Networks, their blocks and their weights."""

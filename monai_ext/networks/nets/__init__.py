@@ -1,1 +1,5 @@
-"""Placeholder, filled by the maintainer."""
+"""Networks."""
+
+from monai_ext.networks.nets.segmitos import SegMitosFCN
+
+__all__ = ["SegMitosFCN"]

@@ -1,0 +1,141 @@
+"""The data list that every bundle reads, and the check that finds all its problems before the first epoch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_ext.data.image import read_field
+from monai_ext.data.points import read_points
+from monai_ext.errors import DataListError, InputError
+
+__all__ = ["check_points_item", "load_datalist"]
+
+Item = dict[str, Any]
+
+
+def check_points_item(item: Mapping[str, Any]) -> list[str]:
+    """What is wrong with one image and its points, a line each.
+
+    Args:
+        item: ``image`` (a path) and ``label`` (a path or the points themselves), as :func:`load_datalist` gives them.
+    """
+    problems = []
+    shape = points = None
+    try:
+        shape = read_field(item["image"]).image.shape[1:]
+    except InputError as error:
+        problems.append(str(error))
+    try:
+        points = _points(item["label"])
+    except InputError as error:
+        problems.append(str(error))
+    if shape is not None and points is not None and len(points):
+        limit = np.array(shape)
+        outside = ((points < -0.5) | (points > limit - 0.5)).any(axis=1)
+        if outside.any():
+            row, col = points[outside][0]
+            swapped = points[:, ::-1]
+            hint = "" if ((swapped < -0.5) | (swapped > limit - 0.5)).any() else "; all are inside as col,row: swapped?"
+            problems.append(
+                f"{item['label']}: expected points row,col inside {item['image']} ({shape[0]} x {shape[1]} px), "
+                f"found {int(outside.sum())} of {len(points)} outside, the first at row {row:g}, col {col:g}{hint}"
+            )
+    return problems
+
+
+def _points(label: Any) -> np.ndarray:
+    if isinstance(label, (str, os.PathLike)):
+        return read_points(label)
+    return np.asarray(label, dtype=np.float32).reshape(-1, 2)
+
+
+def load_datalist(
+    dataset_dir: str | os.PathLike,
+    splits: Sequence[str] = ("training", "validation", "test"),
+    check: Callable[[Item], list[str]] | None = check_points_item,
+    path_keys: Sequence[str] = ("image", "label"),
+) -> dict[str, list[Item]]:
+    """Read ``<dataset_dir>/dataset.json`` and check it: files, contents, groups.
+
+    Args:
+        dataset_dir: the folder; paths in the list are relative to it.
+        splits: the lists to return and check; each must hold something. ``training``, ``validation`` and ``test`` are
+            all looked through for groups that are in two of them.
+        check: gives the problems of one item, a line each; ``None`` to look at the list alone.
+        path_keys: keys of an item whose text is a path. Every other key is passed on as it is.
+
+    Returns:
+        split -> items with ``path_keys`` made absolute.
+
+    Raises:
+        DataListError: with every problem found, one line each.
+        InputError: there is no data list, or it cannot be read as one.
+    """
+    folder = Path(dataset_dir)
+    path = folder / "dataset.json"
+    content = _read_json(folder, path)
+
+    problems: list[str] = []
+    lists = {name: content[name] for name in dict.fromkeys(["training", "validation", "test", *splits]) if name in content}
+    problems += [f"{path}: expected a list '{s}' with at least one item, found none" for s in splits if not lists.get(s)]
+    found: dict[str, list[Item]] = {}
+    for name in splits:
+        found[name] = []
+        for index, item in enumerate(lists.get(name) or []):
+            missing = [k for k in path_keys if k not in item] if isinstance(item, dict) else list(path_keys)
+            if missing:
+                problems.append(f"{path}: expected keys {list(path_keys)} in {name}[{index}], found no {missing}")
+            else:
+                found[name].append({**item, **{k: _resolve(folder, item[k]) for k in path_keys}})
+    problems += _groups_in_two_lists(path, lists)
+    if check is not None:
+        items = [item for name in splits for item in found[name]]
+        with ThreadPoolExecutor() as pool:
+            problems += [line for lines in pool.map(partial(_check_paths, check, path_keys), items) for line in lines]
+    if problems:
+        raise DataListError(path, problems)
+    return found
+
+
+def _read_json(folder: Path, path: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise InputError(folder, "a dataset folder (--dataset_dir)", "no such folder")
+    if not path.is_file():
+        raise InputError(path, "a data list; `python -m monai_ext prepare` or `phantom` writes one", "no such file")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(path, "JSON", str(error)) from error
+    if not isinstance(content, dict):
+        raise InputError(path, "an object with the lists training, validation and test", type(content).__name__)
+    return content
+
+
+def _resolve(folder: Path, value: Any) -> Any:
+    return str(folder / value) if isinstance(value, str) else value
+
+
+def _check_paths(check: Callable[[Item], list[str]], keys: Sequence[str], item: Item) -> list[str]:
+    missing = [item[k] for k in keys if isinstance(item[k], str) and not Path(item[k]).is_file()]
+    return [f"{name}: expected a file, found none" for name in missing] or check(item)
+
+
+def _groups_in_two_lists(path: Path, lists: Mapping[str, Sequence[Item]]) -> list[str]:
+    where: dict[str, set[str]] = {}
+    for name, items in lists.items():
+        for item in items or []:
+            if isinstance(item, dict) and "group" in item:
+                where.setdefault(str(item["group"]), set()).add(name)
+    return [
+        f"{path}: expected group {group!r} in one list, found it in {' and '.join(sorted(names))}"
+        for group, names in sorted(where.items())
+        if len(names) > 1
+    ]

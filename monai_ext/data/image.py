@@ -1,0 +1,184 @@
+"""Reading what users have: PNG, JPEG, TIFF of any depth, and slides, as 8-bit RGB at a known resolution."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import tifffile
+from monai.data.image_reader import ImageReader
+from PIL import Image, UnidentifiedImageError
+
+from monai_ext.errors import InputError
+
+__all__ = ["Field", "FieldReader", "read_field", "to_rgb8"]
+
+_SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide")
+_TIFFS = (".tif", ".tiff")
+_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", *_TIFFS)
+_MICRONS = {2: 25_400.0, 3: 10_000.0}  # TIFF's resolution units: inch, centimetre
+_PLAUSIBLE_MPP = (0.05, 4.0)  # um/px; a scanner's 72 or 300 dpi is no resolution of tissue
+_SAME_MPP = 0.1  # relative difference that is not worth resampling: scanners of one nominal magnification differ so
+_MOST_PIXELS = 500_000_000
+
+
+@dataclass(frozen=True)
+class Field:
+    """An image with its geometry.
+
+    Attributes:
+        image: uint8 ``(3, H, W)`` RGB.
+        mpp: um per px of ``image``; ``None`` where nobody says.
+        scale: pixels of the file's full resolution per pixel of ``image``.
+    """
+
+    image: np.ndarray
+    mpp: float | None
+    scale: float
+
+
+def to_rgb8(array: np.ndarray, where: str | os.PathLike = "image") -> np.ndarray:
+    """Any usual image as uint8 ``(H, W, 3)`` RGB.
+
+    Grey becomes RGB, transparency is laid over white (glass), 16 bits keep their upper 8, floats count as 0 to 1.
+
+    Args:
+        array: ``(H, W)`` or ``(H, W, C)`` with 1 to 4 channels; uint8, uint16, bool or float.
+        where: the file an error names.
+
+    Raises:
+        InputError: another shape or type.
+    """
+    array = np.asarray(array)
+    array = array[..., None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4) or 0 in array.shape:
+        raise InputError(where, "an image (H, W) or (H, W, 1 to 4)", f"shape {array.shape}")
+    if array.dtype == np.uint16:
+        array = (array >> 8).astype(np.uint8)
+    elif array.dtype == bool or array.dtype.kind == "f":
+        array = np.rint(np.clip(np.nan_to_num(array.astype(np.float32)), 0, 1) * 255).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise InputError(where, "8-bit, 16-bit or float pixels", str(array.dtype))
+    if array.shape[2] in (2, 4):
+        alpha = array[..., -1:].astype(np.uint16)
+        array = ((array[..., :-1] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return np.ascontiguousarray(array if array.shape[2] == 3 else np.repeat(array, 3, axis=2))
+
+
+def _plausible(mpp: float | None) -> float | None:
+    return mpp if mpp is not None and _PLAUSIBLE_MPP[0] <= mpp <= _PLAUSIBLE_MPP[1] else None
+
+
+def _read_tiff(path: Path) -> tuple[np.ndarray, float | None]:
+    with tifffile.TiffFile(path) as tiff:
+        series = tiff.series[0]
+        array, page = series.asarray(), series.pages[0]
+        if series.axes.startswith("S") and array.ndim == 3:  # planes: channel first
+            array = np.moveaxis(array, 0, -1)
+        unit, resolution = page.tags.get("ResolutionUnit"), page.tags.get("XResolution")
+        mpp = None
+        if unit and resolution and int(unit.value) in _MICRONS and resolution.value[0]:
+            mpp = _MICRONS[int(unit.value)] * resolution.value[1] / resolution.value[0]
+    return array, _plausible(mpp)
+
+
+def _read_slide(path: Path, mpp: float | None, target: float | None) -> tuple[np.ndarray, float, float]:
+    """The slide at ``target`` um/px or, without a target, at its full resolution: pixels, um/px, scale."""
+    import openslide
+
+    with openslide.OpenSlide(str(path)) as slide:
+        stated = slide.properties.get(openslide.PROPERTY_NAME_MPP_X)
+        base = mpp or _plausible(float(stated) if stated else None)
+        if base is None:
+            raise InputError(path, "a slide that states its resolution (um/px), or mpp given", "no resolution")
+        wanted = target or base
+        # the coarsest level that is still at least as fine as wanted; the rest is done by averaging
+        level = slide.get_best_level_for_downsample(wanted / base * 1.01)
+        if np.prod(slide.level_dimensions[level], dtype=np.int64) > _MOST_PIXELS:
+            size = " x ".join(map(str, slide.level_dimensions[level]))
+            raise InputError(path, f"at most {_MOST_PIXELS // 10**6} Mpx in one field", f"{size} px: cut out a region")
+        pixels = np.asarray(slide.read_region((0, 0), level, slide.level_dimensions[level]))
+        return to_rgb8(pixels, path), base * slide.level_downsamples[level], base
+
+
+def read_field(path: str | os.PathLike, mpp: float | None = None, target_mpp: float | None = None) -> Field:
+    """Read an image or a slide as 8-bit RGB, at ``target_mpp`` where its resolution is known.
+
+    Args:
+        path: PNG, JPEG, BMP, TIFF (8 or 16 bits, grey, RGB, RGBA), or a slide that OpenSlide opens.
+        mpp: um/px of the file at full resolution; overrides what the file states.
+        target_mpp: um/px to bring the image to; ``None`` leaves it as it is. A difference below 10 % is left too.
+
+    Returns:
+        the pixels with their resolution and scale.
+
+    Raises:
+        InputError: no such file, not an image, a slide without a resolution, or more than 500 Mpx.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "an image", "no such file" if not path.exists() else "a folder")
+    try:
+        if path.suffix.lower() in _SLIDES:
+            array, known, base = _read_slide(path, mpp, target_mpp)
+        else:
+            array, stated = _read_tiff(path) if path.suffix.lower() in _TIFFS else (_read_image(path), None)
+            array = to_rgb8(array, path)
+            known = base = mpp or stated
+    except InputError:
+        raise
+    # what the decoders raise for a damaged file is not one family
+    except Exception as error:
+        found = "no image in a known format" if isinstance(error, UnidentifiedImageError) else f"{error}".split("\n")[0]
+        raise InputError(path, "a readable image", found or type(error).__name__) from error
+    if known and target_mpp and abs(known / target_mpp - 1) > _SAME_MPP:
+        factor = known / target_mpp
+        size = [max(1, round(side * factor)) for side in array.shape[1::-1]]
+        array = cv2.resize(array, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
+        known = target_mpp
+    return Field(np.ascontiguousarray(np.moveaxis(array, -1, 0)), known, known / base if known else 1.0)
+
+
+def _read_image(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        if image.mode in ("P", "PA"):
+            return np.asarray(image.convert("RGBA"))
+        if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+            return np.asarray(image.convert("RGB"))
+        return np.asarray(image)
+
+
+class FieldReader(ImageReader):
+    """:func:`read_field` as a reader for MONAI's ``LoadImage(d)``.
+
+    Gives uint8 ``(3, H, W)``; the metadata hold ``mpp`` (um/px of the array; 0 where unknown) and ``scale`` (pixels of
+    the file per pixel of the array).
+
+    Args:
+        mpp: see :func:`read_field`.
+        target_mpp: see :func:`read_field`.
+    """
+
+    def __init__(self, mpp: float | None = None, target_mpp: float | None = None) -> None:
+        super().__init__()
+        self.mpp, self.target_mpp = mpp, target_mpp
+
+    def verify_suffix(self, filename: Sequence[os.PathLike | str] | os.PathLike | str) -> bool:
+        """Whether the file's name ends as one of the formats read here does."""
+        names = filename if isinstance(filename, (list, tuple)) else [filename]
+        return all(str(name).lower().endswith((*_IMAGES, *_SLIDES)) for name in names)
+
+    def read(self, data: Sequence[os.PathLike | str] | os.PathLike | str, **_: Any) -> Field:
+        """Read one file."""
+        path = data[0] if isinstance(data, (list, tuple)) else data
+        return read_field(path, self.mpp, self.target_mpp)
+
+    def get_data(self, img: Field) -> tuple[np.ndarray, dict[str, Any]]:
+        """The array and its metadata."""
+        meta = {"mpp": img.mpp or 0.0, "scale": img.scale, "original_channel_dim": 0, "affine": np.eye(4)}
+        return img.image, {**meta, "spatial_shape": np.array(img.image.shape[1:])}

@@ -1,0 +1,169 @@
+"""From pixels to polygons and back, exactly: an outline runs along the edges of its pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import shapely
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from skimage.measure import label as connected_parts
+
+__all__ = ["label_map_to_polygons", "polygons_to_mask"]
+
+# the edges around a pixel, clockwise: going east along its top, south, west, north; the pixel lies to the right
+_STEP = np.array([(0, 1), (1, 0), (0, -1), (-1, 0)])  # d row, d col
+_BEHIND = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])  # from a pixel to its neighbour across the edge
+_BEGIN = np.array([(0, 0), (0, 1), (1, 1), (1, 0)])  # the corner at which an edge begins
+
+
+def label_map_to_polygons(
+    labels: np.ndarray, offset: tuple[float, float] = (0, 0), scale: float = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Outline each instance of a label map exactly, along the edges of its pixels.
+
+    Args:
+        labels: ``(H, W)`` integers, 0 is background.
+        offset: ``row, col`` of the map's upper left corner in level-0 pixels.
+        scale: level-0 pixels per pixel of the map.
+
+    Returns:
+        The ``(N,)`` labels in ascending order and their ``(N,)`` valid shapely polygons with holes (multipolygons
+        where an instance is in several parts), ``x, y`` in level-0 pixels. :func:`polygons_to_mask` gives the same
+        pixels back.
+    """
+    labels = np.asarray(labels)
+    # Each part of a label is a polygon of its own. Within a part, pixels that meet at a corner only are joined there:
+    # the one choice by which no ring touches itself.
+    parts = np.pad(connected_parts(labels, background=0, connectivity=1), 1)
+    if not parts.any():
+        return np.zeros(0, dtype=labels.dtype), np.zeros(0, dtype=object)
+    pixel, direction, following = _edges(parts)
+    walk, ring = _walk(following)
+    pixel, direction = pixel[walk], direction[walk]
+    first = np.flatnonzero(np.diff(ring, prepend=-1))
+    before = np.arange(len(ring)) - 1
+    before[first] = np.append(first[1:], len(ring)) - 1
+    corner = direction != direction[before]
+    begin = pixel + _BEGIN[direction] - 1
+    # twice the area left of the y axis that an edge sweeps; positive in sum for shells, negative for holes
+    swept = np.add.reduceat(begin[:, 1] * _STEP[direction, 0], first)
+    ring_part = parts[tuple(pixel[first].T)]
+    order = np.lexsort((swept < 0, ring_part))  # each part's shell, then its holes
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+
+    corners = np.flatnonzero(corner)
+    corners = corners[np.argsort(rank[ring[corners]], kind="stable")]
+    xy = (begin[corners] * float(scale) + offset)[:, ::-1]
+    rings = shapely.linearrings(xy, indices=rank[ring[corners]])
+    polygons = shapely.polygons(rings, indices=ring_part[order] - 1)
+    shells = pixel[first[order]][np.diff(ring_part[order], prepend=0) > 0] - 1
+    return _merge_parts(labels[tuple(shells.T)], polygons)
+
+
+def polygons_to_mask(
+    geometry: np.ndarray, shape: tuple[int, int], offset: tuple[float, float] = (0, 0), scale: float = 1
+) -> np.ndarray:
+    """Draw polygons: a pixel is covered when its centre is inside.
+
+    A centre exactly on an outline counts at the polygon's left and upper sides only, so that polygons side by side
+    share no pixel and leave none between them. Exact for holes and overlaps; self-crossing outlines are made valid.
+
+    Args:
+        geometry: shapely geometries, ``x, y`` in level-0 pixels; points and lines cover nothing.
+        shape: ``H, W`` of the mask.
+        offset: ``row, col`` of the mask's upper left corner in level-0 pixels.
+        scale: level-0 pixels per pixel of the mask.
+
+    Returns:
+        ``(H, W)`` bool.
+    """
+    height, width = shape
+    polygons = _valid_polygons(geometry)
+    if not len(polygons):
+        return np.zeros(shape, dtype=bool)
+    _, xy, (ring_ends, polygon_ends) = shapely.to_ragged_array(polygons)
+    # in units of the mask's pixels, whole numbers being pixel centres
+    col, row = ((xy - offset[::-1]) / scale - 0.5).T
+    start = np.delete(np.arange(len(xy)), ring_ends[1:] - 1)  # rings are closed: their last point starts no edge
+    row0, row1, col0, col1 = row[start], row[start + 1], col[start], col[start + 1]
+    edge_ring = np.repeat(np.arange(len(ring_ends) - 1), np.diff(ring_ends) - 1)
+    # shells shall run one way and holes the other, whichever way they were drawn
+    area = np.bincount(edge_ring, col0 * row1 - col1 * row0)
+    shell = np.zeros(len(area), dtype=bool)
+    shell[polygon_ends[:-1]] = True
+    turn = np.where((area > 0) == shell, 1, -1)[edge_ring] * np.sign(row1 - row0).astype(np.int64)
+
+    # the rows whose centres an edge crosses, half open so that a corner is crossed once
+    low = np.clip(np.ceil(np.minimum(row0, row1)), 0, height).astype(np.int64)
+    high = np.clip(np.ceil(np.maximum(row0, row1)), 0, height).astype(np.int64)
+    count = np.maximum(high - low, 0)
+    edge = np.repeat(np.arange(len(count)), count)
+    rows = low[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
+    cross = col0[edge] + (rows - row0[edge]) * ((col1 - col0)[edge] / (row1 - row0)[edge])
+    cols = np.clip(np.ceil(cross), 0, width).astype(np.int64)
+    change = np.bincount(rows * (width + 1) + cols, turn[edge], minlength=height * (width + 1))
+    # each polygon that covers a pixel turns around it once
+    return np.cumsum(change.reshape(height, width + 1)[:, :width], axis=1) < -0.5
+
+
+def _edges(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The edges between parts: the pixel ``(E, 2)`` each belongs to, its direction, and the edge that follows it."""
+    width = parts.shape[1]
+    inside = parts[1:-1, 1:-1]
+    keys = []
+    for direction, (d_row, d_col) in enumerate(_BEHIND):
+        behind = parts[1 + d_row : parts.shape[0] - 1 + d_row, 1 + d_col : width - 1 + d_col]
+        row, col = np.nonzero((inside != behind) & (inside != 0))
+        keys.append(((row + 1) * width + col + 1) * 4 + direction)
+    key = np.sort(np.concatenate(keys))
+    pixel, direction = np.column_stack(np.divmod(key // 4, width)), key % 4
+    ahead = pixel + _STEP[direction]
+    left = ahead + _BEHIND[direction]
+    own = parts[tuple(pixel.T)]
+    turn_left = parts[tuple(left.T)] == own
+    straight = ~turn_left & (parts[tuple(ahead.T)] == own)
+    next_pixel = np.where(turn_left[:, None], left, np.where(straight[:, None], ahead, pixel))
+    next_direction = (direction + np.where(turn_left, 3, np.where(straight, 0, 1))) % 4
+    following = np.searchsorted(key, (next_pixel[:, 0] * width + next_pixel[:, 1]) * 4 + next_direction)
+    return pixel, direction, following
+
+
+def _walk(following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Put edges in the order of their rings: the edges' order, and the number of the ring at each place."""
+    edges = np.arange(len(following))
+    _, ring = connected_components(coo_array((np.ones(len(edges), dtype=bool), (edges, following))), directed=False)
+    last = np.unique(ring, return_index=True)[1]
+    # the distance to a ring's last edge, by jumps that double
+    jump = following.copy()
+    jump[last] = last
+    distance = (jump != edges).astype(np.int64)
+    while (jump[jump] != jump).any():
+        distance += distance[jump]
+        jump = jump[jump]
+    walk = np.lexsort((-distance, ring))
+    return walk, ring[walk]
+
+
+def _merge_parts(values: np.ndarray, polygons: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argsort(values, kind="stable")
+    labels, index, count = np.unique(values[order], return_inverse=True, return_counts=True)
+    polygons = polygons[order]
+    merged = polygons[np.cumsum(count) - count]
+    several = count > 1
+    if several.any():
+        merged[several] = shapely.multipolygons(
+            polygons[several[index]], indices=np.repeat(np.arange(several.sum()), count[several])
+        )
+    return labels, merged
+
+
+def _valid_polygons(geometry: np.ndarray) -> np.ndarray:
+    geometry = np.asarray(geometry, dtype=object)
+    valid = shapely.is_valid(geometry)
+    if not valid.all():
+        geometry = np.where(valid, geometry, shapely.make_valid(geometry))
+    while (collection := shapely.get_type_id(geometry) > 5).any():  # parts of a collection may be multipolygons
+        geometry = np.concatenate((geometry[~collection], shapely.get_parts(geometry[collection])))
+    parts = shapely.get_parts(geometry)
+    return parts[(shapely.get_type_id(parts) == 3) & ~shapely.is_empty(parts)]

@@ -1,0 +1,24 @@
+"""Synthetic H&E with complete ground truth, by the physics of absorption."""
+
+from monai_ext.data.phantom.datasets import METHODS, write_dataset
+from monai_ext.data.phantom.field import PhantomField, phantom_field
+from monai_ext.data.phantom.nuclei import CellClass
+from monai_ext.data.phantom.optics import IDEAL_SCANNER, Scanner, beer_lambert
+from monai_ext.data.phantom.pyramid import write_slide
+from monai_ext.data.phantom.slide import PhantomSlide, phantom_slide
+from monai_ext.data.phantom.tissue import Tissue
+
+__all__ = [
+    "IDEAL_SCANNER",
+    "METHODS",
+    "CellClass",
+    "PhantomField",
+    "PhantomSlide",
+    "Scanner",
+    "Tissue",
+    "beer_lambert",
+    "phantom_field",
+    "phantom_slide",
+    "write_dataset",
+    "write_slide",
+]

@@ -1,0 +1,158 @@
+"""Training that can be killed at any moment and resumed as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.data.utils import set_rnd
+from monai.handlers import from_engine
+from monai.utils import MAX_SEED
+
+from monai_ext.data.points import atomic_path
+
+__all__ = ["EpochSeed", "TrainingState", "plain_number"]
+
+
+def plain_number(value: Any) -> float | None:
+    """A number for JSON: ``None`` stands for what is not finite."""
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+class EpochSeed:
+    """Seeds every random generator at the start of each epoch from the run's seed and the epoch's number.
+
+    An epoch then depends on nothing but the weights it starts from: a resumed run repeats what an undisturbed one
+    does, with any number of loader workers (as long as it is the same number).
+
+    Args:
+        seed: the run's seed.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer; attach it before handlers that draw random numbers."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Seed for the epoch that begins; ranks of a distributed run draw different samples."""
+        words = np.random.SeedSequence([self.seed, engine.state.epoch, engine.state.rank]).generate_state(1)
+        seed = int(words[0]) % MAX_SEED
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002  third-party transforms use the global generator
+        torch.manual_seed(seed)
+        set_rnd(getattr(engine.data_loader, "dataset", None), seed)
+
+
+class TrainingState:
+    """Keeps the best weights, the history and all that a resumed run needs.
+
+    Writes into ``folder``, each file whole or not at all: ``model.pt``, the network's plain state dict at the best
+    value of the evaluator's key metric (of the last epoch, without an evaluator); ``training_state.pt`` after every
+    epoch; ``history.json``, a list with an entry per epoch (loss, learning rate, validation metrics).
+
+    Attach it as the trainer's last handler, so that it sees an epoch with its validation and learning rate steps done.
+
+    Args:
+        folder: where to write; made as needed.
+        objects: what has ``state_dict`` and must come back: at least ``"network"``, further the optimizer, the
+            scheduler, an averaged model.
+        evaluator: the validating engine.
+        resume: continue from ``training_state.pt`` if it exists; otherwise the run starts afresh.
+        weights: which of ``objects`` is written to ``model.pt``.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        objects: Mapping[str, Any],
+        evaluator: Engine | None = None,
+        resume: bool = False,
+        weights: str = "network",
+    ) -> None:
+        self.folder = Path(folder)
+        self.objects = {k: _unwrapped(v) for k, v in objects.items()}
+        self.evaluator, self.resume, self.weights = evaluator, resume, weights
+        self.history: list[dict[str, Any]] = []
+        self._loss = from_engine("loss", first=True)
+        self._losses: list[float] = []
+
+    @property
+    def path(self) -> Path:
+        """The file that a run resumes from."""
+        return self.folder / "training_state.pt"
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.STARTED, self.restore)
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self._losses.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def restore(self, engine: Engine) -> None:
+        """Bring everything back, if there is something to bring back and the run is to resume."""
+        if not (self.resume and self.path.is_file()):
+            return
+        state = torch.load(self.path, map_location=engine.state.device, weights_only=True)
+        for name, holder in self.objects.items():
+            holder.load_state_dict(state["objects"][name])
+        if engine.scaler is not None and state["scaler"] is not None:
+            engine.scaler.load_state_dict(state["scaler"])
+        engine.state.epoch = state["epoch"]
+        engine.state.iteration = state["iteration"]
+        self.history[:] = state["history"]
+        if self.evaluator is not None:
+            self.evaluator.state.best_metric = state["best_metric"]
+            self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
+        engine.logger.info(f"Resumed after epoch {state['epoch']} from {self.path}")
+
+    def _collect(self, engine: Engine) -> None:
+        self._losses.append(float(self._loss(engine.state.output)))
+
+    def save(self, engine: Engine) -> None:
+        """Write what the finished epoch left behind (the first rank does)."""
+        epoch = engine.state.epoch
+        entry = {"epoch": epoch, "loss": plain_number(np.mean(self._losses)), "lr": engine.optimizer.param_groups[0]["lr"]}
+        best = True
+        if self.evaluator is not None:
+            best = self.evaluator.state.best_metric_epoch == epoch
+            if self.evaluator.state.epoch == epoch:
+                entry |= {k: plain_number(v) for k, v in self.evaluator.state.metrics.items() if np.isscalar(v)}
+        self.history.append(entry)
+        if engine.state.rank != 0:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if best:
+            with atomic_path(self.folder / "model.pt") as temporary:
+                torch.save(self.objects[self.weights].state_dict(), temporary)
+        with atomic_path(self.folder / "history.json") as temporary:
+            temporary.write_text(json.dumps(self.history, indent=1) + "\n", encoding="utf-8")
+        # last, so that a run killed before this line repeats the epoch and rewrites the others
+        with atomic_path(self.path) as temporary:
+            torch.save(self._state(engine), temporary)
+
+    def _state(self, engine: Engine) -> dict[str, Any]:
+        return {
+            "objects": {name: holder.state_dict() for name, holder in self.objects.items()},
+            "scaler": None if engine.scaler is None else engine.scaler.state_dict(),
+            "epoch": engine.state.epoch,
+            "iteration": engine.state.iteration,
+            "history": self.history,
+            "best_metric": None if self.evaluator is None else float(self.evaluator.state.best_metric),
+            "best_metric_epoch": None if self.evaluator is None else int(self.evaluator.state.best_metric_epoch),
+        }
+
+
+def _unwrapped(holder: Any) -> Any:
+    """The network inside DistributedDataParallel, so that files fit with and without it."""
+    return holder.module if isinstance(holder, torch.nn.parallel.DistributedDataParallel) else holder

@@ -1,0 +1,69 @@
+"""Dense inference of a field: in one pass where it fits, else in tiles whose seams leave no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+from torch import Tensor
+
+from monai_ext.errors import InputError
+
+__all__ = ["HaloInferer"]
+
+
+class HaloInferer(Inferer):
+    """Runs a fully convolutional network over images of any size with bounded memory.
+
+    An image larger than ``max_pixels`` is computed tile by tile. Each tile is given ``halo`` px of its surroundings,
+    whose part of the map is thrown away, and begins at a multiple of ``align``, so that every pixel is computed on
+    the same grid and from the same context as in one pass: the two maps are equal.
+
+    Args:
+        tile: side of a tile without its halo, px; a multiple of ``align``.
+        halo: px of context on each side; at least half of the network's receptive field; a multiple of ``align``.
+        align: the network's largest stride, px.
+        max_pixels: images of at most this many px are computed in one pass.
+
+    Raises:
+        InputError: ``tile`` or ``halo`` is no multiple of ``align``.
+    """
+
+    def __init__(self, tile: int = 1024, halo: int = 256, align: int = 32, max_pixels: int = 2400 * 2400) -> None:
+        super().__init__()
+        if tile < 1 or halo < 0 or tile % align or halo % align:
+            raise InputError("HaloInferer", f"tile and halo as multiples of {align}", f"tile {tile}, halo {halo}")
+        self.tile, self.halo, self.max_pixels = tile, halo, max_pixels
+
+    def _tiles(self, size: int) -> Iterator[tuple[slice, slice, slice]]:
+        """Along one side: what to read, what of the result to keep, where it belongs."""
+        for start in range(0, size, self.tile):
+            end = min(start + self.tile, size)
+            first = max(0, start - self.halo)
+            yield slice(first, min(size, end + self.halo)), slice(start - first, end - first), slice(start, end)
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """The network's map of a batch.
+
+        Args:
+            inputs: ``(B, C, H, W)``.
+            network: gives ``(b, K, h, w)`` for ``(b, C, h, w)``.
+            args: passed on to the network.
+            kwargs: passed on to the network.
+
+        Returns:
+            ``(B, K, H, W)`` on the device of ``inputs``.
+        """
+        height, width = inputs.shape[-2:]
+        if height * width <= self.max_pixels:
+            return network(inputs, *args, **kwargs)
+        merged: Tensor | None = None
+        for read_rows, keep_rows, rows in self._tiles(height):
+            for read_cols, keep_cols, cols in self._tiles(width):
+                part = network(inputs[..., read_rows, read_cols], *args, **kwargs)[..., keep_rows, keep_cols]
+                if merged is None:
+                    merged = torch.empty((*part.shape[:2], height, width), dtype=part.dtype, device=part.device)
+                merged[..., rows, cols] = part
+        return merged

@@ -1,0 +1,81 @@
+"""Reading weights of other frameworks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monai_ext.errors import InputError
+
+__all__ = ["read_caffemodel"]
+
+
+def _caffe_net() -> type:
+    """The part of ``caffe.proto`` that holds weights, as a message class (field numbers are those of BVLC's file)."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    types = descriptor_pb2.FieldDescriptorProto
+    schema = {
+        "BlobShape": [("dim", 1, types.TYPE_INT64, True, True)],
+        "BlobProto": [
+            ("num", 1, types.TYPE_INT32, False, False),
+            ("channels", 2, types.TYPE_INT32, False, False),
+            ("height", 3, types.TYPE_INT32, False, False),
+            ("width", 4, types.TYPE_INT32, False, False),
+            ("data", 5, types.TYPE_FLOAT, True, True),
+            ("shape", 7, "BlobShape", False, False),
+        ],
+        "LayerParameter": [("name", 1, types.TYPE_STRING, False, False), ("blobs", 7, "BlobProto", True, False)],
+        "V1LayerParameter": [("name", 4, types.TYPE_STRING, False, False), ("blobs", 6, "BlobProto", True, False)],
+        "NetParameter": [("layers", 2, "V1LayerParameter", True, False), ("layer", 100, "LayerParameter", True, False)],
+    }
+    file = descriptor_pb2.FileDescriptorProto(name="caffe_weights.proto", package="caffe", syntax="proto2")
+    for message, fields in schema.items():
+        proto = file.message_type.add(name=message)
+        for name, number, kind, repeated, packed in fields:
+            field = proto.field.add(name=name, number=number)
+            field.label = types.LABEL_REPEATED if repeated else types.LABEL_OPTIONAL
+            if isinstance(kind, str):
+                field.type, field.type_name = types.TYPE_MESSAGE, f".caffe.{kind}"
+            else:
+                field.type = kind
+            field.options.packed = packed
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("caffe.NetParameter"))
+
+
+def read_caffemodel(path: str | Path) -> dict[str, list[Tensor]]:
+    """The weights of a ``.caffemodel``.
+
+    Args:
+        path: a binary ``NetParameter`` (old ``layers`` and new ``layer`` alike).
+
+    Returns:
+        layer name -> its blobs (weight, bias) as float32 tensors in Caffe's shapes.
+
+    Raises:
+        InputError: the file is no Caffe model or holds no weights.
+    """
+    from google.protobuf.message import DecodeError
+
+    net = _caffe_net()()
+    try:
+        net.ParseFromString(Path(path).read_bytes())
+    except DecodeError as error:
+        raise InputError(path, "a binary caffemodel", str(error)) from error
+    blobs = {}
+    for layer in [*net.layers, *net.layer]:
+        if layer.blobs:
+            blobs[layer.name] = [
+                torch.from_numpy(np.array(blob.data, dtype=np.float32)).reshape(
+                    tuple(blob.shape.dim) or (blob.num, blob.channels, blob.height, blob.width)
+                )
+                for blob in layer.blobs
+            ]
+    if not blobs:
+        raise InputError(path, "a caffemodel with weights", "no layer with weights")
+    return blobs

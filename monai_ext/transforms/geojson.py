@@ -1,0 +1,80 @@
+"""Load QuPath GeoJSON as features or as masks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, Transform
+
+from monai_ext.data.geojson import Features, rasterize, read_geojson
+
+__all__ = ["LoadGeoJSON", "LoadGeoJSONd"]
+
+
+class LoadGeoJSON(Transform):
+    """Read a QuPath GeoJSON file, and draw it where a shape is given.
+
+    Args:
+        classes: names of the classes to draw, a channel each; None draws everything in one channel.
+        scale: level-0 pixels per pixel of the masks.
+    """
+
+    backend = ()
+
+    def __init__(self, classes: Sequence[str] | None = None, scale: float = 1) -> None:
+        self.classes, self.scale = classes, scale
+
+    def __call__(self, path: str | os.PathLike, shape: Sequence[int] | None = None) -> Features | np.ndarray:
+        """Load.
+
+        Args:
+            path: the file.
+            shape: ``H, W`` of the masks.
+
+        Returns:
+            The features, or with a shape ``(C, H, W)`` uint8 masks of 0 and 1; see
+            :func:`~monai_ext.data.geojson.rasterize`.
+
+        Raises:
+            InputError: when the file is no GeoJSON.
+        """
+        features = read_geojson(path)
+        return features if shape is None else rasterize(features, tuple(shape), self.classes, scale=self.scale)
+
+
+class LoadGeoJSONd(MapTransform):
+    """Dictionary twin of :class:`LoadGeoJSON`.
+
+    Args:
+        keys: keys of the paths.
+        shape_key: draw masks of the size of this channel-first image; None gives features.
+        classes: see :class:`LoadGeoJSON`.
+        scale: see :class:`LoadGeoJSON`.
+        allow_missing_keys: skip keys that an item lacks.
+    """
+
+    backend = LoadGeoJSON.backend
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        shape_key: str | None = "image",
+        classes: Sequence[str] | None = None,
+        scale: float = 1,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.shape_key = shape_key
+        self.loader = LoadGeoJSON(classes, scale)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace each key's path by its masks or features."""
+        d = dict(data)
+        shape = None if self.shape_key is None else d[self.shape_key].shape[-2:]
+        for key in self.key_iterator(d):
+            d[key] = self.loader(d[key], shape)
+        return d

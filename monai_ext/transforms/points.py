@@ -1,0 +1,67 @@
+"""Load point labels: files, or the points themselves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection, NdarrayOrTensor
+from monai.transforms import MapTransform, Transform
+
+from monai_ext.data.points import as_points, read_points
+
+__all__ = ["LoadPoints", "LoadPointsd"]
+
+
+class LoadPoints(Transform):
+    """Read centroids from a CSV, JSON or QuPath GeoJSON file: see :func:`monai_ext.data.points.read_points`.
+
+    Points that are in memory already (a list, an array or a tensor of pairs ``row, col``, as MONAI Label or a
+    :class:`~monai.data.Dataset` made in Python hands over) pass through as float32.
+    """
+
+    backend = ()
+
+    def __call__(self, data: str | os.PathLike | NdarrayOrTensor | list) -> NdarrayOrTensor:
+        """Load.
+
+        Args:
+            data: a path, or ``(N, 2)`` points.
+
+        Returns:
+            ``(N, 2)`` float32, rows ``row, col`` in pixels of the image, whole numbers being pixel centres: a tensor
+            if a tensor was given (a MetaTensor keeps its meta), else an array. No points give shape ``(0, 2)``.
+
+        Raises:
+            InputError: naming the file and line at fault.
+        """
+        if isinstance(data, (str, os.PathLike)):
+            return read_points(data)
+        if isinstance(data, torch.Tensor):
+            as_points(data.detach().float().cpu().numpy())
+            return data.reshape(-1, 2).to(torch.float32)
+        return as_points(data)
+
+
+class LoadPointsd(MapTransform):
+    """Dictionary twin of :class:`LoadPoints`.
+
+    Args:
+        keys: keys of the paths, or of points.
+        allow_missing_keys: skip keys that an item lacks.
+    """
+
+    backend = LoadPoints.backend
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.loader = LoadPoints()
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace each key's path by its points."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = self.loader(d[key])
+        return d

@@ -1,0 +1,157 @@
+"""The files that detections leave behind: GeoJSON for QuPath, a picture, a row of a table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.utils import convert_to_numpy
+
+from monai_ext.data.geojson import Features, GeoJSONWriter, label_map_to_polygons
+from monai_ext.data.hotspot import mitosis_summary
+from monai_ext.data.points import atomic_path
+from monai_ext.errors import InputError
+from monai_ext.visualize.overlay import overlay
+
+__all__ = ["SaveDetectionsd"]
+
+_HOT_SPOT_COLOUR = (20, 20, 20)
+
+
+class SaveDetectionsd(MapTransform):
+    """Write the detections of an image, as ``BlobDetectionsd`` gives them, for people and for QuPath.
+
+    For an image ``a/b.png`` below ``data_root_dir`` these appear in ``output_dir``, each whole or not at all:
+
+    - ``a/b.geojson``: each detection as a point annotation and, where there is a label map, its blob's exact outline
+      as a detection object, both of the given class, with the measurements ``score``, ``area_px`` and ``area_um2``. In
+      QuPath's coordinates: pixels of the file's full resolution, a pixel's centre at one half.
+    - ``a/b_overlay.png``: detections circled, blobs outlined, the hot spot as a thin dark circle.
+    - ``summary.csv``: one row for each image with its count, area in mm2, density and 2 mm2 hot spot
+      (:func:`~monai_ext.data.hotspot.mitosis_summary`). Rows are added as images are done, by any number of processes;
+      the row of an image that is done again is replaced.
+
+    Where two images differ only in their suffix, the second keeps its suffix in its files' names.
+
+    Args:
+        keys: key of the ``(N, 4)`` points: row, col, area in px, score.
+        output_dir: folder to write to; it is made.
+        data_root_dir: folder that the images lie below; images elsewhere are written below their own full path.
+        labels_key: key of the ``(H, W)`` label map, None for none; instance ``i + 1`` belongs to point ``i``.
+        image_key: key of the image, a MetaTensor ``(C, H, W)`` that can be shown: its pixels before any normalisation.
+            Its metadata give ``filename_or_obj`` and, as ``FieldReader`` writes them, ``mpp`` and ``scale``.
+        mpp: um per px of the image where its metadata do not say. Without either, areas and the hot spot are left out.
+        classification: QuPath class of the detections.
+        colour: RGB of that class, 0 to 255.
+        max_side: the overlay is reduced until no side is longer, in px.
+        allow_missing_keys: whether data without points are passed on.
+
+    Raises:
+        InputError: when the image does not say which file it came from.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "points",
+        *,
+        output_dir: str | os.PathLike[str],
+        data_root_dir: str | os.PathLike[str],
+        labels_key: str | None = "blobs",
+        image_key: str = "image",
+        mpp: float | None = None,
+        classification: str = "Mitosis",
+        colour: tuple[int, int, int] = (0, 200, 60),
+        max_side: int = 4096,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.output_dir = Path(output_dir)
+        self.data_root_dir = Path(data_root_dir).resolve()
+        self.labels_key = labels_key
+        self.image_key = image_key
+        self.mpp = mpp
+        self.classification = classification
+        self.colour = tuple(colour)
+        self.max_side = max_side
+        self._sources: dict[Path, Path] = {}
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the files; the data are returned as they came."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            image = d[self.image_key]
+            meta = image.meta if isinstance(image, MetaTensor) else {}
+            if not meta.get("filename_or_obj"):
+                raise InputError(f"{self.image_key!r}", "a MetaTensor that names its file", type(image).__name__)
+            source = self._relative(Path(str(meta["filename_or_obj"])))
+            points = convert_to_numpy(d[key])
+            labels = None if self.labels_key is None else convert_to_numpy(d[self.labels_key])
+            mpp, scale = float(meta.get("mpp") or self.mpp or 0), float(meta.get("scale") or 1)
+
+            summary = mitosis_summary(points, tuple(image.shape[1:]), mpp)
+            stem = self._stem(source)
+            self._write_geojson(stem.with_name(f"{stem.name}.geojson"), points, labels, (mpp, scale))
+            self._write_overlay(stem.with_name(f"{stem.name}_overlay.png"), image, points, labels, summary)
+            self._write_row({"image": source.as_posix(), **summary})
+        return d
+
+    def _relative(self, path: Path) -> Path:
+        path = path.resolve()
+        return path.relative_to(self.data_root_dir if path.is_relative_to(self.data_root_dir) else path.anchor)
+
+    def _stem(self, source: Path) -> Path:
+        """What the output files' names begin with: no other source's."""
+        stem = source.with_suffix("")
+        if self._sources.setdefault(stem, source) != source:
+            stem = source
+        return self.output_dir / stem
+
+    def _write_geojson(
+        self, path: Path, points: np.ndarray, labels: np.ndarray | None, resolution: tuple[float, float]
+    ) -> None:
+        mpp, scale = resolution
+        measurements = {"score": points[:, 3], "area_px": points[:, 2]}
+        if mpp:
+            measurements["area_um2"] = points[:, 2] * mpp**2
+        look = {"classes": self.classification, "colors": {self.classification: self.colour}}
+        with GeoJSONWriter(path) as writer:
+            writer.write(Features.from_points(points[:, :2], scale=scale, measurements=measurements, **look))
+            if labels is not None:
+                ids, outlines = label_map_to_polygons(labels, scale=scale)
+                own = {name: values[ids - 1] for name, values in measurements.items()}
+                writer.write(Features(outlines, measurements=own, object_types="detection", **look))
+
+    def _write_overlay(
+        self, path: Path, image: MetaTensor, points: np.ndarray, labels: np.ndarray | None, summary: dict[str, Any]
+    ) -> None:
+        names = [self.classification] * len(points)
+        colours = {self.classification: self.colour}
+        picture = overlay(image, points=points, labels=labels, classes=names, colours=colours, channel_dim=0)
+        if summary["hotspot_radius"] is not None and summary["hotspot_count"]:
+            centre = (round(summary["hotspot_col"]), round(summary["hotspot_row"]))
+            thickness = max(2, max(picture.shape) // 800)
+            cv2.circle(picture, centre, round(summary["hotspot_radius"]), _HOT_SPOT_COLOUR, thickness, cv2.LINE_AA)
+        shrink = self.max_side / max(picture.shape)
+        if shrink < 1:
+            picture = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+        with atomic_path(path) as temporary:
+            cv2.imwrite(str(temporary), picture[..., ::-1])
+
+    def _write_row(self, row: dict[str, Any]) -> None:
+        path = self.output_dir / "summary.csv"
+        with FileLock(self.output_dir / ".summary.lock"):
+            table = pd.DataFrame([row], dtype=object)
+            if path.exists():
+                earlier = pd.read_csv(path, dtype=str, keep_default_na=False)
+                table = pd.concat([earlier[earlier["image"] != row["image"]], table]).sort_values("image")
+            with atomic_path(path) as temporary:
+                table.to_csv(temporary, index=False)
