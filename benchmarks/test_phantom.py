@@ -21,7 +21,7 @@ def one_thread():
 @pytest.mark.parametrize("method", ["mitosis", "cells"])
 def test_field(benchmark, method):
     slide = phantom_slide(1, tissue=METHODS[method].tissue)
-    phantom_field((64, 64), slide=slide)  # draws the atlas
+    phantom_field((64, 64), slide=slide)  # draws the sprites
     benchmark.group = "phantom field 2048 x 2048"
     benchmark.pedantic(phantom_field, ((SIDE, SIDE),), {"slide": slide}, rounds=5)
     benchmark.extra_info["Mpx/s"] = SIDE**2 / 1e6 / benchmark.stats["min"]

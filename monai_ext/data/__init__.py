@@ -1,7 +1,26 @@
 """Reading, checking and converting data."""
 
+from monai_ext.data.cohort import Cohort
 from monai_ext.data.datalist import check_points_item, load_datalist
-from monai_ext.data.image import FieldReader, read_field
+from monai_ext.data.geojson import Features, GeoJSONWriter, label_map_to_polygons, read_geojson, write_geojson
+from monai_ext.data.hotspot import hot_spot, mitosis_summary
+from monai_ext.data.image import Field, read_field, read_mask
 from monai_ext.data.points import read_points, write_points
 
-__all__ = ["FieldReader", "check_points_item", "load_datalist", "read_field", "read_points", "write_points"]
+__all__ = [
+    "Cohort",
+    "Features",
+    "Field",
+    "GeoJSONWriter",
+    "check_points_item",
+    "hot_spot",
+    "label_map_to_polygons",
+    "load_datalist",
+    "mitosis_summary",
+    "read_field",
+    "read_geojson",
+    "read_mask",
+    "read_points",
+    "write_geojson",
+    "write_points",
+]

@@ -62,6 +62,7 @@ def load_datalist(
     splits: Sequence[str] = ("training", "validation", "test"),
     check: Callable[[Item], list[str]] | None = check_points_item,
     path_keys: Sequence[str] = ("image", "label"),
+    optional_path_keys: Sequence[str] = ("mask", "lookalikes"),
 ) -> dict[str, list[Item]]:
     """Read ``<dataset_dir>/dataset.json`` and check it: files, contents, groups.
 
@@ -70,10 +71,11 @@ def load_datalist(
         splits: the lists to return and check; each must hold something. ``training``, ``validation`` and ``test`` are
             all looked through for groups that are in two of them.
         check: gives the problems of one item, a line each; ``None`` to look at the list alone.
-        path_keys: keys of an item whose text is a path. Every other key is passed on as it is.
+        path_keys: keys that each item must have; where they hold text it is a path, relative to the folder.
+        optional_path_keys: keys that an item may have, with a path. Every other key is passed on as it is.
 
     Returns:
-        split -> items with ``path_keys`` made absolute.
+        split -> items with their paths resolved.
 
     Raises:
         DataListError: with every problem found, one line each.
@@ -94,7 +96,8 @@ def load_datalist(
             if missing:
                 problems.append(f"{path}: expected keys {list(path_keys)} in {name}[{index}], found no {missing}")
             else:
-                found[name].append({**item, **{k: _resolve(folder, item[k]) for k in path_keys}})
+                paths = [*path_keys, *(k for k in optional_path_keys if k in item)]
+                found[name].append({**item, **{k: _resolve(folder, item[k]) for k in paths}})
     problems += _groups_in_two_lists(path, lists)
     if check is not None:
         items = [item for name in splits for item in found[name]]

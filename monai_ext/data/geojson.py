@@ -1,7 +1,7 @@
 """QuPath GeoJSON: read, write, and exchange with pixels.
 
-QuPath writes ``x, y`` in pixels of a slide's level 0, counted from the image's upper left corner: the first pixel covers
-``[0, 1) x [0, 1)``. Our arrays count whole pixels, ``row, col``, so the centre of pixel ``(r, c)`` is at
+QuPath writes ``x, y`` in pixels of a slide's level 0, counted from the image's upper left corner: its first pixel
+covers ``[0, 1) x [0, 1)``. Our arrays count whole pixels, ``row, col``, so the centre of pixel ``(r, c)`` is at
 ``x = c + 0.5, y = r + 0.5``. :func:`to_xy` and :func:`to_rowcol` are the only places that convert, also from and to a
 coarser level or a tile.
 """

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import tifffile
-from monai.data.image_reader import ImageReader
 from PIL import Image, UnidentifiedImageError
 
 from monai_ext.errors import InputError
 
-__all__ = ["Field", "FieldReader", "read_field", "to_rgb8"]
+__all__ = ["SUFFIXES", "Field", "read_field", "read_mask", "to_rgb8"]
 
 _SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide")
 _TIFFS = (".tif", ".tiff")
-_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", *_TIFFS)
+#: Names of files that :func:`read_field` reads end so.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *_TIFFS, *_SLIDES)
 _MICRONS = {2: 25_400.0, 3: 10_000.0}  # TIFF's resolution units: inch, centimetre
 _PLAUSIBLE_MPP = (0.05, 4.0)  # um/px; a scanner's 72 or 300 dpi is no resolution of tissue
 _SAME_MPP = 0.1  # relative difference that is not worth resampling: scanners of one nominal magnification differ so
@@ -153,32 +151,25 @@ def _read_image(path: Path) -> np.ndarray:
         return np.asarray(image)
 
 
-class FieldReader(ImageReader):
-    """:func:`read_field` as a reader for MONAI's ``LoadImage(d)``.
-
-    Gives uint8 ``(3, H, W)``; the metadata hold ``mpp`` (um/px of the array; 0 where unknown) and ``scale`` (pixels of
-    the file per pixel of the array).
+def read_mask(path: str | os.PathLike) -> np.ndarray:
+    """Read a mask or an instance map with the numbers it holds.
 
     Args:
-        mpp: see :func:`read_field`.
-        target_mpp: see :func:`read_field`.
+        path: PNG, BMP or TIFF of any integer depth; of several channels the first is taken.
+
+    Returns:
+        ``(H, W)`` of the file's integer type (uint8, uint16 or int32).
+
+    Raises:
+        InputError: no such file, or not an image.
     """
-
-    def __init__(self, mpp: float | None = None, target_mpp: float | None = None) -> None:
-        super().__init__()
-        self.mpp, self.target_mpp = mpp, target_mpp
-
-    def verify_suffix(self, filename: Sequence[os.PathLike | str] | os.PathLike | str) -> bool:
-        """Whether the file's name ends as one of the formats read here does."""
-        names = filename if isinstance(filename, (list, tuple)) else [filename]
-        return all(str(name).lower().endswith((*_IMAGES, *_SLIDES)) for name in names)
-
-    def read(self, data: Sequence[os.PathLike | str] | os.PathLike | str, **_: Any) -> Field:
-        """Read one file."""
-        path = data[0] if isinstance(data, (list, tuple)) else data
-        return read_field(path, self.mpp, self.target_mpp)
-
-    def get_data(self, img: Field) -> tuple[np.ndarray, dict[str, Any]]:
-        """The array and its metadata."""
-        meta = {"mpp": img.mpp or 0.0, "scale": img.scale, "original_channel_dim": 0, "affine": np.eye(4)}
-        return img.image, {**meta, "spatial_shape": np.array(img.image.shape[1:])}
+    path = Path(path)
+    try:
+        array = tifffile.imread(path) if path.suffix.lower() in _TIFFS else cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    # what the decoders raise for a damaged file is not one family
+    except Exception as error:
+        raise InputError(path, "a readable mask", str(error).split("\n")[0]) from error
+    if array is None:
+        raise InputError(path, "a readable mask", "no such file" if not path.is_file() else "no image")
+    array = array[..., 0] if array.ndim == 3 else array
+    return array.astype(np.int32) if array.dtype.itemsize > 2 or array.dtype == np.int16 else array.astype(np.uint16)

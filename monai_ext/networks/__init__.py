@@ -1,1 +1,5 @@
-"""Networks, their blocks and their weights."""
+"""Networks and their weights."""
+
+from monai_ext.networks.utils import load_weights, read_caffemodel
+
+__all__ = ["load_weights", "read_caffemodel"]

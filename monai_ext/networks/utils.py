@@ -1,16 +1,17 @@
-"""Reading weights of other frameworks."""
+"""Reading weights."""
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from monai_ext.errors import InputError
 
-__all__ = ["read_caffemodel"]
+__all__ = ["load_weights", "read_caffemodel"]
 
 
 def _caffe_net() -> type:
@@ -79,3 +80,27 @@ def read_caffemodel(path: str | Path) -> dict[str, list[Tensor]]:
     if not blobs:
         raise InputError(path, "a caffemodel with weights", "no layer with weights")
     return blobs
+
+
+def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
+    """Fill a network from a plain state dict.
+
+    Args:
+        network: the network to fill, in place.
+        path: a file that ``torch.load`` reads with ``weights_only=True``.
+
+    Returns:
+        the network.
+
+    Raises:
+        InputError: no such file, not a state dict, or one that does not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "trained weights", "no such file")
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (RuntimeError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        found = " ".join(str(error).split())
+        raise InputError(path, f"weights of {type(network).__name__}", found[:300]) from error
+    return network

@@ -7,8 +7,11 @@ from monai_ext.transforms.concentric import (
     RandConcentricLabel,
     RandConcentricLabeld,
 )
+from monai_ext.transforms.fields import LoadFieldd
+from monai_ext.transforms.mark_done import MarkDoned
 from monai_ext.transforms.patches import RandFieldPatchesd
 from monai_ext.transforms.points import LoadPoints, LoadPointsd
+from monai_ext.transforms.save_detections import SaveDetectionsd
 from monai_ext.transforms.stain import MacenkoNormalize, MacenkoNormalized, RandStainJitter, RandStainJitterd
 
 __all__ = [
@@ -16,13 +19,16 @@ __all__ = [
     "BlobDetectionsd",
     "ConcentricLabel",
     "ConcentricLabeld",
+    "LoadFieldd",
     "LoadPoints",
     "LoadPointsd",
     "MacenkoNormalize",
     "MacenkoNormalized",
+    "MarkDoned",
     "RandConcentricLabel",
     "RandConcentricLabeld",
     "RandFieldPatchesd",
     "RandStainJitter",
     "RandStainJitterd",
+    "SaveDetectionsd",
 ]

@@ -48,7 +48,7 @@ class SaveDetectionsd(MapTransform):
         data_root_dir: folder that the images lie below; images elsewhere are written below their own full path.
         labels_key: key of the ``(H, W)`` label map, None for none; instance ``i + 1`` belongs to point ``i``.
         image_key: key of the image, a MetaTensor ``(C, H, W)`` that can be shown: its pixels before any normalisation.
-            Its metadata give ``filename_or_obj`` and, as ``FieldReader`` writes them, ``mpp`` and ``scale``.
+            Its metadata give ``filename_or_obj`` and, as ``LoadFieldd`` writes them, ``mpp`` and ``scale``.
         mpp: um per px of the image where its metadata do not say. Without either, areas and the hot spot are left out.
         classification: QuPath class of the detections.
         colour: RGB of that class, 0 to 255.

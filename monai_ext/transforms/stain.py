@@ -9,6 +9,7 @@ MetaTensors; what comes back has the same kind, dtype and value range. Two numbe
 
 - ``max_value``, the full scale: 255 for uint8, 65535 for uint16 and 1 for floating point unless given. Floating-point
   images in 0-255 (what ``LoadImage`` gives) need ``max_value=255``, 12-bit images in uint16 ``max_value=4095``.
+  Floating-point values far outside (half the scale or more) are refused, not guessed at.
 - ``source_intensity``, the white level I0 as a fraction of the full scale, one number or one per channel: what glass
   looks like in this scanner. The default 240/255 is that of the published implementations.
 """
@@ -85,7 +86,7 @@ class _Batch:
             tensor = image.as_tensor() if isinstance(image, MetaTensor) else image
         else:
             raise InputError("image", "a numpy array or a tensor", type(image).__name__)
-        if tensor.ndim not in (3, 4) or tensor.shape[-3] != 3:
+        if tensor.ndim not in (3, 4) or tensor.shape[-3] != 3 or not tensor.numel():
             raise InputError("image", "RGB, (3, H, W) or (B, 3, H, W)", f"shape {tuple(tensor.shape)}")
         self.pixels = tensor if tensor.ndim == 4 else tensor[None]
         self.scale = self._full_scale(tensor, max_value)
@@ -98,9 +99,11 @@ class _Batch:
         scale = max_value or (1.0 if tensor.is_floating_point() else FULL_SCALE.get(tensor.dtype))
         if scale is None:
             raise InputError("image", "uint8, uint16 or floating point, or a max_value", str(tensor.dtype))
-        # interpolation may overshoot a little; a range of 0-255 taken for 0-1 must not go unseen
-        if tensor.is_floating_point() and tensor.numel() and (top := float(tensor.amax())) > 1.5 * scale:
-            raise InputError("image", f"values from 0 to {scale:g} (else give max_value)", f"{top:g}")
+        if tensor.is_floating_point():
+            # interpolation may overshoot a little; 0-255 or standardised values taken for 0-1 must not go unseen
+            low, high = (float(value) for value in tensor.aminmax())
+            if low < -0.5 * scale or high > 1.5 * scale:
+                raise InputError("image", f"values from 0 to {scale:g} (else give max_value)", f"{low:g} to {high:g}")
         return scale
 
     def log(self, step: int = 1) -> torch.Tensor:

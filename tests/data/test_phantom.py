@@ -28,7 +28,7 @@ from monai_ext.data.phantom import (
     write_slide,
 )
 from monai_ext.data.phantom.noise import grid_noise, point_noise
-from monai_ext.data.phantom.nuclei import FORMS, cell_atlas
+from monai_ext.data.phantom.nuclei import FORMS, sprites
 from monai_ext.data.phantom.painting import paint
 from monai_ext.data.phantom.tissue import Blob, structures_in
 from monai_ext.errors import InputError
@@ -120,7 +120,7 @@ def test_four_tiles_equal_the_whole():
         tile_names, whole_names = (n[f.instances] for n, f in zip(names, (tile, whole), strict=True))
         np.testing.assert_array_equal(tile_names, whole_names[box])
         where = {u: c + origin for u, c in zip(whole.uids, whole.centroids, strict=True)}
-        for uid, centroid in zip(tile.uids, tile.centroids + (row, column), strict=True):
+        for uid, centroid in zip(tile.uids, tile.centroids + np.array([row, column]), strict=True):
             np.testing.assert_allclose(centroid + origin, where[uid], atol=1e-6)
 
 
@@ -157,7 +157,7 @@ def test_class_map_instances_and_centroids_agree(field):
     height, width = field.instances.shape
     whole = [
         k for k in range(count)
-        if field.labels[k] == CellClass.MITOSIS and (40 < field.centroids[k]).all()
+        if field.labels[k] == CellClass.MITOSIS and (field.centroids[k] > 40).all()
         and (field.centroids[k] < (height - 40, width - 40)).all()
     ]  # fmt: skip
     assert whole
@@ -172,7 +172,7 @@ def test_telophase_is_one_instance_of_two_parts():
     for column in range(0, 4 * 512, 512):
         view = phantom_field((512, 512), slide=slide, origin=(0, column))
         for k, form in enumerate(view.forms):
-            if form != "telophase" or not (30 < view.centroids[k]).all() or not (view.centroids[k] < 482).all():
+            if form != "telophase" or not (view.centroids[k] > 30).all() or not (view.centroids[k] < 482).all():
                 continue
             mask = view.instances == k + 1
             parts, found = label(mask, np.ones((3, 3)))
@@ -186,19 +186,16 @@ def test_telophase_is_one_instance_of_two_parts():
 
 
 def test_kinds_differ_as_the_real_ones_do():
-    mpp = 0.25
-    atlas = cell_atlas(1, mpp)
-
     def measure(form):
-        sprites = atlas.sprites[list(FORMS).index(form)]
-        mask = sprites[..., 3] > 0.5
+        pictures, _ = sprites(1, 0.25, form)
+        mask = pictures[..., 3] > 0.5
         area = mask.sum((1, 2)).mean()
         spread = []
-        for sprite in mask:
-            points = np.argwhere(sprite).astype(float)
+        for picture in mask:
+            points = np.argwhere(picture).astype(float)
             values = np.linalg.eigvalsh(np.cov(points.T))
             spread.append(np.sqrt(values[1] / values[0]))
-        density = sprites[..., 0][mask].mean()
+        density = pictures[..., 0][mask].mean()
         return np.sqrt(area / np.pi) * 2, np.mean(spread), density
 
     size = {form: measure(form) for form in FORMS if FORMS[form].label}
@@ -239,15 +236,19 @@ def test_empty_tissue_has_no_nuclei():
 # ---- difficulty
 
 
-def f1_of_threshold(maps, threshold, smallest, largest) -> float:
+def blobs_above(hematoxylin, threshold, points):
+    """Areas of all blobs, and the distance of each to each figure."""
+    _, _, stats, centres = cv2.connectedComponentsWithStats(np.uint8(hematoxylin > threshold), connectivity=8)
+    return stats[1:, cv2.CC_STAT_AREA], np.hypot(*(centres[1:, None, ::-1] - points[None]).transpose(2, 0, 1))
+
+
+def pooled_f1(fields, smallest, largest) -> float:
     hits = found = present = 0
-    for hematoxylin, points in maps:
-        _, _, stats, centres = cv2.connectedComponentsWithStats(np.uint8(hematoxylin > threshold), connectivity=8)
-        area = stats[1:, cv2.CC_STAT_AREA]
-        blobs = centres[1:, ::-1][(area >= smallest) & (area <= largest)]
-        distance = np.hypot(*(blobs[:, None] - points[None]).transpose(2, 0, 1))
-        pairs = linear_sum_assignment(np.where(distance <= 30, distance, 1e4))
-        hits, found, present = hits + (distance[pairs] <= 30).sum(), found + len(blobs), present + len(points)
+    for area, distance in fields:
+        kept = (area >= smallest) & (area <= largest)
+        close = distance[kept & (distance <= 30).any(1)]
+        pairs = linear_sum_assignment(np.where(close <= 30, close, 1e4))
+        hits, found, present = hits + (close[pairs] <= 30).sum(), found + kept.sum(), present + distance.shape[1]
     return 2 * hits / (found + present)
 
 
@@ -261,13 +262,12 @@ def test_threshold_on_hematoxylin_is_not_enough():
         hematoxylin = (density @ np.linalg.pinv(view.stains).T)[..., 0] / slide.strength[0]
         maps.append((cv2.GaussianBlur(hematoxylin, (0, 0), 1.5), view.points(CellClass.MITOSIS)))
     assert sum(len(points) for _, points in maps) > 40
-    best = max(
-        f1_of_threshold(maps, threshold, smallest, largest)
-        for threshold in np.arange(0.8, 3.2, 0.2)
-        for smallest in (0, 60, 120, 200, 300, 400, 600)
-        for largest in (800, 1200, 10**6)
-    )
-    assert best < THRESHOLD_FLOOR
+    best = 0.0
+    for threshold in np.arange(0.8, 3.2, 0.2):
+        fields = [blobs_above(hematoxylin, threshold, points) for hematoxylin, points in maps]
+        for smallest in (0, 60, 120, 200, 300, 400, 600):
+            best = max(best, *(pooled_f1(fields, smallest, largest) for largest in (800, 1200, 10**6)))
+    assert 0.2 < best < THRESHOLD_FLOOR
 
 
 # ---- slides
@@ -324,7 +324,7 @@ def test_bad_slide_is_refused(tmp_path, name, change):
 def test_slide_is_not_overwritten_unasked(tmp_path):
     path = tmp_path / "slide.tif"
     path.write_bytes(b"mine")
-    with pytest.raises(InputError, match="slide.tif"):
+    with pytest.raises(InputError, match=r"slide\.tif"):
         write_slide(path, 128)
     assert path.read_bytes() == b"mine"
 
@@ -428,7 +428,9 @@ def test_bad_request_is_refused(tmp_path, name, change):
 
 
 @pytest.mark.parametrize(
-    "stains", [np.ones((2, 3)), np.zeros((3, 2)), np.ones((3, 2)), -STAINS], ids=["shape", "zero", "parallel", "negative"]
+    "stains",
+    [np.ones((2, 3)), np.zeros((3, 2)), np.ones((3, 2)), -STAINS],
+    ids=["shape", "zero", "parallel", "negative"],
 )
 def test_bad_stains_are_refused(stains):
     with pytest.raises(InputError, match="stain"):
@@ -439,7 +441,9 @@ def test_bad_stains_are_refused(stains):
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**40), wavelength=st.floats(3, 300), y=st.integers(-(10**5), 10**5), x=st.integers(0, 10**6))
+@given(
+    seed=st.integers(0, 2**40), wavelength=st.floats(3, 300), y=st.integers(-(10**5), 10**5), x=st.integers(0, 10**6)
+)
 def test_noise_at_points_equals_noise_on_the_grid(seed, wavelength, y, x):
     rows, columns = y + np.arange(7) * 1.7, x + np.arange(5) * 2.3
     grid = grid_noise(seed, "a", wavelength, rows, columns)

@@ -19,7 +19,7 @@ from monai_ext.data.phantom.field import PhantomField, phantom_field
 from monai_ext.data.phantom.noise import hash64
 from monai_ext.data.phantom.nuclei import FORMS, CellClass
 from monai_ext.data.phantom.slide import PhantomSlide, phantom_slide
-from monai_ext.data.phantom.tissue import FORM_NAMES, Tissue, plan_cells
+from monai_ext.data.phantom.tissue import Tissue, plan_cells
 from monai_ext.errors import InputError
 
 __all__ = ["METHODS", "write_dataset"]
@@ -51,7 +51,9 @@ class _Folder:
         labels = labels.astype(np.uint8 if labels.dtype in (bool, np.uint8) else np.uint16)
         density = (1e4 / self.mpp,) * 2
         path = self._path(kind, f"{name}.tif")
-        tifffile.imwrite(path, labels, compression="zlib", resolution=density, resolutionunit="CENTIMETER", metadata=None)
+        tifffile.imwrite(
+            path, labels, compression="zlib", resolution=density, resolutionunit="CENTIMETER", metadata=None
+        )
         return f"{kind}/{name}.tif"
 
     def points(self, kind: str, name: str, points: NDArray[np.int64]) -> str:
@@ -96,9 +98,7 @@ def _planned_mitoses(slide: PhantomSlide, origin: tuple[int, int], size: int) ->
     return int(_IS_MITOSIS[cells.form].sum())
 
 
-def _mitosis(
-    folder: _Folder, slide: PhantomSlide, rng: np.random.Generator, fields: int, size: int
-) -> Iterator[dict]:
+def _mitosis(folder: _Folder, slide: PhantomSlide, rng: np.random.Generator, fields: int, size: int) -> Iterator[dict]:
     area = (size / 512) ** 2
     low, high = max(1, int(5 * area)), max(2, int(10 * area))
     dense = (o for o in _origins(rng) if low <= _planned_mitoses(slide, o, size) <= high)
@@ -290,7 +290,9 @@ def write_dataset(
         root = Path(scratch) / "new"
         root.mkdir()
         items: Items = {"training": [], "validation": [], "test": []}
-        for number, split in enumerate(tqdm(_splits(sizes["slides"]), desc=f"phantom {method}", unit="slide", disable=None)):
+        for number, split in enumerate(
+            tqdm(_splits(sizes["slides"]), desc=f"phantom {method}", unit="slide", disable=None)
+        ):
             slide_seed = int(hash64(seed, method, number)[0] >> np.uint64(16))
             slide = phantom_slide(slide_seed, name=f"slide_{number:03d}", mpp=recipe.mpp, tissue=recipe.tissue)
             written = recipe.write(

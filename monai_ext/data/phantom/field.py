@@ -31,7 +31,8 @@ class PhantomField:
             with an ideal scanner `-log(image / white) = density @ stains.T`.
         instances: int32, 0 is background, k is the k-th instance.
         classes: uint8 map of `CellClass`.
-        centroids: `(N, 2)` float64, (row, column) of each nucleus in pixels; outside the image where the border cuts it.
+        centroids: `(N, 2)` float64, (row, column) of each nucleus in pixels; outside the image where the border cuts
+            the nucleus.
         labels: `(N,)` uint8, the `CellClass` of each instance.
         forms: what each instance is, such as `metaphase` or `apoptotic`.
         uids: `(N,)` int64, equal for the same cell in any field of the slide.
@@ -42,7 +43,7 @@ class PhantomField:
     """
 
     image: NDArray[np.uint8]
-    density: Array
+    density: NDArray[np.float32]
     instances: NDArray[np.int32]
     classes: NDArray[np.uint8]
     centroids: NDArray[np.float64]
@@ -60,7 +61,7 @@ class PhantomField:
         return self.slide.mpp
 
     @property
-    def stains(self) -> Array:
+    def stains(self) -> NDArray[np.float32]:
         """Absorption vectors `(3, 2)`, columns hematoxylin and eosin."""
         return self.slide.stains
 
@@ -118,7 +119,12 @@ def _assemble(slide: PhantomSlide, origin: tuple[int, int], size: tuple[int, int
         for bx in range(c0 // BLOCK, -(-(c0 + w) // BLOCK)):
             rows, columns = range(by * BLOCK, (by + 1) * BLOCK), range(bx * BLOCK, (bx + 1) * BLOCK)
             picture, canvas, inner = _scan(slide, rows, columns)
-            y0, y1, x0, x1 = max(r0, rows.start), min(r0 + h, rows.stop), max(c0, columns.start), min(c0 + w, columns.stop)
+            y0, y1, x0, x1 = (
+                max(r0, rows.start),
+                min(r0 + h, rows.stop),
+                max(c0, columns.start),
+                min(c0 + w, columns.stop),
+            )
             to = (slice(y0 - r0, y1 - r0), slice(x0 - c0, x1 - c0))
             at = (slice(y0 - rows.start, y1 - rows.start), slice(x0 - columns.start, x1 - columns.start))
             image[to] = picture[at]

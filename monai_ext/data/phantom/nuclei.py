@@ -1,7 +1,7 @@
-"""Pictures of single cells: an atlas of sprites per slide, from which tissue is stamped together.
+"""Pictures of single cells: sprites, drawn anew for each slide, from which tissue is stamped together.
 
-A sprite has four channels: hematoxylin and eosin (optical density, already multiplied by coverage), coverage (how much of
-what lies below is displaced) and the nucleus itself (1 inside, 0 outside), from which instance maps are cut.
+A sprite has four channels: hematoxylin and eosin (optical density, already multiplied by coverage), coverage (how much
+of what lies below is displaced) and the nucleus itself (1 inside, 0 outside), from which instance maps are cut.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from monai_ext.data.phantom.noise import hash64
 
-__all__ = ["FORMS", "Atlas", "CellClass", "cell_atlas"]
+__all__ = ["FORMS", "REACH", "CellClass", "Form", "sprites"]
 
 Array = NDArray[np.float32]
 
@@ -50,16 +50,23 @@ class _Canvas:
         """Smooth noise of unit variance whose grains are about `scale` um wide."""
         field = self.rng.standard_normal((self.count, self.side, self.side), dtype=np.float32)
         sigma = max(scale / self.pitch / 2, 0.3)
-        return np.stack([_standardise(cv2.GaussianBlur(f, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)) for f in field])
+        return np.stack(
+            [_standardise(cv2.GaussianBlur(f, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)) for f in field]
+        )
 
     def ellipse(self, a: Array, b: Array, wobble: float, y: Array | float = 0.0, x: Array | float = 0.0) -> Array:
         """Signed distance (um, positive inside) to an ellipse whose outline is bent by low harmonics."""
         u, v = (self.x - x) / a, (self.y - y) / b
-        theta = np.arctan2(v, u)
-        outline = np.ones_like(theta)
-        for order in (2, 3, 4, 5, 7):
-            outline += wobble * 1.6 / order * self.draw(-1, 1) * np.cos(order * theta + self.draw(0, 2 * np.pi))
-        return np.minimum(a, b) * (1 - np.sqrt(u * u + v * v) / outline)
+        distance = np.sqrt(u * u + v * v)
+        turn = power = (u + 1j * v) / np.maximum(
+            distance, 1e-6
+        )  # its k-th power holds cos and sin of k times the angle
+        outline = np.ones_like(distance)
+        for order in range(2, 8):
+            power = power * turn
+            wave = 1.5 * wobble / order * self.draw(-1, 1) * np.exp(1j * self.draw(0, 2 * np.pi))
+            outline += (wave * power).real
+        return np.minimum(a, b) * (1 - distance / outline)
 
     def bar(self, length: Array, width: Array, bend: Array | float, y: Array | float = 0.0) -> Array:
         """Signed distance to a rounded, slightly curved bar along x."""
@@ -83,6 +90,7 @@ def _sprite(nucleus: Array, h: Array, e: Array, cover: Array) -> Array:
 
 def _interphase(  # the parameters are what pathologists describe nuclei by
     c: _Canvas,
+    *,
     axes: tuple[float, float],
     spread: float = 0.15,
     wobble: float = 0.05,
@@ -195,7 +203,9 @@ def _apoptotic(c: _Canvas) -> Array:
     body, halo = _inside(shape, 0.8), _inside(shape + retraction, 1.0)
     keep = body * (1 - nucleus)
     eosin = c.draw(0.75, 1.35) * (1 + 0.08 * c.noise(1.0)) * keep
-    return _sprite(nucleus, dense + 0.12 * keep, eosin + 0.45 * nucleus, np.maximum(np.maximum(0.85 * halo, body), nucleus))
+    return _sprite(
+        nucleus, dense + 0.12 * keep, eosin + 0.45 * nucleus, np.maximum(np.maximum(0.85 * halo, body), nucleus)
+    )
 
 
 def _pyknotic(c: _Canvas) -> Array:
@@ -294,39 +304,26 @@ FORMS: dict[str, Form] = {
 REACH = max(form.radius for form in FORMS.values()) * 1.3  # um; no sprite, at any scale used, extends further
 
 
-@dataclass(frozen=True)
-class Atlas:
-    """Every sprite of one slide at one resolution.
+@lru_cache(maxsize=80)
+def sprites(seed: int, mpp: float, name: str) -> tuple[Array, NDArray[np.float64]]:
+    """Every variant of one form on the slide with this seed at `mpp` um/px; drawn at first use.
 
-    Args:
-        sprites: for each form (in the order of `FORMS`) an array `(variants, S, S, 4)` float32.
-        centres: for each form the nuclei's centres of mass `(variants, 2)`, (row, column) in the sprite.
+    Returns:
+        Sprites `(variants, S, S, 4)`, and `(variants, 2)` the centres of mass (row, column) of their nuclei.
     """
-
-    sprites: tuple[Array, ...]
-    centres: tuple[NDArray[np.float64], ...]
-
-
-def _render(form: Form, seed: int, mpp: float) -> tuple[Array, NDArray[np.float64]]:
+    form = FORMS[name]
     rng = np.random.default_rng(int(hash64(seed, "atlas", form.name)[0]))
     finer = max(1, round(mpp / 0.25))  # coarse pixels are averages of fine ones, not samples
     canvas = _Canvas(rng, form.variants, form.radius, mpp / finer)
-    sprites = form.draw(canvas)
+    drawn = form.draw(canvas)
     if finer > 1:
         side = -(-canvas.side // finer) | 1
         pad = side * finer - canvas.side
-        sprites = np.pad(sprites, ((0, 0), (pad // 2, pad - pad // 2), (pad // 2, pad - pad // 2), (0, 0)))
-        sprites = np.stack([cv2.resize(s, (side, side), interpolation=cv2.INTER_AREA) for s in sprites])
-    side = sprites.shape[1]
-    mass = sprites[..., 3] + (1e-6 if form.label else 1)  # a form without a nucleus turns about its middle
+        drawn = np.pad(drawn, ((0, 0), (pad // 2, pad - pad // 2), (pad // 2, pad - pad // 2), (0, 0)))
+        drawn = np.stack([cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA) for picture in drawn])
+    side = drawn.shape[1]
+    mass = drawn[..., 3] + (1e-6 if form.label else 1)  # a form without a nucleus turns about its middle
     weight = mass.sum((1, 2))
     axis = np.arange(side)
     centres = np.stack([(mass.sum(2) @ axis) / weight, (mass.sum(1) @ axis) / weight], axis=1)
-    return np.ascontiguousarray(sprites), centres
-
-
-@lru_cache(maxsize=4)
-def cell_atlas(seed: int, mpp: float) -> Atlas:
-    """Draw the sprites of the slide with this seed at `mpp` um/px (about half a second, then cached)."""
-    rendered = [_render(form, seed, mpp) for form in FORMS.values()]
-    return Atlas(tuple(s for s, _ in rendered), tuple(c for _, c in rendered))
+    return np.ascontiguousarray(drawn), centres

@@ -40,7 +40,11 @@ class Scanner:
         return cls(tuple(float(v) for v in white), float(rng.uniform(0.18, 0.32)), float(rng.uniform(0.8, 2.5)))
 
     def __call__(
-        self, light: NDArray[np.float32], mpp: float, rng: np.random.Generator, inner: tuple[slice, slice] = (slice(None),) * 2
+        self,
+        light: NDArray[np.float32],
+        mpp: float,
+        rng: np.random.Generator,
+        inner: tuple[slice, slice] = (slice(None),) * 2,
     ) -> NDArray[np.uint8]:
         """Scan transmitted light `(H, W, 3)` (levels, float32) at `mpp` um/px into uint8 RGB.
 

@@ -9,9 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monai_ext.data.phantom.noise import grid_noise, hash64
-from monai_ext.data.phantom.nuclei import FORMS, REACH, cell_atlas
+from monai_ext.data.phantom.nuclei import FORMS, REACH, sprites
 from monai_ext.data.phantom.slide import PhantomSlide
-from monai_ext.data.phantom.tissue import Cells, Structure, Window, fibre_coordinate, plan_cells, structures_in
+from monai_ext.data.phantom.tissue import (
+    FORM_NAMES,
+    Cells,
+    Structure,
+    Window,
+    fibre_coordinate,
+    plan_cells,
+    structures_in,
+)
 
 __all__ = ["Canvas", "paint"]
 
@@ -56,7 +64,12 @@ class Canvas:
         self.y = (np.arange(rows.start, rows.stop) + 0.5) * slide.mpp
         self.x = (np.arange(columns.start, columns.stop) + 0.5) * slide.mpp
         self.shape = (len(rows), len(columns))
-        self.window = (rows.start * slide.mpp, columns.start * slide.mpp, rows.stop * slide.mpp, columns.stop * slide.mpp)
+        self.window = (
+            rows.start * slide.mpp,
+            columns.start * slide.mpp,
+            rows.stop * slide.mpp,
+            columns.stop * slide.mpp,
+        )
         self.noise = partial(_grid_noise, slide.seed, self.y, self.x)
         self.hematoxylin, self.eosin = np.zeros((2, *self.shape), np.float32)
         self.instances = np.zeros(self.shape, np.int32)
@@ -121,14 +134,14 @@ class Canvas:
         """Paint the cells, in order; instance k is the k-th cell."""
         self.cells = cells
         mpp = self.slide.mpp
-        atlas = cell_atlas(self.slide.seed, mpp)
+        atlas = {form: sprites(self.slide.seed, mpp, FORM_NAMES[form]) for form in np.unique(cells.form)}
         top, left = self.rows.start, self.columns.start
         rows, columns = cells.y / mpp - 0.5 - top, cells.x / mpp - 0.5 - left
         cos, sin = np.cos(cells.angle) * cells.scale, np.sin(cells.angle) * cells.scale
         named, tone = _LABEL[cells.form] > 0, cells.tone.astype(np.float32)
         for k in range(len(cells)):
-            form, variant = cells.form[k], cells.variant[k]
-            sprite, (cy, cx) = atlas.sprites[form][variant], atlas.centres[form][variant]
+            pictures, centres = atlas[cells.form[k]]
+            sprite, (cy, cx) = pictures[cells.variant[k]], centres[cells.variant[k]]
             side = int(sprite.shape[0] * cells.scale[k] * 1.05) + 3
             y0, x0 = int(np.floor(rows[k])) - side // 2, int(np.floor(columns[k])) - side // 2
             a, b, mirror = cos[k], sin[k], -1.0 if cells.flip[k] else 1.0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,9 +37,8 @@ def _halve(row: Tile) -> Tile:
 class _Level:
     """A reduced level: collects rows from the level above, spools its own tiles to disk, hands rows on to the next."""
 
-    def __init__(self, shape: tuple[int, int], folder: Path, below: list[_Level]) -> None:
-        self.shape, self.below = shape, below
-        self.spool: BinaryIO = tempfile.TemporaryFile(dir=folder)
+    def __init__(self, shape: tuple[int, int], spool: BinaryIO, below: list[_Level]) -> None:
+        self.shape, self.spool, self.below = shape, spool, below
         self.lengths: list[int] = []
         self.waiting: list[Tile] = []
 
@@ -56,11 +57,23 @@ class _Level:
             self.below[0].add(_halve(row), last)
 
     def tiles(self) -> Iterator[Tile]:
-        """The spooled tiles, in order; empties the spool."""
+        """The spooled tiles, in order."""
         self.spool.seek(0)
         for length in self.lengths:
             yield np.frombuffer(zlib.decompress(self.spool.read(length)), np.uint8).reshape(BLOCK, BLOCK, 3)
-        self.spool.close()
+
+
+def _spool(stack: ExitStack, folder: Path) -> BinaryIO:
+    return stack.enter_context(tempfile.TemporaryFile(dir=folder))
+
+
+def _levels(size: tuple[int, int], spool: Callable[[], BinaryIO]) -> list[_Level]:
+    """The reduced levels of a slide, each half the one above, down to one tile."""
+    if max(size) <= BLOCK:
+        return []
+    half = (-(-size[0] // 2), -(-size[1] // 2))
+    smaller = _levels(half, spool)
+    return [_Level(half, spool(), smaller[:1]), *smaller]
 
 
 def _cut(row: Tile) -> Iterator[Tile]:
@@ -152,18 +165,14 @@ def write_slide(
         raise InputError("compression", "jpeg or deflate", compression)
     if path.suffix not in (".tif", ".tiff"):
         raise InputError(path, "a file name ending in .tif or .tiff", path.suffix or "no ending")
-    if path.exists() and not overwrite:
-        raise InputError(path, "a new file (or overwrite)", "an existing one")
+    truth_path = path.with_suffix(".geojson")
+    for made in (path, truth_path):
+        if made.exists() and not overwrite:
+            raise InputError(made, "a new file (or overwrite)", "an existing one")
     slide = phantom_slide(seed, mpp=mpp, size=size, **options)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as scratch:
         folder = Path(scratch)
-        levels: list[_Level] = []
-        shapes = [size]
-        while max(shapes[-1]) > BLOCK:
-            shapes.append((-(-shapes[-1][0] // 2), -(-shapes[-1][1] // 2)))
-        for shape in reversed(shapes[1:]):
-            levels.insert(0, _Level(shape, folder, levels[:1]))
         lossy = compression == "jpeg"
         layout = {
             "tile": (BLOCK, BLOCK),
@@ -176,14 +185,19 @@ def write_slide(
             "software": "monai_ext phantom",
         }
         big = size[0] * size[1] * 4 > 2**31
-        with (folder / "truth").open("wb") as truth, tifffile.TiffWriter(folder / "slide", bigtiff=big) as tiff:
+        with ExitStack() as stack:
+            tiff = stack.enter_context(tifffile.TiffWriter(folder / "slide", bigtiff=big))
+            truth = stack.enter_context((folder / "truth").open("wb"))
+            levels = _levels(size, partial(_spool, stack, folder))
             truth.write(b'{"type": "FeatureCollection", "features": [\n')
             writer = _Writer(slide, size, levels, truth)
             tiff.write(writer.tiles(), shape=(*size, 3), resolution=(1e4 / mpp, 1e4 / mpp), **layout)
             for number, level in enumerate(levels, start=1):
                 density = 1e4 / mpp / 2**number
-                tiff.write(level.tiles(), shape=(*level.shape, 3), subfiletype=1, resolution=(density, density), **layout)
+                tiff.write(
+                    level.tiles(), shape=(*level.shape, 3), subfiletype=1, resolution=(density, density), **layout
+                )
             truth.write(b"\n]}\n")
-        (folder / "truth").replace(path.with_suffix(".geojson"))
+        (folder / "truth").replace(truth_path)
         (folder / "slide").replace(path)
     return path

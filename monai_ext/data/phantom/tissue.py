@@ -1,4 +1,7 @@
-"""Where everything lies: regions, glands and vessels, cells. All in um, all pure functions of the seed and the position."""
+"""Where everything lies: regions, glands and vessels, cells.
+
+Lengths are in um; everything is a pure function of the seed and the position.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +76,13 @@ def _contour(height: Floats, fraction: float) -> Floats:
 def fibre_coordinate(noise: Noise, y: Floats, x: Floats, angle: float) -> Floats:
     """Coordinate across the collagen fibres (um): they run along its level lines."""
     across = y * np.cos(angle) - x * np.sin(angle)
-    return across + 48 * noise("fibre", 230) + 15 * noise("fibre", 83) + 3.6 * noise("fibre", 29) + 0.9 * noise("fibre", 11)
+    return (
+        across
+        + 48 * noise("fibre", 230)
+        + 15 * noise("fibre", 83)
+        + 3.6 * noise("fibre", 29)
+        + 0.9 * noise("fibre", 11)
+    )
 
 
 @dataclass(frozen=True)
@@ -123,8 +132,16 @@ class Blob:
         way = np.concatenate([[0], np.cumsum(np.hypot(np.diff(u), np.diff(v)))])
         place = np.interp((np.arange(count) + 0.5) / count * way[-1], way, fine)
         u, v = np.interp(place, fine, u), np.interp(place, fine, v)
-        tangent = np.interp(place, fine, np.unwrap(np.arctan2(np.gradient(np.interp(fine, fine, edge * np.sin(fine) * self.aspect)),
-                                                              np.gradient(edge * np.cos(fine)))))
+        tangent = np.interp(
+            place,
+            fine,
+            np.unwrap(
+                np.arctan2(
+                    np.gradient(np.interp(fine, fine, edge * np.sin(fine) * self.aspect)),
+                    np.gradient(edge * np.cos(fine)),
+                )
+            ),
+        )
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         return self.y + u * sin + v * cos, self.x + u * cos - v * sin, tangent + self.angle
 
@@ -195,7 +212,9 @@ def _uid(layer: int, i: NDArray[np.int64], j: NDArray[np.int64], k: NDArray[np.i
     return (np.int64(layer) << 59) | ((i + half) << 36) | ((j + half) << 13) | np.asarray(k, np.int64)
 
 
-def _cells(seed: int, uid: NDArray[np.int64], y: Floats, x: Floats, form: NDArray | int, angle: Floats | None = None) -> Cells:
+def _cells(
+    seed: int, uid: NDArray[np.int64], y: Floats, x: Floats, form: NDArray | int, *, angle: Floats | None = None
+) -> Cells:
     """Cells at given places; what is left open (variant, size, tone, mirror, angle) follows from the uid."""
     bits = hash64(seed, "cell", uid)
     form = np.broadcast_to(np.asarray(form, np.int64), uid.shape)
@@ -210,7 +229,9 @@ def _cells(seed: int, uid: NDArray[np.int64], y: Floats, x: Floats, form: NDArra
     )  # fmt: skip
 
 
-def _grid(seed: int, name: str, pitch: float, window: Window, jitter: float) -> tuple[NDArray, NDArray, Floats, Floats, NDArray]:
+def _grid(
+    seed: int, name: str, pitch: float, window: Window, jitter: float
+) -> tuple[NDArray, NDArray, Floats, Floats, NDArray]:
     """Jittered points of a staggered grid in a window (and a little around): i, j, y, x and 64 random bits of each."""
     top, left, bottom, right = window
     i, j = np.mgrid[int(top // pitch) - 1 : int(bottom // pitch) + 2, int(left // pitch) - 1 : int(right // pitch) + 2]
@@ -260,7 +281,7 @@ def _structure_cells(seed: int, shape: Structure) -> Iterator[Cells]:
         nonlocal start
         uid = _uid(layer, i, j, start + np.arange(len(y)))
         start += len(y)
-        return _cells(seed, uid, y, x, form, angle)
+        return _cells(seed, uid, y, x, form, angle=angle)
 
     if shape.kind == "gland":
         y, x, tangent = outline.ring(6.6, 0.42 * shape.wall)
@@ -345,7 +366,7 @@ def plan_cells(seed: int, tissue: Tissue, window: Window, fibres: float, shapes:
     outside = (tissue.tumour_level(partial(_at, seed, y, x)) < -0.1) & (uniform(bits, 2) < 0.7 * tissue.cellularity)
     i, j, y, x, bits = i[outside], j[outside], y[outside], x[outside], bits[outside]
     form = np.where(uniform(bits, 3) < 0.25, _FORM["muscle"], _FORM["fibroblast"])
-    tables.append(_cells(seed, _uid(1, i, j), y, x, form, _fibre_angle(seed, y, x, fibres)))
+    tables.append(_cells(seed, _uid(1, i, j), y, x, form, angle=_fibre_angle(seed, y, x, fibres)))
 
     loose = Cells.join(tables[-4:]).take(slice(None))
     fixed = tables[:-4]

@@ -1,0 +1,178 @@
+"""From an evaluation of detections to ``metrics.json`` and ``report.html``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from monai.utils import convert_to_numpy
+
+from monai_ext.data.image import read_field
+from monai_ext.metrics.bootstrap import bootstrap_ci
+from monai_ext.metrics.detection import DetectionF1, detection_scores, match_detections
+from monai_ext.visualize.overlay import overlay
+from monai_ext.visualize.report import write_metrics, write_report
+
+__all__ = ["DetectionReport"]
+
+_LEGEND = {"found": (0, 200, 60), "false alarm": (255, 220, 0), "missed": (40, 90, 255)}
+_SCORES = ("f1", "precision", "recall")
+
+
+@dataclass(frozen=True)
+class _FieldResult:
+    image: str
+    group: str
+    scale: float
+    found: np.ndarray
+    truth: np.ndarray
+
+
+class DetectionReport:
+    """Scores detections against points, with intervals over groups, and shows the best and the worst fields.
+
+    Writes ``metrics.json`` (F1, precision and recall with their 95 % bootstrap intervals over groups, and the counts,
+    for each radius) and ``report.html`` into ``output_dir``. Under ``torchrun`` the ranks' fields are gathered.
+
+    Args:
+        output_dir: where the two files go.
+        radii: matching radii, px of the network's grid; the first one decides what the report shows.
+        mpp: um/px of that grid, for the radii in um; ``None`` where unknown.
+        title: the report's title.
+        history: ``history.json`` of the training, for the curves; left out if there is no such file.
+        notes: further lines for the report: data, weights, thresholds.
+        cases: number of best and of worst fields shown.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        radii: Sequence[float] = (30, 20),
+        mpp: float | None = None,
+        title: str = "Detection",
+        history: str | Path | None = None,
+        notes: Mapping[str, Any] | None = None,
+        cases: int = 3,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.radii, self.mpp, self.title, self.cases = tuple(radii), mpp, title, cases
+        self.history = None if history is None else Path(history)
+        self.notes = dict(notes or {})
+        self._results: list[_FieldResult] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator whose post-processing leaves ``points`` beside ``label`` and ``image``."""
+        engine.add_event_handler(Events.STARTED, lambda _: self._results.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _collect(self, engine: Engine) -> None:
+        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
+            meta = batch["source"].meta
+            name = str(meta["filename_or_obj"])
+            self._results.append(
+                _FieldResult(
+                    name,
+                    str(batch.get("group", Path(name).stem)),
+                    float(meta["scale"]),
+                    convert_to_numpy(output["points"])[:, :2],
+                    convert_to_numpy(batch["label"]).reshape(-1, 2),
+                )
+            )
+
+    def _write(self, engine: Engine) -> None:
+        results = self._results
+        if dist.is_available() and dist.is_initialized():
+            parts: list[list[_FieldResult] | None] = [None] * dist.get_world_size()
+            dist.all_gather_object(parts, results)
+            results = [result for part in parts for result in part or []]
+        if engine.state.rank != 0:
+            return
+        results = sorted(results, key=lambda result: result.image)
+        tables = {radius: self._table(results, radius) for radius in self.radii}
+        metrics = {self._name(radius): self._intervals(table) for radius, table in tables.items()}
+        write_metrics(self.output_dir / "metrics.json", {**metrics, "notes": self.notes})
+        first = tables[self.radii[0]]
+        totals = first[["tp", "fp", "fn"]].sum()
+        names = {"tp": "found", "fp": "false alarms", "fn": "missed"}
+        write_report(
+            self.output_dir / "report.html",
+            title=self.title,
+            metrics=metrics,
+            curves=self._curves(),
+            confusion={"figure": {"detected": totals.tp, "not detected": totals.fn}, "other": {"detected": totals.fp}},
+            tables={
+                "Per group": self._scored(first.groupby("group", sort=True)[["tp", "fp", "fn"]].sum().reset_index()),
+                "Per field": first.rename(columns=names),
+            },
+            cases=self._pictures(results, first),
+            legend=_LEGEND,
+            notes=self.notes,
+        )
+        print(f"{self.output_dir / 'report.html'}: " + self._summary(metrics))
+
+    def _name(self, radius: float) -> str:
+        return f"radius_{radius:g}px"
+
+    def _table(self, results: Sequence[_FieldResult], radius: float) -> Any:
+        metric = DetectionF1(radius)
+        for result in results:
+            metric([result.found], [result.truth], [result.group])
+        table = metric.table("field")
+        table.insert(0, "image", [Path(result.image).name for result in results])
+        return table
+
+    @staticmethod
+    def _scored(table: Any) -> Any:
+        return table.assign(**detection_scores(table[["tp", "fp", "fn"]].to_numpy()))
+
+    @staticmethod
+    def _intervals(table: Any) -> dict[str, Any]:
+        counts = table[["tp", "fp", "fn"]].to_numpy()
+        scores = {
+            score: bootstrap_ci(counts, table["group"], lambda sums, s=score: detection_scores(sums)[s])
+            for score in _SCORES
+        }
+        return {**scores, **dict(zip(("tp", "fp", "fn"), counts.sum(0).tolist(), strict=True)), "fields": len(table)}
+
+    def _curves(self) -> dict[str, Any] | None:
+        if self.history is None or not self.history.is_file():
+            return None
+        entries = json.loads(self.history.read_text(encoding="utf-8"))
+        names = [n for n in dict.fromkeys(k for entry in entries for k in entry) if n not in ("epoch", "lr")]
+        return {n: [(e["epoch"], e[n]) for e in entries if e.get(n) is not None] for n in names}
+
+    def _pictures(self, results: Sequence[_FieldResult], table: Any) -> dict[str, list[tuple[np.ndarray, str]]]:
+        order = np.argsort(-table["f1"].to_numpy(), kind="stable")
+        worst = order[::-1][: self.cases]
+        best = [index for index in order[: self.cases] if index not in worst]
+        return {
+            "Worst fields": [self._picture(results[i], table.iloc[i]) for i in worst],
+            "Best fields": [self._picture(results[i], table.iloc[i]) for i in best],
+        }
+
+    def _picture(self, result: _FieldResult, row: Any) -> tuple[np.ndarray, str]:
+        pairs = match_detections(result.found, result.truth, self.radii[0])
+        alarms = np.delete(result.found, pairs[:, 0], axis=0)
+        missed = np.delete(result.truth, pairs[:, 1], axis=0)
+        points = np.concatenate([result.found[pairs[:, 0]], alarms, missed])
+        kinds = ["TP"] * len(pairs) + ["FP"] * len(alarms) + ["FN"] * len(missed)
+        # the points are on the network's grid, the picture is the file's
+        points = (points + 0.5) * result.scale - 0.5
+        drawn = overlay(read_field(result.image).image, points=points, classes=kinds, channel_dim=0)
+        return drawn, f"{row['image']} ({row['group']}): F1 {row['f1']:.2f}, {row['tp']} found, {row['fp']} false, {row['fn']} missed"
+
+    def _summary(self, metrics: Mapping[str, Any]) -> str:
+        def shown(radius: float) -> str:
+            f1 = metrics[self._name(radius)]["f1"]
+            um = f" ({radius * self.mpp:g} um)" if self.mpp else ""
+            interval = "" if f1.low is None else f" [{f1.low:.3f}, {f1.high:.3f}]"
+            return f"F1 at {radius:g} px{um} {f1.value:.3f}{interval}"
+
+        return "; ".join(shown(radius) for radius in self.radii)

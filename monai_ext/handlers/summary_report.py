@@ -1,0 +1,59 @@
+"""From the files that an inference left to one page that a person reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pandas as pd
+from ignite.engine import Engine, Events
+
+from monai_ext.visualize.report import write_report
+
+__all__ = ["SummaryReport"]
+
+
+class SummaryReport:
+    """Writes ``report.html`` from ``summary.csv`` and the overlays that ``SaveDetectionsd`` wrote.
+
+    Args:
+        output_dir: the folder of ``summary.csv``.
+        title: the report's title.
+        notes: further lines for the report: weights, thresholds.
+        pictures: number of overlays shown, those with the highest counts first.
+    """
+
+    def __init__(
+        self, output_dir: str | Path, title: str, notes: Mapping[str, Any] | None = None, pictures: int = 8
+    ) -> None:
+        self.output_dir, self.title = Path(output_dir), title
+        self.notes, self.pictures = dict(notes or {}), pictures
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the report; the first rank does, of what all ranks wrote."""
+        if engine.state.rank != 0:
+            return
+        table = pd.read_csv(self.output_dir / "summary.csv")
+        cases = []
+        for row in table.sort_values("count", ascending=False, kind="stable").head(self.pictures).itertuples():
+            picture = cv2.imread(str(self._overlay(row.image)))
+            cases.append((picture[..., ::-1], f"{row.image}: {row.count}"))
+        write_report(
+            self.output_dir / "report.html",
+            title=self.title,
+            metrics={"images": len(table), "detections": int(table["count"].sum())},
+            tables={"Images": table.round(3)},
+            cases={"Images with the most detections": cases},
+            notes=self.notes,
+        )
+
+    def _overlay(self, image: str) -> Path:
+        stems = (self.output_dir / image, (self.output_dir / image).with_suffix(""))
+        paths = [stem.with_name(f"{stem.name}_overlay.png") for stem in stems]
+        return next(path for path in paths if path.is_file())

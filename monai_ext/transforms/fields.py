@@ -1,0 +1,74 @@
+"""Loading an image together with its points and masks, at one physical resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from monai_ext.data.image import read_field, read_mask
+from monai_ext.transforms.points import LoadPoints
+
+__all__ = ["LoadFieldd"]
+
+
+class LoadFieldd(MapTransform):
+    """Loads images as 8-bit RGB at ``target_mpp`` and brings their points to the same grid.
+
+    A file's resolution is the first that is known of: ``mpp`` here, the item's ``mpp``, what the file states. Where
+    nobody knows, the image is taken as it is.
+
+    Args:
+        keys: paths of images or slides; become uint8 MetaTensors ``(3, H, W)`` whose metadata hold
+            ``filename_or_obj``, ``mpp`` (um/px, 0 where unknown) and ``scale`` (pixels of the file per pixel here).
+        points_keys: paths of points, or points, in pixels of the file; become float32 ``(N, 2)`` tensors of row and
+            column on the image's grid.
+        mask_keys: paths of masks or instance maps of the file's size (PNG, TIFF); become int32 tensors ``(1, H, W)``
+            on the image's grid. Of several channels the first is taken.
+        mpp: um/px of all files at full resolution.
+        target_mpp: um/px wanted; ``None`` leaves images as they are.
+        allow_missing_keys: pass over keys that are not there.
+
+    Raises:
+        InputError: as :func:`~monai_ext.data.read_field` and :func:`~monai_ext.data.read_points`.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        points_keys: Sequence[str] = (),
+        mask_keys: Sequence[str] = (),
+        mpp: float | None = None,
+        target_mpp: float | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.points_keys, self.mask_keys = tuple(points_keys), tuple(mask_keys)
+        self.mpp, self.target_mpp = mpp, target_mpp
+        self.load_points = LoadPoints()
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace paths by what they hold."""
+        d = dict(data)
+        scale, shape = 1.0, None
+        for key in self.key_iterator(d):
+            field = read_field(d[key], self.mpp or d.get("mpp"), self.target_mpp)
+            scale, shape = field.scale, field.image.shape[1:]
+            meta = {"filename_or_obj": str(d[key]), "mpp": field.mpp or 0.0, "scale": scale}
+            d[key] = MetaTensor(torch.from_numpy(field.image), meta=meta)
+        for key in self.points_keys:
+            points = torch.as_tensor(self.load_points(d[key]), dtype=torch.float32)
+            # whole numbers are pixel centres, so the grids' common corner is at -0.5
+            d[key] = (points + 0.5) / scale - 0.5 if scale != 1 else points
+        for key in self.mask_keys:
+            mask = read_mask(d[key])
+            if shape is not None and mask.shape != shape:
+                mask = cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+            d[key] = torch.from_numpy(mask.astype(np.int32))[None]
+        return d

@@ -1,0 +1,177 @@
+"""Choosing what a method leaves open, on the validation list and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from monai.bundle import ConfigParser
+from tqdm import tqdm
+
+from monai_ext.data.points import atomic_path
+from monai_ext.errors import InputError
+from monai_ext.metrics.detection import sweep_detection_thresholds
+
+__all__ = ["DEFAULT_THRESHOLDS", "read_thresholds", "tune_mitosis"]
+
+#: What detection uses where nothing was tuned: the middle of the paper's plateau of area (section 4.2.1).
+DEFAULT_THRESHOLDS: dict[str, Any] = {"threshold": "otsu", "min_area": 300, "min_score": 0.5}
+
+_PLATEAU = 0.005  # thresholds whose F1 is within this of the best one are equally good on a small validation list
+
+
+def read_thresholds(path: str | os.PathLike) -> dict[str, Any]:
+    """The thresholds that :func:`tune_mitosis` wrote, or the defaults, said aloud, where there is no such file.
+
+    Args:
+        path: ``thresholds.json``.
+
+    Returns:
+        ``threshold`` ("otsu" or a number), ``min_area`` (px) and ``min_score``, and what else the file tells.
+
+    Raises:
+        InputError: the file lacks one of the three.
+    """
+    path = Path(path)
+    if not path.is_file():
+        print(f"{path}: no such file; thresholds are {DEFAULT_THRESHOLDS}", file=sys.stderr)
+        return dict(DEFAULT_THRESHOLDS)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {**content, **{key: content[key] for key in DEFAULT_THRESHOLDS}}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(path, f"an object with {', '.join(DEFAULT_THRESHOLDS)}", repr(error)) from error
+
+
+def tune_mitosis(
+    dataset_dir: str,
+    bundle: str = "bundles/pathology_mitosis_segmentation",
+    ckpt_dir: str | None = None,
+    output: str | None = None,
+    radius: float = 30,
+    areas: Sequence[float] = (301, 996, 5),
+    scores: Sequence[float] = (0.30, 0.89, 0.01),
+    binarize: Sequence[str | float] = ("otsu",),
+    configs: Sequence[str] = (),
+    **overrides: Any,
+) -> str:
+    """Sweep the area and score of SegMitos's filter on the validation list (section 4.2.1, Fig. 8).
+
+    Of the pairs that are as good as the best (F1 within .005) the most central one is taken, which carries over better
+    than a lucky edge of a plateau.
+
+    Args:
+        dataset_dir: folder with ``dataset.json``; only its ``validation`` list is read.
+        bundle: the bundle's folder.
+        ckpt_dir: folder of ``model.pt``; the bundle's ``models`` by default.
+        output: file to write; ``<ckpt_dir>/thresholds.json`` by default, where inference and evaluation look. The whole
+            sweep goes beside it as ``.csv`` and ``.png``.
+        radius: matching radius, px.
+        areas: first, last and step of the area, px; the paper's grid.
+        scores: first, last and step of the mean score; the paper's grid.
+        binarize: thresholds of the map to try: ``"otsu"`` as in the paper, or numbers.
+        configs: further overlays of the bundle, such as ``configs/paper.json``.
+        **overrides: entries of the configuration, such as ``device``.
+
+    Returns:
+        the path of the file.
+
+    Raises:
+        InputError: no such bundle or weights.
+    """
+    folder = Path(bundle)
+    files = [folder / name for name in ("configs/train.json", "configs/evaluate.json", *configs)]
+    for file in files:
+        if not file.is_file():
+            raise InputError(file, "a configuration of the bundle (--bundle)", "no such file")
+    parser = ConfigParser()
+    parser.read_config([str(file) for file in files])
+    checkpoints = str(ckpt_dir or folder / "models")
+    changes = {"bundle_root": str(folder), "dataset_dir": dataset_dir, "ckpt_dir": checkpoints, "split": "validation"}
+    parser.update({**changes, "detect#min_area": 0, "detect#min_score": 0, **overrides})
+    parser.parse()
+
+    found = _detections(parser, binarize)
+    truths = [found_field["label"] for found_field in found]
+    tables = [
+        sweep_detection_thresholds(
+            [field["points"][index] for field in found], truths, radius, _grid(areas), _grid(scores)
+        ).assign(threshold=level)
+        for index, level in enumerate(binarize)
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    chosen = _centre_of_plateau(table)
+
+    path = Path(output or Path(checkpoints) / "thresholds.json")
+    content = {
+        "threshold": chosen["threshold"],
+        "min_area": float(chosen["area"]),
+        "min_score": round(float(chosen["score"]), 4),
+        "validation": {name: float(chosen[name]) for name in ("f1", "precision", "recall")},
+        "radius_px": radius,
+        "fields": len(found),
+        "figures": int(sum(len(truth) for truth in truths)),
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    table.to_csv(path.with_name(f"{path.stem}_sweep.csv"), index=False)
+    _plot(table[table["threshold"] == chosen["threshold"]], chosen, path.with_name(f"{path.stem}_sweep.png"))
+    print(f"{path}: area > {content['min_area']:g} px, score > {content['min_score']:g}, F1 {chosen['f1']:.3f}")
+    return str(path)
+
+
+def _grid(limits: Sequence[float]) -> np.ndarray:
+    first, last, step = limits
+    return np.arange(round((last - first) / step) + 1) * step + first
+
+
+def _detections(parser: ConfigParser, binarize: Sequence[str | float]) -> list[dict[str, Any]]:
+    """Unfiltered blobs of every validation field, for each way of binarising its map."""
+    from monai_ext.transforms.blobs import BlobDetections
+
+    network = parser.get_parsed_content("loaded_network").eval()
+    device, inferer = parser.get_parsed_content("device"), parser.get_parsed_content("inferer")
+    blobs = {k: v for k, v in parser["detect"].items() if k not in ("_target_", "keys", "channel", "threshold")}
+    detectors = [BlobDetections(**{**blobs, "threshold": level}) for level in binarize]
+    fields = []
+    for item in tqdm(parser.get_parsed_content("validate#dataset"), desc="validation fields", unit="field"):
+        with torch.no_grad():
+            image = torch.as_tensor(item["image"])[None].to(device)
+            probability = inferer(image, network).softmax(1)[0, parser["detect#channel"]].float().cpu()
+        fields.append({"points": [detect(probability)[0] for detect in detectors], "label": item["label"]})
+    return fields
+
+
+def _centre_of_plateau(table: pd.DataFrame) -> pd.Series:
+    best = table[table["f1"] >= table["f1"].max() - _PLATEAU]
+    best = best[best["threshold"] == best["threshold"].mode()[0]]
+    spread = table[["area", "score"]].agg(np.ptp).replace(0, 1)
+    distance = ((best[["area", "score"]] - best[["area", "score"]].mean()) / spread).pow(2).sum(axis=1)
+    return best.loc[distance.idxmin()]
+
+
+def _plot(table: pd.DataFrame, chosen: pd.Series, path: Path) -> None:
+    """F1 against each threshold, the other one kept: the two curves of the paper's Fig. 8."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    for axis, name, kept, label in zip(
+        figure.subplots(1, 2, sharey=True),
+        ("area", "score"),
+        ("score", "area"),
+        ("area threshold (px)", "mean score threshold"),
+        strict=True,
+    ):
+        line = table[table[kept] == chosen[kept]]
+        axis.plot(line[name], line["f1"])
+        axis.axvline(chosen[name], color="grey", linestyle=":")
+        axis.set(xlabel=label, ylabel="F1 on the validation list", title=f"{kept} > {chosen[kept]:g}")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
