@@ -37,8 +37,8 @@ class SaveDetectionsd(MapTransform):
       QuPath's coordinates: pixels of the file's full resolution, a pixel's centre at one half.
     - ``a/b_overlay.png``: detections circled, blobs outlined, the hot spot as a thin dark circle.
     - ``summary.csv``: one row for each image with its count, area in mm2, density and 2 mm2 hot spot
-      (:func:`~monai_ext.data.hotspot.mitosis_summary`). Rows are added as images are done, by any number of processes;
-      the row of an image that is done again is replaced.
+      (:func:`~monai_ext.data.hotspot.mitosis_summary`), its place in pixels of the file's full resolution. Rows are
+      added as images are done, by any number of processes; the row of an image that is done again is replaced.
 
     Where two images differ only in their suffix, the second keeps its suffix in its files' names.
 
@@ -101,6 +101,10 @@ class SaveDetectionsd(MapTransform):
             stem = self._stem(source)
             self._write_geojson(stem.with_name(f"{stem.name}.geojson"), points, labels, (mpp, scale))
             self._write_overlay(stem.with_name(f"{stem.name}_overlay.png"), image, points, labels, summary)
+            if summary["hotspot_row"] is not None:
+                summary |= {name: (summary[name] + 0.5) * scale - 0.5 for name in ("hotspot_row", "hotspot_col")}
+            if summary["hotspot_radius"] is not None:
+                summary["hotspot_radius"] *= scale
             self._write_row({"image": source.as_posix(), **summary})
         return d
 

@@ -51,6 +51,7 @@ MACENKO_STAIN_MAXIMA = (1.9705, 1.0308)
 
 SOURCE_INTENSITY = 240 / 255
 BETA = 0.15  # mean OD above which a pixel is tissue
+MAX_PIXELS = 2**15  # moves the vectors of real fields by 0.1 degrees against reading every pixel
 MIN_TISSUE_PIXELS = 64  # fewer say nothing about a 1 % percentile
 MIN_STAIN_ANGLE = math.radians(5)  # closer vectors are one stain and its noise
 DARKEST = 1 / 1024  # of the full scale: a quarter of an 8-bit grey level stands for black, whose OD is infinite
@@ -183,7 +184,7 @@ def estimate_stains(
     *,
     alpha: float = 1.0,
     beta: float = BETA,
-    max_pixels: int | None = 2**16,
+    max_pixels: int | None = MAX_PIXELS,
     source_intensity: float | Sequence[float] = SOURCE_INTENSITY,
     max_value: float | None = None,
 ) -> Stains:
@@ -296,7 +297,7 @@ class MacenkoNormalize(Transform):
         *,
         alpha: float = 1.0,
         beta: float = BETA,
-        max_pixels: int | None = 2**16,
+        max_pixels: int | None = MAX_PIXELS,
         source_intensity: float | Sequence[float] = SOURCE_INTENSITY,
         max_value: float | None = None,
     ) -> None:
@@ -406,7 +407,7 @@ class RandStainJitter(RandomizableTransform):
             return image
         stains = self.stains
         if stains is None:
-            own = _estimate(batch.density(2**16), 1.0, BETA)
+            own = _estimate(batch.density(MAX_PIXELS), 1.0, BETA)
             stains = torch.where(own.found[:, None, None], own.vectors, torch.tensor(HE_STAINS).to(own.vectors))
         return batch.restore(batch.apply(*jitter_stain_matrix(self.alpha, self.beta, stains)))
 

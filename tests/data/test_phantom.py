@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -332,10 +333,23 @@ def test_slide_is_not_overwritten_unasked(tmp_path):
 # ---- data sets
 
 
+@pytest.fixture(scope="module")
+def listing_of(tmp_path_factory):
+    """A small data set of each method, written when first asked for."""
+
+    @lru_cache
+    def write(method):
+        size = {"metastasis": 96, "vessels": 256}.get(method, 128)
+        return write_dataset(
+            method, tmp_path_factory.mktemp(method) / "set", slides=3, fields=2, size=size, seed=5
+        ), size
+
+    return write
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_data_contract(tmp_path, method):
-    size = 96 if method == "metastasis" else 128
-    listing = write_dataset(method, tmp_path / "set", slides=3, fields=2, size=size, seed=5)
+def test_data_contract(listing_of, method):
+    listing, size = listing_of(method)
     content = json.loads(listing.read_text())
     assert {"name", "description", "licence", "mpp"} <= content.keys()
     groups = [{item["group"] for item in content[split]} for split in ("training", "validation", "test")]
@@ -359,7 +373,7 @@ def test_data_contract(tmp_path, method):
                 assert labels.shape == (size, size)
                 with Image.open(listing.parent / value) as same_labels:
                     np.testing.assert_array_equal(np.asarray(same_labels), labels)
-    assert [p.name for p in tmp_path.iterdir()] == ["set"]
+    assert [p.name for p in listing.parent.parent.iterdir()] == ["set"]
 
 
 def items_of(listing):
@@ -367,8 +381,8 @@ def items_of(listing):
     return [item for split in ("training", "validation", "test") for item in content[split]]
 
 
-def test_metastasis_label_speaks_of_the_centre(tmp_path):
-    listing = write_dataset("metastasis", tmp_path / "set", slides=3, fields=6)
+def test_metastasis_label_speaks_of_the_centre(listing_of):
+    listing, _ = listing_of("metastasis")
     items = items_of(listing)
     assert {item["label"] for item in items} == {0, 1}
     for item in items:
@@ -376,8 +390,8 @@ def test_metastasis_label_speaks_of_the_centre(tmp_path):
         assert bool(item["label"]) == mask[32:64, 32:64].any()
 
 
-def test_vessel_label_says_whether_it_holds_cancerous_cells(tmp_path):
-    listing = write_dataset("vessels", tmp_path / "set", slides=3, fields=2, size=256)
+def test_vessel_label_says_whether_it_holds_cancerous_cells(listing_of):
+    listing, _ = listing_of("vessels")
     for item in items_of(listing):
         rows = (listing.parent / item["centroids"]).read_text().splitlines()[1:]
         mask = tifffile.imread(listing.parent / item["mask"])
@@ -385,10 +399,10 @@ def test_vessel_label_says_whether_it_holds_cancerous_cells(tmp_path):
         assert all(mask[tuple(map(int, row.split(",")))] for row in rows)
 
 
-def test_nuclei_set_has_images_with_and_without(tmp_path):
-    listing = write_dataset("nuclei", tmp_path / "set", slides=3, fields=1, size=128)
+def test_nuclei_set_has_images_with_and_without(listing_of):
+    listing, _ = listing_of("nuclei")
     items = items_of(listing)
-    assert [item["has_nuclei"] for item in items] == [1, 0] * 3
+    assert [item["has_nuclei"] for item in items] == [1, 0] * 6
     for item in items:
         assert bool(tifffile.imread(listing.parent / item["label"]).any()) == bool(item["has_nuclei"])
 

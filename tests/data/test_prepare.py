@@ -392,12 +392,24 @@ def test_overwrite(tmp_path):
     assert not (path.parent / "images/01/01.tif").samefile(src / "mitoses_image_data/01/01.tif")
 
 
-def test_writing_below_the_source(tmp_path):
-    src = tupac(tmp_path, [1, 2, 3])
-    path = PREPARE["tupac16"](src, src / "prepared")
-    again = PREPARE["tupac16"](src, src / "prepared", overwrite=True)
-    assert path == again
+def test_writing_below_the_source(tmp_path, monkeypatch):
+    """What an earlier run wrote there is no part of the release, however the folders are named."""
+    tupac(tmp_path, [1, 2, 3])
+    monkeypatch.chdir(tmp_path)
+    PREPARE["tupac16"](tmp_path, "prepared")
+    again = PREPARE["tupac16"](".", tmp_path / "prepared", overwrite=True)
     assert sum(len(read(again)[part]) for part in PARTS) == 6
+    with pytest.raises(InputError, match="dst: expected another folder than the release's"):
+        PREPARE["tupac16"](".", tmp_path)
+
+
+def test_linked_folders_are_followed(tmp_path):
+    tupac(tmp_path / "disk", [1, 2, 3])
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "release").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "loop").symlink_to(tmp_path / "src")
+    content = read(PREPARE["tupac16"](tmp_path / "src", tmp_path / "dst"))
+    assert sum(len(content[part]) for part in PARTS) == 6
 
 
 def test_a_failure_leaves_no_list(tmp_path, monkeypatch):

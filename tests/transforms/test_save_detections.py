@@ -100,6 +100,14 @@ def test_summary_of_a_field_larger_than_the_hot_spot(tmp_path, save):
     assert not row["hotspot_whole_field"]
 
 
+def test_summary_places_the_hot_spot_in_pixels_of_the_file(tmp_path, save):
+    save(sample(tmp_path / "in/wide.png", (200, 300, 5), mpp=5, scale=4.0, side=400))
+    row = pd.read_csv(tmp_path / "out/summary.csv").iloc[0]
+    point = json.loads((tmp_path / "out/wide.geojson").read_text())["features"][0]["geometry"]["coordinates"]
+    assert point == pytest.approx((row["hotspot_col"] + 0.5, row["hotspot_row"] + 0.5), abs=PX_TOL)
+    assert row["hotspot_radius"] == pytest.approx(4 * 159.58, abs=0.05)
+
+
 def test_mpp_argument_fills_in_and_without_any_there_is_the_count(tmp_path):
     where = {"output_dir": tmp_path / "out", "data_root_dir": tmp_path}
     SaveDetectionsd(**where)(sample(tmp_path / "a.png", (20, 30, 4), mpp=0.0))

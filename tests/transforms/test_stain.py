@@ -180,7 +180,7 @@ class TestMacenkoNormalize:
     def test_sampled_is_near_exact(self):
         image = tissue(size=512)
         for grid, all_of_it in zip(
-            estimate_stains(image), estimate_stains(image[:, ::2, ::2], max_pixels=None), strict=True
+            estimate_stains(image), estimate_stains(image[:, ::3, ::3], max_pixels=None), strict=True
         ):
             torch.testing.assert_close(grid, all_of_it)
         sampled, exact = MacenkoNormalize()(image), MacenkoNormalize(max_pixels=None)(image)

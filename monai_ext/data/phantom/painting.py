@@ -7,6 +7,7 @@ from functools import lru_cache, partial
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 
 from monai_ext.data.phantom.noise import grid_noise, hash64
 from monai_ext.data.phantom.nuclei import FORMS, REACH, sprites
@@ -34,12 +35,13 @@ _TEXTURE = 1024  # px per side of the periodic textures
 def _textures(seed: int) -> tuple[Array, Array]:
     """Periodic textures: fibres and clefts `(S, S, 2)` running along x, and isotropic grain `(S, S)`; unit variance."""
     rng = np.random.default_rng(int(hash64(seed, "textures")[0]))
-    fy, fx = np.fft.fftfreq(_TEXTURE)[:, None], np.fft.rfftfreq(_TEXTURE)[None, :]
+    fy = fft.fftfreq(_TEXTURE)[:, None].astype(np.float32)
+    fx = fft.rfftfreq(_TEXTURE)[None, :].astype(np.float32)
 
     def filtered(weight: Array) -> Array:
-        spectrum = np.fft.rfft2(rng.standard_normal((_TEXTURE, _TEXTURE))) * weight
-        out = np.fft.irfft2(spectrum, s=(_TEXTURE, _TEXTURE))
-        return ((out - out.mean()) / out.std()).astype(np.float32)
+        white = rng.standard_normal((_TEXTURE, _TEXTURE), dtype=np.float32)
+        out = fft.irfft2(fft.rfft2(white) * weight, s=(_TEXTURE, _TEXTURE))
+        return (out - out.mean()) / out.std()
 
     def streaks(width: float, length: float) -> Array:
         return np.exp(-2 * np.pi**2 * ((fy * width) ** 2 + (fx * length) ** 2))

@@ -95,6 +95,8 @@ def prepare(
         raise InputError(target, "no data set there yet (overwrite=True replaces it)", "one")
     if not src.is_dir():
         raise DataListError(src, [f"{src}: expected the folder of the {name} release, found {_kind(src)}"])
+    if target.parent.resolve() == src.resolve():
+        raise InputError("dst", "another folder than the release's", repr(str(dst)))
     problems: list[str] = []
     samples = sorted(collect(src, problems), key=lambda sample: sample.name)
     problems += _check(samples)
@@ -112,15 +114,21 @@ def prepare(
 
 
 def find_files(folder: Path, suffixes: Sequence[str], skip: str | os.PathLike) -> list[Path]:
-    """All files below ``folder``, but not ``skip``, with one of the lower-case ``suffixes``; no hidden files."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes
-        and not any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
-        and not path.is_relative_to(skip)
-        and path.is_file()
-    )
+    """All files below ``folder``, but not below ``skip``, that end in one of the lower-case ``suffixes``, sorted.
+
+    Linked folders are followed; hidden files and what a Mac adds to archives are left out.
+    """
+    found: list[Path] = []
+    seen = {os.path.realpath(skip)}
+    for root, folders, names in os.walk(folder, followlinks=True):
+        place = os.path.realpath(root)
+        if place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        found += [Path(root, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in suffixes)
 
 
 def random_split(weights: Mapping[str, int], seed: int = 0) -> dict[str, str]:

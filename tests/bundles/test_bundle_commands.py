@@ -1,0 +1,185 @@
+"""The contract of every bundle, through the commands that its user types."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import load, verify_net_in_out
+
+from tests.bundles.conftest import environment
+
+ONNX_TOLERANCE = 1e-4
+SEED_TOLERANCE = 0.0
+RANKS_TOLERANCE = 1e-3
+EVALUATE = "['configs/train.json','configs/quickstart.json','configs/evaluate.json']"
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+def metrics(path):
+    """The numbers of a ``metrics.json``, flat."""
+
+    def flat(value, name=""):
+        if isinstance(value, dict):
+            return {k: v for key, inner in value.items() for k, v in flat(inner, f"{name}/{key}").items()}
+        return {name: value} if isinstance(value, int | float) else {}
+
+    return flat(json.loads(path.read_text()))
+
+
+def scores(history):
+    return [{k: v for k, v in entry.items() if k != "time"} for entry in history]
+
+
+def test_network_keeps_the_shapes_of_its_metadata(place):
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(place.folder / "configs/metadata.json"),
+        config_file=str(place.folder / "configs/inference.json"),
+        any=100,
+    )
+
+
+def test_shipped_weights_fit(place):
+    state = torch.load(place.source / "models/model.pt", map_location="cpu", weights_only=True)
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    network = load(place.folder.name, bundle_dir=str(place.folder.parent), source="monaihosting", net_override={})
+    assert set(network.state_dict()) == set(state)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value.cpu(), state[name])
+
+
+def test_training_runs(place):
+    folder = place.train("one")
+    history = place.history("one")
+    assert [entry["epoch"] for entry in history] == list(range(1, len(history) + 1))
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert (folder / "model.pt").is_file()
+
+
+def test_evaluation_writes_metrics_and_report(place):
+    folder = place.train("one")
+    place.bundle("run", "--config_file", EVALUATE, "--dataset_dir", place.data, "--ckpt_dir", folder, "--output_dir", "eval/one")
+    found = metrics(place.folder / "eval/one/metrics.json")
+    assert found
+    assert any(name.endswith("/low") for name in found)
+    assert "<html" in (place.folder / "eval/one/report.html").read_text()
+
+
+def test_inference_runs_on_the_phantom_with_shipped_weights(place):
+    place.bundle("run", "--config_file", "configs/inference.json", "--dataset_dir", place.data, "--output_dir", "eval/inference")
+    state = json.loads((place.folder / "eval/inference/state.json").read_text())
+    assert state
+    assert {entry["status"] for entry in state.values()} == {"done"}
+    assert (place.folder / "eval/inference/summary.csv").is_file()
+    assert (place.folder / "eval/inference/report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "training", "--config_file", "configs/train.json", "--dataset_dir", "nowhere"], "nowhere"),
+        (["run", "--config_file", "configs/inference.json", "--dataset_dir", "configs/empty"], "configs/empty"),
+        (["run", "--config_file", "configs/inference.json", "--ckpt_dir", "nowhere", "--dataset_dir", "DATA"], "nowhere/model.pt"),
+    ],
+    ids=["no data set", "no images", "no weights"],
+)
+def test_first_mistakes_end_with_one_line(place, arguments, expected):
+    (place.folder / "configs/empty").mkdir(exist_ok=True)
+    done = place.bundle(*(str(place.data) if a == "DATA" else a for a in arguments), check=False)
+    assert done.returncode != 0
+    last = [line for line in done.stderr.splitlines() if line.strip()][-1]
+    assert last.startswith("InputError: ")
+    assert expected in last
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_equal_seeds_give_equal_metrics(place):
+    place.train("one")
+    place.train("two")
+    assert scores(place.history("one")) == scores(place.history("two"))
+
+
+@pytest.mark.slow
+def test_a_killed_training_resumes_to_the_same_end(place):
+    folder = place.train("one")
+    killed = place.folder / "models/killed"
+    process = subprocess.Popen(
+        place.command(*place.training_arguments("killed")),
+        cwd=place.folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 600
+    while not (killed / "training_state.pt").is_file() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(random.uniform(0, 2))  # somewhere in an epoch, a validation or the writing of a file
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+    place.bundle(*place.training_arguments("killed", resume="true"))
+    assert scores(place.history("killed")) == scores(place.history("one"))
+    resumed, whole = (torch.load(path / "model.pt", weights_only=True) for path in (killed, folder))
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_two_processes_train(place):
+    arguments = place.training_arguments("ranks")
+    arguments[3] = arguments[3].replace("]", ",'configs/multi_gpu_train.json']")
+    place.bundle(*arguments, launcher=TORCHRUN)
+    assert place.history("ranks")[-1]["loss"] < place.history("ranks")[0]["loss"]
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one_does(place):
+    folder = place.train("one")
+    for name, files, launcher in (
+        ("single", EVALUATE, ("-m",)),
+        ("pair", EVALUATE.replace("]", ",'configs/multi_gpu_evaluate.json']"), TORCHRUN),
+    ):
+        arguments = ["--dataset_dir", place.data, "--ckpt_dir", folder, "--output_dir", f"eval/{name}"]
+        place.bundle("run", "--config_file", files, *map(str, arguments), launcher=launcher)
+    single, pair = (metrics(place.folder / f"eval/{name}/metrics.json") for name in ("single", "pair"))
+    assert pair == pytest.approx(single, abs=RANKS_TOLERANCE)
+
+
+@pytest.mark.slow
+def test_torchscript_export(place):
+    place.bundle(
+        "ckpt_export",
+        *("--net_id", "network_def", "--filepath", "models/model.ts", "--ckpt_file", "models/model.pt"),
+        *("--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"),
+    )
+    image = torch.rand(2, place.metadata["network_data_format"]["inputs"]["image"]["num_channels"], 130, 98)
+    network = load(place.folder.name, bundle_dir=str(place.folder.parent), net_override={}).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.load(str(place.folder / "models/model.ts"))(image), network(image))
+
+
+@pytest.mark.slow
+def test_onnx_export(place):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    size = 128
+    place.bundle(
+        "onnx_export",
+        *("--net_id", "network_def", "--filepath", "models/model.onnx", "--ckpt_file", "models/model.pt"),
+        *("--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"),
+        *("--input_shape", f"[1,3,{size},{size}]"),
+    )
+    image = np.random.RandomState(0).rand(1, 3, size, size).astype(np.float32)
+    session = onnxruntime.InferenceSession(str(place.folder / "models/model.onnx"), providers=["CPUExecutionProvider"])
+    exported = session.run(None, {session.get_inputs()[0].name: image})[0]
+    network = load(place.folder.name, bundle_dir=str(place.folder.parent), net_override={}).eval()
+    with torch.no_grad():
+        expected = network(torch.from_numpy(image)).numpy()
+    assert np.abs(exported - expected).max() <= ONNX_TOLERANCE

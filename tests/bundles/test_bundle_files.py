@@ -1,0 +1,105 @@
+"""What a bundle's folder holds: files, metadata, identifiers."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+FILES = [
+    "LICENSE",
+    "configs/metadata.json",
+    "configs/train.json",
+    "configs/inference.json",
+    "configs/evaluate.json",
+    "configs/multi_gpu_train.json",
+    "configs/multi_gpu_evaluate.json",
+    "configs/quickstart.json",
+    "configs/logging.conf",
+    "models/model.pt",
+    "docs/README.md",
+    "docs/data_license.txt",
+]
+SECTIONS = [
+    "Model Overview",
+    "Data",
+    "Preprocessing",
+    "Training configuration",
+    "Memory Consumption Warning",
+    "Input",
+    "Output",
+    "Performance",
+    "MONAI Bundle Commands",
+    "References",
+    "License",
+]
+MOST_BYTES = 25e6
+SCHEMA = json.loads((Path(__file__).parent / "meta_schema_20240725.json").read_text())
+
+
+def test_files_are_there(bundle):
+    assert [name for name in FILES if not (bundle / name).is_file()] == []
+
+
+def test_large_files_are_not_committed(bundle):
+    assert [p.name for p in (bundle / "models").iterdir() if p.stat().st_size > MOST_BYTES] == []
+
+
+def test_readme_has_the_zoo_sections_in_order(bundle):
+    lines = (bundle / "docs/README.md").read_text().splitlines()
+    headings = [line.lstrip("# ").strip().lower() for line in lines if line.startswith("#")]
+    wanted = [section.lower() for section in SECTIONS]
+    assert [h for h in headings if h in wanted] == wanted
+
+
+def test_metadata_follow_the_schema(bundle):
+    metadata = json.loads((bundle / "configs/metadata.json").read_text())
+    jsonschema.validate(metadata, SCHEMA)
+    assert metadata["version"] in metadata["changelog"]
+
+
+@pytest.mark.parametrize("kind", ["train", "inference"])
+def test_property_ids(bundle, kind):
+    workflow = ConfigWorkflow(
+        config_file=str(bundle / f"configs/{kind}.json"),
+        meta_file=str(bundle / "configs/metadata.json"),
+        logging_file=str(bundle / "configs/logging.conf"),
+        workflow_type=kind,
+    )
+    assert workflow.check_properties() in (None, [])
+
+
+def test_run_and_training_ids(bundle):
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs/train.json"))
+    assert isinstance(parser["run"], list)
+    assert parser["training"] == "@run"
+
+
+def test_every_configuration_is_json_without_duplicate_keys(bundle):
+    def unique(pairs):
+        keys = [key for key, _ in pairs]
+        assert len(keys) == len(set(keys)), keys
+        return dict(pairs)
+
+    for path in sorted(bundle.glob("configs/*.json")):
+        json.loads(path.read_text(), object_pairs_hook=unique)
+
+
+def test_every_overlay_is_named_in_the_readme(bundle):
+    readme = (bundle / "docs/README.md").read_text()
+    assert [p.name for p in sorted(bundle.glob("configs/*.json")) if p.name not in readme] == []
+
+
+def test_overlays_change_what_exists(bundle):
+    """An overlay's ``a#b`` must name an entry of the configuration it is laid over: a misspelt one would be ignored."""
+    for path in sorted(bundle.glob("configs/*.json")):
+        if path.stem in ("metadata", "train", "inference", "evaluate"):
+            continue
+        parser = ConfigParser()
+        parser.read_config([str(bundle / "configs/train.json"), str(bundle / "configs/evaluate.json")])
+        for key in json.loads(path.read_text()):
+            parent = key.rsplit("#", 1)[0]
+            if "#" in key:
+                assert parser.get(parent) is not None, f"{path.name}: {key}"
