@@ -1,7 +1,8 @@
 """Stain normalisation and jitter against the peers a user would otherwise pick.
 
 Each normaliser gets the array form that it wants and estimates the stains of its image: MONAI and torchstain from all
-pixels, ours from a grid of at most 32,768 (the default), in exact mode from all of them; "fitted" has them from its slide.
+pixels, ours from a grid of at most 32,768 (the default) or, in exact mode, from all of them. "fitted" does not
+estimate: it has the stains of its slide.
 """
 
 from __future__ import annotations

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from monai_ext.data.image import read_field
+from monai_ext.data.image import read_field, read_mask
 from monai_ext.data.points import read_points
 from monai_ext.errors import DataListError, InputError
 
-__all__ = ["check_points_item", "load_datalist"]
+__all__ = ["check_mask_item", "check_points_item", "load_datalist"]
 
 Item = dict[str, Any]
 
@@ -48,6 +48,23 @@ def check_points_item(item: Mapping[str, Any]) -> list[str]:
                 f"{item['label']}: expected points row,col inside {item['image']} ({shape[0]} x {shape[1]} px), "
                 f"found {int(outside.sum())} of {len(points)} outside, the first at row {row:g}, col {col:g}{hint}"
             )
+    return problems
+
+
+def check_mask_item(item: Mapping[str, Any]) -> list[str]:
+    """What is wrong with one image and its mask, a line each.
+
+    Args:
+        item: ``image`` and ``label``, two paths, as :func:`load_datalist` gives them.
+    """
+    problems, shapes = [], []
+    for read, key in ((lambda path: read_field(path).image[0], "image"), (read_mask, "label")):
+        try:
+            shapes.append(read(item[key]).shape)
+        except InputError as error:
+            problems.append(str(error))
+    if len(set(shapes)) > 1:
+        problems.append(f"{item['label']}: expected the size of {item['image']}, {shapes[0]}, found {shapes[1]}")
     return problems
 
 

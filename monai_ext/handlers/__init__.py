@@ -1,8 +1,9 @@
 """Handlers for MONAI's engines."""
 
 from monai_ext.handlers.detection_report import DetectionReport
+from monai_ext.handlers.image_report import ImageMetricReport
 from monai_ext.handlers.progress import EpochProgress
 from monai_ext.handlers.summary_report import SummaryReport
 from monai_ext.handlers.training_state import EpochSeed, TrainingState
 
-__all__ = ["DetectionReport", "EpochProgress", "EpochSeed", "SummaryReport", "TrainingState"]
+__all__ = ["DetectionReport", "EpochProgress", "EpochSeed", "ImageMetricReport", "SummaryReport", "TrainingState"]

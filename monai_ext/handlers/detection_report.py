@@ -16,12 +16,12 @@ from monai.utils import convert_to_numpy
 from monai_ext.data.image import read_field
 from monai_ext.metrics.bootstrap import bootstrap_ci
 from monai_ext.metrics.detection import DetectionF1, detection_scores, match_detections
-from monai_ext.visualize.overlay import overlay
+from monai_ext.visualize.overlay import COLOURS, overlay
 from monai_ext.visualize.report import write_metrics, write_report
 
 __all__ = ["DetectionReport"]
 
-_LEGEND = {"found": (0, 200, 60), "false alarm": (255, 220, 0), "missed": (40, 90, 255)}
+_LEGEND = {"found": COLOURS["TP"], "false alarm": COLOURS["FP"], "missed": COLOURS["FN"]}
 _SCORES = ("f1", "precision", "recall")
 
 

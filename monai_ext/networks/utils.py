@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from monai_ext.errors import InputError
 
-__all__ = ["load_weights", "read_caffemodel"]
+__all__ = ["load_weights", "read_caffemodel", "read_state_dict"]
 
 
 def _caffe_net() -> type:
@@ -63,23 +63,53 @@ def read_caffemodel(path: str | Path) -> dict[str, list[Tensor]]:
     """
     from google.protobuf.message import DecodeError
 
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "trained weights", "no such file")
     net = _caffe_net()()
     try:
-        net.ParseFromString(Path(path).read_bytes())
-    except DecodeError as error:
-        raise InputError(path, "a binary caffemodel", str(error)) from error
-    blobs = {}
-    for layer in [*net.layers, *net.layer]:
-        if layer.blobs:
-            blobs[layer.name] = [
+        net.ParseFromString(path.read_bytes())
+        blobs = {
+            layer.name: [
                 torch.from_numpy(np.array(blob.data, dtype=np.float32)).reshape(
                     tuple(blob.shape.dim) or (blob.num, blob.channels, blob.height, blob.width)
                 )
                 for blob in layer.blobs
             ]
+            for layer in [*net.layers, *net.layer]
+            if layer.blobs
+        }
+    except (DecodeError, RuntimeError) as error:  # RuntimeError: fewer numbers than the shape has
+        raise InputError(path, "a binary caffemodel", str(error)) from error
     if not blobs:
         raise InputError(path, "a caffemodel with weights", "no layer with weights")
     return blobs
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """A plain state dict; nothing else is unpickled.
+
+    Args:
+        path: a file that ``torch.load`` reads with ``weights_only=True``.
+
+    Returns:
+        name -> tensor, on the CPU.
+
+    Raises:
+        InputError: no such file, or something else in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "trained weights", "no such file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    # what torch raises for a damaged or foreign file is not one family
+    except Exception as error:
+        found = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(path, "a state dict", found) from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(path, "a state dict: names and tensors alone", f"a {type(state).__name__} of other things")
+    return dict(state)
 
 
 def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
@@ -95,12 +125,10 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
     Raises:
         InputError: no such file, not a state dict, or one that does not fit.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(path, "trained weights", "no such file")
+    state = read_state_dict(path)
     try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (RuntimeError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        network.load_state_dict(state)
+    except RuntimeError as error:
         found = " ".join(str(error).split())
         raise InputError(path, f"weights of {type(network).__name__}", found[:300]) from error
     return network

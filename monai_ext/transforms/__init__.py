@@ -8,6 +8,7 @@ from monai_ext.transforms.concentric import (
     RandConcentricLabeld,
 )
 from monai_ext.transforms.fields import LoadFieldd
+from monai_ext.transforms.geojson import LoadGeoJSON, LoadGeoJSONd
 from monai_ext.transforms.mark_done import MarkDoned
 from monai_ext.transforms.patches import RandFieldPatchesd
 from monai_ext.transforms.points import LoadPoints, LoadPointsd
@@ -20,6 +21,8 @@ __all__ = [
     "ConcentricLabel",
     "ConcentricLabeld",
     "LoadFieldd",
+    "LoadGeoJSON",
+    "LoadGeoJSONd",
     "LoadPoints",
     "LoadPointsd",
     "MacenkoNormalize",

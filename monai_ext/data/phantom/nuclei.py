@@ -121,7 +121,7 @@ def _interphase(  # the parameters are what pathologists describe nuclei by
 
 def _cell_body(c: _Canvas, distance: Array, h: float, e: float) -> tuple[Array, Array, Array]:
     """Cytoplasm: pale, finely granular, with a hint of a border; hematoxylin, eosin and coverage."""
-    cover = 0.85 * _inside(distance, 0.9)
+    cover = 0.75 * _inside(distance, 1.5)
     rim = np.exp(-(((distance - 0.3) / 0.45) ** 2))
     grain = 1 + 0.16 * c.noise(0.7) + 0.1 * c.noise(3)
     return h * grain * cover, e * (grain + 0.35 * rim) * cover, cover
@@ -271,8 +271,8 @@ _C = CellClass
 FORMS: dict[str, Form] = {
     form.name: form
     for form in (
-        Form("tumour_body", _C.BACKGROUND, 11, 16, partial(_cytoplasm, h=0.22, e=0.62)),
-        Form("gland_body", _C.BACKGROUND, 11, 8, partial(_cytoplasm, h=0.12, e=0.60)),
+        Form("tumour_body", _C.BACKGROUND, 11, 16, partial(_cytoplasm, h=0.20, e=0.52)),
+        Form("gland_body", _C.BACKGROUND, 11, 8, partial(_cytoplasm, h=0.12, e=0.52)),
         Form("red_cell", _C.BACKGROUND, 5, 8, _red_cell),
         Form("lymphocyte", _C.LYMPHOCYTE, 5.5, 24,
              _resting(axes=(3.3, 3.0), spread=0.15, wobble=0.07, density=1.7, contrast=0.26, membrane=0.2)),

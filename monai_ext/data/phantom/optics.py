@@ -37,7 +37,7 @@ class Scanner:
     def draw(cls, rng: np.random.Generator) -> Scanner:
         """A scanner as one meets them: slightly tinted white, sharp or soft, more or less noisy."""
         white = rng.uniform(232, 248) + rng.uniform(-5, 5, 3)
-        return cls(tuple(float(v) for v in white), float(rng.uniform(0.18, 0.32)), float(rng.uniform(0.8, 2.5)))
+        return cls(tuple(float(v) for v in white), float(rng.uniform(0.13, 0.28)), float(rng.uniform(0.8, 2.5)))
 
     def __call__(
         self,

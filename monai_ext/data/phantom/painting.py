@@ -29,10 +29,11 @@ _LABEL = np.array([form.label for form in FORMS.values()], np.uint8)
 _RAGGED = 150.0  # um that the tissue's edge may reach beyond a fragment's outline
 
 _TEXTURE = 1024  # px per side of the periodic textures
+_TEXEL = 0.25  # um per pixel of the fibres' texture
 
 
 @lru_cache(maxsize=4)
-def _textures(seed: int) -> tuple[Array, Array]:
+def _textures(seed: int, mpp: float) -> tuple[Array, Array]:
     """Periodic textures: fibres and clefts `(S, S, 2)` running along x, and isotropic grain `(S, S)`; unit variance."""
     rng = np.random.default_rng(int(hash64(seed, "textures")[0]))
     fy = fft.fftfreq(_TEXTURE)[:, None].astype(np.float32)
@@ -46,10 +47,10 @@ def _textures(seed: int) -> tuple[Array, Array]:
     def streaks(width: float, length: float) -> Array:
         return np.exp(-2 * np.pi**2 * ((fy * width) ** 2 + (fx * length) ** 2))
 
-    fibres = filtered(streaks(1.5, 30) / 2 + streaks(4, 60) + streaks(9, 110) * 2)
+    coarse = max(mpp / _TEXEL - 1, 0) / 2  # what a coarser slide cannot resolve must not alias
+    fibres = filtered((streaks(1.5, 30) / 2 + streaks(4, 60) + streaks(9, 110) * 2) * streaks(coarse, coarse))
     clefts = filtered(streaks(5, 45) + 2 * streaks(12, 80))
-    distance = np.hypot(fy, fx)
-    grain = filtered(np.exp(-2 * (np.pi * distance * 1.0) ** 2) + 1.5 * np.exp(-2 * (np.pi * distance * 3) ** 2) * 3)
+    grain = filtered(streaks(1, 1) + 4.5 * streaks(3, 3))
     return np.stack([fibres, clefts], axis=-1), grain
 
 
@@ -81,27 +82,29 @@ class Canvas:
 
     def ground(self) -> None:
         """Stroma and the tumour's ground substance."""
-        slide, mpp = self.slide, self.slide.mpp
-        fibre_texture, grain_texture = _textures(slide.seed)
+        slide = self.slide
+        fibre_texture, grain_texture = _textures(slide.seed, slide.mpp)
         across = fibre_coordinate(self.noise, self.y[:, None], self.x[None, :], slide.fibres)
         along = self.x[None, :] * np.cos(slide.fibres) + self.y[:, None] * np.sin(slide.fibres)
-        u, v = along / 0.25, across / 0.25  # the texture's own pixel is 0.25 um
+        u, v = along / _TEXEL, across / _TEXEL
         u -= u.flat[0] // _TEXTURE * _TEXTURE  # remap wraps, but only near the origin
         v -= v.flat[0] // _TEXTURE * _TEXTURE
         texture = cv2.remap(fibre_texture, u.astype(np.float32), v.astype(np.float32), cv2.INTER_LINEAR,
                             borderMode=cv2.BORDER_WRAP)  # fmt: skip
         fibre, cleft = texture[..., 0], texture[..., 1]
-        step = max(1, round(0.25 / mpp)) if mpp < 0.25 else 1
-        grain = grain_texture[np.ix_(np.array(self.rows) // step % _TEXTURE, np.array(self.columns) // step % _TEXTURE)]
+        grain = grain_texture[np.ix_(np.array(self.rows) % _TEXTURE, np.array(self.columns) % _TEXTURE)]
 
         loose = self.noise("loose", 90)
         level = slide.tissue.tumour_level(self.noise)
         self.tumour = level > 0
         inside = _soft(level, 0.25)
         open_stroma = _soft(cleft + 0.55 * loose - 1.15, 0.7) * (1 - inside)
-        open_tumour = _soft(self.noise("gap", 13) + 0.6 * self.noise("gap", 45) - 2.1, 0.5) * inside
-        eosin = (0.52 + 0.2 * fibre + 0.05 * grain) * (1 - inside) + (0.50 + 0.08 * grain) * inside
-        hematoxylin = (0.06 + 0.02 * fibre + 0.02 * grain) * (1 - inside) + (0.17 + 0.05 * grain) * inside
+        gap = _soft(self.noise("gap", 13) + 0.6 * self.noise("gap", 45) - 1.9, 0.5)
+        border = np.exp(-(((self.noise("border", 15) + 0.5 * self.noise("border", 6)) / 0.12) ** 2))
+        vacuole = _soft(self.noise("vacuole", 4.5) + 0.5 * self.noise("vacuole", 40) - 2.0, 0.5)
+        open_tumour = (gap + 0.55 * border + 0.6 * vacuole) * inside
+        eosin = (0.52 + 0.2 * fibre + 0.05 * grain) * (1 - inside) + (0.46 + 0.11 * grain) * inside
+        hematoxylin = (0.06 + 0.02 * fibre + 0.02 * grain) * (1 - inside) + (0.16 + 0.06 * grain) * inside
         filled = 1 - 0.95 * np.clip(open_stroma + open_tumour, 0, 1)
         np.multiply(np.clip(hematoxylin, 0, None), filled, out=self.hematoxylin)
         np.multiply(np.clip(eosin, 0.03, None), filled, out=self.eosin)

@@ -100,7 +100,7 @@ def _fragments(rng: np.random.Generator, height: float, width: float) -> tuple[B
         y, x = (middle * height, width / 2) if height > width else (height / 2, middle * width)
         room = min(height, width, max(height, width) / count)
         nudge = rng.uniform(-0.06, 0.06, 2) * room
-        blob = Blob.draw(rng, y + nudge[0], x + nudge[1], room * rng.uniform(0.4, 0.5), wobble=0.15)
+        blob = Blob.draw(rng, y + nudge[0], x + nudge[1], room * rng.uniform(0.34, 0.43), wobble=0.15)
         across = np.pi / 2 if height <= width else 0.0  # the longer axis across the row of pieces
         pieces.append(replace(blob, angle=across + rng.uniform(-0.4, 0.4)))
     return tuple(pieces)

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_ext.errors import InputError
-from monai_ext.networks.utils import read_caffemodel
+from monai_ext.networks.utils import read_caffemodel, read_state_dict
 
 __all__ = ["SegMitosFCN"]
 
 _VGG16_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 _FC_CHANNELS = 4096
+_PARTS = ("weight", "bias")
 
 
 def _bilinear_kernel(channels: int, factor: int) -> Tensor:
@@ -76,7 +77,8 @@ class SegMitosFCN(nn.Module):
         norm: ``None`` as in the paper, which starts from trained weights, or ``"batch"`` for batch normalisation
             after each convolution, with which a narrow network trains from random weights.
         padding: ``"input"`` pads the image by 100 px as the paper's Caffe network does; ``"features"`` keeps the
-            image as it is and pads fc6 by 3 cells, which gives the same grid for about half the work at 500 px.
+            image as it is and pads fc6 by 3 cells, which gives as many cells, 3 px further on, for about half the work
+            at 500 px.
         dropout: probability after fc6 and after fc7.
         weights: ``None``; a torchvision name such as ``"IMAGENET1K_V1"`` (downloaded by torchvision); or a path to a
             ``.caffemodel`` (FCN or VGG-16) or to a torch state dict, of torchvision's VGG-16 or of this class. A
@@ -158,9 +160,10 @@ class SegMitosFCN(nn.Module):
 
     @property
     def halo(self) -> int:
-        """Pixels around a tile that its map depends on, a multiple of 32: half the receptive field and the upsampling.
+        """Pixels around a tile that its map depends on, rounded up to a multiple of 32.
 
-        fc6 sees 404 px; a deconvolution spreads each score over ``2 * stride`` px.
+        fc6 sees 404 px, so 201.5 to each side of a cell's centre, and the deconvolutions carry a score another 31.5,
+        39.5 or 43.5 px: 233, 241 and 245 px at strides 32, 16 and 8.
         """
         return 256
 
@@ -181,25 +184,29 @@ class SegMitosFCN(nn.Module):
 
     def _load(self, weights: str | Path) -> None:
         path = Path(weights)
-        if not path.is_file():
-            if path.suffix or path.parent != Path():
-                raise InputError(path, "a file of weights", "no such file")
+        if path.suffix == ".caffemodel":
+            state = self._from_caffe(read_caffemodel(path), path)
+        elif path.suffix or path.parent != Path() or path.exists():
+            state = read_state_dict(path)
+        else:
             from torchvision.models import vgg16
 
-            self._fill(self._from_torchvision(vgg16(weights=str(weights)).state_dict()), weights)
-        elif path.suffix == ".caffemodel":
-            self._fill(self._from_caffe(read_caffemodel(path)), path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            self._fill(self._from_torchvision(state) if "features.0.weight" in state else state, path)
+            try:
+                state = vgg16(weights=str(weights)).state_dict()
+            except (KeyError, ValueError) as error:
+                raise InputError("weights", "a file or a name of torchvision's VGG-16 weights", repr(weights)) from error
+        self._fill(self._from_torchvision(state, weights) if "features.0.weight" in state else state, weights)
 
     def _fill(self, state: Mapping[str, Tensor], source: str | Path) -> None:
         own = self.state_dict()
         unknown = sorted(set(state) - set(own) - {f"skips.{i}.score.{p}" for i in (0, 1) for p in ("weight", "bias")})
         misfits = [k for k, v in state.items() if k in own and own[k].shape != v.shape]
-        if unknown or misfits or not state:
+        # torchvision's IMAGENET1K_FEATURES has classifiers of NaN
+        broken = [k for k, v in state.items() if not v.isfinite().all()]
+        if unknown or misfits or broken or not state:
             found = [f"unknown {k}" for k in unknown]
             found += [f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}" for k in misfits]
+            found += [f"{k} not finite" for k in broken]
             raise InputError(source, "weights of this network", "; ".join(found[:3]) or "no weights")
         self.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
 
@@ -212,33 +219,40 @@ class SegMitosFCN(nn.Module):
         fc6, fc7 = (i for i, m in enumerate(self.head) if isinstance(m, nn.Conv2d))
         return names | {"fc6": f"head.{fc6}", "fc7": f"head.{fc7}"}
 
-    def _from_torchvision(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        features = sorted({int(k.split(".")[1]) for k in state if k.startswith("features.") and state[k].ndim == 4})
-        convs = [f"features.{i}" for i in features]
-        sources = [*convs, "classifier.0", "classifier.3"]
+    def _from_torchvision(self, state: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+        features = sorted({int(k.split(".")[1]) for k in state if k.startswith("features.")})
+        theirs = [*(f"features.{i}" for i in features), "classifier.0", "classifier.3"]
+        ours = self._layers()
+        if len(ours) != len(theirs) or any(f"{name}.{part}" not in state for name in theirs for part in _PARTS):
+            raise InputError(source, "VGG-16 without batch normalisation", f"{len(features)} layers of features")
         return {
             f"{here}.{part}": self._as_convolution(state[f"{there}.{part}"], name)
-            for (name, here), there in zip(self._layers().items(), sources, strict=True)
-            for part in ("weight", "bias")
+            for (name, here), there in zip(ours.items(), theirs, strict=True)
+            for part in _PARTS
         }
 
-    def _from_caffe(self, blobs: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
-        filled = {}
-        for name, here in self._layers().items():
-            if name in blobs:
-                weight, bias = blobs[name]
-                filled[f"{here}.weight"] = self._as_convolution(weight, name)
-                filled[f"{here}.bias"] = bias.reshape(-1)
+    def _from_caffe(self, blobs: Mapping[str, list[Tensor]], source: Path) -> dict[str, Tensor]:
+        names = self._layers()
         for name, here in {"score_fr": "score", "score_pool4": "skips.0.score", "score_pool3": "skips.1.score"}.items():
             # PASCAL's 21 classes do not carry over; a SegMitos model's two do
             if name in blobs and blobs[name][0].shape[0] == self.num_classes:
-                filled[f"{here}.weight"], filled[f"{here}.bias"] = blobs[name][0], blobs[name][1].reshape(-1)
+                names[name] = here
+        filled = {}
+        for name, here in names.items():
+            if name in blobs:
+                if len(blobs[name]) != len(_PARTS):
+                    raise InputError(source, f"weights and biases of {name}", f"{len(blobs[name])} arrays")
+                filled |= {
+                    f"{here}.weight": self._as_convolution(blobs[name][0], name),
+                    f"{here}.bias": blobs[name][1].reshape(-1),
+                }
         return filled
 
     @staticmethod
     def _as_convolution(value: Tensor, name: str) -> Tensor:
         """A linear layer's ``(out, in)`` matrix as the convolution that it is: 7x7 for fc6, 1x1 for fc7."""
         kernel = {"fc6": 7, "fc7": 1}.get(name)
-        if kernel is None or value.numel() == value.shape[0]:
+        if kernel is None or value.ndim == 1 or value.shape[-2:] == (kernel, kernel):
             return value
-        return value.reshape(value.shape[-2] if value.ndim == 4 and value.shape[0] == 1 else value.shape[0], -1, kernel, kernel)
+        out_channels, inputs = value.shape[-2:]  # old Caffe puts two ones before them
+        return value.reshape(out_channels, -1, kernel, kernel) if inputs % kernel**2 == 0 else value

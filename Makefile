@@ -1,0 +1,46 @@
+# `make demo` and `make test` make .venv themselves; all they need is Python 3.10 or later.
+PYTHON ?= python3
+BIN := $(CURDIR)/.venv/bin
+READY := .venv/.ready
+BUNDLE := bundles/pathology_mitosis_segmentation
+DEMO := $(CURDIR)/demo
+
+.PHONY: demo test test-all bench lint clean
+
+$(READY): requirements.txt requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or later is needed, found $$($(PYTHON) --version); try make PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -e .
+	touch $@
+
+demo: $(READY)
+	$(BIN)/python -m monai_ext phantom mitosis --dst $(DEMO)/data --overwrite
+	cd $(BUNDLE) && $(BIN)/python -m monai.bundle run training \
+		--config_file "['configs/train.json','configs/quickstart.json']" \
+		--dataset_dir $(DEMO)/data --ckpt_dir $(DEMO)/models --epochs 60 --val_interval 10
+	$(BIN)/python -m monai_ext tune mitosis --dataset_dir $(DEMO)/data --ckpt_dir $(DEMO)/models \
+		--configs "['configs/quickstart.json']"
+	cd $(BUNDLE) && $(BIN)/python -m monai.bundle run \
+		--config_file "['configs/train.json','configs/quickstart.json','configs/evaluate.json']" \
+		--dataset_dir $(DEMO)/data --ckpt_dir $(DEMO)/models --output_dir $(DEMO)/evaluation
+	cd $(BUNDLE) && $(BIN)/python -m monai.bundle run \
+		--config_file "['configs/inference.json','configs/quickstart.json']" \
+		--dataset_dir $(DEMO)/data --ckpt_dir $(DEMO)/models --output_dir $(DEMO)/inference
+	@echo; echo "Open $(DEMO)/evaluation/report.html and $(DEMO)/inference/report.html in a browser."
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(READY)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(READY)
+	$(BIN)/python -m pytest benchmarks --benchmark-columns=min,median,rounds --benchmark-sort=name $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv demo build *.egg-info
