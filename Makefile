@@ -18,14 +18,13 @@ demo: $(READY)
 	$(BIN)/python -m monai_ext phantom mitosis --dst $(DEMO)/data --overwrite
 	cd $(BUNDLE) && $(BIN)/python -m monai.bundle run training \
 		--config_file "['configs/train.json','configs/quickstart.json']" \
-		--dataset_dir $(DEMO)/data --ckpt_dir $(DEMO)/models --epochs 60 --val_interval 10
-	$(BIN)/python -m monai_ext tune mitosis --dataset_dir $(DEMO)/data --ckpt_dir $(DEMO)/models \
-		--configs "['configs/quickstart.json']"
+		--dataset_dir $(DEMO)/data --ckpt_dir $(DEMO)/models
+	$(BIN)/python -m monai_ext tune mitosis --dataset_dir $(DEMO)/data --ckpt_dir $(DEMO)/models
 	cd $(BUNDLE) && $(BIN)/python -m monai.bundle run \
-		--config_file "['configs/train.json','configs/quickstart.json','configs/evaluate.json']" \
+		--config_file "['configs/train.json','configs/evaluate.json']" \
 		--dataset_dir $(DEMO)/data --ckpt_dir $(DEMO)/models --output_dir $(DEMO)/evaluation
 	cd $(BUNDLE) && $(BIN)/python -m monai.bundle run \
-		--config_file "['configs/inference.json','configs/quickstart.json']" \
+		--config_file configs/inference.json \
 		--dataset_dir $(DEMO)/data --ckpt_dir $(DEMO)/models --output_dir $(DEMO)/inference
 	@echo; echo "Open $(DEMO)/evaluation/report.html and $(DEMO)/inference/report.html in a browser."
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 
-import cv2
 import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
@@ -26,13 +25,13 @@ __all__ = [
 #: The label of pixels that take no part in the loss.
 IGNORED = 255
 
-_SHIFT = 4  # fractional bits of cv2's coordinates: 1/16 px
-
 
 def draw_concentric(
     centres: NdarrayOrTensor, inner: NdarrayOrTensor, outer: NdarrayOrTensor, shape: Sequence[int]
 ) -> np.ndarray:
     """Draw disks (1) and rings (255) on background (0); where figures are close, a disk wins over any ring.
+
+    A pixel belongs to a circle if its centre is at most the radius away.
 
     Args:
         centres: ``(N, 2)`` row, column in px; may lie outside the image.
@@ -44,11 +43,16 @@ def draw_concentric(
         uint8 ``(1, H, W)`` with values 0, 1 and 255.
     """
     label = np.zeros(tuple(shape), np.uint8)
-    at = np.rint(np.asarray(centres, dtype=np.float64).reshape(-1, 2)[:, ::-1] * (1 << _SHIFT)).astype(int)
-    inner, outer = (np.broadcast_to(np.asarray(r, dtype=np.float64), len(at)) for r in (inner, outer))
+    centres = np.asarray(centres, dtype=np.float64).reshape(-1, 2)
+    inner, outer = (np.broadcast_to(np.asarray(r, dtype=np.float64), len(centres)) for r in (inner, outer))
     for radii, value, drawn in ((outer, IGNORED, outer > inner), (inner, 1, inner > 0)):
-        for (x, y), radius in zip(at[drawn], radii[drawn], strict=True):
-            cv2.circle(label, (int(x), int(y)), round(radius * (1 << _SHIFT)), value, cv2.FILLED, cv2.LINE_8, _SHIFT)
+        for centre, radius in zip(centres[drawn], radii[drawn], strict=True):
+            # cv2.circle draws a polygon up to .7 px off, so the distance decides, in a window around the centre
+            first = np.maximum(np.ceil(centre - radius), 0).astype(int)
+            end = np.clip(np.floor(centre + radius) + 1, 0, shape).astype(int)
+            window = tuple(slice(*ends) for ends in zip(first, end, strict=True))
+            rows, cols = np.ogrid[window]
+            label[window][(rows - centre[0]) ** 2 + (cols - centre[1]) ** 2 <= radius**2] = value
     return label[None]
 
 

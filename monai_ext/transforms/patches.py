@@ -16,6 +16,8 @@ from monai_ext.errors import InputError
 
 __all__ = ["RandFieldPatchesd", "patch_matrix", "warp_points"]
 
+_RING = 43  # px: the largest ring, 2.5 x 17 px, of a figure outside a patch reaches into it
+
 
 def patch_matrix(centre: Sequence[float], size: int, angle: float, mirror: bool, zoom: float = 1.0) -> np.ndarray:
     """The ``(2, 3)`` map from coordinates x, y of a field to those of a patch.
@@ -121,9 +123,15 @@ class RandFieldPatchesd(Randomizable, MapTransform):
         mirror = bool(self.R.randint(self.mirrors[kind]))
         zoom = float(np.exp(self.R.uniform(*np.log(self.zoom))))
         self.matrix = patch_matrix(centre, self.size, angle, mirror, zoom)
+        if positive and not self._inside(figure[None], 0)[0]:
+            # turning or magnifying a patch at the field's border has moved the figure out: it goes to the middle
+            self.matrix = patch_matrix(figure, self.size, angle, mirror, zoom)
 
-    def _warp(self, value: NdarrayOrTensor, mask: bool) -> NdarrayOrTensor:
-        array = np.moveaxis(convert_to_numpy(value), 0, -1)
+    def _inside(self, points: np.ndarray, margin: float) -> np.ndarray:
+        moved = warp_points(points, self.matrix)
+        return ((moved > -0.5 - margin) & (moved < self.size - 0.5 + margin)).all(axis=1)
+
+    def _warp(self, array: np.ndarray, value: NdarrayOrTensor, mask: bool) -> NdarrayOrTensor:
         warped = cv2.warpAffine(
             array,
             self.matrix,
@@ -136,20 +144,17 @@ class RandFieldPatchesd(Randomizable, MapTransform):
         return convert_to_dst_type(warped, value, dtype=warped.dtype)[0]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:
-        """``num_samples`` dictionaries with the patches; points outside a patch are dropped."""
+        """``num_samples`` dictionaries with the patches; points whose ring cannot reach a patch are dropped."""
         points = convert_to_numpy(data[self.points_key]).reshape(-1, 2)
-        shape = next(data[k].shape[-2:] for k in self.key_iterator(data) if k != self.points_key)
+        others = [k for k in self.key_iterator(data) if k != self.points_key]
+        # channels last, once for all patches of the field
+        arrays = {k: np.ascontiguousarray(np.moveaxis(convert_to_numpy(data[k]), 0, -1)) for k in others}
+        shape = arrays[others[0]].shape[:2]
         patches = []
         for _ in range(self.num_samples):
             self.randomize(shape, points)
-            patch = dict(data)
-            for key in self.key_iterator(patch):
-                if key == self.points_key:
-                    moved = warp_points(points, self.matrix)
-                    # a disk may reach in from outside: keep what is near, the label map clips it
-                    near = ((moved > -self.shift) & (moved < self.size + self.shift)).all(axis=1)
-                    patch[key] = torch.as_tensor(moved[near], dtype=torch.float32)
-                else:
-                    patch[key] = self._warp(data[key], key in self.mask_keys)
+            near = points[self._inside(points, _RING)]
+            patch = dict(data) | {k: self._warp(arrays[k], data[k], k in self.mask_keys) for k in others}
+            patch[self.points_key] = torch.as_tensor(warp_points(near, self.matrix).copy(), dtype=torch.float32)
             patches.append(patch)
         return patches

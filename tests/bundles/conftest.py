@@ -46,7 +46,8 @@ class Workplace:
         return done
 
     def training_arguments(self, name: str, **overrides: object) -> list[str]:
-        options = {"dataset_dir": self.data, "ckpt_dir": self.folder / "models" / name, **overrides}
+        short = {"train#trainer#max_epochs": 4, "val_interval": 2}
+        options = {"dataset_dir": self.data, "ckpt_dir": self.folder / "models" / name, **short, **overrides}
         return ["run", "training", "--config_file", QUICK, *(a for k, v in options.items() for a in (f"--{k}", str(v)))]
 
     def train(self, name: str, **overrides: object) -> Path:

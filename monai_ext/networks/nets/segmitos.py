@@ -194,7 +194,9 @@ class SegMitosFCN(nn.Module):
             try:
                 state = vgg16(weights=str(weights)).state_dict()
             except (KeyError, ValueError) as error:
-                raise InputError("weights", "a file or a name of torchvision's VGG-16 weights", repr(weights)) from error
+                raise InputError(
+                    "weights", "a file or a name of torchvision's VGG-16 weights", repr(weights)
+                ) from error
         self._fill(self._from_torchvision(state, weights) if "features.0.weight" in state else state, weights)
 
     def _fill(self, state: Mapping[str, Tensor], source: str | Path) -> None:
