@@ -35,7 +35,7 @@ class Cohort:
         items: ``{"image": path}`` of each readable image, with the keys of its item in the data list.
 
     Raises:
-        InputError: there is no such path, or no image in it.
+        InputError: there is no such path, or no readable image in it.
     """
 
     def __init__(
@@ -61,6 +61,9 @@ class Cohort:
                 self.state[item["image"]] = {"status": "pending"}
                 self.items.append(item)
         self.save()
+        if not self.items:
+            first = next(iter(self.state.values()))["reason"]
+            raise InputError(source, "at least one readable image", f"{len(found)} that cannot be read; the first: {first}")
 
     @staticmethod
     def _find(source: Path) -> list[dict[str, Any]]:
@@ -92,12 +95,12 @@ class Cohort:
         self.save()
 
     def close(self) -> None:
-        """End the run: with exit code 1 where an image failed.
+        """End the run: with exit code 1 where an image failed or was not reached.
 
         Raises:
             SystemExit: with code 1.
         """
-        failed = [name for name, entry in self.state.items() if entry["status"] == "failed"]
-        print(f"{len(self.state) - len(failed)} of {len(self.state)} images done, {len(failed)} failed: {self.path}")
-        if failed:
+        done, failed = (sum(entry["status"] == s for entry in self.state.values()) for s in ("done", "failed"))
+        print(f"{done} of {len(self.state)} images done, {failed} failed: {self.path}")
+        if done < len(self.state):
             raise SystemExit(1)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from monai_ext.data.image import read_field, read_mask
-from monai_ext.data.points import read_points
+from monai_ext.data.points import as_points, read_points
 from monai_ext.errors import DataListError, InputError
 
 __all__ = ["check_mask_item", "check_points_item", "load_datalist"]
@@ -29,12 +29,14 @@ def check_points_item(item: Mapping[str, Any]) -> list[str]:
     """
     problems = []
     shape = points = None
+    label = item["label"]
+    where = label if isinstance(label, (str, os.PathLike)) else f"label of {item['image']}"
     try:
-        shape = read_field(item["image"]).image.shape[1:]
+        shape = read_field(item["image"], item.get("mpp")).image.shape[1:]
     except InputError as error:
         problems.append(str(error))
     try:
-        points = _points(item["label"])
+        points = read_points(label) if where is label else as_points(label, where)
     except InputError as error:
         problems.append(str(error))
     if shape is not None and points is not None and len(points):
@@ -45,7 +47,7 @@ def check_points_item(item: Mapping[str, Any]) -> list[str]:
             swapped = points[:, ::-1]
             hint = "" if ((swapped < -0.5) | (swapped > limit - 0.5)).any() else "; all are inside as col,row: swapped?"
             problems.append(
-                f"{item['label']}: expected points row,col inside {item['image']} ({shape[0]} x {shape[1]} px), "
+                f"{where}: expected points row,col inside {item['image']} ({shape[0]} x {shape[1]} px), "
                 f"found {int(outside.sum())} of {len(points)} outside, the first at row {row:g}, col {col:g}{hint}"
             )
     return problems
@@ -68,12 +70,6 @@ def check_mask_item(item: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _points(label: Any) -> np.ndarray:
-    if isinstance(label, (str, os.PathLike)):
-        return read_points(label)
-    return np.asarray(label, dtype=np.float32).reshape(-1, 2)
-
-
 def load_datalist(
     dataset_dir: str | os.PathLike,
     splits: Sequence[str] = ("training", "validation", "test"),
@@ -88,7 +84,8 @@ def load_datalist(
         splits: the lists to return and check; each must hold something. ``training``, ``validation`` and ``test`` are
             all looked through for groups that are in two of them.
         check: gives the problems of one item, a line each; ``None`` to look at the list alone.
-        path_keys: keys that each item must have; where they hold text it is a path, relative to the folder.
+        path_keys: keys that each item must have; where they hold text it is a path, relative to the folder. The first
+            one must hold text.
         optional_path_keys: keys that an item may have, with a path. Every other key is passed on as it is.
 
     Returns:
@@ -102,16 +99,23 @@ def load_datalist(
     path = folder / "dataset.json"
     content = _read_json(folder, path)
 
-    problems: list[str] = []
-    lists = {name: content[name] for name in dict.fromkeys(["training", "validation", "test", *splits]) if name in content}
-    problems += [f"{path}: expected a list '{s}' with at least one item, found none" for s in splits if not lists.get(s)]
+    given = {name: content.get(name) or [] for name in dict.fromkeys(["training", "validation", "test", *splits])}
+    lists = {name: items for name, items in given.items() if isinstance(items, list)}
+    problems = [
+        f"{path}: expected a list '{name}', found {type(given[name]).__name__}" for name in given if name not in lists
+    ]
+    problems += [f"{path}: expected a list '{s}' with at least one item, found none" for s in splits if not given[s]]
     found: dict[str, list[Item]] = {}
     for name in splits:
         found[name] = []
-        for index, item in enumerate(lists.get(name) or []):
+        for index, item in enumerate(lists.get(name, [])):
             missing = [k for k in path_keys if k not in item] if isinstance(item, dict) else list(path_keys)
             if missing:
                 problems.append(f"{path}: expected keys {list(path_keys)} in {name}[{index}], found no {missing}")
+            elif not isinstance(item[path_keys[0]], str):
+                problems.append(
+                    f"{path}: expected a path as {path_keys[0]} in {name}[{index}], found {item[path_keys[0]]!r:.80}"
+                )
             else:
                 paths = [*path_keys, *(k for k in optional_path_keys if k in item)]
                 found[name].append({**item, **{k: _resolve(folder, item[k]) for k in paths}})
@@ -119,7 +123,8 @@ def load_datalist(
     if check is not None:
         items = [item for name in splits for item in found[name]]
         with ThreadPoolExecutor() as pool:
-            problems += [line for lines in pool.map(partial(_check_paths, check, path_keys), items) for line in lines]
+            check_item = partial(_check_paths, check, [*path_keys, *optional_path_keys])
+            problems += [line for lines in pool.map(check_item, items) for line in lines]
     if problems:
         raise DataListError(path, problems)
     return found
@@ -144,14 +149,14 @@ def _resolve(folder: Path, value: Any) -> Any:
 
 
 def _check_paths(check: Callable[[Item], list[str]], keys: Sequence[str], item: Item) -> list[str]:
-    missing = [item[k] for k in keys if isinstance(item[k], str) and not Path(item[k]).is_file()]
+    missing = [item[k] for k in keys if isinstance(item.get(k), str) and not Path(item[k]).is_file()]
     return [f"{name}: expected a file, found none" for name in missing] or check(item)
 
 
 def _groups_in_two_lists(path: Path, lists: Mapping[str, Sequence[Item]]) -> list[str]:
     where: dict[str, set[str]] = {}
     for name, items in lists.items():
-        for item in items or []:
+        for item in items:
             if isinstance(item, dict) and "group" in item:
                 where.setdefault(str(item["group"]), set()).add(name)
     return [

@@ -76,8 +76,14 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, float | None]:
     with tifffile.TiffFile(path) as tiff:
         series = tiff.series[0]
         array, page = series.asarray(), series.pages[0]
-        if series.axes.startswith("S") and array.ndim == 3:  # planes: channel first
+        if series.axes[0] in "SC" and array.ndim == 3:  # planes: channel first
             array = np.moveaxis(array, 0, -1)
+        if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+            array = np.moveaxis(page.colormap[:, array], 0, -1)
+        elif page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+            array = np.invert(array)
+        elif page.photometric == tifffile.PHOTOMETRIC.SEPARATED:
+            array = _read_image(path)
         unit, resolution = page.tags.get("ResolutionUnit"), page.tags.get("XResolution")
         mpp = None
         if unit and resolution and int(unit.value) in _MICRONS and resolution.value[0]:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.utils import convert_to_numpy
 
 from monai_ext.data.image import read_field
 from monai_ext.metrics.bootstrap import bootstrap_ci
-from monai_ext.metrics.detection import DetectionF1, detection_scores, match_detections
+from monai_ext.metrics.detection import detection_scores, match_detections
 from monai_ext.visualize.overlay import COLOURS, overlay
 from monai_ext.visualize.report import write_metrics, write_report
 
@@ -120,20 +121,20 @@ class DetectionReport:
     def _name(self, radius: float) -> str:
         return f"radius_{radius:g}px"
 
-    def _table(self, results: Sequence[_FieldResult], radius: float) -> Any:
-        metric = DetectionF1(radius)
+    def _table(self, results: Sequence[_FieldResult], radius: float) -> pd.DataFrame:
+        # not by DetectionF1, whose table gathers over ranks: the results are gathered already, and only here
+        rows = []
         for result in results:
-            metric([result.found], [result.truth], [result.group])
-        table = metric.table("field")
-        table.insert(0, "image", [Path(result.image).name for result in results])
-        return table
+            tp = len(match_detections(result.found, result.truth, radius))
+            rows.append((Path(result.image).name, result.group, tp, len(result.found) - tp, len(result.truth) - tp))
+        return self._scored(pd.DataFrame(rows, columns=["image", "group", "tp", "fp", "fn"]))
 
     @staticmethod
-    def _scored(table: Any) -> Any:
+    def _scored(table: pd.DataFrame) -> pd.DataFrame:
         return table.assign(**detection_scores(table[["tp", "fp", "fn"]].to_numpy()))
 
     @staticmethod
-    def _intervals(table: Any) -> dict[str, Any]:
+    def _intervals(table: pd.DataFrame) -> dict[str, Any]:
         counts = table[["tp", "fp", "fn"]].to_numpy()
         scores = {
             score: bootstrap_ci(counts, table["group"], lambda sums, s=score: detection_scores(sums)[s])
@@ -148,7 +149,7 @@ class DetectionReport:
         names = [n for n in dict.fromkeys(k for entry in entries for k in entry) if n not in ("epoch", "lr")]
         return {n: [(e["epoch"], e[n]) for e in entries if e.get(n) is not None] for n in names}
 
-    def _pictures(self, results: Sequence[_FieldResult], table: Any) -> dict[str, list[tuple[np.ndarray, str]]]:
+    def _pictures(self, results: Sequence[_FieldResult], table: pd.DataFrame) -> dict[str, list[tuple[np.ndarray, str]]]:
         order = np.argsort(-table["f1"].to_numpy(), kind="stable")
         worst = order[::-1][: self.cases]
         best = [index for index in order[: self.cases] if index not in worst]

@@ -58,7 +58,7 @@ class TrainingState:
     """Keeps the best weights, the history and all that a resumed run needs.
 
     Writes into ``folder``, each file whole or not at all: ``model.pt``, the network's plain state dict at the best
-    value of the evaluator's key metric (of the last epoch, without an evaluator); ``training_state.pt`` after every
+    value of the evaluator's key metric (of the last epoch, without an evaluator or before its first run); ``training_state.pt`` after every
     epoch; ``history.json``, a list with an entry per epoch (loss, learning rate, validation metrics).
 
     Attach it as the trainer's last handler, so that it sees an epoch with its validation and learning rate steps done.
@@ -125,7 +125,8 @@ class TrainingState:
         entry = {"epoch": epoch, "loss": plain_number(np.mean(self._losses)), "lr": engine.optimizer.param_groups[0]["lr"]}
         best = True
         if self.evaluator is not None:
-            best = self.evaluator.state.best_metric_epoch == epoch
+            # until the first validation the last weights are all there is; -1 stands for none yet
+            best = self.evaluator.state.best_metric_epoch in (epoch, -1)
             if self.evaluator.state.epoch == epoch:
                 entry |= {k: plain_number(v) for k, v in self.evaluator.state.metrics.items() if np.isscalar(v)}
         self.history.append(entry)

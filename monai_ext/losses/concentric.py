@@ -50,9 +50,13 @@ class ConcentricLoss(nn.Module):
             expected = (logits.shape[0], 1, *logits.shape[2:])
             raise InputError("label", f"shape {expected} for logits {tuple(logits.shape)}", str(tuple(label.shape)))
         target = label[:, 0].long()
-        total = F.cross_entropy(logits, target, self.weight, ignore_index=self.ignore_index, reduction="sum")
+        # a sum over pixels is too large for half precision
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        # configurations do not move a loss to the network's device
+        weight = None if self.weight is None else self.weight.to(logits)
+        total = F.cross_entropy(logits, target, weight, ignore_index=self.ignore_index, reduction="sum")
         if self.reduction == "sum":
             return total
         counted = target != self.ignore_index
-        mass = counted.sum() if self.weight is None else self.weight[target.where(counted, 0)][counted].sum()
-        return total / mass.clamp(min=1)
+        mass = counted.sum() if weight is None else weight[target[counted]].sum()
+        return total / mass.where(mass > 0, 1)

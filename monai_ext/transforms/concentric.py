@@ -68,7 +68,8 @@ def mask_to_boxes(mask: NdarrayOrTensor) -> np.ndarray:
     """
     from scipy import ndimage
 
-    ids = convert_to_numpy(mask).squeeze().astype(np.int64)
+    ids = convert_to_numpy(mask).astype(np.int64)
+    ids = ids[0] if ids.ndim == 3 and len(ids) == 1 else ids
     if ids.ndim != 2:
         raise InputError("mask", "one channel of two dimensions", f"shape {tuple(np.shape(mask))}")
     if len(np.unique(ids[ids > 0])) <= 1:
@@ -78,7 +79,7 @@ def mask_to_boxes(mask: NdarrayOrTensor) -> np.ndarray:
 
 
 def _centres_and_sizes(objects: NdarrayOrTensor) -> tuple[np.ndarray, np.ndarray]:
-    boxes = convert_to_numpy(objects).astype(np.float64).reshape(-1, 4)
+    boxes = convert_to_numpy(objects, wrap_sequence=True).astype(np.float64).reshape(-1, 4)
     return (boxes[:, :2] + boxes[:, 2:] - 1) / 2, boxes[:, 2:] - boxes[:, :2]
 
 
@@ -167,7 +168,7 @@ class RandConcentricLabel(Randomizable, Transform):
 
 
 def _points(objects: NdarrayOrTensor) -> np.ndarray:
-    array = convert_to_numpy(objects)
+    array = convert_to_numpy(objects, wrap_sequence=True)
     if array.size and (array.ndim != 2 or array.shape[1] < 2):
         raise InputError("points", "an array (N, 2) of row, column", f"shape {array.shape}")
     return array.reshape(-1, array.shape[-1] if array.size else 2)[:, :2]

@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from monai_ext.data.image import read_field, read_mask
+from monai_ext.errors import InputError
 from monai_ext.transforms.points import LoadPoints
 
 __all__ = ["LoadFieldd"]
@@ -36,7 +37,8 @@ class LoadFieldd(MapTransform):
         allow_missing_keys: pass over keys that are not there.
 
     Raises:
-        InputError: as :func:`~monai_ext.data.read_field` and :func:`~monai_ext.data.read_points`.
+        InputError: as :func:`~monai_ext.data.read_field` and :func:`~monai_ext.data.read_points`; a mask whose size is
+            not that of the image.
     """
 
     def __init__(
@@ -68,6 +70,8 @@ class LoadFieldd(MapTransform):
             d[key] = (points + 0.5) / scale - 0.5 if scale != 1 else points
         for key in self.mask_keys:
             mask = read_mask(d[key])
+            if shape is not None and mask.shape != shape and scale == 1:
+                raise InputError(d[key], f"a mask of its image's size {tuple(shape)}", str(mask.shape))
             if shape is not None and mask.shape != shape:
                 mask = cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
             d[key] = torch.from_numpy(mask.astype(np.int32))[None]

@@ -145,7 +145,7 @@ class RandFieldPatchesd(Randomizable, MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:
         """``num_samples`` dictionaries with the patches; points whose ring cannot reach a patch are dropped."""
-        points = convert_to_numpy(data[self.points_key]).reshape(-1, 2)
+        points = convert_to_numpy(data[self.points_key], wrap_sequence=True).reshape(-1, 2)
         others = [k for k in self.key_iterator(data) if k != self.points_key]
         # channels last, once for all patches of the field
         arrays = {k: np.ascontiguousarray(np.moveaxis(convert_to_numpy(data[k]), 0, -1)) for k in others}

@@ -37,6 +37,8 @@ from monai_ext.errors import InputError
 DENSITY_TOLERANCE = 1e-4  # optical density, floating point
 QUANTISATION = 0.51  # levels: what rounding to 8 bits may add
 CENTROID_TOLERANCE = 1.5  # px, between a planned centre and the centre of mass of what is drawn
+PURE = 0.03  # share of the other stain in a pixel that shows one stain's colour: a degree, as vectors lie 20-40 apart
+PURE_PIXELS = 0.02  # of tissue, for each stain: twice the percentile by which Macenko's method finds vectors
 THRESHOLD_FLOOR = 0.6  # F1 that thresholding hematoxylin must stay below
 
 STAINS = np.array([[0.65, 0.07], [0.70, 0.99], [0.29, 0.11]])
@@ -75,6 +77,38 @@ def test_hematoxylin_lies_on_nuclei_and_eosin_around_them(field):
     hematoxylin, eosin = field.density[..., 0], field.density[..., 1]
     assert hematoxylin[nuclei].mean() > 3 * hematoxylin[~nuclei].mean()
     assert eosin[~nuclei].mean() > 0.3
+
+
+ALL_TUMOUR = Tissue(tumour=0.999, vessels=0, glands=0, mitoses=0, lookalikes=0)
+KINDS = {
+    **{name: (method.tissue, method.mpp) for name, method in METHODS.items()},
+    "tumour alone": (ALL_TUMOUR, 0.25),
+    "stroma alone": (replace(ALL_TUMOUR, tumour=0.001, lymphocytes=0.01), 0.25),
+    "lymphocytes": (replace(ALL_TUMOUR, tumour=0.001, lymphocytes=0.99), 0.25),
+    "glands": (replace(ALL_TUMOUR, tumour=0.001, glands=0.9), 0.25),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_tissue_has_pixels_of_one_stain(kind):
+    tissue, mpp = KINDS[kind]
+    for column in (0, 4096):
+        density = phantom_field((512, 512), slide=phantom_slide(12, tissue=tissue, mpp=mpp), origin=(0, column)).density
+        assert density.min() >= 0
+        total = density.sum(-1)
+        stained = total > 0.3
+        for other in (1, 0):
+            assert (density[..., other][stained] < PURE * total[stained]).mean() > PURE_PIXELS
+
+
+def test_packed_chromatin_holds_no_eosin_but_the_dying_cell_s_body_does():
+    for form in ("lymphocyte", "tumour_dark", "metaphase", "telophase", "apoptotic", "pyknotic", "spindle"):
+        hematoxylin, eosin, _, nucleus = np.moveaxis(sprites(1, 0.25, form)[0], -1, 0)
+        packed = (nucleus > 0.99) & (hematoxylin > 1.3)
+        assert packed.any()
+        assert np.median(eosin[packed] / hematoxylin[packed]) < PURE, form
+    _, eosin, cover, nucleus = np.moveaxis(sprites(1, 0.25, "apoptotic")[0], -1, 0)
+    assert eosin[(cover > 0.99) & (nucleus < 0.01)].mean() > 0.7
 
 
 def test_glass_has_the_scanner_s_white():
@@ -275,7 +309,7 @@ def test_threshold_on_hematoxylin_is_not_enough():
 
 
 def test_lossless_slide_is_the_field_in_both_readers(tmp_path):
-    size = (1100, 1300)
+    size = (700, 1100)
     path = write_slide(tmp_path / "slide.tif", size, 3, compression="deflate")
     expected = phantom_field(size, slide=phantom_slide(3, size=size)).image
     with openslide.OpenSlide(path) as slide:
@@ -285,7 +319,7 @@ def test_lossless_slide_is_the_field_in_both_readers(tmp_path):
         np.testing.assert_array_equal(np.asarray(slide.read_region((0, 0), 0, size[::-1]))[..., :3], expected)
         half = np.asarray(slide.read_region((0, 0), 1, slide.level_dimensions[1]))[..., :3].astype(float)
     with tifffile.TiffFile(path) as tiff:
-        assert [level.shape[:2] for level in tiff.series[0].levels] == [(1100, 1300), (550, 650), (275, 325)]
+        assert [level.shape[:2] for level in tiff.series[0].levels] == [(700, 1100), (350, 550), (175, 275)]
         assert tiff.pages[0].is_tiled
         np.testing.assert_array_equal(tiff.series[0].levels[0].asarray(), expected)
         assert tiff.pages[0].resolution == pytest.approx((40_000, 40_000))
@@ -416,7 +450,7 @@ def test_data_set_is_reproducible_and_replaces_only_its_own(tmp_path):
     assert all((first.parent / f).read_bytes() == (second.parent / f).read_bytes() for f in files)
     with pytest.raises(InputError, match="overwrite"):
         write_dataset("mitosis", tmp_path / "a", **small)
-    third = write_dataset("mitosis", tmp_path / "a", **small, seed=1, overwrite=True)
+    third = write_dataset("mitosis", tmp_path / "a", **{**small, "fields": 2}, overwrite=True)
     assert third.read_bytes() != second.read_bytes()
     foreign = tmp_path / "thesis"
     foreign.mkdir()

@@ -104,11 +104,13 @@ class Canvas:
         vacuole = _soft(self.noise("vacuole", 4.5) + 0.5 * self.noise("vacuole", 40) - 2.0, 0.5)
         open_tumour = (gap + 0.55 * border + 0.6 * vacuole) * inside
         eosin = (0.52 + 0.2 * fibre + 0.05 * grain) * (1 - inside) + (0.46 + 0.11 * grain) * inside
-        hematoxylin = (0.06 + 0.02 * fibre + 0.02 * grain) * (1 - inside) + (0.16 + 0.06 * grain) * inside
+        between = np.clip(0.8 - 0.8 * fibre, 0, 2)  # the ground substance is faintly blue, collagen is not
+        hematoxylin = (0.06 + 0.02 * grain) * between * (1 - inside) + (0.16 + 0.06 * grain) * inside
         filled = 1 - 0.95 * np.clip(open_stroma + open_tumour, 0, 1)
         np.multiply(np.clip(hematoxylin, 0, None), filled, out=self.hematoxylin)
         np.multiply(np.clip(eosin, 0.03, None), filled, out=self.eosin)
         self.grain = grain
+        self.septa = _soft(slide.tissue.septum_depth(self.noise), 0.8) * inside
 
     def structure(self, shape: Structure) -> None:
         """Wall and lumen of a gland or a vessel."""
@@ -122,29 +124,36 @@ class Canvas:
         cover = _soft(depth, 1.5)
         lumen = _soft(depth - shape.wall, 1.2)
         wall = cover - lumen
-        grain = self.grain[box]
+        grain = np.maximum(self.grain[box], -2.5)  # what it modulates stays positive
         if shape.kind == "vessel":
             self.vessel[box] |= depth > 0
             layers = np.sin(depth * 2.6 + 2 * self.noise("layers", 30)[box])
             eosin = (0.85 + 0.12 * layers + 0.05 * grain) * wall + (0.05 + 0.02 * grain) * lumen
-            hematoxylin = 0.08 * wall
+            hematoxylin = 0.05 * (1 - layers) * wall
         else:
             eosin = (0.55 + 0.07 * grain) * wall + 0.03 * lumen
             hematoxylin = (0.16 + 0.04 * grain) * wall
         for plane, stain in ((self.hematoxylin, hematoxylin), (self.eosin, eosin)):
             plane[box] *= 1 - cover
             plane[box] += stain
+        self.septa[box] *= 1 - cover
 
-    def stamp(self, cells: Cells) -> None:
-        """Paint the cells, in order; instance k is the k-th cell."""
-        self.cells = cells
-        mpp = self.slide.mpp
+    def collagen(self) -> None:
+        """Thin septa between the nests of tumour cells."""
+        clear = 1 - self.septa
+        self.hematoxylin *= clear
+        self.eosin *= clear
+        self.eosin += (0.62 + 0.06 * self.grain) * self.septa
+
+    def stamp(self, first: int, last: int) -> None:
+        """Paint some of the cells, in order; instance k is the k-th cell."""
+        cells, mpp = self.cells, self.slide.mpp
         atlas = {form: sprites(self.slide.seed, mpp, FORM_NAMES[form]) for form in np.unique(cells.form)}
         top, left = self.rows.start, self.columns.start
         rows, columns = cells.y / mpp - 0.5 - top, cells.x / mpp - 0.5 - left
         cos, sin = np.cos(cells.angle) * cells.scale, np.sin(cells.angle) * cells.scale
         named, tone = _LABEL[cells.form] > 0, cells.tone.astype(np.float32)
-        for k in range(len(cells)):
+        for k in range(first, last):
             pictures, centres = atlas[cells.form[k]]
             sprite, (cy, cx) = pictures[cells.variant[k]], centres[cells.variant[k]]
             side = int(sprite.shape[0] * cells.scale[k] * 1.05) + 3
@@ -206,7 +215,11 @@ def paint(slide: PhantomSlide, rows: range, columns: range) -> Canvas:
     shapes = structures_in(slide.seed, slide.tissue, around)
     for shape in shapes:
         canvas.structure(shape)
-    canvas.stamp(plan_cells(slide.seed, slide.tissue, around, slide.fibres, shapes))
+    canvas.cells = plan_cells(slide.seed, slide.tissue, around, slide.fibres, shapes)
+    bodies = canvas.cells.bodies
+    canvas.stamp(0, bodies)
+    canvas.collagen()
+    canvas.stamp(bodies, len(canvas.cells))
     canvas.glass()
     thickness = 1 + 0.07 * canvas.noise("thickness", 120)
     canvas.hematoxylin *= slide.strength[0] * thickness

@@ -26,6 +26,7 @@ FORM_NAMES = tuple(FORMS)
 _FORM = {name: index for index, name in enumerate(FORM_NAMES)}
 _VARIANTS = np.array([form.variants for form in FORMS.values()])
 _STRUCTURE_PITCH = 170.0  # um between the grid points that may carry a gland or a vessel
+_SEPTUM_PITCH = 34.0  # um, about the size of a nest of tumour cells
 _EVENT_PITCH = 24.0  # um between places where a mitosis or a look-alike may lie
 
 
@@ -56,6 +57,12 @@ class Tissue:
     def tumour_level(self, noise: Noise) -> Floats:
         """Positive in tumour nests, about um-scaled so that +-1 is their blurred margin."""
         return _contour(_rugged(noise, "tumour", (190, 113, 67, 37, 17)), self.tumour)
+
+    @staticmethod
+    def septum_depth(noise: Noise) -> Floats:
+        """About the distance (um) inside the thin collagen septa that part the tumour's nests; negative outside."""
+        height = noise("septum", _SEPTUM_PITCH) + 0.25 * noise("septum", _SEPTUM_PITCH / 3)
+        return 2.5 - _SEPTUM_PITCH / 1.6 * np.abs(height)
 
     def infiltrate_level(self, noise: Noise) -> Floats:
         """Positive where stroma is densely infiltrated by lymphocytes."""
@@ -190,6 +197,11 @@ class Cells:
 
     def __len__(self) -> int:
         return len(self.uid)
+
+    @property
+    def bodies(self) -> int:
+        """How many come first as mere cytoplasm, below all nuclei."""
+        return int(np.searchsorted(self.uid >> 59, 1))
 
     def take(self, index: NDArray) -> Cells:
         """The cells at these indices, or where a mask is true."""
@@ -351,7 +363,9 @@ def plan_cells(seed: int, tissue: Tissue, window: Window, fibres: float, shapes:
     events = _events(seed, tissue, tuple(np.add(window, (-16, -16, 16, 16))))
 
     i, j, y, x, bits = _grid(seed, "tumour cell", 11.5, window, 0.6)
-    inside = (tissue.tumour_level(partial(_at, seed, y, x)) > 0.1) & (uniform(bits, 2) < tissue.cellularity)
+    noise = partial(_at, seed, y, x)
+    inside = (tissue.tumour_level(noise) > 0.1) & (uniform(bits, 2) < tissue.cellularity)
+    inside &= tissue.septum_depth(noise) < -1.5
     form = np.where(uniform(bits, 3) < 0.1, _FORM["tumour_dark"], _FORM["tumour"])
     for layer, kind in ((0, _FORM["tumour_body"]), (5, form)):
         tables.append(_cells(seed, _uid(layer, i, j, 4096), y, x, kind).take(inside))

@@ -1,0 +1,106 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from monai_ext.data.cohort import Cohort
+from monai_ext.errors import InputError
+from monai_ext.transforms.mark_done import MarkDoned
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.png", "sub/a.tif", "sub/deep/c.JPG", ".hidden/d.png"):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.zeros((5, 5, 3), np.uint8))
+    (tmp_path / "images" / "notes.txt").write_text("no image")
+    return tmp_path / "images"
+
+
+def state(folder):
+    return json.loads((folder / "out" / "state.json").read_text())
+
+
+def test_folder_is_looked_through(folder):
+    cohort = Cohort(folder, folder / "out")
+    assert [item["image"] for item in cohort.items] == [str(folder / n) for n in ("b.png", "sub/a.tif", "sub/deep/c.JPG")]
+    assert cohort.root == folder
+    assert {entry["status"] for entry in state(folder).values()} == {"pending"}
+
+
+def test_one_image(folder):
+    cohort = Cohort(folder / "sub" / "a.tif", folder / "out")
+    assert cohort.items == [{"image": str(folder / "sub" / "a.tif")}]
+    assert cohort.root == folder / "sub"
+
+
+def test_test_list_of_a_data_set(folder):
+    item = {"image": "b.png", "label": "gone.csv", "group": "p1", "mpp": 0.25}
+    (folder / "dataset.json").write_text(json.dumps({"training": [{"image": "x.png"}], "test": [item]}))
+    (item_found,) = Cohort(folder, folder / "out").items
+    assert item_found["image"] == str(folder / "b.png")
+    assert (item_found["group"], item_found["mpp"]) == ("p1", 0.25)
+
+
+def test_bad_images_are_set_aside_and_the_rest_goes_on(folder, capsys):
+    (folder / "b.png").write_bytes(b"broken")
+    cohort = Cohort(folder, folder / "out")
+    assert len(cohort.items) == 2
+    assert f"left out: {folder / 'b.png'}: expected a readable image" in capsys.readouterr().err
+    entry = state(folder)[str(folder / "b.png")]
+    assert entry["status"] == "failed"
+    assert entry["reason"].startswith(f"{folder / 'b.png'}: expected")
+    for item in cohort.items:
+        image = MetaTensor(torch.zeros(3, 5, 5), meta={"filename_or_obj": item["image"]})
+        data = {"source": image}
+        assert MarkDoned("source", cohort)(data)["source"] is image
+    statuses = sorted(entry["status"] for entry in state(folder).values())
+    assert statuses == ["done", "done", "failed"]
+    with pytest.raises(SystemExit) as caught:
+        cohort.close()
+    assert caught.value.code == 1
+    assert "2 of 3 images done, 1 failed" in capsys.readouterr().out
+
+
+def test_all_good_ends_well(folder, capsys):
+    cohort = Cohort(folder, folder / "out")
+    for item in cohort.items:
+        cohort.done(item["image"])
+    cohort.close()
+    assert "3 of 3 images done, 0 failed" in capsys.readouterr().out
+
+
+def test_an_image_that_was_never_reached_is_not_done(folder, capsys):
+    cohort = Cohort(folder, folder / "out")
+    cohort.done(cohort.items[0]["image"])
+    with pytest.raises(SystemExit):
+        cohort.close()
+    assert "1 of 3 images done" in capsys.readouterr().out
+
+
+def test_nothing_readable(folder):
+    for name in ("b.png", "sub/a.tif", "sub/deep/c.JPG"):
+        (folder / name).write_bytes(b"")
+    with pytest.raises(InputError, match=r"images: expected at least one readable image, found 3 that cannot be read"):
+        Cohort(folder, folder / "out")
+    assert {entry["status"] for entry in state(folder).values()} == {"failed"}
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(InputError, match="nothing there"):
+        Cohort(tmp_path / "gone", tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"images \(.*\.png.*\), found none in this folder or below it"):
+        Cohort(tmp_path / "empty", tmp_path / "out")
+
+
+def test_resolution_is_that_of_the_item(folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr("monai_ext.data.cohort.read_field", lambda *args: seen.append(args[1:]))
+    Cohort(folder / "b.png", folder / "out", 0.5, 0.25)
+    Cohort(folder / "b.png", folder / "out")
+    assert seen == [(0.5, 0.25), (None, None)]

@@ -1,0 +1,154 @@
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from monai_ext.errors import InputError
+from monai_ext.metrics.detection import sweep_detection_thresholds
+from monai_ext.tuning import DEFAULT_THRESHOLDS, _centre_of_plateau, _grid, read_thresholds, tune_mitosis
+
+BUNDLE = Path(__file__).parents[1] / "bundles" / "pathology_mitosis_segmentation"
+PURPLE, PINK = (84, 47, 109), (230, 190, 214)  # RGB of a nucleus and of stroma
+
+
+# -- the file ----------------------------------------------------------------------------------------------------------
+
+
+def test_file_is_read_back(tmp_path):
+    content = {"threshold": 0.4, "min_area": 321.0, "min_score": 0.6, "radius_px": 30}
+    (tmp_path / "thresholds.json").write_text(json.dumps(content))
+    assert read_thresholds(tmp_path / "thresholds.json") == content
+
+
+def test_no_file_means_the_defaults_said_aloud(tmp_path, capsys):
+    thresholds = read_thresholds(tmp_path / "thresholds.json")
+    assert thresholds == DEFAULT_THRESHOLDS
+    assert thresholds is not DEFAULT_THRESHOLDS
+    assert "thresholds.json: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"min_area": 3, "min_score": 0.5}', "{"], ids=["empty", "list", "one missing", "cut"])
+def test_unusable_file(text, tmp_path):
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(InputError, match=r"t\.json: expected an object with threshold, min_area, min_score"):
+        read_thresholds(tmp_path / "t.json")
+
+
+# -- the choice --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "first", "last", "count"), [((301, 996, 5), 301, 996, 140), ((0.3, 0.89, 0.01), 0.3, 0.89, 60), ((5, 5, 1), 5, 5, 1)]
+)
+def test_grid_is_that_of_the_paper(limits, first, last, count):
+    grid = _grid(limits)
+    assert (len(grid), grid[0], grid[-1]) == (count, first, pytest.approx(last))
+
+
+def table(f1, threshold="otsu"):
+    """A sweep of areas (rows) and scores (columns) from a map of F1."""
+    f1 = np.array(f1, dtype=float)
+    rows, cols = np.indices(f1.shape)
+    return pd.DataFrame({"area": 300 + 10 * rows.ravel(), "score": 0.3 + 0.1 * cols.ravel(), "f1": f1.ravel()}).assign(
+        threshold=threshold
+    )
+
+
+@pytest.mark.parametrize(
+    ("f1", "chosen"),
+    [
+        pytest.param([[0.5, 0.5, 0.5], [0.5, 0.9, 0.5], [0.5, 0.5, 0.5]], (310, 0.4), id="a peak"),
+        pytest.param([[0.8, 0.8, 0.8], [0.8, 0.8, 0.8], [0.8, 0.8, 0.8]], (310, 0.4), id="level"),
+        pytest.param([[0.8, 0.8, 0.8, 0.8, 0.803]], (300, 0.5), id="a lucky edge of a plateau"),
+        pytest.param([[0.2, 0.7, 0.7, 0.7, 0.1]], (300, 0.5), id="one row"),
+        pytest.param([[0.2], [0.7], [0.7], [0.7], [0.75]], (340, 0.3), id="better is better"),
+        pytest.param([[0.0]], (300, 0.3), id="nothing to choose"),
+    ],
+)
+def test_middle_of_the_plateau(f1, chosen):
+    got = _centre_of_plateau(table(f1))
+    assert (got["area"], got["score"]) == pytest.approx(chosen)
+
+
+def test_one_way_of_binarising_is_chosen():
+    both = pd.concat([table([[0.5, 0.9, 0.9]]), table([[0.9, 0.9, 0.9]], 0.5)], ignore_index=True)
+    got = _centre_of_plateau(both)
+    assert (got["threshold"], got["score"]) == (0.5, pytest.approx(0.4))
+    equal = pd.concat([table([[0.9]]), table([[0.9]], 0.5)], ignore_index=True)
+    assert _centre_of_plateau(equal)["threshold"] in ("otsu", 0.5)
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Large disks are mitoses, small ones are not; only the validation list can be read."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    lists = {"training": [{"image": "t.png", "label": "t.csv"}], "test": [{"image": "x.png", "label": "x.csv"}], "validation": []}
+    rng = np.random.default_rng(0)
+    for index in range(2):
+        image = np.full((260, 300, 3), PINK, np.uint8)
+        truth = []
+        for row in range(35, 250, 62):
+            for col in range(35, 290, 62):
+                large = bool(rng.integers(2))
+                cv2.circle(image, (col, row), 14 if large else 8, PURPLE, -1, cv2.LINE_AA)
+                truth += [(row, col)] if large else []
+        cv2.imwrite(str(folder / f"v{index}.png"), image[..., ::-1])
+        np.savetxt(folder / f"v{index}.csv", truth, delimiter=",", fmt="%d")
+        lists["validation"].append({"image": f"v{index}.png", "label": f"v{index}.csv", "group": str(index)})
+    for name in ("t.png", "x.png", "x.csv"):
+        (folder / name).write_bytes(b"nobody reads this")
+    (folder / "dataset.json").write_text(json.dumps(lists))
+    return folder
+
+
+def tune(data, output, **options):
+    settings = {"areas": (100, 900, 20), "scores": (0.05, 0.6, 0.05), "configs": ["configs/hematoxylin.json"], "device": "cpu"}
+    return Path(tune_mitosis(str(data), str(BUNDLE), output=str(output), **{**settings, **options}))
+
+
+def test_validation_list_alone_decides(data, tmp_path, capsys):
+    path = tune(data, tmp_path / "found" / "thresholds.json")
+    thresholds = read_thresholds(path)
+    assert thresholds["threshold"] == "otsu"
+    assert 201 < thresholds["min_area"] < 615  # pi 8^2 and pi 14^2
+    assert thresholds["validation"] == {"f1": 1.0, "precision": 1.0, "recall": 1.0}
+    assert thresholds["fields"] == 2
+    assert thresholds["figures"] == sum(len(np.loadtxt(data / f"v{i}.csv", delimiter=",")) for i in range(2))
+    sweep = pd.read_csv(path.with_name("thresholds_sweep.csv"))
+    assert len(sweep) == 41 * 12
+    assert cv2.imread(str(path.with_name("thresholds_sweep.png"))) is not None
+    assert "F1 1.000" in capsys.readouterr().out
+    assert len(list(path.parent.iterdir())) == 3  # nothing half written is left
+
+
+def test_ways_of_binarising(data, tmp_path):
+    path = tune(data, tmp_path / "thresholds.json", binarize=("otsu", 0.99))
+    assert read_thresholds(path)["threshold"] == "otsu"  # nothing is above .99
+    assert set(pd.read_csv(path.with_name("thresholds_sweep.csv"))["threshold"]) == {"otsu", "0.99"}
+    path = tune(data, tmp_path / "number.json", binarize=(0.2,))
+    assert read_thresholds(path)["threshold"] == 0.2
+
+
+def test_what_is_missing_is_named(data, tmp_path):
+    with pytest.raises(InputError, match=r"nowhere/configs/train\.json: expected a configuration"):
+        tune_mitosis(str(data), str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match=r"gone\.json: expected a configuration"):
+        tune(data, tmp_path / "t.json", configs=["configs/gone.json"])
+    with pytest.raises(Exception, match="trained weights") as caught:
+        tune_mitosis(str(data), str(BUNDLE), ckpt_dir=str(tmp_path), device="cpu")
+    assert isinstance(caught.value, InputError)
+
+
+def test_a_sweep_is_the_filter_applied_again_and_again():
+    found = [np.array([[10, 10, 350, 0.5], [90, 90, 500, 0.9], [50, 50, 320, 0.95]])]
+    sweep = sweep_detection_thresholds(found, [np.array([[90, 92]])], 30, [300, 400], [0.4, 0.92])
+    assert {(r.area, r.score): (r.tp, r.fp, r.fn) for r in sweep.itertuples()} == {
+        (300, 0.4): (1, 2, 0), (400, 0.4): (1, 0, 0), (300, 0.92): (0, 1, 1), (400, 0.92): (0, 0, 1),
+    }  # fmt: skip
