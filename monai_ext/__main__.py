@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import fire
 
-from monai_ext.errors import InputError
+from monai_ext.errors import InputError, input_error_in
+
+
+def _call(function: Callable[..., Any], name: str, *args: Any, **options: Any) -> str:
+    """Call a function with options of the command line; a missing or unknown one is the user's mistake, not a bug."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*args, **options)
+    except TypeError as error:
+        known = ", ".join(f"--{p.name}" for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD)
+        raise InputError(name, f"options among {known}", str(error)) from error
+    return str(function(*args, **options))
 
 
 def phantom(method: str, dst: str, **options: Any) -> str:
@@ -20,7 +33,9 @@ def phantom(method: str, dst: str, **options: Any) -> str:
     """
     from monai_ext.data.phantom import write_dataset, write_slide
 
-    return str(write_slide(dst, **options) if method == "slide" else write_dataset(method, dst, **options))
+    if method == "slide":
+        return _call(write_slide, "phantom slide", dst, **options)
+    return _call(write_dataset, "phantom", method, dst, **options)
 
 
 def prepare(name: str, src: str, dst: str, **options: Any) -> str:
@@ -36,7 +51,7 @@ def prepare(name: str, src: str, dst: str, **options: Any) -> str:
 
     if name not in PREPARE:
         raise InputError("prepare", " or ".join(PREPARE), repr(name))
-    return str(PREPARE[name](src, dst, **options))
+    return _call(PREPARE[name], f"prepare {name}", src, dst, **options)
 
 
 def tune(method: str, **options: Any) -> str:
@@ -46,20 +61,22 @@ def tune(method: str, **options: Any) -> str:
         method: mitosis.
         **options: see ``monai_ext.tuning.tune_mitosis``.
     """
+    if method != "mitosis":
+        raise InputError("tune", "mitosis", repr(method))
     from monai_ext.tuning import tune_mitosis
 
-    methods = {"mitosis": tune_mitosis}
-    if method not in methods:
-        raise InputError("tune", " or ".join(methods), repr(method))
-    return methods[method](**options)
+    return _call(tune_mitosis, f"tune {method}", **options)
 
 
 def main() -> None:
     """Run a command; what is wrong with the input ends it with one line and exit code 1."""
     try:
         fire.Fire({"phantom": phantom, "prepare": prepare, "tune": tune}, name="monai_ext")
-    except InputError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    except Exception as error:
+        cause = input_error_in(error)  # MONAI wraps what a configuration raises
+        if cause is None:
+            raise
+        print(f"{type(cause).__name__}: {cause}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-__all__ = ["DataListError", "InputError", "report_plainly"]
+__all__ = ["DataListError", "InputError", "input_error_in", "report_plainly"]
 
 
 class InputError(ValueError):
@@ -45,6 +45,13 @@ class DataListError(InputError):
         return type(self), (self.where, self.problems)
 
 
+def input_error_in(error: BaseException | None) -> InputError | None:
+    """The :class:`InputError` that an exception is or arose from, however deep; ``None`` if there is none."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def report_plainly() -> None:
     """Let the interpreter end on an :class:`InputError` with its message alone, however deep it was raised.
 
@@ -54,9 +61,7 @@ def report_plainly() -> None:
     previous = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, InputError):
-            cause = cause.__cause__ or cause.__context__
+        cause = input_error_in(error)
         if cause is None:
             previous(kind, error, trace)
         else:

@@ -95,6 +95,9 @@ def tune_mitosis(
     parser.read_config([str(file) for file in files])
     checkpoints = str(ckpt_dir or folder / "models")
     changes = {"bundle_root": str(folder), "dataset_dir": dataset_dir, "ckpt_dir": checkpoints, "split": "validation"}
+    unknown = [key for key in overrides if parser.get(key) is None and key not in parser]
+    if unknown:
+        raise InputError("tune mitosis", f"options of tune_mitosis or entries of {files[0].name}", ", ".join(unknown))
     parser.update({**changes, "detect#min_area": 0, "detect#min_score": 0, **overrides})
     parser.parse()
 

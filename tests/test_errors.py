@@ -34,7 +34,9 @@ def test_messages():
     assert str(both) == "d.json: expected a usable data list, found 2 problem(s):\n  a: one\n  b: two"
 
 
-@pytest.mark.parametrize("error", [InputError("a", "b", "c"), DataListError("a", ["x", "y"])], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "error", [InputError("a", "b", "c"), DataListError("a", ["x", "y"])], ids=lambda e: type(e).__name__
+)
 def test_errors_cross_processes(error):
     back = pickle.loads(pickle.dumps(error))
     assert type(back) is type(error)
@@ -45,8 +47,13 @@ def test_errors_cross_processes(error):
     "code",
     [
         pytest.param('raise InputError("f.png", "an image", "text")', id="plain"),
-        pytest.param(DEEP.format('InputError("f.png", "an image", "text")', 'raise RuntimeError("outer") from error'), id="wrapped"),
-        pytest.param(DEEP.format('InputError("f.png", "an image", "text")', 'raise KeyError("outer")'), id="in the context"),
+        pytest.param(
+            DEEP.format('InputError("f.png", "an image", "text")', 'raise RuntimeError("outer") from error'),
+            id="wrapped",
+        ),
+        pytest.param(
+            DEEP.format('InputError("f.png", "an image", "text")', 'raise KeyError("outer")'), id="in the context"
+        ),
     ],
 )
 def test_a_user_sees_one_line(code):

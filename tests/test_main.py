@@ -22,8 +22,9 @@ def call(monkeypatch, *args):
     ("args", "expected"),
     [
         pytest.param(["phantom", "cats", "--dst", "out"], "expected", id="phantom method"),
-        pytest.param(["prepare", "cats", "--src", "a", "--dst", "b"], "prepare: expected mitos12 or", id="prepare name"),
-        pytest.param(["prepare", "tupac16", "--src", "nowhere", "--dst", "b"], "nowhere", id="prepare source"),
+        pytest.param(
+            ["prepare", "cats", "--src", "a", "--dst", "b"], "prepare: expected mitos12 or", id="prepare name"
+        ),
         pytest.param(["tune", "cats"], "tune: expected mitosis, found 'cats'", id="tune method"),
         pytest.param(["tune", "mitosis", "--dataset_dir", "d", "--bundle", "nowhere"], "nowhere", id="tune bundle"),
         pytest.param(["phantom", "mitosis", "--dst", "out", "--size", "0"], "expected", id="size"),
@@ -54,6 +55,18 @@ def test_all_problems_of_a_data_list_are_shown(monkeypatch, capsys):
     assert capsys.readouterr().err.splitlines()[1:] == ["  a: one", "  b: two"]
 
 
+def test_what_monai_wraps_is_unwrapped(monkeypatch, capsys):
+    def tune(method):
+        try:
+            raise InputError("a.pt", "weights", "text")
+        except InputError as error:
+            raise RuntimeError("Failed to evaluate ConfigExpression") from error
+
+    monkeypatch.setattr(__main__, "tune", tune)
+    assert call(monkeypatch, "tune", "mitosis") == 1
+    assert capsys.readouterr().err == "InputError: a.pt: expected weights, found text\n"
+
+
 def test_bugs_keep_their_traceback(monkeypatch):
     def tune(method):
         raise KeyError("a bug")
@@ -77,7 +90,12 @@ def test_options_reach_the_function(monkeypatch, tmp_path):
 def test_as_a_command(tmp_path):
     """The real thing: one line on stderr, nothing on stdout, code 1."""
     done = subprocess.run(
-        [sys.executable, "-m", "monai_ext", "tune", "cats"], capture_output=True, text=True, cwd=tmp_path, check=False, env=os.environ
+        [sys.executable, "-m", "monai_ext", "tune", "cats"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+        env=os.environ,
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.strip() == f"InputError: {InputError('tune', 'mitosis', repr('cats'))}"

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monai_ext.errors import InputError
+from monai_ext.errors import InputError, input_error_in
 from monai_ext.metrics.detection import sweep_detection_thresholds
 from monai_ext.tuning import DEFAULT_THRESHOLDS, _centre_of_plateau, _grid, read_thresholds, tune_mitosis
 
@@ -30,7 +30,9 @@ def test_no_file_means_the_defaults_said_aloud(tmp_path, capsys):
     assert "thresholds.json: no such file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["", "[1]", '{"min_area": 3, "min_score": 0.5}', "{"], ids=["empty", "list", "one missing", "cut"])
+@pytest.mark.parametrize(
+    "text", ["", "[1]", '{"min_area": 3, "min_score": 0.5}', "{"], ids=["empty", "list", "one missing", "cut"]
+)
 def test_unusable_file(text, tmp_path):
     (tmp_path / "t.json").write_text(text)
     with pytest.raises(InputError, match=r"t\.json: expected an object with threshold, min_area, min_score"):
@@ -41,7 +43,8 @@ def test_unusable_file(text, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("limits", "first", "last", "count"), [((301, 996, 5), 301, 996, 140), ((0.3, 0.89, 0.01), 0.3, 0.89, 60), ((5, 5, 1), 5, 5, 1)]
+    ("limits", "first", "last", "count"),
+    [((301, 996, 5), 301, 996, 140), ((0.3, 0.89, 0.01), 0.3, 0.89, 60), ((5, 5, 1), 5, 5, 1)],
 )
 def test_grid_is_that_of_the_paper(limits, first, last, count):
     grid = _grid(limits)
@@ -89,7 +92,11 @@ def data(tmp_path):
     """Large disks are mitoses, small ones are not; only the validation list can be read."""
     folder = tmp_path / "data"
     folder.mkdir()
-    lists = {"training": [{"image": "t.png", "label": "t.csv"}], "test": [{"image": "x.png", "label": "x.csv"}], "validation": []}
+    lists = {
+        "training": [{"image": "t.png", "label": "t.csv"}],
+        "test": [{"image": "x.png", "label": "x.csv"}],
+        "validation": [],
+    }
     rng = np.random.default_rng(0)
     for index in range(2):
         image = np.full((260, 300, 3), PINK, np.uint8)
@@ -109,7 +116,12 @@ def data(tmp_path):
 
 
 def tune(data, output, **options):
-    settings = {"areas": (100, 900, 20), "scores": (0.05, 0.6, 0.05), "configs": ["configs/hematoxylin.json"], "device": "cpu"}
+    settings = {
+        "areas": (100, 900, 20),
+        "scores": (0.05, 0.6, 0.05),
+        "configs": ["configs/hematoxylin.json"],
+        "device": "cpu",
+    }
     return Path(tune_mitosis(str(data), str(BUNDLE), output=str(output), **{**settings, **options}))
 
 
@@ -141,9 +153,18 @@ def test_what_is_missing_is_named(data, tmp_path):
         tune_mitosis(str(data), str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match=r"gone\.json: expected a configuration"):
         tune(data, tmp_path / "t.json", configs=["configs/gone.json"])
-    with pytest.raises(Exception, match="trained weights") as caught:
+    with pytest.raises(RuntimeError) as caught:  # MONAI's, around ours
         tune_mitosis(str(data), str(BUNDLE), ckpt_dir=str(tmp_path), device="cpu")
-    assert isinstance(caught.value, InputError)
+    assert str(input_error_in(caught.value)) == f"{tmp_path / 'model.pt'}: expected trained weights, found no such file"
+    (data / "v0.png").unlink()
+    with pytest.raises(RuntimeError) as caught:
+        tune(data, tmp_path / "t.json")
+    assert input_error_in(caught.value).problems == [f"{data / 'v0.png'}: expected a file, found none"]
+
+
+def test_unknown_options_are_refused(data, tmp_path):
+    with pytest.raises(InputError, match="tune mitosis: expected .* found raduis"):
+        tune(data, tmp_path / "t.json", raduis=20)
 
 
 def test_a_sweep_is_the_filter_applied_again_and_again():

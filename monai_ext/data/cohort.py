@@ -63,7 +63,9 @@ class Cohort:
         self.save()
         if not self.items:
             first = next(iter(self.state.values()))["reason"]
-            raise InputError(source, "at least one readable image", f"{len(found)} that cannot be read; the first: {first}")
+            raise InputError(
+                source, "at least one readable image", f"{len(found)} that cannot be read; the first: {first}"
+            )
 
     @staticmethod
     def _find(source: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import io
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def as_points(points: Any, where: str | os.PathLike = "points") -> np.ndarray:
     return array.astype(np.float32)
 
 
-def read_points(path: str | os.PathLike, xy: bool = False) -> np.ndarray:
+def read_points(path: str | os.PathLike, xy: bool = False, classes: Sequence[str] | None = None) -> np.ndarray:
     """Read points from a CSV, JSON or QuPath GeoJSON file.
 
     - ``.csv``: ``row,col`` without a header (AMIDA13, TUPAC16), or with a header that names ``row,col`` (or ``y,x``) in
@@ -75,6 +75,7 @@ def read_points(path: str | os.PathLike, xy: bool = False) -> np.ndarray:
 
     Args:
         path: the file.
+        classes: names of the GeoJSON classifications to keep; ``None`` keeps every object. Other formats have none.
         xy: the columns of a CSV without a header are ``x,y`` (col,row), as in MITOS-ATYPIA 2014.
 
     Returns:
@@ -93,7 +94,7 @@ def read_points(path: str | os.PathLike, xy: bool = False) -> np.ndarray:
         raise InputError(path, "a readable file of points", error.strerror or type(error).__name__) from error
     if kind == ".csv":
         return _read_csv(data, path, (1, 0) if xy else (0, 1))
-    return _read_json(data, path) if kind == ".json" else _read_geojson(data, path)
+    return _read_json(data, path, classes) if kind == ".json" else _read_geojson(data, path, classes)
 
 
 def write_points(path: str | os.PathLike, points: Any) -> Path:
@@ -155,13 +156,13 @@ def _point(cells: list[str], columns: tuple[int, int]) -> list[float]:
     return [float(cell) for cell in chosen]
 
 
-def _read_json(data: bytes, path: Path) -> np.ndarray:
+def _read_json(data: bytes, path: Path, classes: Sequence[str] | None = None) -> np.ndarray:
     try:
         content = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise InputError(path, "JSON", str(error)) from error
     if isinstance(content, dict) or (isinstance(content, list) and content and _is_feature(content[0])):
-        return _read_geojson(data, path)
+        return _read_geojson(data, path, classes)
     if isinstance(content, list) and content and all(isinstance(item, dict) for item in content):
         content = [[item.get("row"), item.get("col")] for item in content]
     return as_points(content, path)
@@ -171,7 +172,11 @@ def _is_feature(item: Any) -> bool:
     return isinstance(item, dict) and "type" in item
 
 
-def _read_geojson(data: bytes, path: Path) -> np.ndarray:
+def _read_geojson(data: bytes, path: Path, classes: Sequence[str] | None = None) -> np.ndarray:
     from monai_ext.data.geojson import parse_geojson
 
-    return parse_geojson(data, path).points()
+    features = parse_geojson(data, path)
+    if classes is not None:
+        named = [None] * len(features) if features.classes is None else features.classes
+        features = features[np.array([name in set(classes) for name in named], dtype=bool)]
+    return features.points()

@@ -166,7 +166,8 @@ class DetectionReport:
         kinds = ["TP"] * len(pairs) + ["FP"] * len(alarms) + ["FN"] * len(missed)
         # the points are on the network's grid, the picture is the file's
         points = (points + 0.5) * result.scale - 0.5
-        drawn = overlay(read_field(result.image).image, points=points, classes=kinds, channel_dim=0)
+        radius = round(self.radii[0] * result.scale)
+        drawn = overlay(read_field(result.image).image, points=points, classes=kinds, radius=radius, channel_dim=0)
         return drawn, f"{row['image']} ({row['group']}): F1 {row['f1']:.2f}, {row['tp']} found, {row['fp']} false, {row['fn']} missed"
 
     def _summary(self, metrics: Mapping[str, Any]) -> str:

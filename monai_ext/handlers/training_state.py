@@ -17,6 +17,7 @@ from monai.handlers import from_engine
 from monai.utils import MAX_SEED
 
 from monai_ext.data.points import atomic_path
+from monai_ext.flags import as_flag
 
 __all__ = ["EpochSeed", "TrainingState", "plain_number"]
 
@@ -58,8 +59,8 @@ class TrainingState:
     """Keeps the best weights, the history and all that a resumed run needs.
 
     Writes into ``folder``, each file whole or not at all: ``model.pt``, the network's plain state dict at the best
-    value of the evaluator's key metric (of the last epoch, without an evaluator or before its first run); ``training_state.pt`` after every
-    epoch; ``history.json``, a list with an entry per epoch (loss, learning rate, validation metrics).
+    value of the evaluator's key metric (of the last epoch, without an evaluator or before its first run);
+    ``training_state.pt`` after every ``interval`` epochs; ``history.json``, a list with an entry per epoch (loss, learning rate, validation metrics).
 
     Attach it as the trainer's last handler, so that it sees an epoch with its validation and learning rate steps done.
 
@@ -70,6 +71,7 @@ class TrainingState:
         evaluator: the validating engine.
         resume: continue from ``training_state.pt`` if it exists; otherwise the run starts afresh.
         weights: which of ``objects`` is written to ``model.pt``.
+        interval: epochs between two states to resume from; the last epoch's is always written.
     """
 
     def __init__(
@@ -79,10 +81,12 @@ class TrainingState:
         evaluator: Engine | None = None,
         resume: bool = False,
         weights: str = "network",
+        interval: int = 1,
     ) -> None:
         self.folder = Path(folder)
         self.objects = {k: _unwrapped(v) for k, v in objects.items()}
-        self.evaluator, self.resume, self.weights = evaluator, resume, weights
+        self.evaluator, self.weights, self.interval = evaluator, weights, interval
+        self.resume = as_flag(resume, "resume")
         self.history: list[dict[str, Any]] = []
         self._loss = from_engine("loss", first=True)
         self._losses: list[float] = []
@@ -122,7 +126,11 @@ class TrainingState:
     def save(self, engine: Engine) -> None:
         """Write what the finished epoch left behind (the first rank does)."""
         epoch = engine.state.epoch
-        entry = {"epoch": epoch, "loss": plain_number(np.mean(self._losses)), "lr": engine.optimizer.param_groups[0]["lr"]}
+        entry = {
+            "epoch": epoch,
+            "loss": plain_number(np.mean(self._losses)),
+            "lr": engine.optimizer.param_groups[0]["lr"],
+        }
         best = True
         if self.evaluator is not None:
             # until the first validation the last weights are all there is; -1 stands for none yet
@@ -138,6 +146,8 @@ class TrainingState:
                 torch.save(self.objects[self.weights].state_dict(), temporary)
         with atomic_path(self.folder / "history.json") as temporary:
             temporary.write_text(json.dumps(self.history, indent=1) + "\n", encoding="utf-8")
+        if epoch % self.interval and epoch < engine.state.max_epochs:
+            return
         # last, so that a run killed before this line repeats the epoch and rewrites the others
         with atomic_path(self.path) as temporary:
             torch.save(self._state(engine), temporary)

@@ -13,6 +13,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_dst_type, convert_to_numpy, ensure_tuple_rep
 
 from monai_ext.errors import InputError
+from monai_ext.flags import as_flag
 
 __all__ = ["BlobDetections", "BlobDetectionsd", "otsu_threshold"]
 
@@ -88,9 +89,10 @@ class BlobDetections(Transform):
             raise InputError("BlobDetections threshold", '"otsu" or a probability in [0, 1]', repr(threshold))
         if patch_size < 1:
             raise InputError("BlobDetections patch_size", "a positive number of px", repr(patch_size))
-        self.kernel = cv2.getGaussianKernel(kernel_size or 2 * int(4 * sigma + 0.5) + 1, sigma) if smooth else None
+        kernel = cv2.getGaussianKernel(kernel_size or 2 * int(4 * sigma + 0.5) + 1, sigma)
+        self.kernel = kernel if as_flag(smooth, "smooth") else None
         self.threshold = threshold
-        self.patch_size = None if holistic else patch_size
+        self.patch_size = None if as_flag(holistic, "holistic") else patch_size
         self.min_area = min_area
         self.min_score = min_score
 

@@ -32,6 +32,7 @@ class LoadFieldd(MapTransform):
             column on the image's grid.
         mask_keys: paths of masks or instance maps of the file's size (PNG, TIFF); become int32 tensors ``(1, H, W)``
             on the image's grid. Of several channels the first is taken.
+        point_classes: names of the classifications that count, in points from GeoJSON; ``None`` for all objects.
         mpp: um/px of all files at full resolution.
         target_mpp: um/px wanted; ``None`` leaves images as they are.
         allow_missing_keys: pass over keys that are not there.
@@ -46,6 +47,7 @@ class LoadFieldd(MapTransform):
         keys: KeysCollection = "image",
         points_keys: Sequence[str] = (),
         mask_keys: Sequence[str] = (),
+        point_classes: Sequence[str] | None = None,
         mpp: float | None = None,
         target_mpp: float | None = None,
         allow_missing_keys: bool = False,
@@ -53,7 +55,7 @@ class LoadFieldd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.points_keys, self.mask_keys = tuple(points_keys), tuple(mask_keys)
         self.mpp, self.target_mpp = mpp, target_mpp
-        self.load_points = LoadPoints()
+        self.load_points = LoadPoints(point_classes)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace paths by what they hold."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,9 +20,15 @@ class LoadPoints(Transform):
 
     Points that are in memory already (a list, an array or a tensor of pairs ``row, col``, as MONAI Label or a
     :class:`~monai.data.Dataset` made in Python hands over) pass through as float32.
+
+    Args:
+        classes: names of the GeoJSON classifications to keep; ``None`` keeps every object.
     """
 
     backend = ()
+
+    def __init__(self, classes: Sequence[str] | None = None) -> None:
+        self.classes = classes
 
     def __call__(self, data: str | os.PathLike | NdarrayOrTensor | list) -> NdarrayOrTensor:
         """Load.
@@ -38,7 +44,7 @@ class LoadPoints(Transform):
             InputError: naming the file and line at fault.
         """
         if isinstance(data, (str, os.PathLike)):
-            return read_points(data)
+            return read_points(data, classes=self.classes)
         if isinstance(data, torch.Tensor):
             as_points(data.detach().float().cpu().numpy())
             return data.reshape(-1, 2).to(torch.float32)
@@ -50,14 +56,16 @@ class LoadPointsd(MapTransform):
 
     Args:
         keys: keys of the paths, or of points.
+        classes: see :class:`LoadPoints`.
         allow_missing_keys: skip keys that an item lacks.
     """
 
     backend = LoadPoints.backend
 
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+    def __init__(self, keys: KeysCollection, classes: Sequence[str] | None = None, allow_missing_keys: bool = False
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.loader = LoadPoints()
+        self.loader = LoadPoints(classes)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace each key's path by its points."""

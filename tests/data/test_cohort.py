@@ -27,7 +27,9 @@ def state(folder):
 
 def test_folder_is_looked_through(folder):
     cohort = Cohort(folder, folder / "out")
-    assert [item["image"] for item in cohort.items] == [str(folder / n) for n in ("b.png", "sub/a.tif", "sub/deep/c.JPG")]
+    assert [item["image"] for item in cohort.items] == [
+        str(folder / n) for n in ("b.png", "sub/a.tif", "sub/deep/c.JPG")
+    ]
     assert cohort.root == folder
     assert {entry["status"] for entry in state(folder).values()} == {"pending"}
 

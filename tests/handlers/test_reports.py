@@ -20,8 +20,12 @@ def evaluate(handler, fields):
 
     def step(engine, index):
         field = fields[index]
-        source = MetaTensor(torch.zeros(3, 8, 8), meta={"filename_or_obj": str(field["image"]), "scale": field.get("scale", 1)})
-        engine.state.batch = [{"source": source, "label": torch.tensor(field["truth"]).reshape(-1, 2), **field.get("more", {})}]
+        source = MetaTensor(
+            torch.zeros(3, 8, 8), meta={"filename_or_obj": str(field["image"]), "scale": field.get("scale", 1)}
+        )
+        engine.state.batch = [
+            {"source": source, "label": torch.tensor(field["truth"]).reshape(-1, 2), **field.get("more", {})}
+        ]
         return [{"points": torch.tensor([[*p, 400, 0.9] for p in field["found"]]).reshape(-1, 4)}]
 
     engine = Engine(step)
@@ -77,14 +81,25 @@ def test_intervals_are_over_groups(tmp_path, monkeypatch):
 
 def test_points_are_drawn_where_the_file_has_them(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(detection_report, "overlay", lambda image, **k: drawn.append((image.shape, k["points"], k["classes"])) or image)
+    monkeypatch.setattr(
+        detection_report, "overlay", lambda image, **k: drawn.append((image.shape, k["points"], k["classes"])) or image
+    )
     monkeypatch.setattr(detection_report, "write_report", lambda path, **k: [list(c) for c in k["cases"].values()])
     cv2.imwrite(str(tmp_path / "x.png"), np.zeros((90, 80, 3), np.uint8))
-    field = {"image": tmp_path / "x.png", "scale": 2.0, "found": [(10.0, 10.0), (30.0, 5.0)], "truth": [(11.0, 10.0), (20.0, 20.0)]}
+    field = {
+        "image": tmp_path / "x.png",
+        "scale": 2.0,
+        "found": [(10.0, 10.0), (30.0, 5.0)],
+        "truth": [(11.0, 10.0), (20.0, 20.0)],
+    }
     evaluate(DetectionReport(tmp_path, (5,)), [field])
     shape, points, classes = drawn[0]
     assert shape == (3, 90, 80)
-    assert dict(zip(classes, points.tolist(), strict=True)) == {"TP": [20.5, 20.5], "FP": [60.5, 10.5], "FN": [40.5, 40.5]}
+    assert dict(zip(classes, points.tolist(), strict=True)) == {
+        "TP": [20.5, 20.5],
+        "FP": [60.5, 10.5],
+        "FN": [40.5, 40.5],
+    }
 
 
 def test_ranks_are_gathered_and_the_order_is_that_of_names(fields, tmp_path, monkeypatch):
@@ -122,7 +137,9 @@ def finish(handler, rank=0):
     engine.run([0])
 
 
-@pytest.mark.parametrize("names", [("a.png", "sub/b.tif", "c.png"), ("001.png", "002.png", "003.png")], ids=["names", "numbers"])
+@pytest.mark.parametrize(
+    "names", [("a.png", "sub/b.tif", "c.png"), ("001.png", "002.png", "003.png")], ids=["names", "numbers"]
+)
 def test_summary_shows_the_highest_counts(names, tmp_path):
     for index, name in enumerate(names):
         path = tmp_path / name
@@ -130,7 +147,9 @@ def test_summary_shows_the_highest_counts(names, tmp_path):
         # where two images differ in their suffix alone, the second one's overlay has it in its name
         stem = path if index == 2 else path.with_suffix("")
         cv2.imwrite(str(stem.with_name(f"{stem.name}_overlay.png")), np.full((9, 9, 3), 40 * index, np.uint8))
-    pd.DataFrame({"image": names, "count": [1, 5, 3], "density_mm2": [1.2345, np.nan, 0]}).to_csv(tmp_path / "summary.csv", index=False)
+    pd.DataFrame({"image": names, "count": [1, 5, 3], "density_mm2": [1.2345, np.nan, 0]}).to_csv(
+        tmp_path / "summary.csv", index=False
+    )
     finish(SummaryReport(tmp_path, "Mitoses", {"Weights": "w"}, pictures=2))
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/") == 2

@@ -41,12 +41,15 @@ class Scripted(MSEMetric):
 class Run:
     """A training of two weights, with everything that draws random numbers or has a state."""
 
-    def __init__(self, folder, resume=False, epochs=EPOCHS, values=None, interval=1, workers=0, amp=False, stop=None):
+    def __init__(
+        self, folder, resume=False, epochs=EPOCHS, values=None, interval=1, workers=0, amp=False, stop=None, every=1
+    ):
         torch.manual_seed(0)
         self.network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.3), nn.Linear(4, 2))
         rng = np.random.default_rng(0)
         data = [
-            {"image": torch.as_tensor(rng.normal(size=3), dtype=torch.float32), "label": torch.ones(2)} for _ in range(8)
+            {"image": torch.as_tensor(rng.normal(size=3), dtype=torch.float32), "label": torch.ones(2)}
+            for _ in range(8)
         ]
         transform = Compose([Draw("image"), RandGaussianNoised("image", prob=0.5)])
         loader = DataLoader(Dataset(data, transform), batch_size=2, shuffle=True, num_workers=workers)
@@ -63,8 +66,13 @@ class Run:
             average.ema_model,
             key_val_metric={"score": IgniteMetricHandler(metric, output_transform=from_engine(["pred", "label"]))},
         )
-        objects = {"network": self.network, "average": average.ema_model, "optimizer": optimizer, "scheduler": scheduler}
-        self.state = TrainingState(folder, objects, self.evaluator, resume, weights="average")
+        objects = {
+            "network": self.network,
+            "average": average.ema_model,
+            "optimizer": optimizer,
+            "scheduler": scheduler,
+        }
+        self.state = TrainingState(folder, objects, self.evaluator, resume, weights="average", interval=every)
         self.trainer = SupervisedTrainer(
             "cpu",
             epochs,
@@ -122,9 +130,19 @@ def test_killed_and_resumed_equals_undisturbed(stop, workers, tmp_path):
     with pytest.raises(Killed):
         Run(tmp_path / "killed", workers=workers, stop=stop)()
     random.seed(stop)  # another process has other generators
-    np.random.seed(stop)
+    np.random.seed(stop)  # noqa: NPY002  the one that others use
     resumed = Run(tmp_path / "killed", resume=True, workers=workers)()
     assert resumed.trainer.state.epoch == EPOCHS
+    assert_equal(left(tmp_path / "killed"), left(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("stop", [3, 9, 21])
+def test_states_written_seldom(stop, tmp_path):
+    Run(tmp_path / "whole")()
+    with pytest.raises(Killed):
+        Run(tmp_path / "killed", stop=stop, every=4)()
+    assert (tmp_path / "killed" / "training_state.pt").exists() == (stop > 16)
+    Run(tmp_path / "killed", resume="true", every=4)()
     assert_equal(left(tmp_path / "killed"), left(tmp_path / "whole"))
 
 
@@ -211,7 +229,9 @@ def test_a_kill_while_writing_leaves_whole_files(tmp_path, monkeypatch):
     Run(tmp_path, epochs=2)()
     before = left(tmp_path)
     save = torch.save
-    monkeypatch.setattr(torch, "save", lambda _state, path: (path.write_bytes(b"half"), (_ for _ in ()).throw(Killed))[0])
+    monkeypatch.setattr(
+        torch, "save", lambda _state, path: (path.write_bytes(b"half"), (_ for _ in ()).throw(Killed))[0]
+    )
     with pytest.raises(Killed):
         Run(tmp_path, resume=True, epochs=3, values=[0, 0, 9.0])()
     assert_equal(left(tmp_path), before)
@@ -240,7 +260,7 @@ def test_epochs_are_seeded_each_on_its_own():
     def drawn(epoch, rank=0, seed=0):
         State.epoch, State.rank = epoch, rank
         EpochSeed(seed)(Engine)
-        return random.random(), float(np.random.random()), float(torch.rand(()))
+        return random.random(), float(np.random.random()), float(torch.rand(()))  # noqa: NPY002
 
     assert drawn(1) == drawn(1)
     others = [drawn(1), drawn(2), drawn(1, rank=1), drawn(1, seed=1), drawn(2, rank=1)]
@@ -256,6 +276,8 @@ def test_progress_tells_what_is_left(tmp_path, capsys):
     assert lines[1].endswith("0:00:00 left")
 
 
-@pytest.mark.parametrize(("value", "expected"), [(1.5, 1.5), (np.float32(2), 2.0), (float("nan"), None), (np.inf, None)])
+@pytest.mark.parametrize(
+    ("value", "expected"), [(1.5, 1.5), (np.float32(2), 2.0), (float("nan"), None), (np.inf, None)]
+)
 def test_plain_number(value, expected):
     assert plain_number(value) == expected

@@ -108,11 +108,16 @@ def test_both_paddings_have_as_many_cells(size):
 
 @pytest.mark.parametrize(
     ("stride", "padding", "path"),
-    [pytest.param(s, p, i, id=f"{s}s {p} path {i}") for s in STRIDES for p in PADDINGS for i in range({32: 1, 16: 2, 8: 3}[s])],
+    [
+        pytest.param(s, p, i, id=f"{s}s {p} path {i}")
+        for s in STRIDES
+        for p in PADDINGS
+        for i in range({32: 1, 16: 2, 8: 3}[s])
+    ],
 )
 def test_response_is_centred_on_what_caused_it(stride, padding, path):
     # A bright pixel fills the cell it lies in, and the cell's score a hat around the cell's centre. Over the 32 places
-    # that a pixel can have in the largest cell the centres of the hats must balance out: any crop wrong by a pixel shows.
+    # that a pixel can have in the largest cell the hats' centres must balance out: a crop wrong by a pixel shows.
     net = see_through(SegMitosFCN(stride, width=1 / 512, fc_channels=1, in_channels=1, padding=padding), path).eval()
     places = torch.stack([torch.arange(32) + 64, 66 + (torch.arange(32) * 5 + 7) % 32], dim=1)
     images = torch.zeros(32, 1, 161, 174)
@@ -138,7 +143,9 @@ def test_frozen_deconvolution_interpolates_bilinearly(factor):
     cells = torch.rand(2, 2, 5, 7)
     got = upsample(cells)[:, :, factor:-factor, factor:-factor]  # between centres of cells
     want = F.interpolate(cells, scale_factor=factor, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(got, want[:, :, factor // 2 : -factor // 2, factor // 2 : -factor // 2], atol=EXACT, rtol=0)
+    torch.testing.assert_close(
+        got, want[:, :, factor // 2 : -factor // 2, factor // 2 : -factor // 2], atol=EXACT, rtol=0
+    )
 
 
 def reach(net, size=560):
@@ -204,9 +211,7 @@ def test_gradient_reaches_every_parameter():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
-@pytest.mark.parametrize(
-    ("option", "value"), [("stride", 4), ("norm", "instance"), ("padding", "same")], ids=lambda v: str(v)
-)
+@pytest.mark.parametrize(("option", "value"), [("stride", 4), ("norm", "instance"), ("padding", "same")], ids=str)
 def test_unknown_options_are_named(option, value):
     with pytest.raises(InputError, match=f"{option}: expected .*{value}"):
         SegMitosFCN(**{option: value})
@@ -245,7 +250,13 @@ class SmallVGG(nn.Module):
         self.features = torchvision.models.vgg.make_layers(plan, batch_norm=norm)
         last = channels[-1]
         self.classifier = nn.Sequential(
-            nn.Linear(last * 49, fc), nn.ReLU(), nn.Dropout(), nn.Linear(fc, fc), nn.ReLU(), nn.Dropout(), nn.Linear(fc, 5)
+            nn.Linear(last * 49, fc),
+            nn.ReLU(),
+            nn.Dropout(),
+            nn.Linear(fc, fc),
+            nn.ReLU(),
+            nn.Dropout(),
+            nn.Linear(fc, 5),
         )
 
 

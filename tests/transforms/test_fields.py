@@ -28,7 +28,12 @@ def item(tmp_path):
     for index, (r, c) in enumerate(POINTS):
         cv2.circle(ids, (round(c), round(r)), 9, 1000 + index, -1)
     cv2.imwrite(str(tmp_path / "m.png"), ids)
-    return {"image": str(tmp_path / "a.png"), "label": str(tmp_path / "a.csv"), "mask": str(tmp_path / "m.png"), "group": "p1"}
+    return {
+        "image": str(tmp_path / "a.png"),
+        "label": str(tmp_path / "a.csv"),
+        "mask": str(tmp_path / "m.png"),
+        "group": "p1",
+    }
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.0, 1.7, 0.6])
@@ -53,7 +58,9 @@ def test_points_and_masks_stay_on_their_figures(item, scale):
         centre = np.array([(weights * rows).sum(), (weights * cols).sum()]) / weights.sum()
         assert np.abs(centre - (row, col)).max() < PX_TOL + rounded
         own = np.argwhere(mask[0].numpy() == 1000 + index).mean(0)
-        assert np.abs(own - (row, col)).max() < 0.6 / min(scale, 1) + 0.1 + rounded  # nearest neighbour, drawn on whole pixels
+        assert (
+            np.abs(own - (row, col)).max() < 0.6 / min(scale, 1) + 0.1 + rounded
+        )  # nearest neighbour, drawn on whole pixels
 
 
 @pytest.mark.parametrize(
@@ -73,7 +80,9 @@ def test_whose_resolution_counts(option, own, stated, expected, tmp_path):
     assert d["image"].meta["scale"] == 1
 
 
-@pytest.mark.parametrize("points", [POINTS, torch.as_tensor(POINTS), POINTS.tolist(), []], ids=["numpy", "tensor", "list", "none"])
+@pytest.mark.parametrize(
+    "points", [POINTS, torch.as_tensor(POINTS), POINTS.tolist(), []], ids=["numpy", "tensor", "list", "none"]
+)
 def test_points_in_memory(item, points):
     d = LoadFieldd("image", ["label"], mpp=0.5, target_mpp=0.25)(item | {"label": points})
     want = torch.as_tensor(np.asarray(points, np.float32).reshape(-1, 2))
@@ -88,7 +97,9 @@ def test_one_pixel(tmp_path):
 
 def test_mask_of_another_image(item, tmp_path):
     cv2.imwrite(str(tmp_path / "other.png"), np.zeros((60, 90), np.uint8))
-    with pytest.raises(InputError, match=r"other\.png: expected a mask of its image's size \(120, 180\), found \(60, 90\)"):
+    with pytest.raises(
+        InputError, match=r"other\.png: expected a mask of its image's size \(120, 180\), found \(60, 90\)"
+    ):
         LoadFieldd("image", mask_keys=["mask"])(item | {"mask": str(tmp_path / "other.png")})
 
 

@@ -192,7 +192,9 @@ def test_masks_keep_their_numbers_and_images_their_glass():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_kind_and_type_stay(kind, dtype, channels):
     image = kind(np.full((channels, 20, 20), 7, dtype))
-    (patch,) = RandFieldPatchesd(["image", "label"], size=64, num_samples=1)({"image": image, "label": np.zeros((0, 2))})
+    (patch,) = RandFieldPatchesd(["image", "label"], size=64, num_samples=1)(
+        {"image": image, "label": np.zeros((0, 2))}
+    )
     assert type(patch["image"]) is type(image)
     assert patch["image"].dtype == image.dtype
     assert patch["image"].shape == (channels, 64, 64)

@@ -64,7 +64,8 @@ class Scanner:
         return image
 
 
-IDEAL_SCANNER = Scanner(white=(255.0, 255.0, 255.0), blur=0.0, noise=0.0)
+#: No blur, no noise, and the white that stain estimators assume unless they are told another.
+IDEAL_SCANNER = Scanner(white=(240.0, 240.0, 240.0), blur=0.0, noise=0.0)
 
 
 def stain_matrix(stains: ArrayLike) -> NDArray[np.float32]:
