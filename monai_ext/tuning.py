@@ -24,8 +24,6 @@ __all__ = ["DEFAULT_THRESHOLDS", "read_thresholds", "tune_mitosis"]
 #: What detection uses where nothing was tuned: the middle of the paper's plateau of area (section 4.2.1).
 DEFAULT_THRESHOLDS: dict[str, Any] = {"threshold": "otsu", "min_area": 300, "min_score": 0.5}
 
-_PLATEAU = 0.005  # thresholds whose F1 is within this of the best one are equally good on a small validation list
-
 
 def read_thresholds(path: str | os.PathLike) -> dict[str, Any]:
     """The thresholds that :func:`tune_mitosis` wrote, or the defaults, said aloud, where there is no such file.
@@ -64,8 +62,9 @@ def tune_mitosis(
 ) -> str:
     """Sweep the area and score of SegMitos's filter on the validation list (section 4.2.1, Fig. 8).
 
-    Of the pairs that are as good as the best (F1 within .005) the most central one is taken, which carries over better
-    than a lucky edge of a plateau.
+    A small validation list cannot tell pairs apart whose F1 differs by less than its standard error. So of all pairs
+    within one standard error of the best the most central one is taken, which carries over better than a lucky island
+    (the one-standard-error rule of Breiman et al. 1984).
 
     Args:
         dataset_dir: folder with ``dataset.json``; only its ``validation`` list is read.
@@ -110,7 +109,8 @@ def tune_mitosis(
         for index, level in enumerate(binarize)
     ]
     table = pd.concat(tables, ignore_index=True)
-    chosen = _centre_of_plateau(table)
+    figures = int(sum(len(truth) for truth in truths))
+    chosen = _centre_of_plateau(table, figures)
 
     path = Path(output or Path(checkpoints) / "thresholds.json")
     content = {
@@ -120,7 +120,7 @@ def tune_mitosis(
         "validation": {name: float(chosen[name]) for name in ("f1", "precision", "recall")},
         "radius_px": radius,
         "fields": len(found),
-        "figures": int(sum(len(truth) for truth in truths)),
+        "figures": figures,
     }
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -152,12 +152,14 @@ def _detections(parser: ConfigParser, binarize: Sequence[str | float]) -> list[d
     return fields
 
 
-def _centre_of_plateau(table: pd.DataFrame) -> pd.Series:
-    best = table[table["f1"] >= table["f1"].max() - _PLATEAU]
-    best = best[best["threshold"] == best["threshold"].mode()[0]]
+def _centre_of_plateau(table: pd.DataFrame, figures: int) -> pd.Series:
+    best = table["f1"].max()
+    error = np.sqrt(best * (1 - best) / max(1, figures))  # binomial: each figure is found or not
+    plateau = table[table["f1"] >= best - error]
+    plateau = plateau[plateau["threshold"] == plateau.loc[plateau["f1"].idxmax(), "threshold"]]
     spread = table[["area", "score"]].agg(np.ptp).replace(0, 1)
-    distance = ((best[["area", "score"]] - best[["area", "score"]].mean()) / spread).pow(2).sum(axis=1)
-    return best.loc[distance.idxmin()]
+    distance = ((plateau[["area", "score"]] - plateau[["area", "score"]].mean()) / spread).pow(2).sum(axis=1)
+    return plateau.loc[distance.idxmin()]
 
 
 def _plot(table: pd.DataFrame, chosen: pd.Series, path: Path) -> None:

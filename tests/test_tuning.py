@@ -163,7 +163,7 @@ def test_what_is_missing_is_named(data, tmp_path):
 
 
 def test_unknown_options_are_refused(data, tmp_path):
-    with pytest.raises(InputError, match="tune mitosis: expected .* found raduis"):
+    with pytest.raises(InputError, match=r"tune mitosis: expected .* found raduis"):
         tune(data, tmp_path / "t.json", raduis=20)
 
 

@@ -2,7 +2,14 @@
 
 from monai_ext.data.cohort import Cohort
 from monai_ext.data.datalist import check_mask_item, check_points_item, load_datalist
-from monai_ext.data.geojson import Features, GeoJSONWriter, label_map_to_polygons, rasterize, read_geojson, write_geojson
+from monai_ext.data.geojson import (
+    Features,
+    GeoJSONWriter,
+    label_map_to_polygons,
+    rasterize,
+    read_geojson,
+    write_geojson,
+)
 from monai_ext.data.hotspot import hot_spot, mitosis_summary
 from monai_ext.data.image import Field, read_field, read_mask
 from monai_ext.data.points import read_points, write_points

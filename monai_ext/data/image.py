@@ -77,7 +77,9 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, float | None]:
         series = tiff.series[0]
         pixels = int(np.prod(series.shape)) // max(1, min(series.shape[-1], 4))
         if pixels > _MOST_PIXELS:
-            raise InputError(path, f"at most {_MOST_PIXELS // 10**6} Mpx in one field", f"{series.shape}: cut out a region")
+            raise InputError(
+                path, f"at most {_MOST_PIXELS // 10**6} Mpx in one field", f"{series.shape}: cut out a region"
+            )
         array, page = series.asarray(), series.pages[0]
         if series.axes[0] in "SC" and array.ndim == 3:  # planes: channel first
             array = np.moveaxis(array, 0, -1)

@@ -149,7 +149,9 @@ class DetectionReport:
         names = [n for n in dict.fromkeys(k for entry in entries for k in entry) if n not in ("epoch", "lr")]
         return {n: [(e["epoch"], e[n]) for e in entries if e.get(n) is not None] for n in names}
 
-    def _pictures(self, results: Sequence[_FieldResult], table: pd.DataFrame) -> dict[str, list[tuple[np.ndarray, str]]]:
+    def _pictures(
+        self, results: Sequence[_FieldResult], table: pd.DataFrame
+    ) -> dict[str, list[tuple[np.ndarray, str]]]:
         order = np.argsort(-table["f1"].to_numpy(), kind="stable")
         worst = order[::-1][: self.cases]
         best = [index for index in order[: self.cases] if index not in worst]
@@ -168,7 +170,11 @@ class DetectionReport:
         points = (points + 0.5) * result.scale - 0.5
         radius = round(self.radii[0] * result.scale)
         drawn = overlay(read_field(result.image).image, points=points, classes=kinds, radius=radius, channel_dim=0)
-        return drawn, f"{row['image']} ({row['group']}): F1 {row['f1']:.2f}, {row['tp']} found, {row['fp']} false, {row['fn']} missed"
+        return (
+            drawn,
+            f"{row['image']} ({row['group']}): F1 {row['f1']:.2f}, "
+            f"{row['tp']} found, {row['fp']} false, {row['fn']} missed",
+        )
 
     def _summary(self, metrics: Mapping[str, Any]) -> str:
         def shown(radius: float) -> str:

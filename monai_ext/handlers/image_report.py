@@ -26,9 +26,7 @@ class ImageMetricReport:
         notes: further lines for the report.
     """
 
-    def __init__(
-        self, output_dir: str | Path, metric: str, title: str, notes: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, output_dir: str | Path, metric: str, title: str, notes: Mapping[str, Any] | None = None) -> None:
         self.output_dir, self.metric, self.title, self.notes = Path(output_dir), metric, title, dict(notes or {})
         self._images: list[dict[str, Any]] = []
 
@@ -56,4 +54,6 @@ class ImageMetricReport:
         metrics = {self.metric: bootstrap_ci(values, table["group"]), "images": len(table)}
         write_metrics(self.output_dir / "metrics.json", {**metrics, "notes": self.notes})
         tables = {"Images": table.sort_values(self.metric)}
-        write_report(self.output_dir / "report.html", title=self.title, metrics=metrics, tables=tables, notes=self.notes)
+        write_report(
+            self.output_dir / "report.html", title=self.title, metrics=metrics, tables=tables, notes=self.notes
+        )

@@ -42,4 +42,7 @@ class EpochProgress:
         pace = (time.monotonic() - self._started) / done
         left = timedelta(seconds=round(pace * (engine.state.max_epochs - engine.state.epoch)))
         values = "  ".join(f"{k} {v:.4g}" for k, v in self.history[-1].items() if k != "epoch" and v is not None)
-        print(f"epoch {engine.state.epoch}/{engine.state.max_epochs}  {values}  {pace:.1f} s/epoch, {left} left", flush=True)
+        print(
+            f"epoch {engine.state.epoch}/{engine.state.max_epochs}  {values}  {pace:.1f} s/epoch, {left} left",
+            flush=True,
+        )

@@ -60,7 +60,8 @@ class TrainingState:
 
     Writes into ``folder``, each file whole or not at all: ``model.pt``, the network's plain state dict at the best
     value of the evaluator's key metric (of the last epoch, without an evaluator or before its first run);
-    ``training_state.pt`` after every ``interval`` epochs; ``history.json``, a list with an entry per epoch (loss, learning rate, validation metrics).
+    ``training_state.pt`` after every ``interval`` epochs; ``history.json``, a list with an entry per epoch (loss,
+    learning rate, validation metrics).
 
     Attach it as the trainer's last handler, so that it sees an epoch with its validation and learning rate steps done.
 

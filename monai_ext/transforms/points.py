@@ -62,7 +62,8 @@ class LoadPointsd(MapTransform):
 
     backend = LoadPoints.backend
 
-    def __init__(self, keys: KeysCollection, classes: Sequence[str] | None = None, allow_missing_keys: bool = False
+    def __init__(
+        self, keys: KeysCollection, classes: Sequence[str] | None = None, allow_missing_keys: bool = False
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.loader = LoadPoints(classes)

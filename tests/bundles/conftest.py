@@ -34,12 +34,25 @@ class Workplace:
         return json.loads((self.source / "configs/metadata.json").read_text())
 
     def command(self, *args: str, launcher: tuple[str, ...] = ("-m",)) -> list[str]:
-        return [sys.executable, *launcher, *(("monai.bundle",) if launcher == ("-m",) else ("-m", "monai.bundle")), *args]
+        return [
+            sys.executable,
+            *launcher,
+            *(("monai.bundle",) if launcher == ("-m",) else ("-m", "monai.bundle")),
+            *args,
+        ]
 
-    def bundle(self, *args: str, check: bool = True, launcher: tuple[str, ...] = ("-m",)) -> subprocess.CompletedProcess:
+    def bundle(
+        self, *args: str, check: bool = True, launcher: tuple[str, ...] = ("-m",)
+    ) -> subprocess.CompletedProcess:
         """Run ``python -m monai.bundle ...`` from the bundle's folder."""
         done = subprocess.run(
-            self.command(*args, launcher=launcher), cwd=self.folder, env=environment(), capture_output=True, text=True, timeout=900
+            self.command(*args, launcher=launcher),
+            cwd=self.folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
         )
         if check and done.returncode:
             pytest.fail(f"{' '.join(args)}: exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")

@@ -64,7 +64,9 @@ def test_training_runs(place):
 
 def test_evaluation_writes_metrics_and_report(place):
     folder = place.train("one")
-    place.bundle("run", "--config_file", EVALUATE, "--dataset_dir", place.data, "--ckpt_dir", folder, "--output_dir", "eval/one")
+    place.bundle(
+        "run", "--config_file", EVALUATE, "--dataset_dir", place.data, "--ckpt_dir", folder, "--output_dir", "eval/one"
+    )
     found = metrics(place.folder / "eval/one/metrics.json")
     assert found
     assert any(name.endswith("/low") for name in found)
@@ -72,7 +74,9 @@ def test_evaluation_writes_metrics_and_report(place):
 
 
 def test_inference_runs_on_the_phantom_with_shipped_weights(place):
-    place.bundle("run", "--config_file", "configs/inference.json", "--dataset_dir", place.data, "--output_dir", "eval/inference")
+    place.bundle(
+        "run", "--config_file", "configs/inference.json", "--dataset_dir", place.data, "--output_dir", "eval/inference"
+    )
     state = json.loads((place.folder / "eval/inference/state.json").read_text())
     assert state
     assert {entry["status"] for entry in state.values()} == {"done"}
@@ -85,7 +89,10 @@ def test_inference_runs_on_the_phantom_with_shipped_weights(place):
     [
         (["run", "training", "--config_file", "configs/train.json", "--dataset_dir", "nowhere"], "nowhere"),
         (["run", "--config_file", "configs/inference.json", "--dataset_dir", "configs/empty"], "configs/empty"),
-        (["run", "--config_file", "configs/inference.json", "--ckpt_dir", "nowhere", "--dataset_dir", "DATA"], "nowhere/model.pt"),
+        (
+            ["run", "--config_file", "configs/inference.json", "--ckpt_dir", "nowhere", "--dataset_dir", "DATA"],
+            "nowhere/model.pt",
+        ),
     ],
     ids=["no data set", "no images", "no weights"],
 )

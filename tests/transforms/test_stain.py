@@ -147,8 +147,7 @@ class TestPhantom:
         whiter = beer_lambert(view.density, view.stains, (255.0, 255.0, 255.0)).round().astype(np.uint8)
         for size in (512, 1024):
             for image, told in ((view.image, {}), (whiter, {"source_intensity": 1.0})):
-                image = image.transpose(2, 0, 1)
-                found = estimate_stains(image[:, :size, :size], **told)
+                found = estimate_stains(image.transpose(2, 0, 1)[:, :size, :size], **told)
                 assert found.found
                 assert (degrees(found.vectors, view.stains) < DEGREES).all(), (size, told)
                 assert found.vectors[0, 0] > found.vectors[0, 1]  # column 0 absorbs red: hematoxylin
