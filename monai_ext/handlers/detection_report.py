@@ -170,11 +170,8 @@ class DetectionReport:
         points = (points + 0.5) * result.scale - 0.5
         radius = round(self.radii[0] * result.scale)
         drawn = overlay(read_field(result.image).image, points=points, classes=kinds, radius=radius, channel_dim=0)
-        return (
-            drawn,
-            f"{row['image']} ({row['group']}): F1 {row['f1']:.2f}, "
-            f"{row['tp']} found, {row['fp']} false, {row['fn']} missed",
-        )
+        counts = f"{row['tp']} found, {row['fp']} false, {row['fn']} missed"
+        return drawn, f"{row['image']} ({row['group']}): F1 {row['f1']:.2f}, {counts}"
 
     def _summary(self, metrics: Mapping[str, Any]) -> str:
         def shown(radius: float) -> str:
