@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from monai_ext.data.points import atomic_path
-from monai_ext.errors import InputError
+from monai_ext.errors import InputError, input_error_in
 from monai_ext.metrics.detection import sweep_detection_thresholds
 
 __all__ = ["DEFAULT_THRESHOLDS", "read_thresholds", "tune_mitosis"]
@@ -100,7 +100,10 @@ def tune_mitosis(
     parser.update({**changes, "detect#min_area": 0, "detect#min_score": 0, **overrides})
     parser.parse()
 
-    found = _detections(parser, binarize)
+    try:
+        found = _detections(parser, binarize)
+    except RuntimeError as error:
+        raise input_error_in(error) or error from None  # MONAI wraps what a configuration raises
     truths = [found_field["label"] for found_field in found]
     tables = [
         sweep_detection_thresholds(

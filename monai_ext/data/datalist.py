@@ -21,18 +21,19 @@ __all__ = ["check_mask_item", "check_points_item", "load_datalist"]
 Item = dict[str, Any]
 
 
-def check_points_item(item: Mapping[str, Any]) -> list[str]:
+def check_points_item(item: Mapping[str, Any], mpp: float | None = None) -> list[str]:
     """What is wrong with one image and its points, a line each.
 
     Args:
         item: ``image`` (a path) and ``label`` (a path or the points themselves), as :func:`load_datalist` gives them.
+        mpp: um/px of all files at full resolution, without which a slide that states none cannot be read.
     """
     problems = []
     shape = points = None
     label = item["label"]
     where = label if isinstance(label, (str, os.PathLike)) else f"label of {item['image']}"
     try:
-        shape = read_field(item["image"], item.get("mpp")).image.shape[1:]
+        shape = read_field(item["image"], mpp or item.get("mpp")).image.shape[1:]
     except InputError as error:
         problems.append(str(error))
     try:

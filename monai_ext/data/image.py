@@ -150,7 +150,7 @@ def read_field(path: str | os.PathLike, mpp: float | None = None, target_mpp: fl
         size = [max(1, round(side * factor)) for side in array.shape[1::-1]]
         array = cv2.resize(array, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
         known = target_mpp
-    return Field(np.ascontiguousarray(np.moveaxis(array, -1, 0)), known, known / base if known else 1.0)
+    return Field(np.require(np.moveaxis(array, -1, 0), requirements=["C", "W"]), known, known / base if known else 1.0)
 
 
 def _read_image(path: Path) -> np.ndarray:

@@ -86,7 +86,7 @@ def overlay(
         classes: class names.
         colours: RGB in 0 ... 255 by class name, in place of the default colours.
         radius: radius of the circles in px.
-        thickness: width of the lines in px; by default it grows with the image.
+        thickness: width of the lines in px; by default it grows with the image, up to a fifth of the radius.
         heat_alpha: opacity of a heat of 1.
         channel_dim: see :func:`to_rgb`.
 
@@ -97,7 +97,8 @@ def overlay(
         InputError: when a shape does not fit the image or a class is missing.
     """
     canvas = to_rgb(image, channel_dim)
-    thickness = thickness or max(2, round(max(canvas.shape) / 400))
+    # on a large field the lines grow, but never so far that a circle hides what it points at
+    thickness = thickness or max(2, min(round(max(canvas.shape) / 400), radius // 5))
     colour_of = _colours(classes, colours)
     if heat is not None:
         canvas = _blend(canvas, _plane(heat, "heat"), heat_alpha)

@@ -129,6 +129,7 @@ def test_response_is_centred_on_what_caused_it(stride, padding, path):
     centres = torch.stack([(heat.sum(2) @ grid[0]) / mass, (heat.sum(1) @ grid[1]) / mass], dim=1)
     error = centres - places
     cell = (32, 16, 8)[path]
+    torch.testing.assert_close(mass, torch.full_like(mass, cell**2), rtol=SAME, atol=0)  # paths add up unweighted
     assert error.abs().max() <= (cell - 1) / 2 + PX_TOL
     assert error.abs().max() > (cell - 1) / 2 - 1  # the test sees cells, not a trivial map
     torch.testing.assert_close(error.mean(0), torch.zeros(2, dtype=torch.float64), atol=PX_TOL, rtol=0)

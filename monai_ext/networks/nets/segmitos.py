@@ -125,9 +125,9 @@ class SegMitosFCN(nn.Module):
         self.stages = nn.ModuleList(layers)
         self.head = nn.Sequential(
             *self._conv(channels, fc, 7, 0 if pads_input else 3, norm),
-            nn.Dropout2d(dropout),
+            nn.Dropout(dropout),
             *self._conv(fc, fc, 1, 0, norm),
-            nn.Dropout2d(dropout),
+            nn.Dropout(dropout),
         )
         self.score = nn.Conv2d(fc, num_classes, 1)
         # Where the centre of a cell falls decides the crops: with the input padded, fc6 cell i looks at pool5 cell
