@@ -10,6 +10,7 @@ from typing import Any
 import fire
 
 from monai_ext.errors import InputError, input_error_in
+from monai_ext.flags import as_flag
 
 
 def _call(function: Callable[..., Any], name: str, *args: Any, **options: Any) -> str:
@@ -20,6 +21,9 @@ def _call(function: Callable[..., Any], name: str, *args: Any, **options: Any) -
     except TypeError as error:
         known = ", ".join(f"--{p.name}" for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD)
         raise InputError(name, f"options among {known}", str(error)) from error
+    for parameter in signature.parameters.values():
+        if isinstance(parameter.default, bool) and parameter.name in options:
+            options[parameter.name] = as_flag(options[parameter.name], f"--{parameter.name}")
     return str(function(*args, **options))
 
 

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
+import torch.distributed as dist
 
-__all__ = ["local_device"]
+from monai_ext.errors import InputError
+
+__all__ = ["gather", "local_device", "shard"]
+
+T = TypeVar("T")
 
 
 def local_device() -> torch.device:
@@ -14,3 +21,33 @@ def local_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def shard(items: Sequence[T]) -> list[T]:
+    """This rank's items: every item belongs to exactly one rank, so none is scored twice.
+
+    Args:
+        items: the same list on every rank.
+
+    Raises:
+        InputError: fewer items than ranks; a rank without work would leave the others waiting for its share.
+    """
+    ranks, rank = (dist.get_world_size(), dist.get_rank()) if _distributed() else (1, 0)
+    if len(items) < ranks:
+        raise InputError(
+            "torchrun --nproc_per_node", f"at most one process for each of {len(items)} fields", str(ranks)
+        )
+    return list(items[rank::ranks])
+
+
+def gather(items: Sequence[T]) -> list[T]:
+    """The items of all ranks, rank after rank, on every rank; a collective call."""
+    if not _distributed():
+        return list(items)
+    parts: list[list[T]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(parts, list(items))
+    return [item for part in parts for item in part]

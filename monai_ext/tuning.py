@@ -127,7 +127,8 @@ def tune_mitosis(
     }
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    table.to_csv(path.with_name(f"{path.stem}_sweep.csv"), index=False)
+    with atomic_path(path.with_name(f"{path.stem}_sweep.csv")) as temporary:
+        table.to_csv(temporary, index=False)
     _plot(table[table["threshold"] == chosen["threshold"]], chosen, path.with_name(f"{path.stem}_sweep.png"))
     print(f"{path}: area > {content['min_area']:g} px, score > {content['min_score']:g}, F1 {chosen['f1']:.3f}")
     return str(path)

@@ -12,4 +12,6 @@ def real_data() -> Path:
     folder = os.environ.get("MONAI_EXT_DATA")
     if not folder:
         pytest.skip("MONAI_EXT_DATA is not set: no real images")
+    if not Path(folder).is_dir():
+        pytest.skip(f"MONAI_EXT_DATA is {folder}: no such folder")
     return Path(folder).resolve()

@@ -50,7 +50,8 @@ class Cohort:
         self.root = source if source.is_dir() else source.parent
         self.state: dict[str, dict[str, str]] = {}
         self.items: list[dict[str, Any]] = []
-        found = self._find(source)
+        (self.path.parent / "summary.csv").unlink(missing_ok=True)  # rows of another run
+        found = self._find(source, self.path.parent)
         for item in tqdm(found, desc="checking images", unit="image", disable=len(found) < 20):
             try:
                 read_field(item["image"], mpp or item.get("mpp"), target_mpp)
@@ -68,7 +69,7 @@ class Cohort:
             )
 
     @staticmethod
-    def _find(source: Path) -> list[dict[str, Any]]:
+    def _find(source: Path, output_dir: Path) -> list[dict[str, Any]]:
         if source.is_file():
             return [{"image": str(source)}]
         if not source.is_dir():
@@ -80,6 +81,7 @@ class Cohort:
             for path in source.rglob("*")
             if path.suffix.lower() in SUFFIXES
             and path.is_file()
+            and not (path.resolve().is_relative_to(output_dir.resolve()) and output_dir.resolve() != source.resolve())
             and not any(part.startswith(".") for part in path.relative_to(source).parts)
         )
         if not paths:

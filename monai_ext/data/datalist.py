@@ -54,20 +54,23 @@ def check_points_item(item: Mapping[str, Any], mpp: float | None = None) -> list
     return problems
 
 
-def check_mask_item(item: Mapping[str, Any]) -> list[str]:
+def check_mask_item(item: Mapping[str, Any], key: str = "label") -> list[str]:
     """What is wrong with one image and its mask, a line each.
 
     Args:
-        item: ``image`` and ``label``, two paths, as :func:`load_datalist` gives them.
+        item: ``image`` and the mask, two paths, as :func:`load_datalist` gives them.
+        key: the mask's key.
     """
+    if key not in item:
+        return [f"{item['image']}: expected a mask under the key {key!r} of its item, found none"]
     problems, shapes = [], []
-    for read, key in ((lambda path: read_field(path).image[0], "image"), (read_mask, "label")):
+    for read, name in ((lambda path: read_field(path).image[0], "image"), (read_mask, key)):
         try:
-            shapes.append(read(item[key]).shape)
+            shapes.append(read(item[name]).shape)
         except InputError as error:
             problems.append(str(error))
     if len(set(shapes)) > 1:
-        problems.append(f"{item['label']}: expected the size of {item['image']}, {shapes[0]}, found {shapes[1]}")
+        problems.append(f"{item[key]}: expected the size of {item['image']}, {shapes[0]}, found {shapes[1]}")
     return problems
 
 
@@ -119,7 +122,9 @@ def load_datalist(
                 )
             else:
                 paths = [*path_keys, *(k for k in optional_path_keys if k in item)]
-                found[name].append({**item, **{k: _resolve(folder, item[k]) for k in paths}})
+                # an optional key with null says no more than no key, and could not be collated
+                known = {k: v for k, v in item.items() if v is not None or k in path_keys}
+                found[name].append({k: _resolve(folder, v) if k in paths else v for k, v in known.items()})
     problems += _groups_in_two_lists(path, lists)
     if check is not None:
         items = [item for name in splits for item in found[name]]

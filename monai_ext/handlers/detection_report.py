@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.utils import convert_to_numpy
 
 from monai_ext.data.image import read_field
+from monai_ext.distributed import gather
 from monai_ext.metrics.bootstrap import bootstrap_ci
 from monai_ext.metrics.detection import detection_scores, match_detections
 from monai_ext.visualize.overlay import COLOURS, overlay
@@ -88,11 +88,7 @@ class DetectionReport:
             )
 
     def _write(self, engine: Engine) -> None:
-        results = self._results
-        if dist.is_available() and dist.is_initialized():
-            parts: list[list[_FieldResult] | None] = [None] * dist.get_world_size()
-            dist.all_gather_object(parts, results)
-            results = [result for part in parts for result in part or []]
+        results = gather(self._results)
         if engine.state.rank != 0:
             return
         results = sorted(results, key=lambda result: result.image)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 
+from monai_ext.distributed import gather
 from monai_ext.metrics.bootstrap import bootstrap_ci
 from monai_ext.visualize.report import write_metrics, write_report
 
@@ -42,11 +42,7 @@ class ImageMetricReport:
             self._images.append({"image": name.name, "group": str(batch.get("group", name.stem))})
 
     def _write(self, engine: Engine) -> None:
-        images = self._images
-        if dist.is_available() and dist.is_initialized():
-            parts: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(parts, images)
-            images = [image for part in parts for image in part]
+        images = gather(self._images)
         if engine.state.rank != 0:
             return
         values = engine.state.metric_details[self.metric].mean(dim=1).cpu().numpy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,8 @@ class TrainingState:
         evaluator: the validating engine.
         resume: continue from ``training_state.pt`` if it exists; otherwise the run starts afresh.
         weights: which of ``objects`` is written to ``model.pt``.
+        stale: files in ``folder`` that were made from the weights before, such as tuned thresholds; removed when new
+            weights are written.
         interval: epochs between two states to resume from; the last epoch's is always written.
     """
 
@@ -83,10 +85,12 @@ class TrainingState:
         resume: bool = False,
         weights: str = "network",
         interval: int = 1,
+        stale: Sequence[str] = (),
     ) -> None:
         self.folder = Path(folder)
         self.objects = {k: _unwrapped(v) for k, v in objects.items()}
         self.evaluator, self.weights, self.interval = evaluator, weights, interval
+        self.stale = tuple(stale)
         self.resume = as_flag(resume, "resume")
         self.history: list[dict[str, Any]] = []
         self._loss = from_engine("loss", first=True)
@@ -145,6 +149,8 @@ class TrainingState:
         if best:
             with atomic_path(self.folder / "model.pt") as temporary:
                 torch.save(self.objects[self.weights].state_dict(), temporary)
+            for name in self.stale:
+                (self.folder / name).unlink(missing_ok=True)
         with atomic_path(self.folder / "history.json") as temporary:
             temporary.write_text(json.dumps(self.history, indent=1) + "\n", encoding="utf-8")
         if epoch % self.interval and epoch < engine.state.max_epochs:

@@ -106,3 +106,14 @@ def test_resolution_is_that_of_the_item(folder, monkeypatch):
     Cohort(folder / "b.png", folder / "out", 0.5, 0.25)
     Cohort(folder / "b.png", folder / "out")
     assert seen == [(0.5, 0.25), (None, None)]
+
+
+def test_results_of_an_earlier_run_are_neither_input_nor_kept(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((30, 30, 3), 200, np.uint8))
+    out = tmp_path / "out"
+    for _ in range(2):
+        cohort = Cohort(tmp_path, out)
+        assert [item["image"] for item in cohort.items] == [str(tmp_path / "a.png")]
+        assert not (out / "summary.csv").exists()
+        cv2.imwrite(str(out / "a_overlay.png"), np.zeros((30, 30, 3), np.uint8))
+        (out / "summary.csv").write_text("image,count\nb.png,3\n")

@@ -76,7 +76,7 @@ def test_a_good_list(place):
 )
 def test_good_points(place, text):
     place.points("training0.csv", text)
-    place.load()
+    assert place.load()["training"][0]["label"].endswith("training0.csv")
 
 
 def missing_image(place):

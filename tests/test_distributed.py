@@ -1,0 +1,32 @@
+"""Items over ranks; two real processes are in tests/bundles."""
+
+import pytest
+import torch.distributed as dist
+
+from monai_ext.distributed import gather, local_device, shard
+from monai_ext.errors import InputError
+
+
+def test_one_process_has_everything():
+    assert shard([1, 2, 3]) == [1, 2, 3]
+    assert gather([1, 2]) == [1, 2]
+    assert local_device().type in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
+def test_every_item_has_one_rank(monkeypatch, ranks):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: ranks)
+    parts = []
+    for rank in range(ranks):
+        monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
+        parts += shard(range(7))
+    assert sorted(parts) == list(range(7))
+
+
+def test_more_ranks_than_items_are_refused(monkeypatch):
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 4)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    with pytest.raises(InputError, match="at most one process for each of 3 fields, found 4"):
+        shard([1, 2, 3])
