@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from monai.data import load_decathlon_datalist
@@ -504,3 +505,18 @@ def test_real_fields(tmp_path):
     assert len({item["group"] for item in items}) == 49
     assert sum(len(points(path, item)) for item in items) == 729
     assert all(any(points(path, item) for item in content[part]) for part in PARTS)
+
+
+def test_a_table_beside_the_case_folders_is_no_label(tmp_path, capsys):
+    image = np.full((40, 40, 3), 200, np.uint8)
+    for case in ("01", "02", "03"):
+        (tmp_path / "src/mitoses_image_data" / case).mkdir(parents=True)
+        (tmp_path / "src/mitoses_ground_truth" / case).mkdir(parents=True)
+        tifffile.imwrite(tmp_path / "src/mitoses_image_data" / case / "01.tif", image)
+        (tmp_path / "src/mitoses_ground_truth" / case / "01.csv").write_text("3,4\n")
+    (tmp_path / "src/training_ground_truth.csv").write_text("case,score\n1,2\n")
+    path = PREPARE["tupac16"](tmp_path / "src", tmp_path / "dst", split="random", overwrite="false")
+    assert len(json.loads(path.read_text())["training"]) == 1
+    assert "training_ground_truth.csv" in capsys.readouterr().err
+    with pytest.raises(InputError, match="no data set there yet"):
+        PREPARE["tupac16"](tmp_path / "src", tmp_path / "dst", overwrite="false")

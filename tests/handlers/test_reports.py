@@ -8,6 +8,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
+from monai_ext import distributed
 from monai_ext.handlers import detection_report
 from monai_ext.handlers.detection_report import DetectionReport
 from monai_ext.handlers.summary_report import SummaryReport
@@ -111,9 +112,9 @@ def test_ranks_are_gathered_and_the_order_is_that_of_names(fields, tmp_path, mon
     def all_gather_object(parts, mine):
         parts[:] = [mine, other._results]
 
-    monkeypatch.setattr(detection_report.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(detection_report.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(detection_report.dist, "all_gather_object", all_gather_object)
+    monkeypatch.setattr(distributed.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "all_gather_object", all_gather_object)
     evaluate(DetectionReport(tmp_path / "two"), fields[:1])
     one, two = ((tmp_path / name / "metrics.json").read_text() for name in ("one", "two"))
     assert one == two

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from monai_ext.data.image import read_field
 from monai_ext.data.points import atomic_path, write_points
 from monai_ext.errors import DataListError, InputError
+from monai_ext.flags import as_flag
 
 __all__ = ["PARTS", "Sample", "carve_validation", "find_files", "prepare", "random_split", "read_split"]
 
@@ -90,6 +91,7 @@ def prepare(
         DataListError: with everything that is wrong with the release.
         InputError: when ``dst`` holds a data set already, or the split cannot be made.
     """
+    overwrite, link = as_flag(overwrite, "overwrite"), as_flag(link, "link")
     src, target = Path(src), Path(dst) / "dataset.json"
     if target.exists() and not overwrite:
         raise InputError(target, "no data set there yet (overwrite=True replaces it)", "one")

@@ -256,7 +256,13 @@ def _case_folders(src: Path, dst: str | os.PathLike, problems: list[str], places
         case, field = key = path.parent.name, path.stem
         if images.setdefault(key, path) is not path:
             problems.append(f"{path}: expected one image of case {case}, field {field}, found also {images[key]}")
-    tables = {(path.parent.name, path.stem): path for path in find_files(src, (".csv",), dst)}
+    cases = {case for case, _ in images}
+    tables = {}
+    for path in find_files(src, (".csv",), dst):
+        if path.parent.name in cases or path.parent.name.isdigit():
+            tables[path.parent.name, path.stem] = path
+        else:
+            _note(path, "not in a case's folder: left out")
     if not _both_there(src, images, tables, problems, places):
         return []
     return [
