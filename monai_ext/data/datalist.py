@@ -10,10 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from monai_ext.data.image import read_field, read_mask
-from monai_ext.data.points import as_points, read_points
+from monai_ext.data.points import as_points, points_outside, read_points
 from monai_ext.errors import DataListError, InputError
 
 __all__ = ["check_mask_item", "check_points_item", "load_datalist"]
@@ -40,17 +38,9 @@ def check_points_item(item: Mapping[str, Any], mpp: float | None = None) -> list
         points = read_points(label) if where is label else as_points(label, where)
     except InputError as error:
         problems.append(str(error))
-    if shape is not None and points is not None and len(points):
-        limit = np.array(shape)
-        outside = ((points < -0.5) | (points > limit - 0.5)).any(axis=1)
-        if outside.any():
-            row, col = points[outside][0]
-            swapped = points[:, ::-1]
-            hint = "" if ((swapped < -0.5) | (swapped > limit - 0.5)).any() else "; all are inside as col,row: swapped?"
-            problems.append(
-                f"{where}: expected points row,col inside {item['image']} ({shape[0]} x {shape[1]} px), "
-                f"found {int(outside.sum())} of {len(points)} outside, the first at row {row:g}, col {col:g}{hint}"
-            )
+    if shape is not None and points is not None and (found := points_outside(points, shape)):
+        expected = f"points row,col inside {item['image']} ({shape[0]} x {shape[1]} px)"
+        problems.append(f"{where}: expected {expected}, found {found}")
     return problems
 
 

@@ -21,7 +21,7 @@ import orjson
 
 from monai_ext.errors import InputError
 
-__all__ = ["as_points", "atomic_path", "read_points", "write_points"]
+__all__ = ["as_points", "atomic_path", "points_outside", "read_points", "write_points"]
 
 _LIMIT = 1e9  # no image is larger
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
@@ -38,6 +38,26 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def points_outside(points: np.ndarray, shape: Sequence[int]) -> str | None:
+    """Say which points lie outside an image, and whether rows and columns look swapped.
+
+    Args:
+        points: ``(N, 2)`` rows ``row, col``; a pixel reaches half a pixel around its whole-numbered centre.
+        shape: ``H, W`` of the image.
+
+    Returns:
+        What was found, for an error; None where all points are inside.
+    """
+    limit = np.asarray(shape) - 0.5
+    outside = ((points < -0.5) | (points > limit)).any(axis=1)
+    if not outside.any():
+        return None
+    row, col = points[outside][0]
+    swapped = ((points >= -0.5) & (points <= limit[::-1])).all()
+    hint = "; all are inside as col,row: swapped?" if swapped else ""
+    return f"{int(outside.sum())} of {len(points)} outside, the first at row {row:g}, col {col:g}{hint}"
 
 
 def as_points(points: Any, where: str | os.PathLike = "points") -> np.ndarray:

@@ -457,9 +457,9 @@ def test_all_problems_are_reported_together(tmp_path):
         (f"{images}/03/01.tif: expected a readable image", ""),
         (
             f"{images}/05/01.tif: expected points inside its 40 rows x 60 columns, found 2 of 2 outside",
-            "all points inside",
+            "all are inside as col,row: swapped?",
         ),
-        (f"{images}/06/01.tif: expected points inside", "1 of 2 outside, such as row 10, col 61"),
+        (f"{images}/06/01.tif: expected points inside", "1 of 2 outside, the first at row 10, col 61"),
         (f"{truth}/07/01.csv, line 2: expected two numbers row,col", "found '10;12'"),
         (f"{src}/part_2/07/02.tif: expected one image of case 07, field 02", f"{images}/07/02.tif"),
     ):
@@ -474,7 +474,7 @@ def test_points_on_the_border(tmp_path):
     text(truth, "0,0\n39,59\n-0.5,59.5\n")
     read(PREPARE["tupac16"](src, tmp_path / "dst"))
     text(truth, "40,0\n")
-    with pytest.raises(DataListError, match="such as row 40, col 0; row and col look swapped"):
+    with pytest.raises(DataListError, match="the first at row 40, col 0; all are inside as col,row: swapped"):
         PREPARE["tupac16"](src, tmp_path / "dst2")
 
 

@@ -18,7 +18,7 @@ import orjson
 from tqdm import tqdm
 
 from monai_ext.data.image import read_field
-from monai_ext.data.points import atomic_path, write_points
+from monai_ext.data.points import atomic_path, points_outside, write_points
 from monai_ext.errors import DataListError, InputError
 from monai_ext.flags import as_flag
 
@@ -255,20 +255,10 @@ def _check_one(sample: Sample) -> list[str]:
     sample.shape = image.image.shape[1:]
     sample.mpp = sample.mpp or image.mpp or _MPP
     labels = [sample.points, sample.lookalikes, *(sample.regions or ())]
-    return _outside(np.concatenate([points for points in labels if points is not None]), sample.shape, sample.image)
-
-
-def _outside(points: np.ndarray, shape: tuple[int, int], image: Path) -> list[str]:
-    """One line if points are outside the image: a pixel reaches half a pixel around its whole-numbered centre."""
-    limit = np.asarray(shape) - 0.5
-    outside = ((points < -0.5) | (points > limit)).any(axis=1)
-    if not outside.any():
-        return []
-    row, col = points[outside][0]
-    swapped = ((points >= -0.5) & (points <= limit[::-1])).all()
-    hint = "; row and col look swapped: exchanging them puts all points inside" if swapped else ""
-    found = f"{int(outside.sum())} of {len(points)} outside, such as row {row:g}, col {col:g}{hint}"
-    return [f"{image}: expected points inside its {shape[0]} rows x {shape[1]} columns, found {found}"]
+    found = points_outside(np.concatenate([points for points in labels if points is not None]), sample.shape)
+    rows, columns = sample.shape
+    expected = f"{sample.image}: expected points inside its {rows} rows x {columns} columns"
+    return [] if found is None else [f"{expected}, found {found}"]
 
 
 def _write(sample: Sample, dst: Path, link: bool) -> dict[str, object]:
