@@ -1,9 +1,18 @@
 """Handlers for MONAI's engines."""
 
+from monai_ext.handlers.classification_report import ClassificationReport
 from monai_ext.handlers.detection_report import DetectionReport
 from monai_ext.handlers.image_report import ImageMetricReport
 from monai_ext.handlers.progress import EpochProgress
 from monai_ext.handlers.summary_report import SummaryReport
 from monai_ext.handlers.training_state import EpochSeed, TrainingState
 
-__all__ = ["DetectionReport", "EpochProgress", "EpochSeed", "ImageMetricReport", "SummaryReport", "TrainingState"]
+__all__ = [
+    "ClassificationReport",
+    "DetectionReport",
+    "EpochProgress",
+    "EpochSeed",
+    "ImageMetricReport",
+    "SummaryReport",
+    "TrainingState",
+]

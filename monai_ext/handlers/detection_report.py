@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from monai.utils import convert_to_numpy
 
 from monai_ext.data.image import read_field
 from monai_ext.distributed import gather
+from monai_ext.handlers.training_state import read_curves
 from monai_ext.metrics.bootstrap import bootstrap_ci
 from monai_ext.metrics.detection import detection_scores, match_detections
 from monai_ext.visualize.overlay import COLOURS, overlay
@@ -102,7 +102,7 @@ class DetectionReport:
             self.output_dir / "report.html",
             title=self.title,
             metrics=metrics,
-            curves=self._curves(),
+            curves=read_curves(self.history),
             confusion={"figure": {"detected": totals.tp, "not detected": totals.fn}, "other": {"detected": totals.fp}},
             tables={
                 "Per group": self._scored(first.groupby("group", sort=True)[["tp", "fp", "fn"]].sum().reset_index()),
@@ -137,13 +137,6 @@ class DetectionReport:
             for score in _SCORES
         }
         return {**scores, **dict(zip(("tp", "fp", "fn"), counts.sum(0).tolist(), strict=True)), "fields": len(table)}
-
-    def _curves(self) -> dict[str, Any] | None:
-        if self.history is None or not self.history.is_file():
-            return None
-        entries = json.loads(self.history.read_text(encoding="utf-8"))
-        names = [n for n in dict.fromkeys(k for entry in entries for k in entry) if n not in ("epoch", "lr")]
-        return {n: [(e["epoch"], e[n]) for e in entries if e.get(n) is not None] for n in names}
 
     def _pictures(
         self, results: Sequence[_FieldResult], table: pd.DataFrame

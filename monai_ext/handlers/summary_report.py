@@ -16,20 +16,32 @@ __all__ = ["SummaryReport"]
 
 
 class SummaryReport:
-    """Writes ``report.html`` from ``summary.csv`` and the overlays that ``SaveDetectionsd`` wrote.
+    """Writes ``report.html`` from ``summary.csv`` and the overlays that ``SaveDetectionsd`` and its like wrote.
 
     Args:
         output_dir: the folder of ``summary.csv``.
         title: the report's title.
         notes: further lines for the report: weights, thresholds.
-        pictures: number of overlays shown, those with the highest counts first.
+        pictures: number of overlays shown, those with the highest values first.
+        column: of the table, what the images are ordered by.
+        heading: of the pictures.
+        totals: columns whose sum is shown, by the name it is shown by.
     """
 
     def __init__(
-        self, output_dir: str | Path, title: str, notes: Mapping[str, Any] | None = None, pictures: int = 8
+        self,
+        output_dir: str | Path,
+        title: str,
+        notes: Mapping[str, Any] | None = None,
+        pictures: int = 8,
+        column: str = "count",
+        heading: str = "Images with the most detections",
+        totals: Mapping[str, str] | None = None,
     ) -> None:
         self.output_dir, self.title = Path(output_dir), title
         self.notes, self.pictures = dict(notes or {}), pictures
+        self.column, self.heading = column, heading
+        self.totals = {"detections": "count"} if totals is None else dict(totals)
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -41,15 +53,18 @@ class SummaryReport:
             return
         table = pd.read_csv(self.output_dir / "summary.csv")
         cases = []
-        for row in table.sort_values("count", ascending=False, kind="stable").head(self.pictures).itertuples():
-            picture = cv2.imread(str(self._overlay(row.image)))
-            cases.append((picture[..., ::-1], f"{row.image}: {row.count}"))
+        highest = table.sort_values(self.column, ascending=False, kind="stable").head(self.pictures)
+        for image, value in zip(highest["image"], highest[self.column], strict=True):
+            picture = cv2.imread(str(self._overlay(image)))
+            cases.append(
+                (picture[..., ::-1], f"{image}: {value:.3g}" if isinstance(value, float) else f"{image}: {value}")
+            )
         write_report(
             self.output_dir / "report.html",
             title=self.title,
-            metrics={"images": len(table), "detections": int(table["count"].sum())},
+            metrics={"images": len(table), **{name: table[key].sum().item() for name, key in self.totals.items()}},
             tables={"Images": table.round(3)},
-            cases={"Images with the most detections": cases},
+            cases={self.heading: cases},
             notes=self.notes,
         )
 

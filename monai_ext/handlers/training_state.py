@@ -19,13 +19,22 @@ from monai.utils import MAX_SEED
 from monai_ext.data.points import atomic_path
 from monai_ext.flags import as_flag
 
-__all__ = ["EpochSeed", "TrainingState", "plain_number"]
+__all__ = ["EpochSeed", "TrainingState", "plain_number", "read_curves"]
 
 
 def plain_number(value: Any) -> float | None:
     """A number for JSON: ``None`` stands for what is not finite."""
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+def read_curves(path: str | Path | None) -> dict[str, list[tuple[int, float]]] | None:
+    """What a training's ``history.json`` tells, as (epoch, value) lines by name; ``None`` without such a file."""
+    if path is None or not Path(path).is_file():
+        return None
+    entries = json.loads(Path(path).read_text(encoding="utf-8"))
+    names = [n for n in dict.fromkeys(k for entry in entries for k in entry) if n not in ("epoch", "lr")]
+    return {n: [(e["epoch"], e[n]) for e in entries if e.get(n) is not None] for n in names}
 
 
 class EpochSeed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from monai.utils import convert_to_numpy
 
 from monai_ext.errors import InputError
 
-__all__ = ["Interval", "bootstrap_ci"]
+__all__ = ["Interval", "bootstrap_ci", "bootstrap_scores", "weighted_accuracy", "weighted_auc"]
 
 _DRAWS = 10_000_000  # drawn at once: bounds the memory with very many groups
 
@@ -95,21 +95,118 @@ def bootstrap_ci(
         raise InputError("values", "counts of shape (items, K)", f"shape {items.shape}")
 
     names, group = np.unique(labels, return_inverse=True)
-    if len(names) == 0:
-        return Interval(None, None, None, level, 0)
     sums = np.zeros((len(names), items.shape[1]))
     np.add.at(sums, group, items)
-    value = _number(statistic(sums.sum(0)))
-    if len(names) == 1:
+    return _percentiles(len(names), lambda draws: statistic(draws @ sums), level, resamples, seed)
+
+
+def bootstrap_scores(
+    runs: Sequence[Mapping[str, Any]],
+    statistic: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    baseline: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap over groups of a statistic of scores and labels, averaged over several trainings.
+
+    The groups of all runs are drawn together, so a group that several runs were tested on counts once, and the
+    difference to a baseline is taken on the same draws.
+
+    .. code-block:: python
+
+        bootstrap_scores([{"score": p, "label": y, "group": slides}], weighted_auc)
+
+    Args:
+        runs: one training each, with ``score`` (N,), ``label`` (N,) of 0 and 1, and ``group`` (N,).
+        statistic: from scores (N,), labels (N,) and weights (R, N) to R values, as :func:`weighted_auc`.
+        baseline: runs whose mean is subtracted.
+        level: confidence level in (0, 1).
+        resamples: number of resamples.
+        seed: equal seeds give equal intervals.
+
+    Returns:
+        The mean over runs, or the difference of means, and its interval.
+
+    Raises:
+        InputError: no run, or one without scores.
+    """
+    everything = [*runs, *(baseline or [])]
+    if not runs or not all(len(run["score"]) for run in everything):
+        raise InputError("bootstrap_scores", "runs with scores", f"{len(runs)} runs")
+    names = np.unique(np.concatenate([np.asarray(run["group"]).astype(str) for run in everything]))
+
+    def mean(some: Sequence[Mapping[str, Any]], draws: np.ndarray) -> np.ndarray:
+        values = [
+            statistic(
+                np.asarray(run["score"], float),
+                np.asarray(run["label"], int),
+                draws[:, np.searchsorted(names, np.asarray(run["group"]).astype(str))],
+            )
+            for run in some
+        ]
+        return np.mean(values, axis=0)
+
+    def value(draws: np.ndarray) -> np.ndarray:
+        return mean(runs, draws) - (mean(baseline, draws) if baseline else 0.0)
+
+    items = max(len(run["score"]) for run in everything)
+    return _percentiles(len(names), value, level, resamples, seed, items)
+
+
+def weighted_auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve, items counted ``weights`` times: the chance that a positive scores above a negative.
+
+    Args:
+        scores: (N,); equal scores count half.
+        labels: (N,) of 0 and 1.
+        weights: (R, N), a row for each value wanted.
+
+    Returns:
+        (R,); NaN where a row has no positive or no negative.
+    """
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) > 0])
+    ranked = weights[:, order]
+    positive = np.add.reduceat(ranked * labels[order], starts, axis=1)
+    negative = np.add.reduceat(ranked * (1 - labels[order]), starts, axis=1)
+    below = np.cumsum(negative, axis=1) - negative / 2
+    with np.errstate(invalid="ignore"):
+        return (positive * below).sum(1) / (positive.sum(1) * negative.sum(1))
+
+
+def weighted_accuracy(
+    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, threshold: float = 0.5
+) -> np.ndarray:
+    """Share of items on the right side of ``threshold``; arguments and result as :func:`weighted_auc`."""
+    right = (scores > threshold) == (labels > 0)
+    with np.errstate(invalid="ignore"):
+        return (weights @ right) / weights.sum(1)
+
+
+def _percentiles(
+    groups: int,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    level: float,
+    resamples: int,
+    seed: int,
+    items: int = 0,
+) -> Interval:
+    """The interval of a statistic of how often each group is drawn, (R, groups) to (R,)."""
+    if groups == 0:
+        return Interval(None, None, None, level, 0)
+    value = _number(np.squeeze(statistic(np.ones((1, groups), int))))
+    if groups == 1:
         return Interval(value, None, None, level, 1)
-    rng, chunk = np.random.default_rng(seed), max(1, _DRAWS // len(names))
+    rng, chunk = np.random.default_rng(seed), max(1, _DRAWS // max(groups, items))
     sizes = [min(chunk, resamples - start) for start in range(0, resamples, chunk)]
-    drawn = np.concatenate([np.asarray(statistic(_draws(rng, size, len(names)) @ sums), float) for size in sizes])
+    drawn = np.concatenate([np.asarray(statistic(_draws(rng, size, groups)), float) for size in sizes])
     drawn = drawn[np.isfinite(drawn)]
     if len(drawn) == 0:
-        return Interval(value, None, None, level, len(names))
+        return Interval(value, None, None, level, groups)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high), level, len(names))
+    return Interval(value, float(low), float(high), level, groups)
 
 
 def _draws(rng: np.random.Generator, resamples: int, groups: int) -> np.ndarray:

@@ -9,8 +9,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
-from filelock import FileLock
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
@@ -18,8 +16,7 @@ from monai.utils import convert_to_numpy
 
 from monai_ext.data.geojson import Features, GeoJSONWriter, label_map_to_polygons
 from monai_ext.data.hotspot import mitosis_summary
-from monai_ext.data.points import atomic_path
-from monai_ext.errors import InputError
+from monai_ext.data.result_files import ResultFiles
 from monai_ext.visualize.overlay import overlay
 
 __all__ = ["SaveDetectionsd"]
@@ -74,50 +71,32 @@ class SaveDetectionsd(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.output_dir = Path(output_dir)
-        self.data_root_dir = Path(data_root_dir).resolve()
+        self.files = ResultFiles(output_dir, data_root_dir, max_side)
         self.labels_key = labels_key
         self.image_key = image_key
         self.mpp = mpp
         self.classification = classification
         self.colour = tuple(colour)
-        self.max_side = max_side
-        self._sources: dict[Path, Path] = {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the files; the data are returned as they came."""
         d = dict(data)
         for key in self.key_iterator(d):
             image = d[self.image_key]
-            meta = image.meta if isinstance(image, MetaTensor) else {}
-            if not meta.get("filename_or_obj"):
-                raise InputError(f"{self.image_key!r}", "a MetaTensor that names its file", type(image).__name__)
-            source = self._relative(Path(str(meta["filename_or_obj"])))
+            source = self.files.source(image, self.image_key)
             points = convert_to_numpy(d[key])
             labels = None if self.labels_key is None else convert_to_numpy(d[self.labels_key])
-            mpp, scale = float(meta.get("mpp") or self.mpp or 0), float(meta.get("scale") or 1)
+            mpp, scale = float(image.meta.get("mpp") or self.mpp or 0), float(image.meta.get("scale") or 1)
 
             summary = mitosis_summary(points, tuple(image.shape[1:]), mpp)
-            stem = self._stem(source)
-            self._write_geojson(stem.with_name(f"{stem.name}.geojson"), points, labels, (mpp, scale))
-            self._write_overlay(stem.with_name(f"{stem.name}_overlay.png"), image, points, labels, summary)
+            self._write_geojson(self.files.path(source, ".geojson"), points, labels, (mpp, scale))
+            self._write_overlay(self.files.path(source, "_overlay.png"), image, points, labels, summary)
             if summary["hotspot_row"] is not None:
                 summary |= {name: (summary[name] + 0.5) * scale - 0.5 for name in ("hotspot_row", "hotspot_col")}
             if summary["hotspot_radius"] is not None:
                 summary["hotspot_radius"] *= scale
-            self._write_row({"image": source.as_posix(), **summary})
+            self.files.write_row({"image": source.as_posix(), **summary})
         return d
-
-    def _relative(self, path: Path) -> Path:
-        path = path.resolve()
-        return path.relative_to(self.data_root_dir if path.is_relative_to(self.data_root_dir) else path.anchor)
-
-    def _stem(self, source: Path) -> Path:
-        """What the output files' names begin with: no other source's."""
-        stem = source.with_suffix("")
-        if self._sources.setdefault(stem, source) != source:
-            stem = source
-        return self.output_dir / stem
 
     def _write_geojson(
         self, path: Path, points: np.ndarray, labels: np.ndarray | None, resolution: tuple[float, float]
@@ -144,18 +123,4 @@ class SaveDetectionsd(MapTransform):
             centre = (round(summary["hotspot_col"]), round(summary["hotspot_row"]))
             thickness = max(2, max(picture.shape) // 800)
             cv2.circle(picture, centre, round(summary["hotspot_radius"]), _HOT_SPOT_COLOUR, thickness, cv2.LINE_AA)
-        shrink = self.max_side / max(picture.shape)
-        if shrink < 1:
-            picture = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
-        with atomic_path(path) as temporary:
-            cv2.imwrite(str(temporary), picture[..., ::-1])
-
-    def _write_row(self, row: dict[str, Any]) -> None:
-        path = self.output_dir / "summary.csv"
-        with FileLock(self.output_dir / ".summary.lock"):
-            table = pd.DataFrame([row], dtype=object)
-            if path.exists():
-                earlier = pd.read_csv(path, dtype=str, keep_default_na=False)
-                table = pd.concat([earlier[earlier["image"] != row["image"]], table]).sort_values("image")
-            with atomic_path(path) as temporary:
-                table.to_csv(temporary, index=False)
+        self.files.write_picture(path, picture)

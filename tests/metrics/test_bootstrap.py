@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from monai_ext.errors import InputError
 from monai_ext.metrics import bootstrap
-from monai_ext.metrics.bootstrap import Interval, bootstrap_ci
+from monai_ext.metrics.bootstrap import Interval, bootstrap_ci, bootstrap_scores, weighted_accuracy, weighted_auc
 from monai_ext.metrics.detection import detection_scores
 
 RTOL = 1e-9
@@ -126,3 +129,56 @@ class TestBootstrap:
             found = bootstrap_ci(counts, None, lambda c: detection_scores(c)["recall"], resamples=500, seed=study)
             hits += found.low <= 6 / 8 <= found.high
         assert 0.90 <= hits / studies <= 0.98
+
+
+def slow_auc(scores, labels, weights):
+    """Every pair of a positive and a negative, counted as often as both were drawn."""
+    won = total = 0.0
+    for i, j in itertools.product(range(len(scores)), repeat=2):
+        if labels[i] == 1 and labels[j] == 0:
+            pair = weights[i] * weights[j]
+            won += pair * (1.0 if scores[i] > scores[j] else 0.5 if scores[i] == scores[j] else 0.0)
+            total += pair
+    return won / total if total else float("nan")
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.sampled_from([0.1, 0.25, 0.5, 0.75]), st.integers(0, 1), st.integers(0, 3)), min_size=1),
+)
+def test_weighted_auc_equals_counting_pairs(items):
+    scores, labels, weights = (np.array(column) for column in zip(*items, strict=True))
+    found = weighted_auc(scores.astype(float), labels, weights[None])
+    np.testing.assert_allclose(found, [slow_auc(scores, labels, weights)], atol=RTOL)
+
+
+def test_weighted_accuracy_counts_the_right_side():
+    scores, labels = np.array([0.2, 0.6, 0.7]), np.array([0, 0, 1])
+    np.testing.assert_allclose(weighted_accuracy(scores, labels, np.array([[1, 1, 1], [0, 2, 2]])), [2 / 3, 0.5])
+
+
+def run(seed, shift, groups=60):
+    rng = np.random.default_rng(seed)
+    label = np.tile([0, 1], groups // 2)
+    return {"score": rng.normal(size=groups) + shift * label, "label": label, "group": [f"g{i}" for i in range(groups)]}
+
+
+def test_scores_interval_covers_and_narrows_with_trainings():
+    one = bootstrap_scores([run(0, 1.0)], weighted_auc)
+    five = bootstrap_scores([run(seed, 1.0) for seed in range(5)], weighted_auc)
+    assert one.low < one.value < one.high
+    assert five.high - five.low < one.high - one.low
+    assert five == bootstrap_scores([run(seed, 1.0) for seed in range(5)], weighted_auc)
+
+
+def test_difference_to_a_baseline_is_paired():
+    """A run less itself is zero in every resample; a better run's difference excludes zero."""
+    same = bootstrap_scores([run(0, 1.0)], weighted_auc, baseline=[run(0, 1.0)])
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    better = bootstrap_scores([run(0, 4.0)], weighted_auc, baseline=[run(0, 0.5)])
+    assert better.low > 0
+
+
+def test_scores_need_runs():
+    with pytest.raises(InputError, match="runs with scores"):
+        bootstrap_scores([], weighted_auc)

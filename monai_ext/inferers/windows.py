@@ -1,0 +1,190 @@
+"""What computes the tiles of a slide: three ways from a network to a map of probabilities.
+
+Each is called with uint8 RGB tiles and gives one value for each ``step`` x ``step`` cell; a tile brings ``margin`` px of
+its surroundings along on every side. See :class:`monai_ext.slides.TilePredictor`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from monai_ext.errors import InputError
+from monai_ext.inferers.autocast import AutocastInferer
+from monai_ext.networks.nets.celnet import CELNet
+
+__all__ = ["ExactWindows", "PixelMap", "SharedWindows"]
+
+
+class _Predictor(ABC):
+    """Pixels in, probabilities out; the network's normalisation, device and precision are settled here."""
+
+    channels = 1
+
+    def __init__(
+        self,
+        network: nn.Module,
+        step: int,
+        margin: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device | str,
+        autocast: bool,
+    ) -> None:
+        device = torch.device(device)
+        self.network = network.eval().to(device, memory_format=torch.channels_last)
+        self.step, self.margin, self.device = step, margin, device
+        self.mean = torch.tensor(mean, dtype=torch.float32, device=device).view(-1, 1, 1)
+        self.std = torch.tensor(std, dtype=torch.float32, device=device).view(-1, 1, 1)
+        dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
+        self.infer = AutocastInferer(autocast, device.type, dtype)
+
+    @torch.no_grad()
+    def __call__(self, tiles: Tensor) -> Tensor:
+        """The maps of a batch of tiles.
+
+        Args:
+            tiles: uint8 ``(B, 3, h * step + 2 * margin, w * step + 2 * margin)`` RGB.
+
+        Returns:
+            float32 ``(B, 1, h, w)`` probabilities on the predictor's device.
+        """
+        images = (tiles.to(self.device, non_blocking=True).float() - self.mean) / self.std
+        return self.probabilities(images.contiguous(memory_format=torch.channels_last))
+
+    @abstractmethod
+    def probabilities(self, images: Tensor) -> Tensor:
+        """The maps of normalised tiles."""
+
+
+class ExactWindows(_Predictor):
+    """Every window is cut out and scored as a patch of its own, exactly as in training.
+
+    Args:
+        network: gives logits ``(B, 1)`` for patches ``(B, 3, window, window)``.
+        window: side of a patch, px.
+        step: px between neighbouring patches; at most ``window``.
+        mean: of each channel, 0 to 255.
+        std: of each channel, 0 to 255.
+        device: where to compute.
+        batch_size: patches at a time.
+        autocast: float16 on GPUs, bfloat16 on CPUs.
+
+    Raises:
+        InputError: a step that is larger than the window or leaves an odd margin.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        window: int = 96,
+        step: int = 24,
+        mean: Sequence[float] = (0, 0, 0),
+        std: Sequence[float] = (255, 255, 255),
+        device: torch.device | str = "cpu",
+        batch_size: int = 64,
+        autocast: bool = False,
+    ) -> None:
+        if not 0 < step <= window or (window - step) % 2:
+            raise InputError("ExactWindows", f"a step up to {window}, even like the window", str(step))
+        super().__init__(network, step, (window - step) // 2, mean, std, device, autocast)
+        self.window, self.batch_size = window, batch_size
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """``(B, 1, h, w)`` from ``(B, 3, H, W)``."""
+        windows = images.unfold(2, self.window, self.step).unfold(3, self.window, self.step)
+        windows = windows.permute(0, 2, 3, 1, 4, 5)  # views: only a batch at a time is copied
+        count, rows, columns = windows.shape[:3]
+        places = torch.cartesian_prod(*(torch.arange(n) for n in (count, rows, columns))).view(-1, 3)
+        logits = []
+        for part in places.split(self.batch_size):
+            patches = windows[part[:, 0], part[:, 1], part[:, 2]].contiguous(memory_format=torch.channels_last)
+            logits.append(self.infer(patches, self.network))
+        return torch.cat(logits).sigmoid().view(count, rows, columns, 1).permute(0, 3, 1, 2)
+
+
+class SharedWindows(_Predictor):
+    """All windows of a tile share its feature maps: each pixel is convolved once, however far windows overlap.
+
+    Args:
+        network: a :class:`CELNet`; its ``window`` decides what a value looks at.
+        step: px between neighbouring windows; divides a quarter of the window or is a multiple of it.
+        context: px around the windows that feed the convolutions only, so that tiles meet without a seam; a multiple
+            of an eighth of the window.
+        mean: of each channel, 0 to 255.
+        std: of each channel, 0 to 255.
+        device: where to compute.
+        autocast: float16 on GPUs, bfloat16 on CPUs.
+
+    Raises:
+        InputError: a step or a context that does not fit the window.
+    """
+
+    def __init__(
+        self,
+        network: CELNet,
+        step: int = 24,
+        context: int = 96,
+        mean: Sequence[float] = (0, 0, 0),
+        std: Sequence[float] = (255, 255, 255),
+        device: torch.device | str = "cpu",
+        autocast: bool = False,
+    ) -> None:
+        window, cell = network.window, network.window // 4
+        if not 0 < step <= window or step % 4 or (step % cell and cell % step):
+            raise InputError("SharedWindows", f"a step that divides {cell} or is a multiple of it", str(step))
+        if context < 0 or context % (cell // 2):
+            raise InputError("SharedWindows", f"context as a multiple of {cell // 2}", str(context))
+        super().__init__(network, step, (window - step) // 2 + context, mean, std, device, autocast)
+        self.context, self.cell = context, cell
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """``(B, 1, h, w)`` from ``(B, 3, H, W)``."""
+        rows, columns = ((side - 2 * self.margin) // self.step for side in images.shape[2:])
+        spare = [-side % self.cell for side in images.shape[:1:-1]]  # for steps below a quarter of the window
+        images = F.pad(images, (0, spare[0], 0, spare[1]), mode="replicate") if any(spare) else images
+        logits = self.infer(images, self._dense)
+        return logits[..., :rows, :columns].sigmoid()
+
+    def _dense(self, images: Tensor) -> Tensor:
+        return self.network.dense(images, self.step, self.context)
+
+
+class PixelMap(_Predictor):
+    """One class of a fully convolutional network, its probability pooled over cells.
+
+    Args:
+        network: gives logits ``(B, K, H, W)`` for ``(B, 3, H, W)``.
+        channel: the class that counts; its probability is the softmax's.
+        step: side of a cell, px; the cell takes its largest value.
+        margin: px around a tile, at least half of the receptive field; a multiple of the network's largest stride, as
+            tiles must be too, so that all are computed on one grid.
+        mean: of each channel, 0 to 255.
+        std: of each channel, 0 to 255.
+        device: where to compute.
+        autocast: float16 on GPUs, bfloat16 on CPUs.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        channel: int = 1,
+        step: int = 4,
+        margin: int = 128,
+        mean: Sequence[float] = (0, 0, 0),
+        std: Sequence[float] = (255, 255, 255),
+        device: torch.device | str = "cpu",
+        autocast: bool = False,
+    ) -> None:
+        super().__init__(network, step, margin, mean, std, device, autocast)
+        self.channel = channel
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """``(B, 1, h, w)`` from ``(B, 3, H, W)``."""
+        probability = self.infer(images, self.network).softmax(1)[:, self.channel : self.channel + 1]
+        inner = [slice(self.margin, side - self.margin) for side in images.shape[2:]]
+        return F.max_pool2d(probability[..., inner[0], inner[1]], self.step)

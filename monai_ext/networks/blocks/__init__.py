@@ -1,0 +1,15 @@
+"""Building blocks of networks."""
+
+from monai_ext.networks.blocks.attention import ChannelAttention, MultiBranchAttention, SpatialAttention
+from monai_ext.networks.blocks.group_conv import GroupBatchNorm2d, GroupConv2d, GroupPool
+from monai_ext.networks.blocks.windows import pool_windows
+
+__all__ = [
+    "ChannelAttention",
+    "GroupBatchNorm2d",
+    "GroupConv2d",
+    "GroupPool",
+    "MultiBranchAttention",
+    "SpatialAttention",
+    "pool_windows",
+]

@@ -1,0 +1,113 @@
+"""Three ways from a network to a map, and what they must agree on."""
+
+import pytest
+import torch
+from torch import nn
+
+from monai_ext.errors import InputError
+from monai_ext.inferers import ExactWindows, PixelMap, SharedWindows
+from monai_ext.networks.nets import CELNet
+from tests.networks.test_celnet import trained
+
+TOLERANCE = 1e-5
+GEOMETRY_TOLERANCE = 1e-4
+SEAM_TOLERANCE = 1e-4
+
+
+def tiles(*size, seed=0):
+    return torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("step", [12, 24, 32, 96])
+def test_exact_windows_are_patches_scored_one_by_one(step):
+    network = trained(CELNet("cbam"))
+    predict = ExactWindows(network, step=step, mean=[100, 90, 80], std=[50, 60, 70], batch_size=7)
+    rows, columns = 3, 2
+    tile = tiles(rows * step + 2 * predict.margin, columns * step + 2 * predict.margin)
+    found = predict(tile)
+    assert found.shape == (1, 1, rows, columns)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([100.0, 90, 80], [50.0, 60, 70]))
+    for row in range(rows):
+        for column in range(columns):
+            patch = tile[..., row * step : row * step + 96, column * step : column * step + 96]
+            with torch.no_grad():
+                expected = network((patch - mean) / std).sigmoid()
+            torch.testing.assert_close(found[0, 0, row, column], expected[0, 0], atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("step", [4, 8, 12, 24, 48, 96])
+def test_shared_windows_keep_the_geometry_of_exact_ones(step):
+    """A network whose value at a place is the place's colour: both forms must look at the same windows."""
+    network = CELNet(None)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        for norm in (m for m in network.modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.weight.fill_(1)
+        for convolution in (
+            network.stem.conv,
+            network.stage2.blocks[0].shortcut[0],
+            network.stage3.blocks[0].shortcut[0],
+        ):
+            convolution.weight[0, 0, 1, 1] = 1
+        network.head.weight[0, 0], network.head.bias[0] = 20, -10
+    exact = ExactWindows(network, step=step)
+    shared = SharedWindows(network, step=step, context=24)
+    rows, columns = 6, 8
+    tile = tiles(rows * step + 2 * shared.margin, columns * step + 2 * shared.margin)
+    cut = shared.margin - exact.margin
+    found, expected = shared(tile), exact(tile[..., cut : tile.shape[2] - cut, cut : tile.shape[3] - cut])
+    assert found.shape == expected.shape == (1, 1, rows, columns)
+    torch.testing.assert_close(found, expected, atol=GEOMETRY_TOLERANCE, rtol=0)
+    assert expected.std() > 1e-3
+
+
+@pytest.mark.parametrize("step", [12, 24])
+def test_shared_windows_without_attention_leave_no_seam(step):
+    """Two tiles side by side are the map of both in one pass where the context covers the receptive field."""
+    network = trained(CELNet(None))
+    predict = SharedWindows(network, step=step, context=120)
+    columns = 96 // step
+    whole = tiles(2 * step + 2 * predict.margin + (-2 * step) % 24, 2 * 96 + 2 * predict.margin)
+    left, right = whole[..., : 96 + 2 * predict.margin], whole[..., 96:]
+    stitched = torch.cat([predict(left), predict(right)], dim=3)
+    one_pass = predict(whole)
+    assert stitched.shape[3] == 2 * columns
+    torch.testing.assert_close(stitched, one_pass, atol=SEAM_TOLERANCE, rtol=0)
+
+
+def test_pixel_map_takes_the_largest_probability_of_a_cell():
+    network = nn.Conv2d(3, 2, 3, padding=1)
+    predict = PixelMap(network, channel=1, step=4, margin=8)
+    tile = tiles(24, 32)
+    found = predict(tile)
+    with torch.no_grad():
+        probability = network(tile / 255).softmax(1)[0, 1]
+    assert found.shape == (1, 1, 2, 4)
+    for row in range(2):
+        for column in range(4):
+            cell = probability[8 + 4 * row : 12 + 4 * row, 8 + 4 * column : 12 + 4 * column]
+            assert found[0, 0, row, column].item() == pytest.approx(cell.max().item(), abs=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (ExactWindows, {"step": 100}),
+        (ExactWindows, {"step": 25}),
+        (SharedWindows, {"step": 36}),
+        (SharedWindows, {"step": 6}),
+        (SharedWindows, {"context": 10}),
+    ],
+)
+def test_geometry_that_does_not_fit_is_refused(kind, options):
+    with pytest.raises(InputError, match="expected"):
+        kind(CELNet(None), **options)
+
+
+def test_autocast_stays_close():
+    network = trained(CELNet("mam"))
+    tile = tiles(24 * 2 + 2 * 132, 24 * 2 + 2 * 132)
+    whole, half = (SharedWindows(network, autocast=flag)(tile) for flag in (False, True))
+    assert half.dtype == torch.float32
+    assert (whole - half).abs().max() < 0.05
