@@ -1,4 +1,4 @@
-"""The command line: ``python -m monai_ext phantom | prepare | tune ...``."""
+"""The command line: ``python -m monai_ext phantom | prepare | tune | report``."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ def _call(function: Callable[..., Any], name: str, *args: Any, **options: Any) -
 
 
 def phantom(method: str, dst: str, **options: Any) -> str:
-    """Write a synthetic data set, or a slide.
+    """Write a synthetic data set, a slide, or slides and annotations as an official release has them.
 
     Args:
-        method: mitosis, metastasis, cells, nuclei, vessels, or slide for one pyramidal TIFF.
+        method: mitosis, metastasis, cells, nuclei or vessels; slide for one pyramidal TIFF; camelyon16 for a release.
         dst: the folder to write; for a slide, the file.
-        **options: see ``monai_ext.data.phantom.write_dataset`` and ``write_slide``.
+        **options: see ``monai_ext.data.phantom.write_dataset``, ``write_slide`` and ``write_camelyon16``.
     """
-    from monai_ext.data.phantom import write_dataset, write_slide
+    from monai_ext.data.phantom import write_camelyon16, write_dataset, write_slide
 
-    if method == "slide":
-        return _call(write_slide, "phantom slide", dst, **options)
+    writers = {"slide": write_slide, "camelyon16": write_camelyon16}
+    if method in writers:
+        return _call(writers[method], f"phantom {method}", dst, **options)
     return _call(write_dataset, "phantom", method, dst, **options)
 
 
@@ -46,10 +47,10 @@ def prepare(name: str, src: str, dst: str, **options: Any) -> str:
     """Convert an official release into a bundle's data set.
 
     Args:
-        name: mitos12, mitos14, amida13, tupac16 or midog.
+        name: mitos12, mitos14, amida13, tupac16, midog, pcam, camelyon16 or hploc.
         src: the folder of the release as it was unpacked.
         dst: the folder to write.
-        **options: see ``monai_ext.data.prepare``: split, seed, overwrite, link.
+        **options: see ``monai_ext.data.prepare``: split, seed, overwrite, link, and each converter's own.
     """
     from monai_ext.data.prepare import PREPARE
 
@@ -59,23 +60,40 @@ def prepare(name: str, src: str, dst: str, **options: Any) -> str:
 
 
 def tune(method: str, **options: Any) -> str:
-    """Choose a method's thresholds on the validation list.
+    """Choose what a method leaves open on the validation list.
 
     Args:
-        method: mitosis.
-        **options: see ``monai_ext.tuning.tune_mitosis``.
+        method: mitosis or evidence.
+        **options: see ``monai_ext.tuning.tune_mitosis`` and ``tune_evidence``.
     """
-    if method != "mitosis":
-        raise InputError("tune", "mitosis", repr(method))
-    from monai_ext.tuning import tune_mitosis
+    from monai_ext.tuning import tune_evidence, tune_mitosis
 
-    return _call(tune_mitosis, f"tune {method}", **options)
+    methods = {"mitosis": tune_mitosis, "evidence": tune_evidence}
+    if method not in methods:
+        raise InputError("tune", " or ".join(methods), repr(method))
+    return _call(methods[method], f"tune {method}", **options)
+
+
+def report(kind: str, **options: Any) -> str:
+    """Turn the files of finished runs into numbers with intervals and a page.
+
+    Args:
+        kind: classifiers, to compare the scores of several evaluations; slides, for AUC and FROC of a cohort.
+        **options: see ``monai_ext.comparison.compare_classifiers`` and ``monai_ext.slides.evaluate_slides``.
+    """
+    from monai_ext.comparison import compare_classifiers
+    from monai_ext.slides import evaluate_slides
+
+    kinds = {"classifiers": compare_classifiers, "slides": evaluate_slides}
+    if kind not in kinds:
+        raise InputError("report", " or ".join(kinds), repr(kind))
+    return _call(kinds[kind], f"report {kind}", **options)
 
 
 def main() -> None:
     """Run a command; what is wrong with the input ends it with one line and exit code 1."""
     try:
-        fire.Fire({"phantom": phantom, "prepare": prepare, "tune": tune}, name="monai_ext")
+        fire.Fire({"phantom": phantom, "prepare": prepare, "tune": tune, "report": report}, name="monai_ext")
     except Exception as error:
         cause = input_error_in(error)  # MONAI wraps what a configuration raises
         if cause is None:

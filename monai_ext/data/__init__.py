@@ -1,7 +1,7 @@
 """Reading, checking and converting data."""
 
 from monai_ext.data.cohort import Cohort
-from monai_ext.data.datalist import check_mask_item, check_points_item, load_datalist
+from monai_ext.data.datalist import check_label_item, check_mask_item, check_points_item, load_datalist
 from monai_ext.data.geojson import (
     Features,
     GeoJSONWriter,
@@ -19,6 +19,7 @@ __all__ = [
     "Features",
     "Field",
     "GeoJSONWriter",
+    "check_label_item",
     "check_mask_item",
     "check_points_item",
     "hot_spot",

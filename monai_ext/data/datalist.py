@@ -14,7 +14,7 @@ from monai_ext.data.image import read_field, read_mask
 from monai_ext.data.points import as_points, points_outside, read_points
 from monai_ext.errors import DataListError, InputError
 
-__all__ = ["check_mask_item", "check_points_item", "load_datalist"]
+__all__ = ["check_label_item", "check_mask_item", "check_points_item", "load_datalist"]
 
 Item = dict[str, Any]
 
@@ -61,6 +61,29 @@ def check_mask_item(item: Mapping[str, Any], key: str = "label") -> list[str]:
             problems.append(str(error))
     if len(set(shapes)) > 1:
         problems.append(f"{item[key]}: expected the size of {item['image']}, {shapes[0]}, found {shapes[1]}")
+    return problems
+
+
+def check_label_item(item: Mapping[str, Any], classes: int = 2) -> list[str]:
+    """What is wrong with one image and its label, a line each.
+
+    For :func:`load_datalist` with ``path_keys=("image",)``, as the label is no path.
+
+    Args:
+        item: ``image`` (a path), ``label`` (a number) and, if there is one, ``mask`` (a path) of the image's size.
+        classes: labels are whole numbers from 0 to ``classes - 1``.
+    """
+    label = item.get("label")
+    problems = []
+    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < classes:
+        found = "none" if label is None else f"{json.dumps(label, default=str):.80} ({type(label).__name__})"
+        problems.append(f"label of {item['image']}: expected a whole number 0 to {classes - 1}, found {found}")
+    if "mask" in item:
+        return problems + check_mask_item(item, "mask")
+    try:
+        read_field(item["image"])
+    except InputError as error:
+        problems.append(str(error))
     return problems
 
 

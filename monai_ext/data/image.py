@@ -13,15 +13,27 @@ from PIL import Image, UnidentifiedImageError
 
 from monai_ext.errors import InputError
 
-__all__ = ["SUFFIXES", "Field", "read_field", "read_mask", "to_rgb8"]
+__all__ = [
+    "SAME_MPP",
+    "SLIDE_SUFFIXES",
+    "SUFFIXES",
+    "TIFF_SUFFIXES",
+    "Field",
+    "plausible_mpp",
+    "read_field",
+    "read_mask",
+    "tiff_mpp",
+    "to_rgb8",
+]
 
-_SLIDES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide")
-_TIFFS = (".tif", ".tiff")
+SLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide")
+TIFF_SUFFIXES = (".tif", ".tiff")
 #: Names of files that :func:`read_field` reads end so.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *_TIFFS, *_SLIDES)
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF_SUFFIXES, *SLIDE_SUFFIXES)
+#: Relative difference of resolutions that is not worth resampling: scanners of one nominal magnification differ so.
+SAME_MPP = 0.1
 _MICRONS = {2: 25_400.0, 3: 10_000.0}  # TIFF's resolution units: inch, centimetre
 _PLAUSIBLE_MPP = (0.05, 4.0)  # um/px; a scanner's 72 or 300 dpi is no resolution of tissue
-_SAME_MPP = 0.1  # relative difference that is not worth resampling: scanners of one nominal magnification differ so
 _MOST_PIXELS = 500_000_000
 
 
@@ -68,8 +80,18 @@ def to_rgb8(array: np.ndarray, where: str | os.PathLike = "image") -> np.ndarray
     return np.ascontiguousarray(array if array.shape[2] == 3 else np.repeat(array, 3, axis=2))
 
 
-def _plausible(mpp: float | None) -> float | None:
+def plausible_mpp(mpp: float | str | None) -> float | None:
+    """What a file says of its resolution (um/px), or ``None`` where no tissue is scanned so."""
+    mpp = float(mpp) if mpp else None
     return mpp if mpp is not None and _PLAUSIBLE_MPP[0] <= mpp <= _PLAUSIBLE_MPP[1] else None
+
+
+def tiff_mpp(page: tifffile.TiffPage) -> float | None:
+    """The resolution (um/px) that a TIFF's tags state, if they do and it is plausible."""
+    unit, resolution = page.tags.get("ResolutionUnit"), page.tags.get("XResolution")
+    if unit and resolution and int(unit.value) in _MICRONS and resolution.value[0]:
+        return plausible_mpp(_MICRONS[int(unit.value)] * resolution.value[1] / resolution.value[0])
+    return None
 
 
 def _read_tiff(path: Path) -> tuple[np.ndarray, float | None]:
@@ -89,11 +111,7 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, float | None]:
             array = np.invert(array)
         elif page.photometric == tifffile.PHOTOMETRIC.SEPARATED:
             array = _read_image(path)
-        unit, resolution = page.tags.get("ResolutionUnit"), page.tags.get("XResolution")
-        mpp = None
-        if unit and resolution and int(unit.value) in _MICRONS and resolution.value[0]:
-            mpp = _MICRONS[int(unit.value)] * resolution.value[1] / resolution.value[0]
-    return array, _plausible(mpp)
+        return array, tiff_mpp(page)
 
 
 def _read_slide(path: Path, mpp: float | None, target: float | None) -> tuple[np.ndarray, float, float]:
@@ -101,8 +119,7 @@ def _read_slide(path: Path, mpp: float | None, target: float | None) -> tuple[np
     import openslide
 
     with openslide.OpenSlide(str(path)) as slide:
-        stated = slide.properties.get(openslide.PROPERTY_NAME_MPP_X)
-        base = mpp or _plausible(float(stated) if stated else None)
+        base = mpp or plausible_mpp(slide.properties.get(openslide.PROPERTY_NAME_MPP_X))
         if base is None:
             raise InputError(path, "a slide that states its resolution (um/px), or mpp given", "no resolution")
         wanted = target or base
@@ -133,10 +150,10 @@ def read_field(path: str | os.PathLike, mpp: float | None = None, target_mpp: fl
     if not path.is_file():
         raise InputError(path, "an image", "no such file" if not path.exists() else "a folder")
     try:
-        if path.suffix.lower() in _SLIDES:
+        if path.suffix.lower() in SLIDE_SUFFIXES:
             array, known, base = _read_slide(path, mpp, target_mpp)
         else:
-            array, stated = _read_tiff(path) if path.suffix.lower() in _TIFFS else (_read_image(path), None)
+            array, stated = _read_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else (_read_image(path), None)
             array = to_rgb8(array, path)
             known = base = mpp or stated
     except InputError:
@@ -145,7 +162,7 @@ def read_field(path: str | os.PathLike, mpp: float | None = None, target_mpp: fl
     except Exception as error:
         found = "no image in a known format" if isinstance(error, UnidentifiedImageError) else f"{error}".split("\n")[0]
         raise InputError(path, "a readable image", found or type(error).__name__) from error
-    if known and target_mpp and abs(known / target_mpp - 1) > _SAME_MPP:
+    if known and target_mpp and abs(known / target_mpp - 1) > SAME_MPP:
         factor = known / target_mpp
         size = [max(1, round(side * factor)) for side in array.shape[1::-1]]
         array = cv2.resize(array, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
@@ -176,7 +193,11 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
     """
     path = Path(path)
     try:
-        array = tifffile.imread(path) if path.suffix.lower() in _TIFFS else cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        array = (
+            tifffile.imread(path)
+            if path.suffix.lower() in TIFF_SUFFIXES
+            else cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        )
     # what the decoders raise for a damaged file is not one family
     except Exception as error:
         raise InputError(path, "a readable mask", str(error).split("\n")[0]) from error

@@ -1,11 +1,12 @@
 import json
 import pickle
+from functools import partial
 
 import cv2
 import numpy as np
 import pytest
 
-from monai_ext.data.datalist import check_mask_item, load_datalist
+from monai_ext.data.datalist import check_label_item, check_mask_item, load_datalist
 from monai_ext.errors import DataListError, InputError
 
 ROWS, COLS = 40, 60
@@ -253,6 +254,61 @@ def test_masks(place):
     assert said(
         "training0_mask.png: expected the size of *, (40, 60), found (41, 60)", place.problems(check=check_mask_item)
     )
+
+
+LABELS = {"check": check_label_item, "path_keys": ("image",)}
+
+
+@pytest.fixture
+def labelled(place):
+    for items in place.content.values():
+        for index, item in enumerate(items):
+            item["label"] = index
+    return place
+
+
+def test_image_labels(labelled):
+    labelled.content["test"][0]["mask"] = "test1.png"
+    lists = labelled.load(**LABELS)
+    assert [item["label"] for items in lists.values() for item in items] == [0, 1] * 3
+    assert lists["test"][0]["mask"] == str(labelled.folder / "test1.png")
+
+
+@pytest.mark.parametrize(
+    ("label", "found"),
+    [
+        pytest.param(True, "true (bool)", id="bool"),
+        pytest.param(1.0, "1.0 (float)", id="float"),
+        pytest.param("1", '"1" (str)', id="text"),
+        pytest.param([1], "[1] (list)", id="list"),
+        pytest.param(2, "2 (int)", id="too large"),
+        pytest.param(-1, "-1 (int)", id="negative"),
+        pytest.param(None, "none", id="null"),
+    ],
+)
+def test_bad_image_labels(labelled, label, found):
+    labelled.content["training"][0]["label"] = label
+    (line,) = labelled.problems(**LABELS)
+    assert line == f"label of {labelled.folder / 'training0.png'}: expected a whole number 0 to 1, found {found}"
+
+
+def test_more_classes_and_no_label_at_all(labelled):
+    labelled.content["training"][0]["label"] = 2
+    labelled.load(check=partial(check_label_item, classes=3), path_keys=("image",))
+    del labelled.content["training"][0]["label"]
+    (line,) = labelled.problems(**LABELS)
+    assert line.endswith("expected a whole number 0 to 1, found none")
+
+
+def test_images_and_masks_of_labels(labelled):
+    truncated_image(labelled)
+    labelled.image("mask.png", rows=ROWS + 1)
+    labelled.content["test"][1]["mask"] = "mask.png"
+    labelled.content["test"][1]["label"] = True
+    lines = labelled.problems(**LABELS)
+    assert len(lines) == 3
+    assert said("*: expected a readable image*", lines) == 1
+    assert said("mask.png: expected the size of *, (40, 60), found (41, 60)", lines) == 1
 
 
 def test_error_crosses_processes(place):

@@ -18,7 +18,7 @@ from monai.data import load_decathlon_datalist
 from monai_ext.data.datalist import load_datalist
 from monai_ext.data.points import read_points
 from monai_ext.data.prepare import PREPARE
-from monai_ext.data.prepare.common import random_split
+from monai_ext.data.prepare.split import random_split
 from monai_ext.errors import DataListError, InputError
 
 PARTS = ("training", "validation", "test")
@@ -393,6 +393,24 @@ def test_overwrite(tmp_path):
     assert not (path.parent / "images/01/01.tif").samefile(src / "mitoses_image_data/01/01.tif")
 
 
+def test_overwriting_removes_what_was_listed(tmp_path):
+    src = tupac(tmp_path / "src", [1, 2])
+    path = PREPARE["tupac16"](src, tmp_path / "dst")
+    for kept in (tmp_path / "dst" / "notes.txt", tmp_path / "outside.png"):
+        text(kept, "mine")
+    content = json.loads(path.read_text())
+    content["test"] += [{"image": "../outside.png", "label": 1, "mask": None}, "no item"]
+    path.write_text(json.dumps(content))
+    (src / "mitoses_image_data" / "02" / "02.tif").unlink()
+    PREPARE["tupac16"](src, tmp_path / "dst", overwrite=True)
+    images = [str(path.relative_to(tmp_path / "dst")) for path in (tmp_path / "dst" / "images").rglob("*.tif")]
+    assert sorted(images) == ["images/01/01.tif", "images/01/02.tif", "images/02/01.tif"]
+    assert (tmp_path / "dst" / "notes.txt").exists()
+    assert (tmp_path / "outside.png").exists(), "a list cannot reach out of its folder"
+    path.write_text("no list")
+    PREPARE["tupac16"](src, tmp_path / "dst", overwrite=True)
+
+
 def test_writing_below_the_source(tmp_path, monkeypatch):
     """What an earlier run wrote there is no part of the release, however the folders are named."""
     tupac(tmp_path, [1, 2, 3])
@@ -424,6 +442,15 @@ def test_a_failure_leaves_no_list(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", PREPARE)
+def test_wrong_options(tmp_path, name):
+    with pytest.raises(InputError, match=f"prepare {name}: expected its own options .*, found --masc$"):
+        PREPARE[name](tmp_path, tmp_path / "dst", masc=True)
+    for seed in (-1, 1.5, "one", True):
+        with pytest.raises(InputError, match="seed: expected a whole number from 0, found"):
+            PREPARE[name](tmp_path, tmp_path / "dst", seed=seed)
+
+
+@pytest.mark.parametrize("name", PREPARE)
 def test_wrong_folder(tmp_path, name):
     with pytest.raises(DataListError, match=f"expected the folder of the {name} release, found no such folder"):
         PREPARE[name](tmp_path / "gone", tmp_path / "dst")
@@ -432,7 +459,14 @@ def test_wrong_folder(tmp_path, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataListError) as error:
         PREPARE[name](tmp_path / "empty", tmp_path / "dst")
-    looked_for = {"mitos12": "A00_v2/A00_00.bmp", "mitos14": "A03/frames/x40", "midog": "MIDOG.json"}
+    looked_for = {
+        "mitos12": "A00_v2/A00_00.bmp",
+        "mitos14": "A03/frames/x40",
+        "midog": "MIDOG.json",
+        "pcam": "train_labels.csv",
+        "camelyon16": "normal_001.tif",
+        "hploc": "normal_001.tif",
+    }
     assert looked_for.get(name, "<case>/<nn>.tif") in str(error.value)
     assert not (tmp_path / "dst").exists()
 

@@ -5,6 +5,7 @@ from monai_ext.data.phantom.field import PhantomField, phantom_field
 from monai_ext.data.phantom.nuclei import CellClass
 from monai_ext.data.phantom.optics import IDEAL_SCANNER, Scanner, beer_lambert
 from monai_ext.data.phantom.pyramid import write_slide
+from monai_ext.data.phantom.release import write_camelyon16
 from monai_ext.data.phantom.slide import PhantomSlide, phantom_slide
 from monai_ext.data.phantom.tissue import Tissue
 
@@ -19,6 +20,7 @@ __all__ = [
     "beer_lambert",
     "phantom_field",
     "phantom_slide",
+    "write_camelyon16",
     "write_dataset",
     "write_slide",
 ]

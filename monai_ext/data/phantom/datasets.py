@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from monai_ext.data.phantom.field import PhantomField, phantom_field
 from monai_ext.data.phantom.noise import hash64
 from monai_ext.data.phantom.nuclei import FORMS, CellClass
+from monai_ext.data.phantom.output import new_folder
 from monai_ext.data.phantom.slide import PhantomSlide, phantom_slide
 from monai_ext.data.phantom.tissue import Tissue, plan_cells
 from monai_ext.errors import InputError
@@ -232,7 +232,7 @@ def _splits(count: int) -> list[str]:
     return ["training"] * (count - 2 * held) + ["validation"] * held + ["test"] * held
 
 
-def _check(method: str, dst: Path, sizes: dict[str, int], overwrite: bool) -> None:
+def _check(method: str, sizes: dict[str, int]) -> None:
     if method not in METHODS:
         raise InputError("method", f"one of {', '.join(METHODS)}", str(method))
     for name, least in (("slides", 3), ("fields", 1), ("size", 64)):
@@ -240,15 +240,6 @@ def _check(method: str, dst: Path, sizes: dict[str, int], overwrite: bool) -> No
             raise InputError(name, f"at least {least}", str(sizes[name]))
     if method == "metastasis" and sizes["size"] > 512:
         raise InputError("size", "at most 512 for patches", str(sizes["size"]))
-    if dst.exists() and not dst.is_dir():
-        raise InputError(dst, "a folder", "a file")
-    if dst.exists() and any(dst.iterdir()):
-        listing = dst / "dataset.json"
-        ours = listing.is_file() and b'"phantom' in listing.read_bytes()[:200]
-        if not overwrite:
-            raise InputError(dst, "an empty folder (or overwrite)", "files")
-        if not ours:
-            raise InputError(dst, "a data set of the phantom to overwrite", "other files")
 
 
 def write_dataset(
@@ -284,11 +275,8 @@ def write_dataset(
         name: int(getattr(recipe, name, 0) if given is None else given)
         for name, given in (("slides", slides), ("fields", fields), ("size", size))
     }
-    _check(method, dst, sizes, overwrite)
-    dst.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{dst.name}-", dir=dst.parent) as scratch:
-        root = Path(scratch) / "new"
-        root.mkdir()
+    _check(method, sizes)
+    with new_folder(dst, "dataset.json", overwrite) as root:
         items: Items = {"training": [], "validation": [], "test": []}
         for number, split in enumerate(
             tqdm(_splits(sizes["slides"]), desc=f"phantom {method}", unit="slide", disable=None)
@@ -307,7 +295,4 @@ def write_dataset(
             "seed": seed,
         }
         (root / "dataset.json").write_bytes(orjson.dumps({**about, **items}, option=orjson.OPT_INDENT_2))
-        if dst.exists():
-            dst.rename(Path(scratch) / "old")
-        root.rename(dst)
     return dst / "dataset.json"

@@ -21,9 +21,10 @@ from monai_ext.data.phantom.nuclei import CellClass
 from monai_ext.data.phantom.slide import PhantomSlide, phantom_slide
 from monai_ext.errors import InputError
 
-__all__ = ["write_slide"]
+__all__ = ["render_slide", "write_slide"]
 
 Tile = NDArray[np.uint8]
+Record = Callable[[PhantomField], None]
 _RECORDED = {CellClass.MITOSIS: [200, 0, 0], CellClass.LOOKALIKE: [0, 120, 200]}
 
 
@@ -97,12 +98,11 @@ def _features(view: PhantomField) -> Iterator[bytes]:
             })  # fmt: skip
 
 
-class _Writer:
+class _Renderer:
     """Renders the slide row by row of tiles; feeds the pyramid and the ground truth on the way."""
 
-    def __init__(self, slide: PhantomSlide, size: tuple[int, int], levels: list[_Level], truth: BinaryIO) -> None:
-        self.slide, self.size, self.levels, self.truth = slide, size, levels, truth
-        self.empty = True
+    def __init__(self, slide: PhantomSlide, size: tuple[int, int], levels: list[_Level], record: Record) -> None:
+        self.slide, self.size, self.levels, self.record = slide, size, levels, record
 
     def tiles(self) -> Iterator[Tile]:
         """Level 0."""
@@ -120,11 +120,54 @@ class _Writer:
                     self.levels[0].add(half, last=top == rows[-1])
                 yield next(_cut(view.image))
 
-    def record(self, view: PhantomField) -> None:
-        """Append a field's ground truth."""
-        for feature in _features(view):
-            self.truth.write((b"" if self.empty else b",\n") + feature)
-            self.empty = False
+
+def render_slide(
+    path: Path,
+    slide: PhantomSlide,
+    size: tuple[int, int],
+    record: Record,
+    *,
+    compression: str = "jpeg",
+    quality: int = 85,
+) -> None:
+    """Write a slide as a pyramidal tiled TIFF.
+
+    Args:
+        path: the file, written as it goes; what is put aside meanwhile goes beside it.
+        slide: what to render.
+        size: height and width of level 0 in pixels.
+        record: is shown every tile of level 0 with its ground truth, row by row.
+        compression: `jpeg`, or `deflate` for no loss.
+        quality: of JPEG, 1 to 100.
+
+    Raises:
+        InputError: a size or a compression that makes no sense.
+    """
+    if min(size) < 64:
+        raise InputError("size", "at least 64 px", f"{size[0]} x {size[1]}")
+    if compression not in ("jpeg", "deflate"):
+        raise InputError("compression", "jpeg or deflate", compression)
+    lossy = compression == "jpeg"
+    layout = {
+        "tile": (BLOCK, BLOCK),
+        "dtype": np.uint8,
+        "photometric": "rgb",
+        "compression": "jpeg" if lossy else "zlib",
+        "compressionargs": {"level": quality} if lossy else None,
+        "resolutionunit": "CENTIMETER",
+        "metadata": None,
+        "software": "monai_ext phantom",
+    }
+    big = size[0] * size[1] * 4 > 2**31
+    with ExitStack() as stack:
+        tiff = stack.enter_context(tifffile.TiffWriter(path, bigtiff=big))
+        levels = _levels(size, partial(_spool, stack, path.parent))
+        density = 1e4 / slide.mpp
+        tiles = _Renderer(slide, size, levels, record).tiles()
+        tiff.write(tiles, shape=(*size, 3), resolution=(density, density), **layout)
+        for number, level in enumerate(levels, start=1):
+            resolution = (density / 2**number,) * 2
+            tiff.write(level.tiles(), shape=(*level.shape, 3), subfiletype=1, resolution=resolution, **layout)
 
 
 def write_slide(
@@ -159,10 +202,6 @@ def write_slide(
     """
     path = Path(path)
     size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-    if min(size) < 64:
-        raise InputError("size", "at least 64 px", f"{size[0]} x {size[1]}")
-    if compression not in ("jpeg", "deflate"):
-        raise InputError("compression", "jpeg or deflate", compression)
     if path.suffix not in (".tif", ".tiff"):
         raise InputError(path, "a file name ending in .tif or .tiff", path.suffix or "no ending")
     truth_path = path.with_suffix(".geojson")
@@ -173,30 +212,17 @@ def write_slide(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as scratch:
         folder = Path(scratch)
-        lossy = compression == "jpeg"
-        layout = {
-            "tile": (BLOCK, BLOCK),
-            "dtype": np.uint8,
-            "photometric": "rgb",
-            "compression": "jpeg" if lossy else "zlib",
-            "compressionargs": {"level": quality} if lossy else None,
-            "resolutionunit": "CENTIMETER",
-            "metadata": None,
-            "software": "monai_ext phantom",
-        }
-        big = size[0] * size[1] * 4 > 2**31
-        with ExitStack() as stack:
-            tiff = stack.enter_context(tifffile.TiffWriter(folder / "slide", bigtiff=big))
-            truth = stack.enter_context((folder / "truth").open("wb"))
-            levels = _levels(size, partial(_spool, stack, folder))
+        with (folder / "truth").open("wb") as truth:
             truth.write(b'{"type": "FeatureCollection", "features": [\n')
-            writer = _Writer(slide, size, levels, truth)
-            tiff.write(writer.tiles(), shape=(*size, 3), resolution=(1e4 / mpp, 1e4 / mpp), **layout)
-            for number, level in enumerate(levels, start=1):
-                density = 1e4 / mpp / 2**number
-                tiff.write(
-                    level.tiles(), shape=(*level.shape, 3), subfiletype=1, resolution=(density, density), **layout
-                )
+            separator = b""
+
+            def record(view: PhantomField) -> None:
+                nonlocal separator
+                for feature in _features(view):
+                    truth.write(separator + feature)
+                    separator = b",\n"
+
+            render_slide(folder / "slide", slide, size, record, compression=compression, quality=quality)
             truth.write(b"\n]}\n")
         (folder / "truth").replace(truth_path)
         (folder / "slide").replace(path)

@@ -43,6 +43,7 @@ class Tissue:
         mitoses: mitotic figures per mm2 of tumour.
         lookalikes: apoptotic, pyknotic, smudged nuclei and debris per mm2 of tissue.
         cellularity: fraction of the places for a cell that are taken.
+        spread: size of the tumour's regions; 1: about 0.1 mm across.
     """
 
     tumour: float = 0.55
@@ -53,10 +54,12 @@ class Tissue:
     mitoses: float = 40.0
     lookalikes: float = 120.0
     cellularity: float = 0.9
+    spread: float = 1.0
 
     def tumour_level(self, noise: Noise) -> Floats:
         """Positive in tumour nests, about um-scaled so that +-1 is their blurred margin."""
-        return _contour(_rugged(noise, "tumour", (190, 113, 67, 37, 17)), self.tumour)
+        wavelengths = tuple(self.spread * wavelength for wavelength in (190, 113, 67, 37, 17))
+        return _contour(_rugged(noise, "tumour", wavelengths), self.tumour)
 
     @staticmethod
     def septum_depth(noise: Noise) -> Floats:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ import numpy as np
 import orjson
 
 from monai_ext.data.points import read_points
-from monai_ext.data.prepare.common import Sample, carve_validation, find_files, prepare
+from monai_ext.data.prepare.common import find_files, note, prepare
+from monai_ext.data.prepare.samples import PointsImage, Sample, labels_per_group
+from monai_ext.data.prepare.split import carve_validation
 from monai_ext.errors import InputError
 
 __all__ = ["prepare_amida13", "prepare_midog", "prepare_mitos12", "prepare_mitos14", "prepare_tupac16"]
@@ -69,7 +70,7 @@ def prepare_mitos12(
         for field, image in images.items():
             regions = _pixel_lists(tables.get(field), problems)
             points = np.array([region.mean(axis=0) for region in regions], dtype=np.float32).reshape(-1, 2)
-            sample = Sample(image, pattern.fullmatch(field)[1], field, points, _MITOS12_MPP[scanner])
+            sample = PointsImage(pattern.fullmatch(field)[1], field, image, points, _MITOS12_MPP[scanner])
             sample.regions = regions if masks else None
             samples.append(sample)
         return samples
@@ -83,7 +84,7 @@ def prepare_mitos12(
         for sample in samples:
             sample.group = sample.name
         parts = {sample.group: "test" if sample.name in test else "training" for sample in samples}
-        return carve_validation(parts, samples, seed)
+        return carve_validation(parts, labels_per_group(samples), seed)
 
     return prepare("mitos12", src, dst, collect, paper=paper, **options)
 
@@ -125,13 +126,13 @@ def prepare_mitos14(
             places = f"{scanner}03/frames/{frames}/*.tiff with {scanner}03/mitosis/*_mitosis.csv"
             problems.append(f"{folder}: expected frames at {places}, found {len(images)} frames, none with labels")
         elif len(labelled) < len(images):
-            _note(folder, f"{len(images) - len(labelled)} frames of slides without labels left out")
+            note(folder, f"{len(images) - len(labelled)} frames of slides without labels left out")
         samples = []
         for path in labelled:
             points, lookalikes = (_frame_points(path, kind, frames, problems) for kind in ("mitosis", "not_mitosis"))
             slide = path.parents[2].name
             resolution = mpp if frames == "x40" else 2 * mpp
-            samples.append(Sample(path, slide, f"{slide}/{path.stem}", points, resolution, lookalikes))
+            samples.append(PointsImage(slide, f"{slide}/{path.stem}", path, points, resolution, lookalikes))
         return samples
 
     def paper(samples: list[Sample], seed: int) -> dict[str, str] | None:  # noqa: ARG001 - nothing is drawn
@@ -167,7 +168,7 @@ def prepare_amida13(src: str | os.PathLike, dst: str | os.PathLike, **options: A
         if set(cases.values()) != set(range(1, 24)):
             return None
         parts = {case: "training" if number <= 12 else "test" for case, number in cases.items()}
-        return carve_validation(parts, samples, seed)
+        return carve_validation(parts, labels_per_group(samples), seed)
 
     return prepare("amida13", src, dst, collect, paper=paper, **options)
 
@@ -234,7 +235,7 @@ def prepare_midog(
         images = {path.name: path for path in find_files(folder, (".tif", ".tiff", ".png", ".jpg"), dst)}
         kept = {name: own for name, own in boxes.items() if own or keep_unannotated}
         if len(kept) < len(boxes):
-            _note(folder, f"{len(boxes) - len(kept)} images without any annotation left out (keep_unannotated=True)")
+            note(folder, f"{len(boxes) - len(kept)} images without any annotation left out (keep_unannotated=True)")
         problems += [f"{folder}: expected image {name}, found none" for name in kept if name not in images]
         samples = []
         for name in kept.keys() & images.keys():
@@ -243,7 +244,7 @@ def prepare_midog(
                 for kind in (_MIDOG_FIGURE, _MIDOG_LOOKALIKE)
             )
             case = Path(name).stem
-            samples.append(Sample(images[name], case, case, points, None, lookalikes))
+            samples.append(PointsImage(case, case, images[name], points, None, lookalikes))
         return samples
 
     return prepare("midog", src, dst, collect, **options)
@@ -262,11 +263,11 @@ def _case_folders(src: Path, dst: str | os.PathLike, problems: list[str], places
         if path.parent.name in cases or path.parent.name.isdigit():
             tables[path.parent.name, path.stem] = path
         else:
-            _note(path, "not in a case's folder: left out")
+            note(path, "not in a case's folder: left out")
     if not _both_there(src, images, tables, problems, places):
         return []
     return [
-        Sample(images[case, field], case, f"{case}/{field}", _points(tables.get((case, field)), problems), 0.25)
+        PointsImage(case, f"{case}/{field}", images[case, field], _points(tables.get((case, field)), problems), 0.25)
         for case, field in images
     ]
 
@@ -281,7 +282,7 @@ def _both_there(src: Path, images: dict, tables: dict, problems: list[str], plac
     problems += [f"{tables[key]}: expected its image, found none" for key in sorted(tables.keys() - images.keys())]
     bare = len(images.keys() - tables.keys())
     if bare:
-        _note(src, f"{bare} of {len(images)} images have no CSV: taken as having no mitoses")
+        note(src, f"{bare} of {len(images)} images have no CSV: taken as having no mitoses")
     return True
 
 
@@ -370,7 +371,3 @@ def _scanner(scanner: str, known: dict[str, float]) -> str:
     if scanner not in known:
         raise InputError("scanner", " or ".join(known), repr(scanner))
     return scanner
-
-
-def _note(src: Path, text: str) -> None:
-    print(f"{src}: {text}", file=sys.stderr)
