@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from monai_ext.errors import InputError
 
-__all__ = ["load_weights", "read_caffemodel", "read_state_dict"]
+__all__ = ["load_weights", "read_caffemodel", "read_state_dict", "weights_digest"]
 
 
 def _caffe_net() -> type:
@@ -132,3 +133,19 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
         found = " ".join(str(error).split())
         raise InputError(path, f"weights of {type(network).__name__}", found[:300]) from error
     return network
+
+
+def weights_digest(path: str | Path) -> str:
+    """SHA-256 of a file of weights, by which results tell what they were made with.
+
+    Raises:
+        InputError: no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "a file of weights", "no such file")
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

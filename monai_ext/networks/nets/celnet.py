@@ -140,7 +140,7 @@ class CELNet(nn.Module):
         fine, coarse = self.features(x)
         pooled = [F.adaptive_avg_pool2d(coarse, 1), F.adaptive_max_pool2d(coarse, 1)]
         if self.deep_supervision:
-            pooled = [F.adaptive_avg_pool2d(fine, 1), F.adaptive_max_pool2d(fine, 1)] + pooled
+            pooled = [F.adaptive_avg_pool2d(fine, 1), F.adaptive_max_pool2d(fine, 1), *pooled]
         return self.head(torch.cat(pooled, dim=1)).flatten(1)
 
     def dense(self, x: Tensor, step: int = 24, margin: int = 0) -> Tensor:

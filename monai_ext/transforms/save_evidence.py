@@ -1,0 +1,119 @@
+"""The files that a score and its evidence leave behind: GeoJSON for QuPath, pictures, a row of a table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.transforms import MapTransform
+from monai.utils import convert_to_numpy, convert_to_tensor
+from skimage.measure import label as connected
+
+from monai_ext.data.geojson import Features, GeoJSONWriter, label_map_to_polygons
+from monai_ext.data.result_files import ResultFiles
+from monai_ext.metrics.evidence import evidence_mask
+from monai_ext.visualize.overlay import overlay
+
+__all__ = ["SaveEvidenced"]
+
+_SMALLEST_SIDE = 384  # px of a picture; patches are magnified by whole numbers
+
+
+class SaveEvidenced(MapTransform):
+    """Write an image's score and the evidence for it, as :class:`~monai_ext.inferers.EvidenceInferer` gives them.
+
+    For an image ``a/b.png`` below ``data_root_dir`` these appear in ``output_dir``, each whole or not at all:
+
+    - ``a/b.geojson``: the outline of each connected piece of evidence, with its area and its mean and highest evidence,
+      in QuPath's coordinates (pixels of the file's full resolution). Empty where the score is not above ``positive``.
+    - ``a/b_overlay.png``: the image beside itself with the evidence as heat and its outlines.
+    - ``summary.csv``: one row for each image: score, whether it is positive, area of the evidence.
+
+    Args:
+        keys: key of the evidence ``(1, H, W)`` in [0, 1].
+        output_dir: folder to write to; it is made.
+        data_root_dir: folder that the images lie below.
+        score_key: key of the score, one number in [0, 1].
+        image_key: key of the image, a MetaTensor ``(C, H, W)`` before any normalisation. Its metadata give
+            ``filename_or_obj`` and, as ``LoadFieldd`` writes them, ``mpp`` and ``scale``.
+        threshold: evidence above this share of the score counts; for an image of one window that is CELM's own
+            threshold, as ``tune evidence`` finds it.
+        smooth: of the evidence's outlines, px; see :func:`~monai_ext.metrics.evidence.evidence_mask`.
+        positive: scores above it are positive.
+        mpp: um per px of the image where its metadata do not say; without either there are no areas in um2.
+        classification: QuPath class of the evidence.
+        colour: RGB of that class, 0 to 255.
+        max_side: pictures are reduced until no side is longer, px.
+        allow_missing_keys: whether data without evidence are passed on.
+
+    Raises:
+        InputError: when the image does not say which file it came from.
+    """
+
+    def __init__(
+        self,
+        keys: str = "evidence",
+        *,
+        output_dir: str | os.PathLike[str],
+        data_root_dir: str | os.PathLike[str],
+        score_key: str = "score",
+        image_key: str = "source",
+        threshold: float = 0.5,
+        smooth: float = 2.0,
+        positive: float = 0.5,
+        mpp: float | None = None,
+        classification: str = "Tumor",
+        colour: tuple[int, int, int] = (200, 0, 0),
+        max_side: int = 4096,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.files = ResultFiles(output_dir, data_root_dir, max_side)
+        self.score_key, self.image_key = score_key, image_key
+        self.threshold, self.smooth, self.positive, self.mpp = threshold, smooth, positive, mpp
+        self.classification, self.colour = classification, tuple(colour)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the files; the data are returned as they came."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            image, evidence = d[self.image_key], d[key]
+            source = self.files.source(image, self.image_key)
+            score = float(convert_to_numpy(d[self.score_key]).item())
+            mpp, scale = float(image.meta.get("mpp") or self.mpp or 0), float(image.meta.get("scale") or 1)
+            # the map is weighed with the probability, its threshold was tuned without
+            relative = convert_to_tensor(evidence).float() / max(score, 1e-6)
+            mask = evidence_mask(relative, self.threshold, self.smooth)[0].cpu().numpy()
+            pieces = connected(mask & (score > self.positive), connectivity=2)
+            heat = convert_to_numpy(evidence)[0]
+            self._write_geojson(self.files.path(source, ".geojson"), pieces, heat, (mpp, scale))
+            self.files.write_picture(self.files.path(source, "_overlay.png"), self._picture(image, heat, pieces))
+            area = int((pieces > 0).sum())
+            row = {"score": round(score, 6), "positive": score > self.positive, "evidence_px": area}
+            row |= {"evidence_um2": round(area * mpp**2, 3) if mpp else None, "evidence_share": area / pieces.size}
+            self.files.write_row({"image": source.as_posix(), **row})
+        return d
+
+    def _write_geojson(self, path: Path, pieces: np.ndarray, heat: np.ndarray, resolution: tuple[float, float]) -> None:
+        mpp, scale = resolution
+        ids, outlines = label_map_to_polygons(pieces.astype(np.int32), scale=scale)
+        flat, area = pieces.ravel(), np.bincount(pieces.ravel(), minlength=pieces.max() + 1)
+        highest = np.zeros(len(area))
+        np.maximum.at(highest, flat, heat.ravel())
+        mean = np.bincount(flat, heat.ravel(), minlength=len(area)) / np.maximum(area, 1)
+        measured = {"area_px": area[ids], "mean_evidence": mean[ids], "max_evidence": highest[ids]}
+        if mpp:
+            measured["area_um2"] = area[ids] * mpp**2
+        look = {"classes": self.classification, "colors": {self.classification: self.colour}}
+        with GeoJSONWriter(path) as writer:
+            writer.write(Features(outlines, measurements=measured, **look))
+
+    def _picture(self, image: Any, heat: np.ndarray, pieces: np.ndarray) -> np.ndarray:
+        times = max(1, round(_SMALLEST_SIDE / max(heat.shape)))
+        large = [plane.repeat(times, axis=0).repeat(times, axis=1) for plane in (heat, pieces)]
+        plain = overlay(image, channel_dim=0).repeat(times, axis=0).repeat(times, axis=1)
+        marked = overlay(plain, heat=large[0], labels=large[1], colours={"evidence": self.colour}, channel_dim=-1)
+        return np.concatenate([plain, np.full((plain.shape[0], 4, 3), 255, np.uint8), marked], axis=1)
