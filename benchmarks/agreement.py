@@ -50,7 +50,8 @@ def compare(exact: np.ndarray, shared: np.ndarray) -> str:
     gap = np.abs(exact - shared)
     same = np.mean((exact > 0.5) == (shared > 0.5))
     correlation = np.corrcoef(exact.ravel(), shared.ravel())[0, 1]
-    return f"correlation {correlation:.4f}, mean difference {gap.mean():.4f}, largest {gap.max():.3f}, same side {same:.3f}"
+    differences = f"mean difference {gap.mean():.4f}, largest {gap.max():.3f}"
+    return f"correlation {correlation:.4f}, {differences}, on the same side of .5 {same:.3f}"
 
 
 def mosaic(dataset_dir: str, weights: str, context: int) -> None:

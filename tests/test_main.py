@@ -25,9 +25,11 @@ def call(monkeypatch, *args):
         pytest.param(
             ["prepare", "cats", "--src", "a", "--dst", "b"], "prepare: expected mitos12 or", id="prepare name"
         ),
-        pytest.param(["tune", "cats"], "tune: expected mitosis, found 'cats'", id="tune method"),
+        pytest.param(["tune", "cats"], "tune: expected mitosis or evidence, found 'cats'", id="tune method"),
         pytest.param(["tune", "mitosis", "--dataset_dir", "d", "--bundle", "nowhere"], "nowhere", id="tune bundle"),
+        pytest.param(["tune", "evidence", "--dataset_dir", "d", "--bundle", "nowhere"], "nowhere", id="tune evidence"),
         pytest.param(["phantom", "mitosis", "--dst", "out", "--size", "0"], "expected", id="size"),
+        pytest.param(["report", "cats"], "report: expected classifiers or slides", id="report kind"),
     ],
 )
 def test_wrong_input_is_one_line(args, expected, monkeypatch, tmp_path, capsys):
@@ -40,7 +42,7 @@ def test_wrong_input_is_one_line(args, expected, monkeypatch, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("args", [["paint"], ["phantom"], ["phantom", "mitosis"], ["tune"]], ids=" ".join)
+@pytest.mark.parametrize("args", [["paint"], ["phantom"], ["phantom", "mitosis"], ["tune"], ["report"]], ids=" ".join)
 def test_wrong_usage_is_exit_code_2(args, monkeypatch, capsys):
     assert call(monkeypatch, *args) == 2
     assert "Traceback" not in capsys.readouterr().err
@@ -98,7 +100,7 @@ def test_as_a_command(tmp_path):
         env=os.environ,
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.strip() == f"InputError: {InputError('tune', 'mitosis', repr('cats'))}"
+    assert done.stderr.strip() == f"InputError: {InputError('tune', 'mitosis or evidence', repr('cats'))}"
 
 
 @pytest.mark.parametrize(("rank", "device"), [("3", "cuda:3"), (None, "cuda:0")])

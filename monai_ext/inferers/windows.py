@@ -1,7 +1,7 @@
 """What computes the tiles of a slide: three ways from a network to a map of probabilities.
 
-Each is called with uint8 RGB tiles and gives one value for each ``step`` x ``step`` cell; a tile brings ``margin`` px of
-its surroundings along on every side. See :class:`monai_ext.slides.TilePredictor`.
+Each is called with uint8 RGB tiles and gives one value for each ``step`` x ``step`` cell; a tile brings ``margin`` px
+of its surroundings along on every side. See :class:`monai_ext.slides.TilePredictor`.
 """
 
 from __future__ import annotations

@@ -1,16 +1,26 @@
 """Metrics, and how sure they are."""
 
-from monai_ext.metrics.bootstrap import Interval, bootstrap_ci
+from monai_ext.metrics.bootstrap import Interval, bootstrap_ci, bootstrap_scores
 from monai_ext.metrics.detection import DetectionF1, match_detections, sweep_detection_thresholds
+from monai_ext.metrics.evidence import EvidenceLocalization, GridPointing, evidence_mask, pointing_canvas
+from monai_ext.metrics.froc import bootstrap_froc, froc_curve, match_lesions
 from monai_ext.metrics.instance import AggregatedJaccardIndex, ObjectDice, PanopticQuality
 
 __all__ = [
     "AggregatedJaccardIndex",
     "DetectionF1",
+    "EvidenceLocalization",
+    "GridPointing",
     "Interval",
     "ObjectDice",
     "PanopticQuality",
     "bootstrap_ci",
+    "bootstrap_froc",
+    "bootstrap_scores",
+    "evidence_mask",
+    "froc_curve",
     "match_detections",
+    "match_lesions",
+    "pointing_canvas",
     "sweep_detection_thresholds",
 ]

@@ -12,7 +12,7 @@ from monai.utils import convert_to_numpy
 
 from monai_ext.errors import InputError
 
-__all__ = ["Interval", "bootstrap_ci", "bootstrap_scores", "weighted_accuracy", "weighted_auc"]
+__all__ = ["Interval", "bootstrap_ci", "bootstrap_scores", "percentile_interval", "weighted_accuracy", "weighted_auc"]
 
 _DRAWS = 10_000_000  # drawn at once: bounds the memory with very many groups
 
@@ -97,7 +97,7 @@ def bootstrap_ci(
     names, group = np.unique(labels, return_inverse=True)
     sums = np.zeros((len(names), items.shape[1]))
     np.add.at(sums, group, items)
-    return _percentiles(len(names), lambda draws: statistic(draws @ sums), level, resamples, seed)
+    return percentile_interval(len(names), lambda draws: statistic(draws @ sums), level, resamples, seed)
 
 
 def bootstrap_scores(
@@ -152,7 +152,7 @@ def bootstrap_scores(
         return mean(runs, draws) - (mean(baseline, draws) if baseline else 0.0)
 
     items = max(len(run["score"]) for run in everything)
-    return _percentiles(len(names), value, level, resamples, seed, items)
+    return percentile_interval(len(names), value, level, resamples, seed, items)
 
 
 def weighted_auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -185,15 +185,24 @@ def weighted_accuracy(
         return (weights @ right) / weights.sum(1)
 
 
-def _percentiles(
+def percentile_interval(
     groups: int,
     statistic: Callable[[np.ndarray], np.ndarray],
-    level: float,
-    resamples: int,
-    seed: int,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
     items: int = 0,
 ) -> Interval:
-    """The interval of a statistic of how often each group is drawn, (R, groups) to (R,)."""
+    """The percentile interval of a statistic of how often each group is drawn.
+
+    Args:
+        groups: how many there are.
+        statistic: from draws (R, groups) to R values; of all ones it gives the value itself.
+        level: confidence level in (0, 1).
+        resamples: number of resamples.
+        seed: equal seeds give equal intervals.
+        items: values that the statistic makes of each resample, which bound how many resamples are made at once.
+    """
     if groups == 0:
         return Interval(None, None, None, level, 0)
     value = _number(np.squeeze(statistic(np.ones((1, groups), int))))

@@ -13,6 +13,7 @@ from monai_ext.transforms.mark_done import MarkDoned
 from monai_ext.transforms.patches import RandFieldPatchesd
 from monai_ext.transforms.points import LoadPoints, LoadPointsd
 from monai_ext.transforms.save_detections import SaveDetectionsd
+from monai_ext.transforms.save_evidence import SaveEvidenced
 from monai_ext.transforms.stain import MacenkoNormalize, MacenkoNormalized, RandStainJitter, RandStainJitterd
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "RandStainJitter",
     "RandStainJitterd",
     "SaveDetectionsd",
+    "SaveEvidenced",
 ]

@@ -39,8 +39,7 @@ class SaveEvidenced(MapTransform):
         score_key: key of the score, one number in [0, 1].
         image_key: key of the image, a MetaTensor ``(C, H, W)`` before any normalisation. Its metadata give
             ``filename_or_obj`` and, as ``LoadFieldd`` writes them, ``mpp`` and ``scale``.
-        threshold: evidence above this share of the score counts; for an image of one window that is CELM's own
-            threshold, as ``tune evidence`` finds it.
+        threshold: evidence above this share of the image's highest counts, as ``tune evidence`` finds it.
         smooth: of the evidence's outlines, px; see :func:`~monai_ext.metrics.evidence.evidence_mask`.
         positive: scores above it are positive.
         mpp: um per px of the image where its metadata do not say; without either there are no areas in um2.
@@ -84,9 +83,7 @@ class SaveEvidenced(MapTransform):
             source = self.files.source(image, self.image_key)
             score = float(convert_to_numpy(d[self.score_key]).item())
             mpp, scale = float(image.meta.get("mpp") or self.mpp or 0), float(image.meta.get("scale") or 1)
-            # the map is weighed with the probability, its threshold was tuned without
-            relative = convert_to_tensor(evidence).float() / max(score, 1e-6)
-            mask = evidence_mask(relative, self.threshold, self.smooth)[0].cpu().numpy()
+            mask = evidence_mask(convert_to_tensor(evidence).float(), self.threshold, self.smooth)[0].cpu().numpy()
             pieces = connected(mask & (score > self.positive), connectivity=2)
             heat = convert_to_numpy(evidence)[0]
             self._write_geojson(self.files.path(source, ".geojson"), pieces, heat, (mpp, scale))

@@ -1,10 +1,8 @@
-"""Choosing what a method leaves open, on the validation list and nothing else."""
+"""The filter of SegMitos's detections (section 4.2.1)."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
-from monai_ext.data.points import atomic_path
-from monai_ext.errors import InputError, input_error_in
 from monai_ext.metrics.detection import sweep_detection_thresholds
+from monai_ext.tuning.common import central_choice, errors_unwrapped, grid, read_bundle, read_settings, write_tuned
 
 __all__ = ["DEFAULT_THRESHOLDS", "read_thresholds", "tune_mitosis"]
 
@@ -37,15 +35,7 @@ def read_thresholds(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         InputError: the file lacks one of the three.
     """
-    path = Path(path)
-    if not path.is_file():
-        print(f"{path}: no such file; thresholds are {DEFAULT_THRESHOLDS}", file=sys.stderr)
-        return dict(DEFAULT_THRESHOLDS)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {**content, **{key: content[key] for key in DEFAULT_THRESHOLDS}}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(path, f"an object with {', '.join(DEFAULT_THRESHOLDS)}", repr(error)) from error
+    return read_settings(path, DEFAULT_THRESHOLDS, "thresholds")
 
 
 def tune_mitosis(
@@ -62,9 +52,8 @@ def tune_mitosis(
 ) -> str:
     """Sweep the area and score of SegMitos's filter on the validation list (section 4.2.1, Fig. 8).
 
-    A small validation list cannot tell pairs apart whose F1 differs by less than its standard error. So of all pairs
-    within one standard error of the best the most central one is taken, which carries over better than a lucky island
-    (the one-standard-error rule of Breiman et al. 1984).
+    Of all pairs that are as good as the best within its standard error the most central one is taken; see
+    :func:`~monai_ext.tuning.common.central_choice`.
 
     Args:
         dataset_dir: folder with ``dataset.json``; only its ``validation`` list is read.
@@ -85,29 +74,16 @@ def tune_mitosis(
     Raises:
         InputError: no such bundle or weights.
     """
-    folder = Path(bundle)
-    files = [folder / name for name in ("configs/train.json", "configs/evaluate.json", *configs)]
-    for file in files:
-        if not file.is_file():
-            raise InputError(file, "a configuration of the bundle (--bundle)", "no such file")
-    parser = ConfigParser()
-    parser.read_config([str(file) for file in files])
-    checkpoints = str(ckpt_dir or folder / "models")
-    changes = {"bundle_root": str(folder), "dataset_dir": dataset_dir, "ckpt_dir": checkpoints, "split": "validation"}
-    unknown = [key for key in overrides if parser.get(key) is None and key not in parser]
-    if unknown:
-        raise InputError("tune mitosis", f"options of tune_mitosis or entries of {files[0].name}", ", ".join(unknown))
-    parser.update({**changes, "detect#min_area": 0, "detect#min_score": 0, **overrides})
-    parser.parse()
-
-    try:
+    checkpoints = str(ckpt_dir or Path(bundle) / "models")
+    changes = {"dataset_dir": dataset_dir, "ckpt_dir": checkpoints, "detect#min_area": 0, "detect#min_score": 0}
+    files = ("configs/train.json", "configs/evaluate.json", *configs)
+    parser = read_bundle("tune mitosis", bundle, files, changes, **overrides)
+    with errors_unwrapped():
         found = _detections(parser, binarize)
-    except RuntimeError as error:
-        raise input_error_in(error) or error from None  # MONAI wraps what a configuration raises
     truths = [found_field["label"] for found_field in found]
     tables = [
         sweep_detection_thresholds(
-            [field["points"][index] for field in found], truths, radius, _grid(areas), _grid(scores)
+            [field["points"][index] for field in found], truths, radius, grid(areas), grid(scores)
         ).assign(threshold=level)
         for index, level in enumerate(binarize)
     ]
@@ -125,18 +101,9 @@ def tune_mitosis(
         "fields": len(found),
         "figures": figures,
     }
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    with atomic_path(path.with_name(f"{path.stem}_sweep.csv")) as temporary:
-        table.to_csv(temporary, index=False)
-    _plot(table[table["threshold"] == chosen["threshold"]], chosen, path.with_name(f"{path.stem}_sweep.png"))
+    write_tuned(path, content, {"sweep": table}, _plot(table[table["threshold"] == chosen["threshold"]], chosen))
     print(f"{path}: area > {content['min_area']:g} px, score > {content['min_score']:g}, F1 {chosen['f1']:.3f}")
     return str(path)
-
-
-def _grid(limits: Sequence[float]) -> np.ndarray:
-    first, last, step = limits
-    return np.arange(round((last - first) / step) + 1) * step + first
 
 
 def _detections(parser: ConfigParser, binarize: Sequence[str | float]) -> list[dict[str, Any]]:
@@ -159,17 +126,11 @@ def _detections(parser: ConfigParser, binarize: Sequence[str | float]) -> list[d
 def _centre_of_plateau(table: pd.DataFrame, figures: int) -> pd.Series:
     best = table["f1"].max()
     error = np.sqrt(best * (1 - best) / max(1, figures))  # binomial: each figure is found or not
-    plateau = table[table["f1"] >= best - error]
-    plateau = plateau[plateau["threshold"] == plateau.loc[plateau["f1"].idxmax(), "threshold"]]
-    spread = table[["area", "score"]].agg(np.ptp).replace(0, 1)
-    distance = ((plateau[["area", "score"]] - plateau[["area", "score"]].mean()) / spread).pow(2).sum(axis=1)
-    return plateau.loc[distance.idxmin()]
+    return central_choice(table, "f1", error, over=("area", "score"), kind="threshold")
 
 
-def _plot(table: pd.DataFrame, chosen: pd.Series, path: Path) -> None:
+def _plot(table: pd.DataFrame, chosen: pd.Series) -> Figure:
     """F1 against each threshold, the other one kept: the two curves of the paper's Fig. 8."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     for axis, name, kept, label in zip(
         figure.subplots(1, 2, sharey=True),
@@ -182,5 +143,4 @@ def _plot(table: pd.DataFrame, chosen: pd.Series, path: Path) -> None:
         axis.plot(line[name], line["f1"])
         axis.axvline(chosen[name], color="grey", linestyle=":")
         axis.set(xlabel=label, ylabel="F1 on the validation list", title=f"{kept} > {chosen[kept]:g}")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+    return figure

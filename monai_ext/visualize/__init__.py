@@ -1,6 +1,16 @@
 """Pictures and reports."""
 
+from monai_ext.visualize.evidence import EvidenceMap
+from monai_ext.visualize.evidence_report import compare_evidence, evidence_report, score_evidence
 from monai_ext.visualize.overlay import overlay
 from monai_ext.visualize.report import write_metrics, write_report
 
-__all__ = ["overlay", "write_metrics", "write_report"]
+__all__ = [
+    "EvidenceMap",
+    "compare_evidence",
+    "evidence_report",
+    "overlay",
+    "score_evidence",
+    "write_metrics",
+    "write_report",
+]

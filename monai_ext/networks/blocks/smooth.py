@@ -12,15 +12,15 @@ __all__ = ["gaussian_smooth"]
 _TRUNCATE = 4.0  # standard deviations
 
 
-def _filter_matrix(size: int, sigma: float, like: Tensor) -> Tensor:
+def _filter_matrix(size: int, sigma: float) -> Tensor:
     """``(size, size)``; column i holds what each pixel gives to pixel i. Pixels are mirrored at both ends."""
     reach = min(_TRUNCATE, (size - 1.5) / sigma)  # a mirror shows no more than there is
     if reach <= 0:
-        return torch.ones(1, 1, dtype=like.dtype, device=like.device)
-    kernel = gaussian_1d(torch.tensor(sigma), truncated=reach, normalize=True).to(like)
+        return torch.ones(1, 1)
+    kernel = gaussian_1d(torch.tensor(sigma), truncated=reach, normalize=True)
     edge = len(kernel) // 2
-    pulses = torch.eye(size, dtype=like.dtype, device=like.device)[:, None]
-    return F.conv1d(F.pad(pulses, (edge, edge), mode="reflect"), kernel[None, None])[:, 0]
+    pulses = F.pad(torch.eye(size)[:, None], (edge, edge), mode="reflect")
+    return F.conv1d(pulses, kernel[None, None])[:, 0]
 
 
 def gaussian_smooth(x: Tensor, sigma: float) -> Tensor:
@@ -45,5 +45,5 @@ def gaussian_smooth(x: Tensor, sigma: float) -> Tensor:
     if sigma == 0:
         return x
     with torch.autocast(x.device.type, enabled=False):
-        rows, cols = (_filter_matrix(side, float(sigma), x) for side in x.shape[-2:])
+        rows, cols = (_filter_matrix(side, float(sigma)).to(x) for side in x.shape[-2:])
         return rows.T @ x @ cols

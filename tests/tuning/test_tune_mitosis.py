@@ -8,9 +8,11 @@ import pytest
 
 from monai_ext.errors import DataListError, InputError
 from monai_ext.metrics.detection import sweep_detection_thresholds
-from monai_ext.tuning import DEFAULT_THRESHOLDS, _centre_of_plateau, _grid, read_thresholds, tune_mitosis
+from monai_ext.tuning import DEFAULT_THRESHOLDS, read_thresholds, tune_mitosis
+from monai_ext.tuning.common import grid
+from monai_ext.tuning.mitosis import _centre_of_plateau
 
-BUNDLE = Path(__file__).parents[1] / "bundles" / "pathology_mitosis_segmentation"
+BUNDLE = Path(__file__).parents[2] / "bundles" / "pathology_mitosis_segmentation"
 MANY = 10_000  # figures: the standard error of an F1 of .8 is then .004
 PURPLE, PINK = (84, 47, 109), (230, 190, 214)  # RGB of a nucleus and of stroma
 
@@ -48,8 +50,8 @@ def test_unusable_file(text, tmp_path):
     [((301, 996, 5), 301, 996, 140), ((0.3, 0.89, 0.01), 0.3, 0.89, 60), ((5, 5, 1), 5, 5, 1)],
 )
 def test_grid_is_that_of_the_paper(limits, first, last, count):
-    grid = _grid(limits)
-    assert (len(grid), grid[0], grid[-1]) == (count, first, pytest.approx(last))
+    values = grid(limits)
+    assert (len(values), values[0], values[-1]) == (count, first, pytest.approx(last))
 
 
 def table(f1, threshold="otsu"):

@@ -1,0 +1,13 @@
+"""Choosing what a method leaves open, on the validation list and nothing else."""
+
+from monai_ext.tuning.evidence import DEFAULT_EVIDENCE, read_evidence, tune_evidence
+from monai_ext.tuning.mitosis import DEFAULT_THRESHOLDS, read_thresholds, tune_mitosis
+
+__all__ = [
+    "DEFAULT_EVIDENCE",
+    "DEFAULT_THRESHOLDS",
+    "read_evidence",
+    "read_thresholds",
+    "tune_evidence",
+    "tune_mitosis",
+]
