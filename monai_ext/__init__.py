@@ -8,7 +8,7 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 _MODULES = ("data", "distributed", "errors", "handlers", "inferers", "losses", "metrics", "networks", "optimizers")
-_MODULES += ("transforms", "tuning", "visualize")
+_MODULES += ("slides", "transforms", "tuning", "visualize")
 
 
 def __getattr__(name: str) -> ModuleType:

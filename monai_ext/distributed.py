@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from monai_ext.errors import InputError
 
-__all__ = ["gather", "local_device", "shard"]
+__all__ = ["gather", "is_first", "local_device", "shard"]
 
 T = TypeVar("T")
 
@@ -27,17 +27,23 @@ def _distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def shard(items: Sequence[T]) -> list[T]:
+def is_first() -> bool:
+    """Whether this is the first rank, or the only process; known to ``torchrun``'s processes before they join."""
+    return (dist.get_rank() if _distributed() else int(os.environ.get("RANK", "0"))) == 0
+
+
+def shard(items: Sequence[T], allow_empty: bool = False) -> list[T]:
     """This rank's items: every item belongs to exactly one rank, so none is scored twice.
 
     Args:
         items: the same list on every rank.
+        allow_empty: a rank may be left without work, for no other waits for its share.
 
     Raises:
         InputError: fewer items than ranks; a rank without work would leave the others waiting for its share.
     """
     ranks, rank = (dist.get_world_size(), dist.get_rank()) if _distributed() else (1, 0)
-    if len(items) < ranks:
+    if len(items) < ranks and not allow_empty:
         raise InputError(
             "torchrun --nproc_per_node", f"at most one process for each of {len(items)} fields", str(ranks)
         )

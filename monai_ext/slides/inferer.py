@@ -1,0 +1,331 @@
+"""From slides to results: one slide, or a cohort of them over any number of processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch.distributed as dist
+from tqdm import tqdm
+
+from monai_ext.data.cohort import Cohort
+from monai_ext.distributed import is_first, shard
+from monai_ext.errors import InputError
+from monai_ext.slides.outputs import OUTPUTS, OutputSettings, write_outputs
+from monai_ext.slides.partial import PartialSlide
+from monai_ext.slides.plan import plan_slide
+from monai_ext.slides.predictor import TilePredictor
+from monai_ext.slides.reader import SlideReader
+from monai_ext.slides.stream import stream_tiles
+from monai_ext.slides.tissue import Tissue, tissue_mask
+from monai_ext.visualize.report import write_report
+
+__all__ = ["SlideInferer", "SlideResult"]
+
+_THUMBNAIL_UM = 8.0  # um/px; enough to tell tissue from glass
+_THUMBNAIL_SIDES = (1024, 4096)  # px of its longer side, between which it is finer or coarser than that
+_PATIENCE = timedelta(days=30)  # ranks end hours apart; the default would end the run after half an hour
+_PICTURES = 12
+
+
+@dataclass(frozen=True)
+class SlideResult:
+    """What a slide came to.
+
+    Attributes:
+        path: the slide.
+        name: what its files' paths below ``output_dir`` begin with.
+        summary: see :func:`~monai_ext.slides.outputs.write_outputs`.
+        tiles: how many were computed.
+        seconds: time it took, in all runs together.
+    """
+
+    path: Path
+    name: str
+    summary: dict[str, Any]
+    tiles: int
+    seconds: float
+
+    @property
+    def seconds_per_mm2(self) -> float | None:
+        """Seconds per mm2 of tissue; ``None`` without tissue."""
+        return self.seconds / self.summary["tissue_mm2"] if self.summary["tissue_mm2"] else None
+
+
+class SlideInferer:
+    """Computes a map of whole slides, and what is to be seen in it, with bounded memory.
+
+    For a slide ``a/b.svs`` below the input folder these appear below ``output_dir``, each whole or not at all:
+    ``a/b_heatmap.ome.tif``, ``a/b.geojson``, ``a/b_detections.csv``, ``a/b_overlay.png``, ``a/b_plan.json``; they
+    depend on the slide and the settings only. Meanwhile ``a/b.partial`` holds the map so far: a run that was killed
+    goes on from the last finished stripe of it.
+
+    Args:
+        predictor: what computes a tile.
+        output_dir: folder to write to; it is made.
+        target_mpp: um/px of the network's grid; ``None`` for level 0 as it is.
+        mpp: um/px of level 0 of all slides, in place of what they state.
+        tile_px: no tile is larger, margins included.
+        batch_size: tiles computed at once.
+        workers: threads that decode.
+        prefetch: batches decoded ahead.
+        backend: who decodes: ``openslide``, ``cucim`` or ``tifffile``.
+        tissue: compute tissue only; else glass too.
+        threshold: regions are where the map is above it.
+        detection_threshold: detections are above it; by default ``threshold``.
+        nms_radius_um: detections are further apart than this along rows or columns.
+        channel: of the map that regions, detections and the slide's score are about.
+        classification: QuPath class of regions and detections.
+        resume: go on from partial maps, and leave out slides that are done, if they were made with these settings.
+        fingerprint: of what the predictor's attributes do not tell, such as a hash of its weights.
+        title: of the report.
+        notes: further lines for the report.
+    """
+
+    def __init__(
+        self,
+        predictor: TilePredictor,
+        output_dir: str | os.PathLike,
+        target_mpp: float | None = None,
+        mpp: float | None = None,
+        *,
+        tile_px: int = 1536,
+        batch_size: int = 1,
+        workers: int = 1,
+        prefetch: int = 2,
+        backend: str = "openslide",
+        tissue: bool = True,
+        threshold: float = 0.5,
+        detection_threshold: float | None = None,
+        nms_radius_um: float = 75.0,
+        channel: int = 0,
+        classification: str = "Tumor",
+        resume: bool = True,
+        fingerprint: str = "",
+        title: str = "Slides",
+        notes: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.predictor, self.output_dir = predictor, Path(output_dir)
+        self.target_mpp, self.mpp, self.tile_px, self.backend = target_mpp, mpp, tile_px, backend
+        self.batch_size, self.workers, self.prefetch = batch_size, workers, prefetch
+        self.tissue, self.resume = tissue, resume
+        if detection_threshold is None:
+            detection_threshold = threshold
+        self.outputs = OutputSettings(threshold, detection_threshold, nms_radius_um, channel, classification)
+        self.title, self.notes = title, dict(notes or {})
+        kind = type(predictor)
+        self._maker = [f"{kind.__module__}.{kind.__qualname__}", fingerprint, batch_size, backend]
+
+    def __call__(self, path: str | os.PathLike, name: str | None = None, mpp: float | None = None) -> SlideResult:
+        """Compute one slide and write its files.
+
+        Args:
+            path: the slide, or any image.
+            name: what its files' paths begin with, below ``output_dir``; by default the file's name without its ending.
+            mpp: um/px of level 0, in place of the inferer's.
+
+        Raises:
+            InputError: the slide cannot be read; nothing is left of it.
+            OSError: the disk is full; what was finished of the map is kept, to go on from.
+        """
+        path = Path(path)
+        name = path.stem if name is None else name
+        try:
+            reader = SlideReader(path, self.target_mpp, mpp or self.mpp, self.backend)
+            thumbnail, scale = self._thumbnail(reader)
+        except InputError:
+            self._discard(name)
+            raise
+        tissue = Tissue(tissue_mask(thumbnail, scale * reader.base_mpp), scale) if self.tissue else None
+        plan = plan_slide(reader, self.predictor.step, self.predictor.margin, self.tile_px, tissue)
+        work = self.output_dir / f"{name}.partial"
+        maker = json.dumps([*self._maker, _identity(path)])
+        with PartialSlide(work, plan, tissue, self.predictor.channels, maker, self.resume) as partial:
+            if partial.found == "another run":
+                print(f"{path}: begun anew, for {work} was made with another plan or other weights", file=sys.stderr)
+            try:
+                self._compute(reader, partial)
+                summary = write_outputs(work, partial.heat, plan, self.outputs, (thumbnail, scale))
+                for suffix in OUTPUTS:
+                    (work / f"output{suffix}").replace(self._output(name, suffix))
+            except (InputError, OSError) as error:
+                self._discard(name)
+                partial.close(keep_map=isinstance(error, OSError))
+                raise
+            seconds = partial.seconds
+            partial.close()
+        return SlideResult(path, name, summary, plan.tile_count, seconds)
+
+    def _discard(self, name: str) -> None:
+        """Remove what an earlier run wrote of a slide that now fails, lest it be taken for this run's."""
+        for suffix in OUTPUTS:
+            self._output(name, suffix).unlink(missing_ok=True)
+
+    def _thumbnail(self, reader: SlideReader) -> tuple[np.ndarray, float]:
+        longer = max(reader.level0_shape) * reader.base_mpp
+        most, least = (longer / side for side in _THUMBNAIL_SIDES)
+        mpp = max(min(_THUMBNAIL_UM, most), least, reader.base_mpp)
+        return reader.thumbnail(mpp), reader.thumbnail_scale(mpp)
+
+    def _compute(self, reader: SlideReader, partial: PartialSlide) -> None:
+        plan, first = partial.plan, partial.stripes
+        before = sum(len(stripe.cols) for stripe in plan.stripes[:first])
+        tiles = stream_tiles(
+            reader,
+            plan,
+            self.predictor,
+            first=first,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            prefetch=self.prefetch,
+        )
+        for tile, prediction in tqdm(tiles, plan.file, plan.tile_count, initial=before, unit="tile"):
+            partial.add(tile, prediction)
+
+    def _output(self, name: str, suffix: str) -> Path:
+        return self.output_dir / f"{name}{suffix}"
+
+    def run(self, cohort: Cohort) -> list[SlideResult]:
+        """Compute the slides of a cohort, each process of ``torchrun`` its share of them, and write the report.
+
+        A slide that fails is noted with its reason, and the next one begins. Call ``cohort.close()`` afterwards.
+
+        Args:
+            cohort: the slides; made with ``resume=True`` it remembers which are done.
+
+        Returns:
+            What this process computed.
+        """
+        group = None
+        if dist.is_available() and dist.is_initialized():
+            group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise InputError("torchrun", "torch.distributed.init_process_group before the run", "processes apart")
+        names = _names([item["image"] for item in cohort.items], cohort.root)
+        todo = [[item for item in cohort.items if not self._is_done(cohort, item, names[item["image"]])]]
+        if group is not None:  # as the first process sees it: another one may look after that one's first slide
+            dist.broadcast_object_list(todo, src=0, group=group)
+        results = [self._note(cohort, item, names[item["image"]]) for item in shard(todo[0], allow_empty=True)]
+        if group is not None:
+            dist.barrier(group)
+        try:
+            if is_first():
+                self._write_report(cohort)
+        finally:
+            if group is not None:
+                dist.barrier(group)
+                dist.destroy_process_group(group)
+        return [result for result in results if result is not None]
+
+    def _note(self, cohort: Cohort, item: Mapping[str, Any], name: str) -> SlideResult | None:
+        """Compute a slide and note what came of it."""
+        image = item["image"]
+        try:
+            result = self(image, name, item.get("mpp"))
+            cohort.done(image, **self._entry(cohort, item, result))
+            summary = result.summary
+            text = f"{image}: score {summary['score']:.3f}, {summary['detections']} detections, {result.seconds:.0f} s"
+            print(text, flush=True)
+        # whatever is wrong with one slide, the others are to be computed
+        except Exception as error:
+            if not isinstance(error, (InputError, OSError)):
+                traceback.print_exc()
+            reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            print(f"failed: {image}: {reason}", file=sys.stderr)
+            try:
+                cohort.failed(image, reason)
+            except OSError as full:  # then it stays pending
+                print(f"could not be noted: {full}", file=sys.stderr)
+            return None
+        return result
+
+    def _settings(self, item: Mapping[str, Any]) -> str:
+        """A digest of all that the files of a slide depend on."""
+        predictor = self.predictor
+        mpp = [self.target_mpp, item.get("mpp") or self.mpp]
+        shape = [predictor.step, predictor.margin, predictor.channels, self.tile_px, self.tissue]
+        everything = [*self._maker, *mpp, *shape, asdict(self.outputs), _identity(Path(item["image"]))]
+        return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
+
+    def _is_done(self, cohort: Cohort, item: Mapping[str, Any], name: str) -> bool:
+        entry = cohort.state[item["image"]]
+        return (
+            self.resume
+            and entry["status"] == "done"
+            and entry.get("settings") == self._settings(item)
+            and all(self._output(name, suffix).is_file() for suffix in OUTPUTS)
+        )
+
+    def _entry(self, cohort: Cohort, item: Mapping[str, Any], result: SlideResult) -> dict[str, Any]:
+        pace = result.seconds_per_mm2
+        return {
+            "settings": self._settings(item),
+            "seconds": round(result.seconds, 1),
+            "seconds_per_mm2": None if pace is None else round(pace, 3),
+            "tiles": result.tiles,
+            "name": result.name,
+            "summary": {"image": _relative(result.path, cohort.root).as_posix(), **result.summary},
+        }
+
+    def _write_report(self, cohort: Cohort) -> None:
+        cohort.reload()
+        done = [entry for entry in cohort.state.values() if entry["status"] == "done"]
+        failed = {image: entry for image, entry in cohort.state.items() if entry["status"] == "failed"}
+        timing = ("seconds", "seconds_per_mm2", "tiles")
+        table = pd.DataFrame([{**entry["summary"], **{key: entry[key] for key in timing}} for entry in done])
+        tables: dict[str, Any] = {"Slides": table.round(4)} if done else {}
+        if failed:
+            tables["Failed"] = [{"image": image, "reason": entry["reason"]} for image, entry in failed.items()]
+        shown = sorted(done, key=lambda entry: -entry["summary"]["score"])[:_PICTURES]
+        sums = ("tissue_mm2", "tumour_mm2", "regions", "detections") if done else ()
+        path = self.output_dir / "report.html"
+        try:
+            write_report(
+                path,
+                title=self.title,
+                metrics={"slides": len(done), "failed": len(failed), **{key: table[key].sum().item() for key in sums}},
+                tables=tables,
+                cases={"Highest scores": [self._case(entry) for entry in shown]},
+                notes=self.notes,
+            )
+        except OSError as error:
+            raise InputError(path, "room for the report", str(error)) from error
+
+    def _case(self, entry: Mapping[str, Any]) -> tuple[np.ndarray, str]:
+        summary = entry["summary"]
+        picture = cv2.imread(str(self._output(entry["name"], "_overlay.png")))[..., ::-1]
+        return picture, f"{summary['image']}: score {summary['score']:.3f}, {summary['detections']} detections"
+
+
+def _identity(path: Path) -> list[int]:
+    """What tells a file from a later one of the same name."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _relative(path: Path, root: Path) -> Path:
+    """A path below ``root``, or below the file system's own where it lies elsewhere."""
+    path, root = path.resolve(), root.resolve()
+    return path.relative_to(root if path.is_relative_to(root) else path.anchor)
+
+
+def _names(images: list[str], root: Path) -> dict[str, str]:
+    """What the files' names of each image begin with: its path without the ending, with it where two would be one."""
+    relative = {image: _relative(Path(image), root) for image in images}
+    alike = Counter(path.with_suffix("") for path in relative.values())
+    return {
+        image: (path if alike[path.with_suffix("")] > 1 else path.with_suffix("")).as_posix()
+        for image, path in relative.items()
+    }

@@ -1,0 +1,75 @@
+"""A slide's thumbnail with what was found on it."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+
+from monai_ext.visualize.overlay import overlay
+
+__all__ = ["slide_overlay"]
+
+_INK = (20, 20, 20)
+
+
+def slide_overlay(
+    thumbnail: np.ndarray,
+    scale: float,
+    heat: np.ndarray,
+    labels: np.ndarray,
+    points: np.ndarray,
+    cell_scale: float,
+    mpp: float,
+    colour: tuple[int, int, int] = (200, 0, 0),
+) -> np.ndarray:
+    """Draw heat, outlines of regions, detections and a scale bar on a thumbnail.
+
+    Args:
+        thumbnail: uint8 ``(3, H, W)`` RGB from the slide's corner.
+        scale: px of level 0 per px of the thumbnail.
+        heat: ``(h, w)`` in 0 ... 1.
+        labels: ``(h, w)`` int, the regions.
+        points: ``(N, 2)`` ``row, col`` in px of level 0.
+        cell_scale: px of level 0 along a cell of ``heat`` and ``labels``.
+        mpp: um per px of level 0.
+        colour: RGB of outlines and circles, 0 to 255.
+
+    Returns:
+        uint8 ``(H, W, 3)`` RGB.
+    """
+    rows, cols = (
+        np.minimum(((np.arange(side) + 0.5) * scale / cell_scale).astype(np.int64), cells - 1)
+        for side, cells in zip(thumbnail.shape[1:], heat.shape, strict=True)
+    )
+    count = int(labels.max(initial=0))
+    picture = overlay(
+        thumbnail,
+        heat=heat[rows][:, cols],
+        labels=(labels[rows][:, cols] > 0).astype(np.uint8) if count else None,
+        points=(points + 0.5) / scale - 0.5,
+        classes=["region"] * max(1, len(points)),
+        colours={"region": colour},
+        radius=max(4, max(thumbnail.shape) // 150),
+        channel_dim=0,
+    )
+    _scale_bar(picture, scale * mpp)
+    return picture
+
+
+def _scale_bar(picture: np.ndarray, mpp: float) -> None:
+    """A bar of a round length, about a fifth of the picture wide, in its lower left corner."""
+    height, width = picture.shape[:2]
+    longest = max(width * mpp / 5, mpp)
+    power = 10 ** math.floor(math.log10(longest))
+    length = max(step * power for step in (1, 2, 5) if step * power <= longest)
+    size = max(1, width // 500)
+    left, bottom = 6 * size, height - 6 * size
+    right = left + max(1, round(length / mpp))
+    text = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} um"
+    for grow, ink in ((size, (255, 255, 255)), (0, _INK)):
+        cv2.rectangle(picture, (left - grow, bottom - 2 * size - grow), (right + grow, bottom + grow), ink, -1)
+    for thickness, ink in ((4 * size, (255, 255, 255)), (size, _INK)):
+        place = (left, bottom - 5 * size)
+        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5 * size, ink, thickness, cv2.LINE_AA)

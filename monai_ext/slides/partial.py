@@ -1,0 +1,163 @@
+"""A slide in the making: its map so far, on disk, from which a stopped run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Collection
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from monai_ext.data.points import atomic_path
+from monai_ext.errors import InputError
+from monai_ext.slides.heatmap import HeatMap
+from monai_ext.slides.plan import SlidePlan, Tile
+from monai_ext.slides.tissue import Tissue
+
+__all__ = ["PartialSlide"]
+
+_LOCK = ".lock"
+_KEPT = (_LOCK, "plan.json", "map.npy", "progress.json")
+
+
+class PartialSlide:
+    """Gathers the tiles of a slide in a folder of its own; use it as a context manager.
+
+    The folder holds ``plan.json``, the map ``map.npy`` and ``progress.json``, which counts the stripes that are surely
+    on disk. Glass inside a tile is set to 0, so the map does not depend on the tiles.
+
+    Args:
+        folder: where to work; nobody else may work there meanwhile.
+        plan: the tiles.
+        tissue: where the map may differ from 0; ``None`` for everywhere.
+        channels: of the map.
+        fingerprint: of whatever else decides what the map holds: the network's weights, the slide's bytes.
+        resume: go on from what is there, if it was made with the same plan and fingerprint.
+
+    Attributes:
+        heat: the map.
+        stripes: how many of the plan's are finished.
+        found: what was there: ``"nothing"``, ``"the same run"``, or ``"another run"``, which is done away with.
+
+    Raises:
+        InputError: another process works in this folder.
+        OSError: the disk is full.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: SlidePlan,
+        tissue: Tissue | None,
+        channels: int,
+        fingerprint: str = "",
+        resume: bool = True,
+    ) -> None:
+        self.folder, self.plan, self.tissue = folder, plan, tissue
+        self._stack = ExitStack()
+        self._digest = _digest(plan, tissue, channels, fingerprint)
+        self._shape = (channels, *plan.shape)
+        self._resume = resume
+        self.stripes, self.found = 0, "nothing"
+        self._seconds_before, self._began = 0.0, time.monotonic()
+
+    def __enter__(self) -> PartialSlide:
+        with ExitStack() as stack:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(FileLock(self.folder / _LOCK, timeout=0))
+            except Timeout as error:
+                raise InputError(self.folder, "no other run at work on this slide", "one that holds it") from error
+            try:
+                self.heat = stack.enter_context(self._find() or self._begin())
+            except OSError:
+                self.close()
+                raise
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on this slide, by stopped runs as far as they got too."""
+        return self._seconds_before + time.monotonic() - self._began
+
+    def _find(self) -> HeatMap | None:
+        """The map that is there, if it can be gone on with."""
+        if not (self.folder / "progress.json").is_file():
+            return None
+        self.found = "another run"
+        try:
+            progress = json.loads((self.folder / "progress.json").read_text())
+            if not self._resume or progress["fingerprint"] != self._digest:
+                return None
+            heat = HeatMap(self.folder / "map.npy")
+        except (ValueError, KeyError, FileNotFoundError):  # somebody was at it
+            return None
+        self.found, self.stripes, self._seconds_before = "the same run", progress["stripes"], progress["seconds"]
+        return heat
+
+    def _begin(self) -> HeatMap:
+        self._clear([_LOCK])
+        (self.folder / "plan.json").write_text(self.plan.to_json())
+        return HeatMap(self.folder / "map.npy", self._shape)
+
+    def _clear(self, keep: Collection[str]) -> None:
+        for path in self.folder.iterdir():
+            if path.name not in keep:
+                path.unlink()
+
+    def close(self, keep_map: bool = False) -> None:
+        """Remove the folder; or else all but what another run can go on from, if there is any."""
+        if keep_map and self.stripes:
+            self._clear(_KEPT)
+        else:
+            shutil.rmtree(self.folder)
+
+    def add(self, tile: Tile, prediction: Tensor) -> None:
+        """Take a tile's values; after the last one of a stripe, see that the stripe is on disk.
+
+        Args:
+            tile: the next of the plan.
+            prediction: ``(channels, h, w)``; what reaches over the map's end is dropped.
+
+        Raises:
+            InputError: a value is not finite.
+            OSError: the disk is full.
+        """
+        values = prediction.detach()[:, : tile.height, : tile.width].to("cpu", torch.float32).numpy()
+        if not np.isfinite(values).all():
+            raise InputError(f"prediction of {self.plan.file}", "finite values", f"NaN or infinity in {tile}")
+        if self.tissue is not None:
+            values = values * self.tissue.touched(*self.plan.edges(tile))
+        for channel, plane in enumerate(values):
+            self.heat.write(channel, tile.row, tile.col, plane)
+        stripe = self.plan.stripes[self.stripes]
+        if tile.col == stripe.cols[-1]:
+            self.heat.sync()
+            self.stripes += 1
+            self._save()
+
+    def _save(self) -> None:
+        progress = {"fingerprint": self._digest, "stripes": self.stripes, "of": len(self.plan.stripes)}
+        with atomic_path(self.folder / "progress.json") as temporary:
+            temporary.write_text(json.dumps({**progress, "seconds": round(self.seconds, 3)}) + "\n")
+
+
+def _digest(plan: SlidePlan, tissue: Tissue | None, channels: int, fingerprint: str) -> str:
+    content = hashlib.sha256(json.dumps([plan.to_json(), channels, fingerprint]).encode())
+    if tissue is not None:
+        content.update(np.packbits(tissue.mask))
+    return content.hexdigest()

@@ -1,0 +1,40 @@
+"""What computes a tile."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+__all__ = ["TilePredictor"]
+
+
+@runtime_checkable
+class TilePredictor(Protocol):
+    """Turns pixels into a coarser map of probabilities; normalisation, device, precision and activation are its own.
+
+    Value ``(i, j)`` of its map belongs to the ``step`` x ``step`` cell ``(i, j)`` of the slide. A tile may begin at any
+    cell, so a network whose maps shall not depend on the tiling needs a ``step`` that is a multiple of its stride, and
+    a ``margin`` of at least half its receptive field.
+
+    Attributes:
+        step: side of a cell, px of the network's grid.
+        margin: px of context that it is given on every side of its cells.
+        channels: of its map; 1 for a probability of tumour.
+    """
+
+    step: int
+    margin: int
+    channels: int
+
+    def __call__(self, tiles: Tensor) -> Tensor:
+        """Compute a batch of tiles.
+
+        Args:
+            tiles: uint8 RGB ``(B, 3, h * step + 2 * margin, w * step + 2 * margin)`` on the CPU, channels last in
+                memory.
+
+        Returns:
+            float32 ``(B, channels, h, w)`` in 0 ... 1, on any device.
+        """
+        ...

@@ -1,0 +1,97 @@
+"""Decode, compute, hand on: a slide's tiles as a stream of bounded size."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monai_ext.errors import InputError
+from monai_ext.slides.plan import SlidePlan, Tile
+from monai_ext.slides.predictor import TilePredictor
+from monai_ext.slides.reader import SlideReader
+
+__all__ = ["stream_tiles"]
+
+T = TypeVar("T")
+
+
+def stream_tiles(
+    reader: SlideReader,
+    plan: SlidePlan,
+    predictor: TilePredictor,
+    *,
+    first: int = 0,
+    batch_size: int = 1,
+    workers: int = 1,
+    prefetch: int = 2,
+) -> Iterator[tuple[Tile, Tensor]]:
+    """Compute tiles in order, decoding ahead in other threads.
+
+    OpenSlide and the decoders of tifffile leave Python's lock, so threads decode while the network computes, and need
+    neither a copy of the slide's handle nor pixels passed between processes. At most ``prefetch`` batches wait. What
+    the network gave for a batch is handed on when the next one has been given to it, so that a GPU does not wait.
+
+    Args:
+        reader: the slide.
+        plan: its geometry.
+        predictor: what computes a tile; called in this thread.
+        first: the stripe to begin with.
+        batch_size: tiles computed at once. No batch reaches into the next stripe: what a network gives can depend, in
+            the last bit, on who else is in the batch, and a run that is resumed shall have the same batches.
+        workers: threads that decode.
+        prefetch: batches decoded ahead.
+
+    Yields:
+        Each tile with its prediction ``(channels, h, w)``, h and w those of ``plan.tile``: a tile at the map's end
+        has values beyond it.
+
+    Raises:
+        InputError: a tile cannot be read, or the predictor gives another shape than it promises.
+    """
+    shape = (predictor.channels, *plan.tile)
+    computed: tuple[list[Tile], Tensor] | None = None
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        batches = (batch for stripe in plan.stripes[first:] for batch in _batches(plan.tiles(stripe), batch_size))
+        ahead: deque[tuple[list[Tile], Future[Tensor]]] = deque()
+        try:
+            while True:
+                for batch in islice(batches, prefetch + 1 - len(ahead)):
+                    ahead.append((batch, pool.submit(_decode, reader, plan, batch)))
+                if not ahead:
+                    break
+                batch, pixels = ahead.popleft()
+                output = predictor(pixels.result())
+                if tuple(output.shape) != (len(batch), *shape):
+                    raise InputError(
+                        type(predictor).__name__, f"a map of shape {(len(batch), *shape)}", str(tuple(output.shape))
+                    )
+                if computed:
+                    yield from zip(*computed, strict=True)
+                computed = batch, output
+            if computed:
+                yield from zip(*computed, strict=True)
+        finally:
+            for _, waiting in ahead:
+                waiting.cancel()
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    items = iter(items)
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+def _decode(reader: SlideReader, plan: SlidePlan, tiles: list[Tile]) -> Tensor:
+    """The pixels of a batch, uint8 ``(B, 3, H, W)`` with the channels last in memory."""
+    _, _, height, width = plan.region(tiles[0])
+    pixels = np.empty((len(tiles), height, width, 3), np.uint8)
+    for place, tile in zip(pixels, tiles, strict=True):
+        place[:] = np.moveaxis(reader.read(*plan.region(tile)), 0, -1)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)

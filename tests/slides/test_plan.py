@@ -1,0 +1,134 @@
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from monai_ext.errors import InputError
+from monai_ext.slides.plan import plan_slide
+from monai_ext.slides.tissue import Tissue
+
+PLACE_TOL = 1e-6  # px of level 0
+
+
+def reader(shape, scale=1.0, base=0.5):
+    grid = tuple(int(np.ceil(side / scale)) for side in shape)
+    facts = {"level0_shape": shape, "shape": grid, "scale": scale, "base_mpp": base, "mpp": base * scale, "level": 0}
+    return SimpleNamespace(path=Path("a.svs"), target_mpp=base * scale, **facts)
+
+
+def covered(plan):
+    """How many tiles each cell of the map is in."""
+    count = np.zeros(plan.shape, int)
+    for stripe in plan.stripes:
+        for tile in plan.tiles(stripe):
+            assert min(tile.height, tile.width) > 0
+            assert tile.row + tile.height <= plan.shape[0]
+            assert tile.col + tile.width <= plan.shape[1]
+            count[tile.row : tile.row + tile.height, tile.col : tile.col + tile.width] += 1
+    return count
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    mask=hnp.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))),
+    thumbnail=st.floats(1, 40),
+    scale=st.floats(0.3, 5),
+    step=st.integers(1, 40),
+    margin=st.integers(0, 30),
+    tile_px=st.integers(1, 300),
+)
+def test_every_tissue_cell_is_in_exactly_one_tile(mask, thumbnail, scale, step, margin, tile_px):
+    shape = tuple(max(1, int(side * thumbnail)) for side in mask.shape)
+    tissue = Tissue(mask, thumbnail)
+    plan = plan_slide(reader(shape, scale), step, margin, tile_px, tissue)
+    rows, cols = (np.arange(side + 1) * step * scale for side in plan.shape)
+    wanted = tissue.touched(rows, cols)
+    count = covered(plan)
+    assert count.max(initial=0) <= 1
+    assert (count[wanted] == 1).all()
+    assert plan.tissue_cells == wanted.sum()
+    assert (plan.tile_count == 0) == (not wanted.any())
+    for stripe in plan.stripes:
+        for tile in plan.tiles(stripe):
+            assert wanted[tile.row : tile.row + tile.height, tile.col : tile.col + tile.width].any()
+            _, _, height, width = plan.region(tile)
+            assert max(height, width) <= max(tile_px, step + 2 * margin)
+    for side, cells in zip(shape, plan.shape, strict=True):  # the map covers the slide, and no more than it must
+        assert cells * plan.cell_scale >= side - PLACE_TOL
+        assert (cells - 1) * step < int(np.ceil(side / scale))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    row=st.integers(0, 500), col=st.integers(0, 500), step=st.integers(1, 100), scale=st.floats(0.2, 9),
+    margin=st.integers(0, 64),
+)  # fmt: skip
+def test_cells_to_level_0_and_back(row, col, step, scale, margin):
+    plan = plan_slide(reader((6000, 5000), scale), step, margin, 2048)
+    cell = np.array([row % plan.shape[0], col % plan.shape[1]])
+    corner, centre = cell * plan.cell_scale, (cell + 0.5) * plan.cell_scale
+    np.testing.assert_array_equal((centre / plan.cell_scale).astype(int), cell)
+    # the pixels that are read for the cell begin at the same place of level 0
+    tile = next(
+        tile for stripe in plan.stripes for tile in plan.tiles(stripe)
+        if tile.row <= cell[0] < tile.row + tile.height and tile.col <= cell[1] < tile.col + tile.width
+    )  # fmt: skip
+    top, left, height, width = plan.region(tile)
+    first = (np.array([top, left]) + margin + (cell - [tile.row, tile.col]) * step) * plan.scale
+    np.testing.assert_allclose(first, corner, atol=PLACE_TOL * plan.scale * 1e3)
+    assert (height, width) == tuple(side * step + 2 * margin for side in plan.tile)
+    rows, cols = plan.edges(tile)
+    assert rows[cell[0] - tile.row] == pytest.approx(corner[0])
+    assert cols[cell[1] - tile.col + 1] == pytest.approx(corner[1] + plan.cell_scale)
+
+
+def test_whole_slide():
+    plan = plan_slide(reader((1000, 1500)), 10, 5, 310)
+    assert (covered(plan) == 1).all()
+    assert plan.tile == (25, 30)  # 4 x 5 tiles of equal size instead of 3 1/3 of 30
+    assert plan.tissue_mm2 == pytest.approx(1000 * 1500 * 0.25e-6)
+    assert plan.tissue_cells == 100 * 150
+
+
+def test_tiles_follow_the_tissue():
+    mask = np.zeros((100, 100), bool)
+    mask[10:20, 40:50] = mask[70:80, 5:95] = True
+    plan = plan_slide(reader((1000, 1000)), 10, 0, 300, Tissue(mask, 10.0))
+    assert [(stripe.row, stripe.cols) for stripe in plan.stripes] == [(10, (40,)), (70, (5, 35, 65))]
+    assert plan.tile == (10, 30)
+
+
+def test_no_tissue_no_tile():
+    plan = plan_slide(reader((1000, 1000)), 10, 0, 300, Tissue(np.zeros((10, 10), bool), 100.0))
+    assert (plan.stripes, plan.tile_count, plan.tissue_cells, plan.tissue_mm2) == ((), 0, 0, 0)
+    assert json.loads(plan.to_json())["stripes"] == []
+
+
+def test_json():
+    plan = plan_slide(reader((1000, 1500), 2.0), 10, 5, 310)
+    text = plan.to_json()
+    content = json.loads(text)
+    assert content["shape"] == [50, 75]
+    assert content["cell_um"] == 10
+    assert content["tiles"] == sum(len(stripe["cols"]) for stripe in content["stripes"]) == plan.tile_count
+    assert max(map(len, text.splitlines())) < 120
+
+
+def test_large_slide_is_planned_quickly():
+    """100,000 px at 1 px a cell: ten thousand million cells, of which only those in tissue are looked at."""
+    mask = np.zeros((1000, 1000), bool)
+    mask[100:140, 100:160] = True
+    plan = plan_slide(reader((100_000, 100_000)), 1, 32, 1600, Tissue(mask, 100.0))
+    assert plan.tissue_cells == 4000 * 6000
+    assert plan.tile_count == 3 * 4
+
+
+@pytest.mark.parametrize(("step", "margin"), [(0, 0), (8, -1)])
+def test_bad_predictor(step, margin):
+    with pytest.raises(InputError, match="a step of at least 1 px"):
+        plan_slide(reader((100, 100)), step, margin)
