@@ -3,7 +3,7 @@
 import pytest
 import torch.distributed as dist
 
-from monai_ext.distributed import gather, local_device, shard
+from monai_ext.distributed import gather, is_first, local_device, shard
 from monai_ext.errors import InputError
 
 
@@ -30,3 +30,14 @@ def test_more_ranks_than_items_are_refused(monkeypatch):
     monkeypatch.setattr(dist, "get_rank", lambda: 0)
     with pytest.raises(InputError, match="at most one process for each of 3 fields, found 4"):
         shard([1, 2, 3])
+    assert shard([1, 2, 3], allow_empty=True) == [1]
+    monkeypatch.setattr(dist, "get_rank", lambda: 3)
+    assert shard([1, 2, 3], allow_empty=True) == []
+
+
+@pytest.mark.parametrize(("rank", "first"), [(None, True), ("0", True), ("3", False)])
+def test_first_process_before_they_join(monkeypatch, rank, first):
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    assert is_first() == first

@@ -149,7 +149,8 @@ class SlideInferer:
             self._discard(name)
             raise
         tissue = Tissue(tissue_mask(thumbnail, scale * reader.base_mpp), scale) if self.tissue else None
-        plan = plan_slide(reader, self.predictor.step, self.predictor.margin, self.tile_px, tissue)
+        step, margin, align = self._lattice
+        plan = plan_slide(reader, step, margin, self.tile_px, tissue, align)
         work = self.output_dir / f"{name}.partial"
         maker = json.dumps([*self._maker, _identity(path)])
         with PartialSlide(work, plan, tissue, self.predictor.channels, maker, self.resume) as partial:
@@ -167,6 +168,10 @@ class SlideInferer:
             seconds = partial.seconds
             partial.close()
         return SlideResult(path, name, summary, plan.tile_count, seconds)
+
+    @property
+    def _lattice(self) -> tuple[int, int, int]:
+        return self.predictor.step, self.predictor.margin, getattr(self.predictor, "align", 1)
 
     def _discard(self, name: str) -> None:
         """Remove what an earlier run wrote of a slide that now fails, lest it be taken for this run's."""
@@ -253,9 +258,8 @@ class SlideInferer:
 
     def _settings(self, item: Mapping[str, Any]) -> str:
         """A digest of all that the files of a slide depend on."""
-        predictor = self.predictor
         mpp = [self.target_mpp, item.get("mpp") or self.mpp]
-        shape = [predictor.step, predictor.margin, predictor.channels, self.tile_px, self.tissue]
+        shape = [*self._lattice, self.predictor.channels, self.tile_px, self.tissue]
         everything = [*self._maker, *mpp, *shape, asdict(self.outputs), _identity(Path(item["image"]))]
         return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
 

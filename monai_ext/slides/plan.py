@@ -118,7 +118,12 @@ class SlidePlan:
 
 
 def plan_slide(
-    reader: SlideReader, step: int, margin: int, tile_px: int = 1536, tissue: Tissue | None = None
+    reader: SlideReader,
+    step: int,
+    margin: int,
+    tile_px: int = 1536,
+    tissue: Tissue | None = None,
+    align: int = 1,
 ) -> SlidePlan:
     """Lay tiles over a slide's tissue.
 
@@ -131,12 +136,14 @@ def plan_slide(
         margin: px of context on every side of a tile.
         tile_px: no tile is larger, margins included, unless a single cell is.
         tissue: where to compute; ``None`` for the whole slide.
+        align: tiles begin at multiples of so many px of the network's grid, and of a cell.
 
     Raises:
-        InputError: ``step`` is not positive or ``margin`` negative.
+        InputError: ``step`` or ``align`` is not positive or ``margin`` negative.
     """
-    if step < 1 or margin < 0:
-        raise InputError("predictor", "a step of at least 1 px and a margin of at least 0", f"{step} and {margin}")
+    if step < 1 or margin < 0 or align < 1:
+        found = f"{step}, {margin} and {align}"
+        raise InputError("predictor", "a step of at least 1 px, a margin of at least 0, an align of at least 1", found)
     if tissue is None:
         tissue = Tissue(np.ones((1, 1), dtype=bool), float(max(reader.level0_shape)))
         area = math.prod(reader.level0_shape) * reader.base_mpp**2 * 1e-6
@@ -145,13 +152,14 @@ def plan_slide(
     shape = tuple(-(-side // step) for side in reader.shape)
     size = step * reader.scale
     row_edges, col_edges = (np.arange(side + 1) * size for side in shape)
-    most = max(1, (tile_px - 2 * margin) // step)
+    unit = math.lcm(step, align) // step
+    most = max(1, (tile_px - 2 * margin) // step // unit)
     profile = tissue.touched(row_edges, col_edges[[0, -1]])[:, 0]
-    height = _smallest(most, lambda rows: len(_cover(profile, rows)))
-    tops = _cover(profile, height)
+    height = _smallest(most, unit, lambda rows: len(_cover(profile, rows, unit)))
+    tops = _cover(profile, height, unit)
     profiles = [tissue.touched(row_edges[[top, min(top + height, shape[0])]], col_edges)[0] for top in tops]
-    width = _smallest(most, lambda cols: sum(len(_cover(profile, cols)) for profile in profiles))
-    stripes = (Stripe(top, tuple(_cover(profile, width))) for top, profile in zip(tops, profiles, strict=True))
+    width = _smallest(most, unit, lambda cols: sum(len(_cover(profile, cols, unit)) for profile in profiles))
+    stripes = (Stripe(top, tuple(_cover(profile, width, unit))) for top, profile in zip(tops, profiles, strict=True))
     return SlidePlan(
         file=reader.path.name,
         level0_shape=reader.level0_shape,
@@ -170,18 +178,19 @@ def plan_slide(
     )
 
 
-def _cover(wanted: np.ndarray, size: int) -> list[int]:
-    """The fewest intervals of ``size`` that hold every place wanted, each beginning at one: their beginnings."""
+def _cover(wanted: np.ndarray, size: int, unit: int) -> list[int]:
+    """Where the fewest intervals that hold every place wanted begin; like ``size``, at multiples of ``unit``."""
     places = np.flatnonzero(wanted)
     begins: list[int] = []
     at = 0
     while at < len(places):
-        begins.append(int(places[at]))
+        begins.append(int(places[at]) // unit * unit)
         at = int(np.searchsorted(places, begins[-1] + size))
     return begins
 
 
-def _smallest(most: int, count: Callable[[int], int]) -> int:
-    """The smallest size that needs no more intervals than ``most`` does; larger ones never need more."""
-    fewest = count(most)
-    return bisect_left(range(1, most + 1), True, key=lambda size: count(size) <= fewest) + 1
+def _smallest(most: int, unit: int, count: Callable[[int], int]) -> int:
+    """The smallest size that needs no more intervals than ``most`` units do; larger ones never need more."""
+    fewest = count(most * unit)
+    sizes = range(unit, most * unit + 1, unit)
+    return sizes[bisect_left(sizes, True, key=lambda size: count(size) <= fewest)]

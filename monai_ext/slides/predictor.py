@@ -13,9 +13,9 @@ __all__ = ["TilePredictor"]
 class TilePredictor(Protocol):
     """Turns pixels into a coarser map of probabilities; normalisation, device, precision and activation are its own.
 
-    Value ``(i, j)`` of its map belongs to the ``step`` x ``step`` cell ``(i, j)`` of the slide. A tile may begin at any
-    cell, so a network whose maps shall not depend on the tiling needs a ``step`` that is a multiple of its stride, and
-    a ``margin`` of at least half its receptive field.
+    Value ``(i, j)`` of its map belongs to the ``step`` x ``step`` cell ``(i, j)`` of the slide. For maps that do not
+    depend on the tiling a network needs a ``margin`` of at least half its receptive field and, where its stride does
+    not divide ``step``, a further attribute ``align``: tiles begin at multiples of so many px (less the margin).
 
     Attributes:
         step: side of a cell, px of the network's grid.

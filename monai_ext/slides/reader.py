@@ -66,6 +66,7 @@ class SlideReader:
         level: the level that pixels come from.
         shape: rows and columns of the grid; its last row and column may reach over the slide's edge.
         level0_shape: rows and columns of level 0.
+        downsamples: px of level 0 per px of each level of the file.
 
     Raises:
         InputError: no such file, not an image, or a slide without a resolution.
@@ -84,7 +85,7 @@ class SlideReader:
         if base is None:
             raise InputError(path, "a slide that states its resolution (um/px), or --mpp", "no resolution")
         self.base_mpp = float(base)
-        self.level0_shape = self._levels.shapes[0]
+        self.level0_shape, self.downsamples = self._levels.shapes[0], tuple(self._levels.downsamples)
         self._grid = self._grid_at(target_mpp or self.base_mpp)
         self.scale, self.level, self.shape = self._grid.scale, self._grid.level, self._grid.shape
         self.mpp = round(self.base_mpp * self.scale, 9)

@@ -117,3 +117,61 @@ def test_results_of_an_earlier_run_are_neither_input_nor_kept(tmp_path):
         assert not (out / "summary.csv").exists()
         cv2.imwrite(str(out / "a_overlay.png"), np.zeros((30, 30, 3), np.uint8))
         (out / "summary.csv").write_text("image,count\nb.png,3\n")
+
+
+def test_another_check_and_its_failures(folder):
+    def check(path, mpp, target_mpp):
+        assert (mpp, target_mpp) == (0.5, 1.0)
+        if path.endswith("b.png"):
+            raise InputError(path, "a slide", "none")
+
+    (folder / "sub" / "a.tif").write_bytes(b"never read")
+    cohort = Cohort(folder, folder / "out", 0.5, 1.0, check=check)
+    assert len(cohort.items) == 2
+    assert state(folder)[str(folder / "b.png")]["reason"].endswith("expected a slide, found none")
+
+
+def test_earlier_results_are_kept_on_request(folder, capsys):
+    first = Cohort(folder, folder / "out")
+    first.done(str(folder / "b.png"), summary={"image": "b.png", "score": 0.5}, seconds=3)
+    first.failed(str(folder / "sub" / "a.tif"), "a full disk")
+    before = (folder / "out" / "summary.csv").read_text()
+    assert before == "image,score\nb.png,0.5\n"
+    again = Cohort(folder, folder / "out", resume=True)
+    assert again.state[str(folder / "b.png")]["seconds"] == 3
+    assert again.state[str(folder / "sub" / "a.tif")] == {"status": "pending"}
+    assert (folder / "out" / "summary.csv").read_text() == before
+    afresh = Cohort(folder, folder / "out")
+    assert {entry["status"] for entry in afresh.state.values()} == {"pending"}
+    assert not (folder / "out" / "summary.csv").exists()
+
+
+def test_what_several_processes_note_comes_together(folder, monkeypatch, capsys):
+    first = Cohort(folder, folder / "out")
+    monkeypatch.setenv("RANK", "1")
+    second = Cohort(folder, folder / "out")
+    paths = [item["image"] for item in first.items]
+    second.done(paths[0], summary={"image": "b.png", "score": 1})
+    first.done(paths[2], summary={"image": "a.png", "score": 0})
+    second.failed(paths[1], "broken")
+    assert [entry["status"] for entry in state(folder).values()] == ["done", "failed", "done"]
+    assert (folder / "out" / "summary.csv").read_text() == "image,score\na.png,0\nb.png,1\n"
+    with pytest.raises(SystemExit):
+        first.close()
+    assert "2 of 3 images done, 1 failed" in capsys.readouterr().out
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["state.json", "summary.csv"]
+
+
+def test_only_the_first_process_begins_the_state_file(folder, monkeypatch):
+    first = Cohort(folder, folder / "out")
+    first.done(first.items[0]["image"])
+    monkeypatch.setenv("RANK", "1")
+    Cohort(folder, folder / "out")
+    assert "done" in {entry["status"] for entry in state(folder).values()}
+
+
+def test_pictures_of_an_earlier_run_are_no_images(folder):
+    for name in ("b_overlay.png", "sub/a_heatmap.ome.tif"):
+        cv2.imwrite(str(folder / "x.png"), np.zeros((5, 5, 3), np.uint8))
+        (folder / "x.png").rename(folder / name)
+    assert len(Cohort(folder, folder).items) == 3

@@ -57,6 +57,7 @@ def test_strips(tmp_path, small_strips):
 def test_halves_keep_the_largest(shape, tmp_path, small_strips):
     values = RNG.random(shape).astype(np.float32)
     with filled(tmp_path / "m.npy", values) as heat, halve(heat, tmp_path / "h.npy") as half:
+        half.sync()
         expected = np.full((shape[0], -(-shape[1] // 2), -(-shape[2] // 2)), -1, np.float32)
         for (channel, row, col), value in np.ndenumerate(values):
             at = channel, row // 2, col // 2
@@ -84,6 +85,7 @@ def test_ome_tiff(shape, tmp_path):
     values = RNG.random(shape).astype(np.float32)
     with filled(tmp_path / "m.npy", values) as heat, halve(heat, tmp_path / "h.npy") as half:
         names = ["a", "b", "c"][: shape[0]]
+        half.sync()
         for name in ("one", "two"):
             write_ome_tiff(tmp_path / f"{name}.ome.tif", [heat, half], 24.0, "a.svs heat map", names)
     assert (tmp_path / "one.ome.tif").read_bytes() == (tmp_path / "two.ome.tif").read_bytes()

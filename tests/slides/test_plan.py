@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,11 +42,12 @@ def covered(plan):
     step=st.integers(1, 40),
     margin=st.integers(0, 30),
     tile_px=st.integers(1, 300),
+    align=st.integers(1, 24),
 )
-def test_every_tissue_cell_is_in_exactly_one_tile(mask, thumbnail, scale, step, margin, tile_px):
+def test_every_tissue_cell_is_in_exactly_one_tile(mask, thumbnail, scale, step, margin, tile_px, align):
     shape = tuple(max(1, int(side * thumbnail)) for side in mask.shape)
     tissue = Tissue(mask, thumbnail)
-    plan = plan_slide(reader(shape, scale), step, margin, tile_px, tissue)
+    plan = plan_slide(reader(shape, scale), step, margin, tile_px, tissue, align)
     rows, cols = (np.arange(side + 1) * step * scale for side in plan.shape)
     wanted = tissue.touched(rows, cols)
     count = covered(plan)
@@ -56,8 +58,9 @@ def test_every_tissue_cell_is_in_exactly_one_tile(mask, thumbnail, scale, step, 
     for stripe in plan.stripes:
         for tile in plan.tiles(stripe):
             assert wanted[tile.row : tile.row + tile.height, tile.col : tile.col + tile.width].any()
-            _, _, height, width = plan.region(tile)
-            assert max(height, width) <= max(tile_px, step + 2 * margin)
+            top, left, height, width = plan.region(tile)
+            assert (top + margin) % align == (left + margin) % align == 0
+            assert max(height, width) <= max(tile_px, math.lcm(step, align) + 2 * margin)
     for side, cells in zip(shape, plan.shape, strict=True):  # the map covers the slide, and no more than it must
         assert cells * plan.cell_scale >= side - PLACE_TOL
         assert (cells - 1) * step < int(np.ceil(side / scale))
@@ -128,7 +131,7 @@ def test_large_slide_is_planned_quickly():
     assert plan.tile_count == 3 * 4
 
 
-@pytest.mark.parametrize(("step", "margin"), [(0, 0), (8, -1)])
-def test_bad_predictor(step, margin):
+@pytest.mark.parametrize(("step", "margin", "align"), [(0, 0, 1), (8, -1, 1), (8, 0, 0)])
+def test_bad_predictor(step, margin, align):
     with pytest.raises(InputError, match="a step of at least 1 px"):
-        plan_slide(reader((100, 100)), step, margin)
+        plan_slide(reader((100, 100)), step, margin, align=align)

@@ -10,6 +10,7 @@ from monai_ext.slides.plan import plan_slide
 from monai_ext.slides.predictor import TilePredictor
 from monai_ext.slides.reader import SlideReader
 from monai_ext.slides.stream import stream_tiles
+from monai_ext.slides.tissue import Tissue
 from tests.slides.conftest import ConvPredictor, paint, write_tiff
 
 SEAM_TOL = 1e-5  # probability
@@ -40,6 +41,30 @@ def test_seams_leave_no_trace(slide, target, step, margin, tile_px):
     assert plan.tile_count > 3
     assert np.ptp(expected) > 0.1
     np.testing.assert_allclose(stitched(reader, plan, predictor), expected, atol=SEAM_TOL)
+
+
+def test_strides_larger_than_a_cell_are_kept_in_step(slide):
+    """A network that reduces 16 times and gives a value for every 4 px: tiles begin where its lattice does."""
+
+    class Strided:
+        step, margin, channels, align = 4, 16, 1, 16
+        network = torch.nn.Conv2d(3, 16, 48, stride=16)
+
+        @torch.inference_mode()
+        def __call__(self, tiles):
+            return torch.nn.functional.pixel_shuffle(self.network(tiles.float() / 255), 4).sigmoid()
+
+    mask = np.zeros((62, 93), bool)
+    mask[7:50, 11:80] = True
+    reader, predictor = SlideReader(slide, 0.5), Strided()
+    plan = plan_slide(reader, 4, 16, 150, Tissue(mask, 10.0), predictor.align)
+    rows, cols = (-(-side // 16) * 16 for side in reader.shape)
+    whole = torch.from_numpy(np.ascontiguousarray(reader.read(-16, -16, rows + 32, cols + 32)))[None]
+    expected = predictor(whole)[0].numpy()[:, : plan.shape[0], : plan.shape[1]]
+    got = stitched(reader, plan, predictor)
+    computed = ~np.isnan(got)
+    assert 0.3 < computed.mean() < 0.8
+    np.testing.assert_allclose(got[computed], expected[computed], atol=SEAM_TOL)
 
 
 @pytest.mark.parametrize(

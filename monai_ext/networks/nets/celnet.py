@@ -138,9 +138,10 @@ class CELNet(nn.Module):
             logits ``(B, num_classes)``.
         """
         fine, coarse = self.features(x)
-        pooled = [F.adaptive_avg_pool2d(coarse, 1), F.adaptive_max_pool2d(coarse, 1)]
-        if self.deep_supervision:
-            pooled = [F.adaptive_avg_pool2d(fine, 1), F.adaptive_max_pool2d(fine, 1), *pooled]
+        scored = [fine, coarse] if self.deep_supervision else [coarse]
+        pooled: list[Tensor] = []
+        for features in scored:
+            pooled += [F.adaptive_avg_pool2d(features, 1), F.adaptive_max_pool2d(features, 1)]
         return self.head(torch.cat(pooled, dim=1)).flatten(1)
 
     def dense(self, x: Tensor, step: int = 24, margin: int = 0) -> Tensor:
