@@ -185,7 +185,12 @@ class SlideReader:
         return canvas, first
 
 
-def check_slide(path: str | os.PathLike, mpp: float | None = None, target_mpp: float | None = None) -> None:
+def check_slide(
+    path: str | os.PathLike,
+    mpp: float | None = None,
+    target_mpp: float | None = None,
+    backend: str = "openslide",
+) -> None:
     """See that a slide can be opened and states its resolution, without reading its pixels.
 
     For :class:`~monai_ext.data.Cohort`, as its ``check``.
@@ -193,4 +198,4 @@ def check_slide(path: str | os.PathLike, mpp: float | None = None, target_mpp: f
     Raises:
         InputError: as :class:`SlideReader` does.
     """
-    SlideReader(path, target_mpp, mpp)
+    SlideReader(path, target_mpp, mpp, backend)
