@@ -12,6 +12,7 @@ from monai_ext.visualize.overlay import overlay
 __all__ = ["slide_overlay"]
 
 _INK = (20, 20, 20)
+_MOST_POINTS = 100  # more circles would hide what they stand for
 
 
 def slide_overlay(
@@ -31,7 +32,7 @@ def slide_overlay(
         scale: px of level 0 per px of the thumbnail.
         heat: ``(h, w)`` in 0 ... 1.
         labels: ``(h, w)`` int, the regions.
-        points: ``(N, 2)`` ``row, col`` in px of level 0.
+        points: ``(N, 2)`` ``row, col`` in px of level 0, in falling order; the first hundred are drawn.
         cell_scale: px of level 0 along a cell of ``heat`` and ``labels``.
         mpp: um per px of level 0.
         colour: RGB of outlines and circles, 0 to 255.
@@ -43,11 +44,11 @@ def slide_overlay(
         np.minimum(((np.arange(side) + 0.5) * scale / cell_scale).astype(np.int64), cells - 1)
         for side, cells in zip(thumbnail.shape[1:], heat.shape, strict=True)
     )
-    count = int(labels.max(initial=0))
+    points = points[:_MOST_POINTS]
     picture = overlay(
         thumbnail,
         heat=heat[rows][:, cols],
-        labels=(labels[rows][:, cols] > 0).astype(np.uint8) if count else None,
+        labels=(labels[rows][:, cols] > 0).astype(np.uint8) if labels.any() else None,
         points=(points + 0.5) / scale - 0.5,
         classes=["region"] * max(1, len(points)),
         colours={"region": colour},
