@@ -32,7 +32,7 @@ def compare_classifiers(runs: Mapping[str, str | Sequence[str]], dst: str) -> st
         the path of ``comparison.csv``.
 
     Raises:
-        InputError: no folder matches, or a folder without ``scores.csv``.
+        InputError: no folder matches, or a folder without a usable ``scores.csv``.
     """
     if not isinstance(runs, Mapping) or not runs:
         raise InputError("--runs", "{'name': 'eval/name_*', ...}", repr(runs))
@@ -72,11 +72,18 @@ def _read(folder: str) -> pd.DataFrame:
     path = Path(folder) / "scores.csv"
     if not path.is_file():
         raise InputError(path, "the scores that evaluate.json writes", "no such file")
-    table = pd.read_csv(path, dtype={"group": str})
-    missing = {"group", "label", "score"} - set(table)
-    if missing:
+    try:
+        table = pd.read_csv(path, dtype={"group": str}, keep_default_na=False)
+    except ValueError as error:  # pandas' parser errors are of this family
+        raise InputError(path, "a table", f"{error}".split("\n")[0]) from error
+    if missing := {"group", "label", "score"} - set(table):
         raise InputError(path, "columns group, label, score", f"none named {', '.join(sorted(missing))}")
-    return table
+    label, score = (pd.to_numeric(table[name], errors="coerce") for name in ("label", "score"))
+    wrong = ~(label.isin([0, 1]) & score.between(0, 1))
+    if wrong.any() or table.empty:
+        row = "no row" if table.empty else f"{table.loc[wrong.idxmax(), ['label', 'score']].to_dict()}"
+        raise InputError(path, "rows with a label 0 or 1 and a score in [0, 1]", row)
+    return table.assign(label=label, score=score)
 
 
 def _text(interval: Interval) -> str:

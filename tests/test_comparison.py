@@ -48,3 +48,21 @@ def test_columns_are_checked(tmp_path):
     (tmp_path / "scores.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="columns group, label, score"):
         compare_classifiers({"a": str(tmp_path)}, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        ("", "No columns"),
+        ("group,label,score\n", "found no row"),
+        ("group,label,score\na,1,0.5\na,1,\n", r"'label': 1, 'score': ''"),
+        ("group,label,score\na,1,0.5\nb,tumour,0.5\n", "'label': 'tumour'"),
+        ("group,label,score\na,2,0.5\n", "'label': 2"),
+        ("group,label,score\na,1,-3.5\n", r"'score': -3\.5"),
+    ],
+    ids=["empty", "no row", "no score", "name for a label", "third class", "logit"],
+)
+def test_rows_are_checked(rows, found, tmp_path):
+    (tmp_path / "scores.csv").write_text(rows)
+    with pytest.raises(InputError, match=rf"scores\.csv: expected .*{found}"):
+        compare_classifiers({"a": str(tmp_path)}, tmp_path / "out")

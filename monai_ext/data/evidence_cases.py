@@ -16,7 +16,7 @@ from monai_ext.data.image import read_mask
 from monai_ext.errors import InputError
 from monai_ext.metrics.evidence import pointing_canvas
 
-__all__ = ["MaskedPositives", "PointingCanvases", "evidence_cases"]
+__all__ = ["MaskedPositives", "PointingCanvases", "evidence_judges"]
 
 _AROUND = 8  # negatives of a canvas
 
@@ -130,9 +130,21 @@ class MaskedPositives(torch.utils.data.Dataset):
         return {**case, "truth": torch.from_numpy(mask > 0)[None]}
 
 
-def evidence_cases(
+def evidence_judges(
     dataset: Dataset, seed: int = 0, limit: int | None = None, repeats: int = 1
-) -> MaskedPositives | PointingCanvases:
-    """The best that a data set has to judge by: its masks, or else canvases. Arguments as of the two classes."""
-    masked = MaskedPositives(dataset, seed, limit)
-    return masked if len(masked) else PointingCanvases(dataset, seed, limit, repeats)
+) -> dict[str, MaskedPositives | PointingCanvases]:
+    """All that a data set has to judge by, the best one first; arguments as of the two classes.
+
+    Returns:
+        ``"masks"``, where positives have masks, and ``"pointing game"``, where there are negatives enough: HPLOC has
+        none.
+
+    Raises:
+        InputError: neither masks nor what canvases need.
+    """
+    judges: dict[str, MaskedPositives | PointingCanvases] = {}
+    if len(masked := MaskedPositives(dataset, seed, limit)):
+        judges["masks"] = masked
+    if not judges or len(_of_label(dataset, 0)) >= _AROUND:
+        judges["pointing game"] = PointingCanvases(dataset, seed, limit, repeats)
+    return judges

@@ -10,7 +10,7 @@ from monai.inferers import Inferer, sliding_window_inference
 from torch import Tensor, nn
 
 from monai_ext.errors import InputError
-from monai_ext.visualize.evidence import EvidenceMap, fusion_options
+from monai_ext.visualize.evidence import EvidenceMap, check_settings, fusion_options
 
 __all__ = ["EvidenceInferer"]
 
@@ -41,7 +41,7 @@ class EvidenceInferer(Inferer):
             empty glass, after the ImageNet normalisation.
 
     Raises:
-        InputError: an unknown ``map``.
+        InputError: an unknown ``map``, or a number of ``evidence`` outside its range.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class EvidenceInferer(Inferer):
         super().__init__()
         if map not in _MAPS:
             raise InputError("EvidenceInferer", f"map among {', '.join(_MAPS)}", repr(map))
+        check_settings(evidence or {}, "evidence ")  # now, not at the first image
         self.options = {**fusion_options(evidence or {}), "fine": fine, "coarse": coarse, "class_idx": class_idx}
         self.map, self.weigh = map, weigh
         self.windows = {

@@ -112,5 +112,5 @@ class SaveEvidenced(MapTransform):
         times = max(1, round(_SMALLEST_SIDE / max(heat.shape)))
         large = [plane.repeat(times, axis=0).repeat(times, axis=1) for plane in (heat, pieces)]
         plain = overlay(image, channel_dim=0).repeat(times, axis=0).repeat(times, axis=1)
-        marked = overlay(plain, heat=large[0], labels=large[1], colours={"evidence": self.colour}, channel_dim=-1)
+        marked = overlay(plain, heat=large[0], labels=large[1], channel_dim=-1)
         return np.concatenate([plain, np.full((plain.shape[0], 4, 3), 255, np.uint8), marked], axis=1)

@@ -21,9 +21,19 @@ from monai_ext.errors import InputError, input_error_in
 __all__ = ["central_choice", "errors_unwrapped", "grid", "read_bundle", "read_settings", "write_tuned"]
 
 
-def grid(limits: Sequence[float]) -> np.ndarray:
-    """The numbers from the first to the last of ``limits``, a step (its third number) apart; both ends are in."""
-    first, last, step = limits
+def grid(limits: Sequence[float], name: str = "limits") -> np.ndarray:
+    """The numbers from the first to the last of ``limits``, a step (its third number) apart; both ends are in.
+
+    Raises:
+        InputError: naming the option, if ``limits`` is anything else.
+    """
+    try:
+        first, last, step = limits
+        usable = step > 0 and first <= last
+    except (TypeError, ValueError):
+        usable = False
+    if not usable:
+        raise InputError(name, "first, last and a step above 0, as (0.1,0.9,0.1)", repr(limits))
     return np.arange(round((last - first) / step) + 1) * step + first
 
 
@@ -62,8 +72,10 @@ def read_bundle(
         **overrides: the user's own, which must be in the configuration.
 
     Raises:
-        InputError: no such file, or an override of nothing.
+        InputError: no such file, an override of nothing, or one of the list.
     """
+    if "split" in overrides:  # what was tuned on the test list would flatter its figures
+        raise InputError(command, "no --split, as the validation list alone decides", repr(overrides["split"]))
     folder = Path(folder)
     files = [folder / name for name in configs]
     for file in files:

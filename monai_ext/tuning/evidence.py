@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from monai_ext.data.evidence_cases import MaskedPositives, PointingCanvases, evidence_cases
+from monai_ext.data.evidence_cases import MaskedPositives, PointingCanvases, evidence_judges
+from monai_ext.errors import InputError
 from monai_ext.metrics.evidence import evidence_mask, localization_counts, localization_scores, pointing_scores
 from monai_ext.networks.blocks.smooth import gaussian_smooth
 from monai_ext.tuning.common import central_choice, errors_unwrapped, grid, read_bundle, read_settings, write_tuned
-from monai_ext.visualize.evidence import EvidenceMap, fuse_evidence, grey_saliency, min_max
+from monai_ext.visualize.evidence import EvidenceMap, check_settings, fuse_evidence, grey_saliency, min_max
 
 __all__ = ["DEFAULT_EVIDENCE", "read_evidence", "tune_evidence"]
 
@@ -47,9 +48,11 @@ def read_evidence(path: str | os.PathLike) -> dict[str, Any]:
         masks; and what else the file tells, as ``thresholds``, those of every map.
 
     Raises:
-        InputError: the file cannot be read or lacks one of these.
+        InputError: the file cannot be read, lacks one of these or has one outside its range.
     """
-    return read_settings(path, DEFAULT_EVIDENCE, "evidence settings")
+    settings = read_settings(path, DEFAULT_EVIDENCE, "evidence settings")
+    check_settings(settings, f"{path}: ")
+    return settings
 
 
 def tune_evidence(
@@ -108,6 +111,9 @@ def tune_evidence(
     Raises:
         InputError: no such bundle or weights, too few images, or values outside their range.
     """
+    alphas, betas, sigmas = map(_to_try, _FUSION, (alphas, betas, sigmas))
+    saliencies, levels = _to_try("saliency", saliencies), _to_try("threshold", grid(thresholds, "thresholds"))
+    _to_try("smooth", smooth)
     checkpoints = str(ckpt_dir or Path(bundle) / "models")
     files = ("configs/train.json", "configs/evaluate.json", "configs/evaluate_evidence.json", *configs)
     changes = {"dataset_dir": dataset_dir, "ckpt_dir": checkpoints}
@@ -115,10 +121,10 @@ def tune_evidence(
     with errors_unwrapped():
         network = parser.get_parsed_content("loaded_network")
         evidence = EvidenceMap(network, **parser.get_parsed_content("evidence_layers"))
-        cases = evidence_cases(parser.get_parsed_content("validate#dataset"), seed, limit, repeats)
+        judges = evidence_judges(parser.get_parsed_content("validate#dataset"), seed, limit, repeats)
+        judged_by, cases = next(iter(judges.items()))
         parts = _ingredients(evidence, cases, batch_size, parser.get_parsed_content("device"), saliencies)
-    masks = isinstance(cases, MaskedPositives)
-    levels = grid(thresholds)
+    masks = judged_by == "masks"
 
     def cut(maps: Tensor) -> pd.DataFrame:
         rows = [localization_counts(evidence_mask(maps, t, smooth), parts["truth"], share).sum(0) for t in levels]
@@ -158,15 +164,25 @@ def tune_evidence(
             **dict(zip(("share", "hit"), pointing_scores(maps["celm"], parts["truth"]).mean(0).tolist(), strict=True)),
             **{name: float(chosen["celm"][name]) for name in ("f1", "precision", "recall")},
         },
-        "judged_by": "masks" if masks else "pointing game",
+        "judged_by": judged_by,
         "images": len(cases),
         "seed": seed,
     }
     tables = {"sweep": fusions, "thresholds": pd.concat(cuts, names=["map"]).reset_index("map")}
     write_tuned(path, content, tables, _plot(fusions, fusion, tables["thresholds"], chosen["celm"], score))
     settings = ", ".join(f"{name} {content[name]}" for name in (*_FUSION, "saliency", "threshold"))
-    print(f"{path}: {settings}; {score} {fusion['score']:.3f} on {len(cases)} images, judged by {content['judged_by']}")
+    print(f"{path}: {settings}; {score} {fusion['score']:.3f} on {len(cases)} images, judged by {judged_by}")
     return str(path)
+
+
+def _to_try(name: str, values: Any) -> list[Any]:
+    """Values of one setting, checked; the command line gives a single one without brackets."""
+    values = [values] if np.isscalar(values) else list(values)
+    for value in values:
+        check_settings({name: value}, "tune evidence: ")
+    if not values:
+        raise InputError(f"tune evidence: {name}", "values to try", "none")
+    return values
 
 
 def _binomial_error(share: float, count: int) -> float:

@@ -83,7 +83,7 @@ def tune_mitosis(
     truths = [found_field["label"] for found_field in found]
     tables = [
         sweep_detection_thresholds(
-            [field["points"][index] for field in found], truths, radius, grid(areas), grid(scores)
+            [field["points"][index] for field in found], truths, radius, grid(areas, "areas"), grid(scores, "scores")
         ).assign(threshold=level)
         for index, level in enumerate(binarize)
     ]

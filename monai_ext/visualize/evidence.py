@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any, Literal
+from numbers import Real
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,18 +16,38 @@ from torch.overrides import TorchFunctionMode
 from monai_ext.errors import InputError
 from monai_ext.networks.blocks.smooth import gaussian_smooth
 
-__all__ = ["EvidenceMap", "fuse_evidence", "fusion_options", "grey_saliency", "min_max"]
+__all__ = ["EvidenceMap", "check_settings", "fuse_evidence", "fusion_options", "grey_saliency", "min_max"]
 
 Saliency = Literal["minmax", "abs"]
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _FLAT = 1e-6  # a range this small beside the values is rounding
+_SHARES, _LENGTHS = ("alpha", "beta", "threshold"), ("sigma", "smooth")
 _RELU = {F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 
 
 def fusion_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Those of ``settings`` that say how maps are fused: ``alpha``, ``beta``, ``sigma``, ``saliency``."""
     return {name: settings[name] for name in ("alpha", "beta", "sigma", "saliency") if name in settings}
+
+
+def check_settings(settings: Mapping[str, Any], where: str = "") -> None:
+    """See that settings of the fusion and of the masks are in their range; those that are not there are no mistake.
+
+    Args:
+        settings: ``alpha``, ``beta``, ``threshold`` in [0, 1]; ``sigma``, ``smooth`` px; ``saliency``.
+        where: what an error names before the setting.
+
+    Raises:
+        InputError: one that is not.
+    """
+    for name in (*_SHARES, *_LENGTHS):
+        value = settings.get(name, 0)
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        if not number or not 0 <= value <= (1 if name in _SHARES else torch.inf):
+            raise InputError(where + name, "a number from 0 to 1" if name in _SHARES else "px >= 0", repr(value))
+    if settings.get("saliency", "abs") not in get_args(Saliency):
+        raise InputError(f"{where}saliency", "'minmax' or 'abs'", repr(settings["saliency"]))
 
 
 def min_max(x: Tensor) -> Tensor:
@@ -173,11 +194,7 @@ class EvidenceMap:
         saliency: Saliency = "minmax",
         class_idx: int | None = None,
     ) -> None:
-        if saliency not in ("minmax", "abs"):
-            raise InputError("saliency", "'minmax' or 'abs'", repr(saliency))
-        for name, value, most in (("alpha", alpha, 1), ("beta", beta, 1), ("sigma", sigma, torch.inf)):
-            if not 0 <= value <= most:
-                raise InputError(name, "a number from 0 to 1" if most == 1 else "px >= 0", repr(value))
+        check_settings({"alpha": alpha, "beta": beta, "sigma": sigma, "saliency": saliency})
         modules = dict(network.named_modules())
         for name in (coarse, fine):
             if name is not None and name not in modules:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from monai_ext.data.evidence_cases import MaskedPositives, PointingCanvases
+from monai_ext.data.evidence_cases import MaskedPositives, PointingCanvases, evidence_judges
 from monai_ext.data.points import atomic_path
 from monai_ext.metrics.bootstrap import bootstrap_ci
 from monai_ext.metrics.evidence import evidence_mask, localization_counts, localization_scores, pointing_scores
@@ -117,8 +117,8 @@ def evidence_report(
     """Compare the maps of a network on a data set and write what was found.
 
     Writes into ``output_dir``: ``evidence.csv``, the scores of every case and map; ``metrics.json``; ``report.html``.
-    The grid pointing game is always played; where positives have masks of tumour and normal tissue, these judge too,
-    and precision and recall are theirs alone.
+    Where positives have masks of tumour and normal tissue, these judge; where there are eight negatives or more, the
+    grid pointing game is played too. With both, precision and recall are of the masks alone.
 
     Args:
         network: on its device.
@@ -140,24 +140,20 @@ def evidence_report(
         the path of the report.
 
     Raises:
-        InputError: no positive, or fewer than eight negative images.
+        InputError: no masks, and no positive or fewer than eight negative images.
     """
     output_dir = Path(output_dir)
     device = next(network.parameters()).device
     maps = EvidenceMap(network, **(layers or {}), **fusion_options(evidence))
-    judges: dict[str, MaskedPositives | PointingCanvases] = {
-        "pointing game": PointingCanvases(dataset, seed, limit, repeats)
-    }
-    if len(masked := MaskedPositives(dataset, seed, limit)):
-        judges["masks"] = masked
+    judges = evidence_judges(dataset, seed, limit, repeats)
     scores = {name: score_evidence(maps, judge, evidence, share, batch_size, device) for name, judge in judges.items()}
     compared = {name: compare_evidence(table) for name, table in scores.items()}
-    if "masks" in compared:
+    if len(compared) > 1:  # masks are the better judge of masks
         compared["pointing game"] = compared["pointing game"].drop(columns=["precision", "recall", "f1"])
 
     with atomic_path(output_dir / "evidence.csv") as temporary:
         pd.concat(scores, names=["judge"]).reset_index("judge").to_csv(temporary, index=False)
-    shown = list(judges)[-1]
+    shown = next(iter(judges))
     settings = {**fusion_options(evidence), "threshold": evidence["threshold"], "smooth": evidence["smooth"]}
     notes = {
         **(notes or {}),
@@ -174,11 +170,10 @@ def evidence_report(
         cases=_pictures(maps, judges[shown], scores[shown], evidence, cases),
         notes=notes,
     )
-    best, grad = compared["pointing game"].loc[[NAMES["celm"], NAMES[_BASELINE]], "share"]
-    print(
-        f"{output_dir / 'report.html'}: share of the evidence on the positive tile {best.value:.3f} (CELM), "
-        f"{grad.value:.3f} (Grad-CAM), {1 / 9:.3f} (chance)"
-    )
+    for name, table in compared.items():
+        columns = ["precision", "recall"] if name == "masks" else ["share", "hit"]
+        told = [", ".join(f"{c} {table.loc[NAMES[m], c].value:.3f}" for c in columns) for m in ("celm", _BASELINE)]
+        print(f"{output_dir / 'report.html'}: {name}: CELM {told[0]}; Grad-CAM {told[1]}")
     return str(output_dir / "report.html")
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.data import Dataset, MetaTensor
 
-from monai_ext.data.evidence_cases import MaskedPositives, PointingCanvases, evidence_cases
+from monai_ext.data.evidence_cases import MaskedPositives, PointingCanvases, evidence_judges
 from monai_ext.errors import InputError
 from monai_ext.transforms import LoadFieldd
 from tests.planted import SIDE, write_planted
@@ -109,7 +109,15 @@ def test_mask_follows_a_resampled_image(tmp_path):
 
 
 def test_masks_come_first(tmp_path):
-    assert isinstance(evidence_cases(dataset(tmp_path / "a")), MaskedPositives)
-    canvases = evidence_cases(dataset(tmp_path / "b", masks=False), repeats=3)
-    assert isinstance(canvases, PointingCanvases)
-    assert len(canvases) == 9
+    assert list(evidence_judges(dataset(tmp_path / "a"))) == ["masks", "pointing game"]
+    judges = evidence_judges(dataset(tmp_path / "b", masks=False), repeats=3)
+    assert list(judges) == ["pointing game"]
+    assert len(judges["pointing game"]) == 9
+
+
+@pytest.mark.parametrize("negatives", [0, 7])
+def test_masks_alone_judge_where_negatives_are_too_few(tmp_path, negatives):
+    """As of HPLOC, which has none."""
+    assert list(evidence_judges(dataset(tmp_path / "a", negatives=negatives))) == ["masks"]
+    with pytest.raises(InputError, match="at least 8 negative images"):
+        evidence_judges(dataset(tmp_path / "b", negatives=negatives, masks=False))

@@ -350,8 +350,15 @@ def test_hploc_validation_is_camelyons(src, prepared, tmp_path):
 
 def test_hploc_without_tumour_slides(tmp_path):
     src = release(tmp_path / "src", [1], [2], tests=False)
-    with pytest.raises(DataListError, match="expected slides with tumour for the part test, found none"):
+    with pytest.raises(DataListError, match="expected slides with tumour, all of it outlined, for the part test"):
         PREPARE["hploc"](src, tmp_path / "dst")
+
+
+def test_hploc_leaves_out_slides_that_are_not_fully_outlined(tmp_path):
+    """Beyond an outline of theirs the mask would call tumour normal."""
+    src = release(tmp_path / "src", normal=[1], tumour=[10, 2], tests=False)
+    content = read(PREPARE["hploc"](src, tmp_path / "dst", patches=20, split="test"))
+    assert {item["group"] for item in content["test"]} == {"tumor_002"}
 
 
 def test_hploc_where_nothing_qualifies(src, tmp_path):

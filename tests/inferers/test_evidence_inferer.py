@@ -131,6 +131,11 @@ def test_unknown_map():
         EvidenceInferer(map="heat")
 
 
+def test_settings_are_checked_before_the_first_image():
+    with pytest.raises(InputError, match="evidence beta: expected a number from 0 to 1, found 9"):
+        EvidenceInferer({"alpha": 0.5, "beta": 9})
+
+
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "autocast"])
 def test_inside_an_evaluator(windows, half):
     """It computes gradients where the engine has switched them off."""

@@ -41,6 +41,15 @@ def test_unusable_file(tmp_path):
         read_evidence(tmp_path / "e.json")
 
 
+@pytest.mark.parametrize(
+    ("entry", "value"), [("alpha", 1.5), ("alpha", "0.5"), ("sigma", -1), ("saliency", "loud"), ("threshold", 40)]
+)
+def test_file_edited_by_hand_is_checked(entry, value, tmp_path):
+    (tmp_path / "e.json").write_text(json.dumps({**DEFAULT_EVIDENCE, entry: value}))
+    with pytest.raises(InputError, match=rf"e\.json: {entry}: expected .* found {value!r}"):
+        read_evidence(tmp_path / "e.json")
+
+
 # -- the choice --------------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +171,8 @@ def test_what_is_missing_is_named(planted, tmp_path):
     assert str(caught.value) == f"{tmp_path / 'model.pt'}: expected trained weights, found no such file"
     with pytest.raises(InputError, match=r"tune evidence: expected options of tune_evidence .* found alfas"):
         tune(data, tmp_path / "e.json", alfas=(1,))
+    with pytest.raises(InputError, match=r"tune evidence: expected no --split, .* found 'test'"):
+        tune(data, tmp_path / "e.json", configs=[planted], split="test")
     (data / "validation0.png").unlink()
     with pytest.raises(DataListError, match=r"validation0\.png: expected a file, found none"):
         tune(data, tmp_path / "e.json", configs=[planted])
@@ -171,3 +182,30 @@ def test_too_few_negatives(planted, tmp_path):
     data = write_planted(tmp_path / "data", masks=False, negatives=3)
     with pytest.raises(InputError, match="at least 8 negative images, found 3 and 3"):
         tune(data, tmp_path / "e.json", configs=[planted])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"alphas": (0.5, 2)}, "alpha: expected a number from 0 to 1, found 2"),
+        ({"betas": ()}, "beta: expected values to try, found none"),
+        ({"sigmas": "wide"}, "sigma: expected px >= 0, found 'wide'"),
+        ({"saliencies": "loud"}, "saliency: expected 'minmax' or 'abs', found 'loud'"),
+        ({"thresholds": (0.5, 1.5, 0.5)}, "threshold: expected a number from 0 to 1, found"),
+        ({"thresholds": 0.5}, "thresholds: expected first, last and a step above 0"),
+        ({"smooth": -1}, "smooth: expected px >= 0, found -1"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_values_to_try_are_checked(options, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        tune("nowhere", tmp_path / "e.json", **options)
+
+
+def test_single_values_need_no_brackets(planted, tmp_path):
+    data = write_planted(tmp_path / "data")
+    options = {"alphas": 0.25, "betas": 1, "sigmas": 2.0, "saliencies": "abs", "thresholds": (0, 1, 1)}
+    content = read_evidence(tune(data, tmp_path / "e.json", configs=[planted], **options))
+    assert {name: content[name] for name in ("alpha", "beta", "sigma", "saliency")} == {
+        "alpha": 0.25, "beta": 1, "sigma": 2, "saliency": "abs",
+    }  # fmt: skip

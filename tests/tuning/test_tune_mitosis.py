@@ -54,6 +54,12 @@ def test_grid_is_that_of_the_paper(limits, first, last, count):
     assert (len(values), values[0], values[-1]) == (count, first, pytest.approx(last))
 
 
+@pytest.mark.parametrize("limits", [0.3, (0.3, 0.9), (0.3, 0.9, 0), (0.9, 0.3, 0.1), ("a", 1, 1), "abc"])
+def test_grid_needs_three_numbers(limits):
+    with pytest.raises(InputError, match="areas: expected first, last and a step above 0"):
+        grid(limits, "areas")
+
+
 def table(f1, threshold="otsu"):
     """A sweep of areas (rows) and scores (columns) from a map of F1."""
     f1 = np.array(f1, dtype=float)

@@ -55,8 +55,22 @@ def test_configuration_writes_the_report(masks, tmp_path, capsys):
     for text in ("Worst cases", "Best cases", "Maps, pointing game", "CAM3 (Grad-CAM)", "input, CSM, CAM, CELM"):
         assert text in page
     said = capsys.readouterr()
-    assert "on the positive tile" in said.out
+    assert "pointing game: CELM share " in said.out
+    assert ("masks: CELM precision 1.000, recall 1.000" in said.out) == masks
     assert "evidence settings are" in said.err
+
+
+def test_positives_with_masks_alone(tmp_path, capsys):
+    """As HPLOC has them: no negatives, so no pointing game."""
+    data = write_planted(tmp_path / "data", positives=5, negatives=0, lists=["test"])
+    out = evaluate(tmp_path, data)
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert "pointing game" not in metrics
+    assert list(metrics["masks"]) == NAMES
+    assert metrics["masks"]["CELM"]["precision"]["value"] == metrics["masks"]["CELM"]["recall"]["value"] == 1
+    assert len(pd.read_csv(out / "evidence.csv")) == 5 * 6
+    assert "Maps, masks" in (out / "report.html").read_text()
+    assert "masks: CELM precision 1.000, recall 1.000; Grad-CAM precision" in capsys.readouterr().out
 
 
 def test_one_activation_map(tmp_path):

@@ -111,8 +111,9 @@ def prepare_hploc(
 ) -> Path:
     """Make HPLOC (CELNet, section 3.3) from Camelyon16: patches with tumour and normal tissue, and masks of the tumour.
 
-    Patches come from the test slides with tumour; each slide has the same chance, then each place. The paper names
-    neither its places nor its shares. Label: 1. Mask: 255 is tumour. The release is read as by
+    Patches come from the test slides with tumour; each slide has the same chance, then each place. Slides on which not
+    all tumour is outlined are left out, as what lies outside need not be normal there. The paper names neither its
+    places nor its shares. Label: 1. Mask: 255 is tumour. The release is read as by
     :func:`prepare_camelyon16`.
 
     Args:
@@ -142,9 +143,10 @@ def prepare_hploc(
         _check(src, samples)
         drawn = []
         for part in wanted:
-            own = [slide for slide in samples if parts[slide.group] == part and slide.label]
+            own = [slide for slide in samples if parts[slide.group] == part and slide.label and slide.exhaustive]
             if not own:
-                raise DataListError(src, [f"{src}: expected slides with tumour for the part {part}, found none"])
+                expected = f"slides with tumour, all of it outlined, for the part {part}"
+                raise DataListError(src, [f"{src}: expected {expected}, found none"])
             drawn += _draw(src, part, [(both_kinds(least), own)], count, grid, seed)
         return drawn
 
