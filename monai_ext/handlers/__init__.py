@@ -3,6 +3,7 @@
 from monai_ext.handlers.classification_report import ClassificationReport
 from monai_ext.handlers.detection_report import DetectionReport
 from monai_ext.handlers.image_report import ImageMetricReport
+from monai_ext.handlers.instance_report import InstanceReport
 from monai_ext.handlers.progress import EpochProgress
 from monai_ext.handlers.summary_report import SummaryReport
 from monai_ext.handlers.training_state import EpochSeed, TrainingState
@@ -13,6 +14,7 @@ __all__ = [
     "EpochProgress",
     "EpochSeed",
     "ImageMetricReport",
+    "InstanceReport",
     "SummaryReport",
     "TrainingState",
 ]
