@@ -10,6 +10,7 @@ from monai_ext.transforms.concentric import (
 from monai_ext.transforms.fields import LoadFieldd
 from monai_ext.transforms.geojson import LoadGeoJSON, LoadGeoJSONd
 from monai_ext.transforms.instance_mask import InstancesToMask, InstancesToMaskd
+from monai_ext.transforms.instances import NucleusInstances, NucleusInstancesd
 from monai_ext.transforms.mark_done import MarkDoned
 from monai_ext.transforms.patches import RandFieldPatchesd
 from monai_ext.transforms.points import LoadPoints, LoadPointsd
@@ -32,6 +33,8 @@ __all__ = [
     "MacenkoNormalize",
     "MacenkoNormalized",
     "MarkDoned",
+    "NucleusInstances",
+    "NucleusInstancesd",
     "RandConcentricLabel",
     "RandConcentricLabeld",
     "RandFieldPatchesd",
