@@ -93,13 +93,20 @@ def report(kind: str, **options: Any) -> str:
 
     Args:
         kind: classifiers, to compare the scores of several evaluations; slides, for AUC and FROC of a cohort;
-            annotations, to score a data set's annotations of nuclei against each other.
-        **options: see ``monai_ext.comparison`` and ``monai_ext.slides.evaluate_slides``.
+            annotations, to score a data set's annotations of nuclei against each other; cells, for outlines against
+            others, such as QuPath's own.
+        **options: see ``monai_ext.comparison``, ``monai_ext.agreement`` and ``monai_ext.slides.evaluate_slides``.
     """
+    from monai_ext.agreement import compare_cells
     from monai_ext.comparison import compare_annotations, compare_classifiers
     from monai_ext.slides import evaluate_slides
 
-    kinds = {"classifiers": compare_classifiers, "slides": evaluate_slides, "annotations": compare_annotations}
+    kinds = {
+        "annotations": compare_annotations,
+        "cells": compare_cells,
+        "classifiers": compare_classifiers,
+        "slides": evaluate_slides,
+    }
     if kind not in kinds:
         raise InputError("report", " or ".join(kinds), repr(kind))
     return _call(kinds[kind], f"report {kind}", **options)
