@@ -68,7 +68,7 @@ def nucleus_features(patches: np.ndarray, masks: np.ndarray | None = None) -> np
     rgb = patches.astype(np.float32) / 255
     density = -np.log(np.maximum(rgb, 1 / 255))
     stains = np.maximum(density @ np.linalg.pinv(np.array(HE_STAINS, dtype=np.float32)).T, 0)
-    channels = np.concatenate([rgb, stains], axis=-1).reshape(count, -1, 5)
+    channels = np.concatenate([rgb, stains], axis=-1).reshape(count, side * side, 5)
     place = np.arange(side, dtype=np.float32) - (side - 1) / 2
     distance = np.hypot(place[:, None], place)
     if masks is None:
@@ -76,7 +76,7 @@ def nucleus_features(patches: np.ndarray, masks: np.ndarray | None = None) -> np
         shape = (stains[..., 0] > stains[..., 0].mean(axis=(1, 2), keepdims=True)) & (distance <= side / 2)
     else:
         disc = shape = masks
-    inside = disc.reshape(count, -1, 1)
+    inside = disc.reshape(count, side * side, 1)
     number = np.maximum(inside.sum(axis=1), 1)
     mean = (channels * inside).sum(axis=1) / number
     around = (channels * ~inside).sum(axis=1) / np.maximum((~inside).sum(axis=1), 1)
@@ -101,7 +101,7 @@ def _shapes(masks: np.ndarray, place: np.ndarray) -> np.ndarray:
     # the outline along pixels' edges is 4 / pi longer than a round one
     circularity = 4 * np.pi * area / np.maximum(edges * np.pi / 4, 1) ** 2
     eccentricity = np.sqrt(np.clip(1 - shortest / longest, 0, 1))
-    return np.stack([area / masks[0].size if len(masks) else area, eccentricity, circularity], axis=1)
+    return np.stack([area / len(place) ** 2, eccentricity, circularity], axis=1)
 
 
 class NucleusClassifier:
