@@ -185,23 +185,21 @@ def _crossings(
 def _edges(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The edges between parts: the pixel ``(E, 2)`` each belongs to, its direction, and the edge that follows it."""
     width = parts.shape[1]
-    inside = parts[1:-1, 1:-1]
-    keys = []
-    for direction, (d_row, d_col) in enumerate(_BEHIND):
-        behind = parts[1 + d_row : parts.shape[0] - 1 + d_row, 1 + d_col : width - 1 + d_col]
-        row, col = np.nonzero((inside != behind) & (inside != 0))
-        keys.append(((row + 1) * width + col + 1) * 4 + direction)
-    key = np.sort(np.concatenate(keys))
-    pixel, direction = np.column_stack(np.divmod(key // 4, width)), key % 4
-    ahead = pixel + _STEP[direction]
-    left = ahead + _BEHIND[direction]
-    own = parts[tuple(pixel.T)]
-    turn_left = parts[tuple(left.T)] == own
-    straight = ~turn_left & (parts[tuple(ahead.T)] == own)
-    next_pixel = np.where(turn_left[:, None], left, np.where(straight[:, None], ahead, pixel))
-    next_direction = (direction + np.where(turn_left, 3, np.where(straight, 0, 1))) % 4
-    following = np.searchsorted(key, (next_pixel[:, 0] * width + next_pixel[:, 1]) * 4 + next_direction)
-    return pixel, direction, following
+    flat = parts.reshape(-1)
+    own = np.flatnonzero(flat)  # none on the map's rim
+    number = flat[own]
+    step, behind = (turn[:, 0] * width + turn[:, 1] for turn in (_STEP, _BEHIND))
+    keys = [own[flat[own + back] != number] * 4 + direction for direction, back in enumerate(behind.tolist())]
+    key = np.sort(np.concatenate(keys), kind="stable")  # four sorted runs: to be merged only
+    pixel, direction = key >> 2, key & 3
+    number, ahead = flat[pixel], pixel + step[direction]
+    left = ahead + behind[direction]
+    turn_left = flat[left] == number
+    straight = ~turn_left & (flat[ahead] == number)
+    next_pixel = np.where(turn_left, left, np.where(straight, ahead, pixel))
+    next_direction = (direction + np.where(turn_left, 3, np.where(straight, 0, 1))) & 3
+    following = np.searchsorted(key, next_pixel * 4 + next_direction)
+    return np.column_stack(np.divmod(pixel, width)), direction, following
 
 
 def _walk(following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
