@@ -1,6 +1,7 @@
 """Transforms, each array transform with its dictionary twin."""
 
 from monai_ext.transforms.blobs import BlobDetections, BlobDetectionsd
+from monai_ext.transforms.cells import FindCellsd, SaveCellsd
 from monai_ext.transforms.concentric import (
     ConcentricLabel,
     ConcentricLabeld,
@@ -23,6 +24,7 @@ __all__ = [
     "BlobDetectionsd",
     "ConcentricLabel",
     "ConcentricLabeld",
+    "FindCellsd",
     "InstancesToMask",
     "InstancesToMaskd",
     "LoadFieldd",
@@ -40,6 +42,7 @@ __all__ = [
     "RandFieldPatchesd",
     "RandStainJitter",
     "RandStainJitterd",
+    "SaveCellsd",
     "SaveDetectionsd",
     "SaveEvidenced",
 ]
