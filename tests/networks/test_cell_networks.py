@@ -119,6 +119,7 @@ def test_rccnet_normalises_as_keras_does():
     norms = [m for m in RCCNet().modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     assert len(norms) == 6
     assert {(m.eps, m.momentum) for m in norms} == {(1e-3, 0.01)}
+    assert {m.momentum for m in RCCNet(norm_momentum=0.1).modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
 
 
 def test_dropout_is_what_is_asked_for():

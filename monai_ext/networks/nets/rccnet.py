@@ -8,11 +8,7 @@ from monai_ext.networks.utils import check_patch, keras_init
 
 __all__ = ["RCCNet"]
 
-_EPS, _MOMENTUM = 1e-3, 0.01  # Keras calls the momentum .99
-
-
-def _norm(channels: int, spatial: bool = True) -> nn.Module:
-    return (nn.BatchNorm2d if spatial else nn.BatchNorm1d)(channels, eps=_EPS, momentum=_MOMENTUM)
+_EPS = 1e-3  # Keras' default
 
 
 class RCCNet(nn.Module):
@@ -27,9 +23,19 @@ class RCCNet(nn.Module):
         num_classes: scores.
         dropout: after each hidden layer.
         patch_size: side of the patches, px; the paper's is 32.
+        norm_momentum: share of a batch in the running statistics; .01 is what Keras calls .99. Those lag hundreds of
+            steps behind the weights, so that a training of fewer steps (few patches) fits and yet evaluates badly: .1,
+            torch's default, is for those.
     """
 
-    def __init__(self, in_channels: int = 3, num_classes: int = 3, dropout: float = 0.5, patch_size: int = 32) -> None:
+    def __init__(
+        self,
+        in_channels: int = 3,
+        num_classes: int = 3,
+        dropout: float = 0.5,
+        patch_size: int = 32,
+        norm_momentum: float = 0.01,
+    ) -> None:
         super().__init__()
         self.patch_size = check_patch("RCCNet", patch_size, least=10)
         cells = (((patch_size - 2) // 2 - 2) // 2) ** 2
@@ -37,12 +43,14 @@ class RCCNet(nn.Module):
         for channels in (32, 64):
             for padding in (1, 0):
                 self.features.append(nn.Conv2d(in_channels, channels, 3, padding=padding))
-                self.features.extend([nn.ReLU(), _norm(channels)])
+                self.features.extend([nn.ReLU(), nn.BatchNorm2d(channels, _EPS, norm_momentum)])
                 in_channels = channels
             self.features.append(nn.MaxPool2d(2))
         self.classifier = nn.Sequential(nn.Flatten())
         for units in (64 * cells, 512):
-            self.classifier.extend([nn.Linear(units, 512), nn.ReLU(), _norm(512, spatial=False), nn.Dropout(dropout)])
+            self.classifier.extend(
+                [nn.Linear(units, 512), nn.ReLU(), nn.BatchNorm1d(512, _EPS, norm_momentum), nn.Dropout(dropout)]
+            )
         self.classifier.append(nn.Linear(512, num_classes))
         keras_init(self)
 
