@@ -1,4 +1,4 @@
-"""The command line: ``python -m monai_ext phantom | prepare | tune | report``."""
+"""The command line: ``python -m monai_ext annotate | phantom | prepare | tune | report``."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ def phantom(method: str, dst: str, **options: Any) -> str:
     """Write a synthetic data set, a slide, or slides and annotations as an official release has them.
 
     Args:
-        method: mitosis, metastasis, cells, nuclei or vessels; slide for one pyramidal TIFF; camelyon16 for a release.
+        method: mitosis, metastasis, cells, nuclei or vessels; nucleus_patches for nuclei with classes; slide for one
+            pyramidal TIFF; camelyon16 for a release.
         dst: the folder to write; for a slide, the file.
-        **options: see ``monai_ext.data.phantom.write_dataset``, ``write_slide`` and ``write_camelyon16``.
+        **options: see ``monai_ext.data.phantom.write_dataset``, ``write_nucleus_patches``, ``write_slide`` and
+            ``write_camelyon16``.
     """
-    from monai_ext.data.phantom import write_camelyon16, write_dataset, write_slide
+    from monai_ext.data.phantom import write_camelyon16, write_dataset, write_nucleus_patches, write_slide
 
-    writers = {"slide": write_slide, "camelyon16": write_camelyon16}
+    writers = {"slide": write_slide, "camelyon16": write_camelyon16, "nucleus_patches": write_nucleus_patches}
     if method in writers:
         return _call(writers[method], f"phantom {method}", dst, **options)
     return _call(write_dataset, "phantom", method, dst, **options)
@@ -47,7 +49,8 @@ def prepare(name: str, src: str, dst: str, **options: Any) -> str:
     """Convert an official release into a bundle's data set.
 
     Args:
-        name: mitos12, mitos14, amida13, tupac16, midog, pcam, camelyon16 or hploc.
+        name: mitos12, mitos14, amida13, tupac16, midog, pcam, camelyon16, hploc, lizard, monuseg, dsb2018, nucls,
+            crchisto or qupath.
         src: the folder of the release as it was unpacked.
         dst: the folder to write.
         **options: see ``monai_ext.data.prepare``: split, seed, overwrite, link, and each converter's own.
@@ -59,16 +62,27 @@ def prepare(name: str, src: str, dst: str, **options: Any) -> str:
     return _call(PREPARE[name], f"prepare {name}", src, dst, **options)
 
 
+def annotate(**options: Any) -> str:
+    """Add a column of automatic annotations to a data set of nuclei, learnt from another column.
+
+    Args:
+        **options: dataset_dir, column, from; see ``monai_ext.data.annotator.annotate``.
+    """
+    from monai_ext.data.annotator import annotate as add
+
+    return _call(add, "annotate", **{"source" if name == "from" else name: value for name, value in options.items()})
+
+
 def tune(method: str, **options: Any) -> str:
     """Choose what a method leaves open on the validation list.
 
     Args:
-        method: mitosis or evidence.
-        **options: see ``monai_ext.tuning.tune_mitosis`` and ``tune_evidence``.
+        method: mitosis, evidence or expert-count.
+        **options: see ``monai_ext.tuning.tune_mitosis``, ``tune_evidence`` and ``tune_expert_count``.
     """
-    from monai_ext.tuning import tune_evidence, tune_mitosis
+    from monai_ext.tuning import tune_evidence, tune_expert_count, tune_mitosis
 
-    methods = {"mitosis": tune_mitosis, "evidence": tune_evidence}
+    methods = {"mitosis": tune_mitosis, "evidence": tune_evidence, "expert-count": tune_expert_count}
     if method not in methods:
         raise InputError("tune", " or ".join(methods), repr(method))
     return _call(methods[method], f"tune {method}", **options)
@@ -78,13 +92,21 @@ def report(kind: str, **options: Any) -> str:
     """Turn the files of finished runs into numbers with intervals and a page.
 
     Args:
-        kind: classifiers, to compare the scores of several evaluations; slides, for AUC and FROC of a cohort.
-        **options: see ``monai_ext.comparison.compare_classifiers`` and ``monai_ext.slides.evaluate_slides``.
+        kind: classifiers, to compare the scores of several evaluations; slides, for AUC and FROC of a cohort;
+            annotations, to score a data set's annotations of nuclei against each other; cells, for outlines against
+            others, such as QuPath's own.
+        **options: see ``monai_ext.comparison``, ``monai_ext.agreement`` and ``monai_ext.slides.evaluate_slides``.
     """
-    from monai_ext.comparison import compare_classifiers
+    from monai_ext.agreement import compare_cells
+    from monai_ext.comparison import compare_annotations, compare_classifiers
     from monai_ext.slides import evaluate_slides
 
-    kinds = {"classifiers": compare_classifiers, "slides": evaluate_slides}
+    kinds = {
+        "annotations": compare_annotations,
+        "cells": compare_cells,
+        "classifiers": compare_classifiers,
+        "slides": evaluate_slides,
+    }
     if kind not in kinds:
         raise InputError("report", " or ".join(kinds), repr(kind))
     return _call(kinds[kind], f"report {kind}", **options)
@@ -93,7 +115,10 @@ def report(kind: str, **options: Any) -> str:
 def main() -> None:
     """Run a command; what is wrong with the input ends it with one line and exit code 1."""
     try:
-        fire.Fire({"phantom": phantom, "prepare": prepare, "tune": tune, "report": report}, name="monai_ext")
+        fire.Fire(
+            {"annotate": annotate, "phantom": phantom, "prepare": prepare, "tune": tune, "report": report},
+            name="monai_ext",
+        )
     except Exception as error:
         cause = input_error_in(error)  # MONAI wraps what a configuration raises
         if cause is None:

@@ -1,27 +1,34 @@
-"""Several classifiers side by side, each trained several times, with intervals and paired differences."""
+"""Several classifiers, or annotations, side by side, with intervals and paired differences."""
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from monai_ext.data.datalist import load_datalist
+from monai_ext.data.nuclei import BACKGROUND, NucleusPatches, check_nuclei_item, read_class_names
 from monai_ext.data.points import atomic_path
 from monai_ext.errors import InputError
 from monai_ext.metrics.bootstrap import Interval, bootstrap_scores, weighted_accuracy, weighted_auc
+from monai_ext.metrics.classification import WEIGHTED, class_scores_ci, weighted_f1, weighted_share
 from monai_ext.visualize.report import write_report
 
-__all__ = ["compare_classifiers"]
+__all__ = ["compare_annotations", "compare_classifiers"]
 
 _STATISTICS = {"AUC": weighted_auc, "accuracy": weighted_accuracy}
+_OF_CLASSES = {"weighted F1": weighted_f1, "accuracy": weighted_share}
 
 
 def compare_classifiers(runs: Mapping[str, str | Sequence[str]], dst: str) -> str:
     """Compare classifiers by the ``scores.csv`` that their evaluations wrote.
 
-    Groups (slides, patients) are resampled over all runs together, so differences are paired.
+    Groups (slides, patients) are resampled over all runs together, so differences are paired. Two classes are compared
+    by AUC and accuracy, several by weighted F1 and accuracy.
 
     Args:
         runs: for each row of the table the folders of its evaluations, one for each seed, or a pattern such as
@@ -37,12 +44,13 @@ def compare_classifiers(runs: Mapping[str, str | Sequence[str]], dst: str) -> st
     if not isinstance(runs, Mapping) or not runs:
         raise InputError("--runs", "{'name': 'eval/name_*', ...}", repr(runs))
     scores = {name: [_read(path) for path in _folders(name, folders)] for name, folders in runs.items()}
+    statistics = _statistics(scores)
     first = next(iter(scores))
     rows, shown = [], []
     for name, tables in scores.items():
         row: dict[str, object] = {"name": name, "runs": len(tables)}
         texts = dict(row)
-        for title, statistic in _STATISTICS.items():
+        for title, statistic in statistics.items():
             values = {title: bootstrap_scores(tables, statistic)}
             if name != first:
                 values[f"{title} less {first}"] = bootstrap_scores(tables, statistic, scores[first])
@@ -76,14 +84,86 @@ def _read(folder: str) -> pd.DataFrame:
         table = pd.read_csv(path, dtype={"group": str}, keep_default_na=False)
     except ValueError as error:  # pandas' parser errors are of this family
         raise InputError(path, "a table", f"{error}".split("\n")[0]) from error
-    if missing := {"group", "label", "score"} - set(table):
-        raise InputError(path, "columns group, label, score", f"none named {', '.join(sorted(missing))}")
+    several = "predicted" in table
+    if missing := {"group", "label", "predicted" if several else "score"} - set(table):
+        raise InputError(path, "columns group, label, score or predicted", f"none named {', '.join(sorted(missing))}")
+    if table.empty:
+        raise InputError(path, "rows with a label and a score or a class", "no row")
+    if several:
+        return table
     label, score = (pd.to_numeric(table[name], errors="coerce") for name in ("label", "score"))
     wrong = ~(label.isin([0, 1]) & score.between(0, 1))
-    if wrong.any() or table.empty:
-        row = "no row" if table.empty else f"{table.loc[wrong.idxmax(), ['label', 'score']].to_dict()}"
-        raise InputError(path, "rows with a label 0 or 1 and a score in [0, 1]", row)
+    if wrong.any():
+        found = f"{table.loc[wrong.idxmax(), ['label', 'score']].to_dict()}"
+        raise InputError(path, "rows with a label 0 or 1 and a score in [0, 1]", found)
     return table.assign(label=label, score=score)
+
+
+def _statistics(scores: Mapping[str, list[pd.DataFrame]]) -> Mapping[str, Callable]:
+    """What tables are compared by; names of classes become numbers."""
+    tables = [table for own in scores.values() for table in own]
+    several = ["predicted" in table for table in tables]
+    if not any(several):
+        return _STATISTICS
+    if not all(several):
+        raise InputError("--runs", "evaluations of one kind", "some of two classes, some of several")
+    names = pd.unique(pd.concat([table[column] for table in tables for column in ("label", "predicted")]))
+    number = {name: index for index, name in enumerate(sorted(names))}
+    for table in tables:
+        table["score"], table["label"] = (table[column].map(number) for column in ("predicted", "label"))
+    return _OF_CLASSES
+
+
+def compare_annotations(
+    dataset_dir: str, dst: str, truth: str = "ea", annotations: Sequence[str] = ("ssa", "wsa"), split: str = "all"
+) -> str:
+    """Score annotations of nuclei against a more reliable one (Háberová and Vykopal 2023, Table 3).
+
+    Nuclei that either of the two does not class are left out, and counted.
+
+    Args:
+        dataset_dir: folder with the nuclei's ``dataset.json``.
+        dst: folder to write: ``annotations.csv`` and ``report.html``.
+        truth: column that is taken for the truth.
+        annotations: columns to score.
+        split: ``training``, ``validation``, ``test`` or ``all``.
+
+    Returns:
+        the path of ``annotations.csv``.
+
+    Raises:
+        InputError: bad data, no such list, or no nucleus that both annotate.
+    """
+    parts = ("training", "validation", "test")
+    if split not in (*parts, "all"):
+        raise InputError("--split", f"{', '.join(parts)} or all", repr(split))
+    columns = [annotations] if isinstance(annotations, str) else list(annotations)
+    names = read_class_names(dataset_dir)
+    check = partial(check_nuclei_item, class_names=names, annotations=[truth, *columns])
+    lists = load_datalist(dataset_dir, parts if split == "all" else [split], check=check)
+    items = [item for part in lists.values() for item in part]
+    nuclei = NucleusPatches(items, truth, names)
+    rows, shown = [], []
+    for column in columns:
+        own = nuclei.annotated(column)
+        both = np.isin(own, names)
+        if not both.any():
+            raise InputError(f"annotation {column!r}", f"classes where {truth!r} has some", "none")
+        found = [names.index(name) for name in own[both]]
+        scores = class_scores_ci(nuclei.labels[both], found, names, nuclei.groups[both])
+        counts = {"nuclei": int(both.sum()), BACKGROUND: int((own == BACKGROUND).sum())}
+        row: dict[str, object] = {"annotation": column}
+        for name in WEIGHTED:
+            row |= {name: scores[name].value, f"{name} low": scores[name].low, f"{name} high": scores[name].high}
+        rows.append(row | counts)
+        shown.append({"annotation": column, **{name: _text(scores[name]) for name in WEIGHTED}, **counts})
+    path = Path(dst) / "annotations.csv"
+    with atomic_path(path) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)
+    notes = {"Data": f"{dataset_dir}, {split} list", "Truth": truth}
+    write_report(path.with_name("report.html"), title="Annotations", metrics={}, tables={"Rows": shown}, notes=notes)
+    print(pd.DataFrame(shown).to_string(index=False))
+    return str(path)
 
 
 def _text(interval: Interval) -> str:

@@ -4,8 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monai_ext.comparison import compare_classifiers
+from monai_ext.comparison import compare_annotations, compare_classifiers
 from monai_ext.errors import InputError
+from monai_ext.metrics import class_scores
+from monai_ext.metrics.classification import confusion_counts
+from tests.nuclei import NAMES, planted
 
 
 def scores(folder, shift, seed):
@@ -66,3 +69,49 @@ def test_rows_are_checked(rows, found, tmp_path):
     (tmp_path / "scores.csv").write_text(rows)
     with pytest.raises(InputError, match=rf"scores\.csv: expected .*{found}"):
         compare_classifiers({"a": str(tmp_path)}, tmp_path / "out")
+
+
+def predictions(folder, share, seed):
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 3, 90)
+    predicted = np.where(rng.random(90) < share, label, rng.integers(0, 3, 90))
+    table = {"image": "x", "row": range(90), "group": [f"slide{i % 15}" for i in range(90)]}
+    table |= {"label": np.array(NAMES)[label], "predicted": np.array(NAMES)[predicted]}
+    folder.mkdir(parents=True)
+    pd.DataFrame(table).to_csv(folder / "scores.csv", index=False)
+    return class_scores(confusion_counts(label, predicted, 3))
+
+
+def test_several_classes_are_compared_by_weighted_f1(tmp_path):
+    expected = {
+        name: [predictions(tmp_path / f"{name}{s}", share, s) for s in range(2)]
+        for name, share in (("a", 0.9), ("b", 0.4))
+    }
+    table = pd.read_csv(compare_classifiers({"a": str(tmp_path / "a?"), "b": str(tmp_path / "b?")}, tmp_path / "out"))
+    for name, row in table.set_index("name").iterrows():
+        assert row["weighted F1"] == pytest.approx(np.mean([run["f1"] for run in expected[name]]))
+        assert row["accuracy"] == pytest.approx(np.mean([run["accuracy"] for run in expected[name]]))
+    assert table["weighted F1 less a high"].max() < 0
+    scores(tmp_path / "two", 1, 0)
+    with pytest.raises(InputError, match="evaluations of one kind"):
+        compare_classifiers({"a": str(tmp_path / "a0"), "two": str(tmp_path / "two")}, tmp_path / "out")
+
+
+def test_annotations_against_the_expert(tmp_path):
+    folder = planted(tmp_path / "d", images=(3, 2, 2), noise=0.3)
+    tables = [pd.read_csv(path, keep_default_na=False) for path in sorted(folder.glob("nuclei/*.csv"))]
+    tables[0].loc[1, "wsa"] = "background"
+    tables[0].to_csv(sorted(folder.glob("nuclei/*.csv"))[0], index=False)
+    cells = pd.concat(tables)
+    cells = cells[cells["ea"].isin(NAMES)]
+    both = cells[cells["wsa"].isin(NAMES)]
+    table = pd.read_csv(compare_annotations(str(folder), str(tmp_path / "out"))).set_index("annotation")
+    ids = [both[column].map(NAMES.index) for column in ("ea", "wsa")]
+    expected = class_scores(confusion_counts(*(x.to_numpy() for x in ids), 3))
+    for name in ("f1", "accuracy", "precision", "recall"):
+        assert table.loc["wsa", name] == pytest.approx(expected[name])
+        assert table.loc["ssa", name] == 1
+    assert table.loc["wsa", ["nuclei", "background"]].tolist() == [len(both), 1]
+    assert "<html" in (tmp_path / "out/report.html").read_text()
+    with pytest.raises(InputError, match="--split"):
+        compare_annotations(str(folder), str(tmp_path / "out"), split="x")

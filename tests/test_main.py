@@ -25,11 +25,13 @@ def call(monkeypatch, *args):
         pytest.param(
             ["prepare", "cats", "--src", "a", "--dst", "b"], "prepare: expected mitos12 or", id="prepare name"
         ),
-        pytest.param(["tune", "cats"], "tune: expected mitosis or evidence, found 'cats'", id="tune method"),
+        pytest.param(
+            ["tune", "cats"], "tune: expected mitosis or evidence or expert-count, found 'cats'", id="tune method"
+        ),
         pytest.param(["tune", "mitosis", "--dataset_dir", "d", "--bundle", "nowhere"], "nowhere", id="tune bundle"),
         pytest.param(["tune", "evidence", "--dataset_dir", "d", "--bundle", "nowhere"], "nowhere", id="tune evidence"),
         pytest.param(["phantom", "mitosis", "--dst", "out", "--size", "0"], "expected", id="size"),
-        pytest.param(["report", "cats"], "report: expected classifiers or slides", id="report kind"),
+        pytest.param(["report", "cats"], "report: expected classifiers or slides or", id="report kind"),
     ],
 )
 def test_wrong_input_is_one_line(args, expected, monkeypatch, tmp_path, capsys):
@@ -100,7 +102,9 @@ def test_as_a_command(tmp_path):
         env=os.environ,
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.strip() == f"InputError: {InputError('tune', 'mitosis or evidence', repr('cats'))}"
+    assert (
+        done.stderr.strip() == f"InputError: {InputError('tune', 'mitosis or evidence or expert-count', repr('cats'))}"
+    )
 
 
 @pytest.mark.parametrize(("rank", "device"), [("3", "cuda:3"), (None, "cuda:0")])

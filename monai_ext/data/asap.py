@@ -20,7 +20,7 @@ from defusedxml.ElementTree import parse
 from monai_ext.data.points import atomic_path
 from monai_ext.errors import InputError
 
-__all__ = ["read_asap", "read_asap_region", "write_asap"]
+__all__ = ["read_asap", "read_asap_region", "read_xml", "write_asap"]
 
 #: Groups of Camelyon16 (its README), Camelyon17, and of annotations that nobody put into a group.
 _INSIDE = ("_0", "_1", "Tumor", "metastases", "None")
@@ -44,15 +44,7 @@ def read_asap(path: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
         InputError: no such file, no ASAP XML, or coordinates that are no numbers; it names the annotation.
     """
-    path = Path(path)
-    try:
-        root = parse(path, forbid_dtd=True).getroot()
-    except OSError as error:
-        raise InputError(path, "a readable XML file", error.strerror or type(error).__name__) from error
-    except (ET.ParseError, defusedxml.DefusedXmlException, LookupError, ValueError) as error:  # LookupError: encoding
-        raise InputError(path, "ASAP annotations (XML without a document type)", f"{error}".split("\n")[0]) from error
-    if root.tag != "ASAP_Annotations":
-        raise InputError(path, "XML of ASAP (<ASAP_Annotations>)", f"<{root.tag}>")
+    root = read_xml(path, "ASAP_Annotations", "ASAP")
     groups: dict[str, list] = defaultdict(list)
     for number, annotation in enumerate(root.iter("Annotation")):
         where = f"{path}, annotation {annotation.get('Name') or number}"
@@ -112,6 +104,30 @@ def write_asap(path: str | os.PathLike, groups: Mapping[str, Iterable[shapely.Ge
     with atomic_path(path) as temporary:
         ET.ElementTree(root).write(temporary, encoding="utf-8", xml_declaration=True)
     return Path(path)
+
+
+def read_xml(path: str | os.PathLike, root: str, program: str) -> ET.Element:
+    """The root of an XML file.
+
+    Args:
+        path: the file. A document type is refused, and with it entities that expand or fetch files.
+        root: the root's tag.
+        program: what writes such files, for the error.
+
+    Raises:
+        InputError: no such file, no XML, or another root.
+    """
+    try:
+        found = parse(path, forbid_dtd=True).getroot()
+    except OSError as error:
+        raise InputError(path, "a readable XML file", error.strerror or type(error).__name__) from error
+    except (ET.ParseError, defusedxml.DefusedXmlException, LookupError, ValueError) as error:  # LookupError: encoding
+        raise InputError(
+            path, f"{program} annotations (XML without a document type)", f"{error}".split("\n")[0]
+        ) from error
+    if found.tag != root:
+        raise InputError(path, f"XML of {program} (<{root}>)", f"<{found.tag}>")
+    return found
 
 
 def _geometry(annotation: ET.Element, where: str) -> shapely.Geometry:

@@ -14,7 +14,7 @@ from monai_ext.data.image import read_field, read_mask
 from monai_ext.data.points import as_points, points_outside, read_points
 from monai_ext.errors import DataListError, InputError
 
-__all__ = ["check_label_item", "check_mask_item", "check_points_item", "load_datalist"]
+__all__ = ["check_label_item", "check_mask_item", "check_points_item", "load_datalist", "read_content"]
 
 Item = dict[str, Any]
 
@@ -88,7 +88,7 @@ def check_label_item(item: Mapping[str, Any], classes: int = 2) -> list[str]:
 
 
 def load_datalist(
-    dataset_dir: str | os.PathLike,
+    dataset_dir: str | os.PathLike | Sequence[str | os.PathLike],
     splits: Sequence[str] = ("training", "validation", "test"),
     check: Callable[[Item], list[str]] | None = check_points_item,
     path_keys: Sequence[str] = ("image", "label"),
@@ -97,9 +97,10 @@ def load_datalist(
     """Read ``<dataset_dir>/dataset.json`` and check it: files, contents, groups.
 
     Args:
-        dataset_dir: the folder; paths in the list are relative to it.
-        splits: the lists to return and check; each must hold something. ``training``, ``validation`` and ``test`` are
-            all looked through for groups that are in two of them.
+        dataset_dir: the folder; paths in the list are relative to it. Of several folders the lists are joined, and
+            the folder's name is put before the name of each group.
+        splits: the lists to return and check; each must hold something, in one of the folders. ``training``,
+            ``validation`` and ``test`` are all looked through for groups that are in two of them.
         check: gives the problems of one item, a line each; ``None`` to look at the list alone.
         path_keys: keys that each item must have; where they hold text it is a path, relative to the folder. The first
             one must hold text.
@@ -112,44 +113,72 @@ def load_datalist(
         DataListError: with every problem found, one line each.
         InputError: there is no data list, or it cannot be read as one.
     """
-    folder = Path(dataset_dir)
-    path = folder / "dataset.json"
-    content = _read_json(folder, path)
-
-    given = {name: content.get(name) or [] for name in dict.fromkeys(["training", "validation", "test", *splits])}
-    lists = {name: items for name, items in given.items() if isinstance(items, list)}
-    problems = [
-        f"{path}: expected a list '{name}', found {type(given[name]).__name__}" for name in given if name not in lists
-    ]
-    problems += [f"{path}: expected a list '{s}' with at least one item, found none" for s in splits if not given[s]]
-    found: dict[str, list[Item]] = {}
-    for name in splits:
-        found[name] = []
-        for index, item in enumerate(lists.get(name, [])):
-            missing = [k for k in path_keys if k not in item] if isinstance(item, dict) else list(path_keys)
-            if missing:
-                problems.append(f"{path}: expected keys {list(path_keys)} in {name}[{index}], found no {missing}")
-            elif not isinstance(item[path_keys[0]], str):
-                problems.append(
-                    f"{path}: expected a path as {path_keys[0]} in {name}[{index}], found {item[path_keys[0]]!r:.80}"
-                )
-            else:
-                paths = [*path_keys, *(k for k in optional_path_keys if k in item)]
-                # an optional key with null says no more than no key, and could not be collated
-                known = {k: v for k, v in item.items() if v is not None or k in path_keys}
-                found[name].append({k: _resolve(folder, v) if k in paths else v for k, v in known.items()})
-    problems += _groups_in_two_lists(path, lists)
+    folders = [dataset_dir] if isinstance(dataset_dir, (str, os.PathLike)) else list(dataset_dir)
+    found: dict[str, list[Item]] = {name: [] for name in splits}
+    problems: list[str] = []
+    empty = set(splits)
+    for folder in map(Path, folders):
+        lists = _read_lists(folder, splits, problems)
+        empty -= {name for name in splits if lists[name] != []}
+        for name in splits:
+            items = _resolved(folder, name, lists[name] or [], (path_keys, optional_path_keys), problems)
+            if len(folders) > 1:  # names of groups are each data set's own
+                items = [
+                    item | {"group": f"{folder.name}/{item['group']}"} if "group" in item else item for item in items
+                ]
+            found[name] += items
+    where = ", ".join(str(Path(folder) / "dataset.json") for folder in folders)
+    problems += [f"{where}: expected a list '{s}' with at least one item, found none" for s in splits if s in empty]
     if check is not None:
         items = [item for name in splits for item in found[name]]
         with ThreadPoolExecutor() as pool:
             check_item = partial(_check_paths, check, [*path_keys, *optional_path_keys])
             problems += [line for lines in pool.map(check_item, items) for line in lines]
     if problems:
-        raise DataListError(path, problems)
+        raise DataListError(where, problems)
     return found
 
 
-def _read_json(folder: Path, path: Path) -> dict[str, Any]:
+def _read_lists(folder: Path, splits: Sequence[str], problems: list[str]) -> dict[str, list[Any] | None]:
+    """The lists of a folder, None for what is no list; what is wrong with them goes into ``problems``."""
+    path = folder / "dataset.json"
+    content = read_content(folder, path)
+    given = {name: content.get(name) or [] for name in dict.fromkeys(["training", "validation", "test", *splits])}
+    lists = {name: items if isinstance(items, list) else None for name, items in given.items()}
+    problems += [
+        f"{path}: expected a list '{name}', found {type(given[name]).__name__}" for name in given if lists[name] is None
+    ]
+    problems += _groups_in_two_lists(path, {name: items or [] for name, items in lists.items()})
+    return lists
+
+
+def _resolved(
+    folder: Path, name: str, items: Sequence[Any], keys: tuple[Sequence[str], Sequence[str]], problems: list[str]
+) -> list[Item]:
+    """The usable items of a list, with their paths resolved; what is wrong with the others goes into ``problems``."""
+    path_keys, optional_path_keys = keys
+    path, usable = folder / "dataset.json", []
+    for index, item in enumerate(items):
+        missing = [k for k in path_keys if k not in item] if isinstance(item, dict) else list(path_keys)
+        if missing:
+            problems.append(f"{path}: expected keys {list(path_keys)} in {name}[{index}], found no {missing}")
+        elif not isinstance(item[path_keys[0]], str):
+            found = f"{item[path_keys[0]]!r:.80}"
+            problems.append(f"{path}: expected a path as {path_keys[0]} in {name}[{index}], found {found}")
+        else:
+            paths = [*path_keys, *(k for k in optional_path_keys if k in item)]
+            # an optional key with null says no more than no key, and could not be collated
+            known = {k: v for k, v in item.items() if v is not None or k in path_keys}
+            usable.append({k: _resolve(folder, v) if k in paths else v for k, v in known.items()})
+    return usable
+
+
+def read_content(folder: Path, path: Path) -> dict[str, Any]:
+    """All that a data list's file holds.
+
+    Raises:
+        InputError: no such folder or file, or no JSON object in it.
+    """
     if not folder.is_dir():
         raise InputError(folder, "a dataset folder (--dataset_dir)", "no such folder")
     if not path.is_file():

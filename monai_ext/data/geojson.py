@@ -13,7 +13,7 @@ import io
 import json
 import os
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
@@ -34,6 +34,8 @@ from monai_ext.errors import InputError
 __all__ = [
     "Features",
     "GeoJSONWriter",
+    "class_numbers",
+    "encode_features",
     "label_map_to_polygons",
     "parse_geojson",
     "rasterize",
@@ -135,7 +137,7 @@ class Features:
         return to_rowcol(shapely.get_coordinates(located), offset, scale).astype(np.float32)
 
 
-def read_geojson(path: str | os.PathLike) -> Features:
+def read_geojson(path: str | os.PathLike, nuclei: bool = False) -> Features:
     """Read a GeoJSON file as QuPath and its extensions write it.
 
     The file is a FeatureCollection, a list of features, one feature or one geometry. Every kind of geometry is kept as
@@ -145,6 +147,7 @@ def read_geojson(path: str | os.PathLike) -> Features:
 
     Args:
         path: the file.
+        nuclei: take the outline of the nucleus where an object has one besides its own (QuPath's cells).
 
     Returns:
         Its features, in the file's order.
@@ -154,7 +157,7 @@ def read_geojson(path: str | os.PathLike) -> Features:
     """
     try:
         with Path(path).open("rb") as file:
-            return _read(file, str(path))
+            return _read(file, str(path), nuclei)
     except OSError as error:
         raise InputError(path, "a readable GeoJSON file", error.strerror or type(error).__name__) from error
 
@@ -191,7 +194,11 @@ class GeoJSONWriter:
         Raises:
             InputError: for a geometry that is missing, empty or not finite.
         """
-        for feature in _encode(features, self.path):
+        self.write_encoded(encode_features(features, self.path))
+
+    def write_encoded(self, features: Iterable[bytes]) -> None:
+        """Append features as :func:`encode_features` gives them."""
+        for feature in features:
             self._file.write(b",\n" if self.count else b"\n")
             self._file.write(feature)
             self.count += 1
@@ -236,6 +243,21 @@ def rasterize(
     """
     channels = [features] if classes is None else [features[features.classes == name] for name in classes]
     return np.stack([polygons_to_mask(chosen.geometry, shape, offset, scale) for chosen in channels]).astype(np.uint8)
+
+
+def class_numbers(features: Features, class_names: Sequence[str] | Mapping[str, Sequence[str]]) -> np.ndarray:
+    """The number of each feature's class.
+
+    Args:
+        features: QuPath's objects.
+        class_names: the classes, or ``{class: names of it in QuPath}``.
+
+    Returns:
+        ``(N,)`` int64, 0 for the first class, -1 for an object without a class or with another one.
+    """
+    aliases = class_names if isinstance(class_names, Mapping) else {name: [name] for name in class_names}
+    numbers = {alias: index for index, own in enumerate(aliases.values()) for alias in own}
+    return np.array([numbers.get(name, -1) for name in features.classes], dtype=np.int64)
 
 
 class _JSONStream:
@@ -335,8 +357,8 @@ class _JSONStream:
 class _Columns:
     """Gathers features as columns; polygons, nearly all of a large file, as flat arrays of numbers."""
 
-    def __init__(self, where: str) -> None:
-        self.where = where
+    def __init__(self, where: str, nuclei: bool) -> None:
+        self.where, self.nuclei = where, nuclei
         self.xy, self.ring_ends, self.polygon_ends = array("d"), array("q", [0]), array("q", [0])
         self.polygons: list[int] = []
         self.geometry: list[Any] = []
@@ -349,7 +371,7 @@ class _Columns:
         try:
             if feature["type"] != "Feature":
                 raise TypeError(f"type {feature['type']!r}")
-            geometry = feature.get("geometry")
+            geometry = (self.nuclei and feature.get("nucleusGeometry")) or feature.get("geometry")
             if geometry is None:
                 return
             index = len(self.geometry)
@@ -421,8 +443,8 @@ class _Columns:
         return features if keep.all() else features[keep]
 
 
-def _read(file: BinaryIO, where: str) -> Features:
-    stream, columns = _JSONStream(file, where), _Columns(where)
+def _read(file: BinaryIO, where: str, nuclei: bool = False) -> Features:
+    stream, columns = _JSONStream(file, where), _Columns(where, nuclei)
     for number, feature in enumerate(stream.features()):
         columns.add(feature, number)
     return columns.features()
@@ -449,7 +471,16 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _encode(features: Features, where: Path) -> Iterator[bytes]:
+def encode_features(features: Features, where: str | os.PathLike) -> Iterator[bytes]:
+    """The JSON text of each feature, of one line and without what parts it from the next.
+
+    Args:
+        features: what to write.
+        where: what errors name.
+
+    Raises:
+        InputError: for a geometry that is missing, empty or not finite.
+    """
     geometry = features.geometry
     missing = shapely.is_missing(geometry) | shapely.is_empty(geometry)
     coordinates, owner = shapely.get_coordinates(geometry, return_index=True)

@@ -8,12 +8,38 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from skimage.measure import label as connected_parts
 
-__all__ = ["label_map_to_polygons", "polygons_to_mask"]
+__all__ = [
+    "instance_centroids",
+    "label_map_to_polygons",
+    "polygons_to_label_map",
+    "polygons_to_mask",
+    "valid_geometry",
+]
 
 # the edges around a pixel, clockwise: going east along its top, south, west, north; the pixel lies to the right
 _STEP = np.array([(0, 1), (1, 0), (0, -1), (-1, 0)])  # d row, d col
 _BEHIND = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])  # from a pixel to its neighbour across the edge
 _BEGIN = np.array([(0, 0), (0, 1), (1, 1), (1, 0)])  # the corner at which an edge begins
+
+
+def instance_centroids(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of a map's instances in ascending order, and their centroids.
+
+    Args:
+        instances: ``(H, W)`` integers, 0 is background.
+
+    Returns:
+        ``(N,)`` numbers and float64 ``(N, 2)`` ``row, col``.
+    """
+    rows, cols = np.nonzero(instances)
+    values = instances[rows, cols]
+    if values.max(initial=0) <= instances.size:  # as nearly always: no need to sort
+        count = np.bincount(values)
+        values = np.flatnonzero(count)
+        sums = [np.bincount(instances[rows, cols], place)[values] for place in (rows, cols)]
+        return values, np.stack(sums, axis=1) / count[values, None]
+    values, index, count = np.unique(values, return_inverse=True, return_counts=True)
+    return values, np.stack([np.bincount(index, place) for place in (rows, cols)], axis=1) / count[:, None]
 
 
 def label_map_to_polygons(
@@ -79,15 +105,66 @@ def polygons_to_mask(
         ``(H, W)`` bool.
     """
     height, width = shape
-    polygons = _valid_polygons(geometry)
+    polygons, _ = _valid_polygons(geometry)
     if not len(polygons):
         return np.zeros(shape, dtype=bool)
+    _, rows, cols, turn = _crossings(polygons, shape, offset, scale)
+    change = np.bincount(rows * (width + 1) + cols, turn, minlength=height * (width + 1))
+    # each polygon that covers a pixel turns around it once
+    return np.cumsum(change.reshape(height, width + 1)[:, :width], axis=1) < -0.5
+
+
+def polygons_to_label_map(
+    geometry: np.ndarray, shape: tuple[int, int], offset: tuple[float, float] = (0, 0), scale: float = 1
+) -> np.ndarray:
+    """Draw each object with its own number, by the rule of :func:`polygons_to_mask`.
+
+    Where objects overlap the smaller one is seen, so that none vanishes under a larger one.
+
+    Args:
+        geometry: ``(N,)`` shapely geometries, ``x, y`` in level-0 pixels; points and lines cover nothing.
+        shape: ``H, W`` of the map.
+        offset: ``row, col`` of the map's upper left corner in level-0 pixels.
+        scale: level-0 pixels per pixel of the map.
+
+    Returns:
+        ``(H, W)`` int32: ``k + 1`` where the ``k``-th object is, 0 elsewhere.
+    """
+    labels = np.zeros(shape, dtype=np.int32)
+    polygons, owner = _valid_polygons(geometry)
+    if not len(polygons):
+        return labels
+    area = np.bincount(owner, shapely.area(polygons), minlength=len(geometry))
+    order = np.lexsort((owner, -area[owner]))
+    polygons, owner = polygons[order], owner[order]
+    number, rows, cols, _ = _crossings(polygons, shape, offset, scale)
+    # along a row of a polygon its outline is crossed inwards and outwards by turns
+    order = np.lexsort((cols, rows, number))
+    number, rows, start, stop = number[order][::2], rows[order][::2], cols[order][::2], cols[order][1::2]
+    length = stop - start
+    span = np.repeat(np.arange(len(length)), length)
+    cols = start[span] + np.arange(len(span)) - np.repeat(np.cumsum(length) - length, length)
+    labels[rows[span], cols] = owner[number[span]] + 1  # where several are, numpy keeps the last
+    return labels
+
+
+def _crossings(
+    polygons: np.ndarray, shape: tuple[int, int], offset: tuple[float, float], scale: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Where outlines cross the lines through the pixels' centres.
+
+    Returns:
+        Of each crossing: the polygon, the row, the first column whose centre lies behind it (0 to W), and which way the
+        outline turns there, -1 where it is entered from the left.
+    """
+    height, width = shape
     _, xy, (ring_ends, polygon_ends) = shapely.to_ragged_array(polygons)
     # in units of the mask's pixels, whole numbers being pixel centres
     col, row = ((xy - offset[::-1]) / scale - 0.5).T
     start = np.delete(np.arange(len(xy)), ring_ends[1:] - 1)  # rings are closed: their last point starts no edge
     row0, row1, col0, col1 = row[start], row[start + 1], col[start], col[start + 1]
     edge_ring = np.repeat(np.arange(len(ring_ends) - 1), np.diff(ring_ends) - 1)
+    ring_polygon = np.repeat(np.arange(len(polygon_ends) - 1), np.diff(polygon_ends))
     # shells shall run one way and holes the other, whichever way they were drawn
     area = np.bincount(edge_ring, col0 * row1 - col1 * row0)
     shell = np.zeros(len(area), dtype=bool)
@@ -102,31 +179,27 @@ def polygons_to_mask(
     rows = low[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
     cross = col0[edge] + (rows - row0[edge]) * ((col1 - col0)[edge] / (row1 - row0)[edge])
     cols = np.clip(np.ceil(cross), 0, width).astype(np.int64)
-    change = np.bincount(rows * (width + 1) + cols, turn[edge], minlength=height * (width + 1))
-    # each polygon that covers a pixel turns around it once
-    return np.cumsum(change.reshape(height, width + 1)[:, :width], axis=1) < -0.5
+    return ring_polygon[edge_ring[edge]], rows, cols, turn[edge]
 
 
 def _edges(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The edges between parts: the pixel ``(E, 2)`` each belongs to, its direction, and the edge that follows it."""
     width = parts.shape[1]
-    inside = parts[1:-1, 1:-1]
-    keys = []
-    for direction, (d_row, d_col) in enumerate(_BEHIND):
-        behind = parts[1 + d_row : parts.shape[0] - 1 + d_row, 1 + d_col : width - 1 + d_col]
-        row, col = np.nonzero((inside != behind) & (inside != 0))
-        keys.append(((row + 1) * width + col + 1) * 4 + direction)
-    key = np.sort(np.concatenate(keys))
-    pixel, direction = np.column_stack(np.divmod(key // 4, width)), key % 4
-    ahead = pixel + _STEP[direction]
-    left = ahead + _BEHIND[direction]
-    own = parts[tuple(pixel.T)]
-    turn_left = parts[tuple(left.T)] == own
-    straight = ~turn_left & (parts[tuple(ahead.T)] == own)
-    next_pixel = np.where(turn_left[:, None], left, np.where(straight[:, None], ahead, pixel))
-    next_direction = (direction + np.where(turn_left, 3, np.where(straight, 0, 1))) % 4
-    following = np.searchsorted(key, (next_pixel[:, 0] * width + next_pixel[:, 1]) * 4 + next_direction)
-    return pixel, direction, following
+    flat = parts.reshape(-1)
+    own = np.flatnonzero(flat)  # none on the map's rim
+    number = flat[own]
+    step, behind = (turn[:, 0] * width + turn[:, 1] for turn in (_STEP, _BEHIND))
+    keys = [own[flat[own + back] != number] * 4 + direction for direction, back in enumerate(behind.tolist())]
+    key = np.sort(np.concatenate(keys), kind="stable")  # four sorted runs: to be merged only
+    pixel, direction = key >> 2, key & 3
+    number, ahead = flat[pixel], pixel + step[direction]
+    left = ahead + behind[direction]
+    turn_left = flat[left] == number
+    straight = ~turn_left & (flat[ahead] == number)
+    next_pixel = np.where(turn_left, left, np.where(straight, ahead, pixel))
+    next_direction = (direction + np.where(turn_left, 3, np.where(straight, 0, 1))) & 3
+    following = np.searchsorted(key, next_pixel * 4 + next_direction)
+    return np.column_stack(np.divmod(pixel, width)), direction, following
 
 
 def _walk(following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -158,12 +231,19 @@ def _merge_parts(values: np.ndarray, polygons: np.ndarray) -> tuple[np.ndarray, 
     return labels, merged
 
 
-def _valid_polygons(geometry: np.ndarray) -> np.ndarray:
+def valid_geometry(geometry: np.ndarray) -> np.ndarray:
+    """Geometries ``(N,)`` as they are where they are valid, else made valid: outlines that cross themselves, say."""
     geometry = np.asarray(geometry, dtype=object)
     valid = shapely.is_valid(geometry)
-    if not valid.all():
-        geometry = np.where(valid, geometry, shapely.make_valid(geometry))
-    while (collection := shapely.get_type_id(geometry) > 5).any():  # parts of a collection may be multipolygons
-        geometry = np.concatenate((geometry[~collection], shapely.get_parts(geometry[collection])))
-    parts = shapely.get_parts(geometry)
-    return parts[(shapely.get_type_id(parts) == 3) & ~shapely.is_empty(parts)]
+    return geometry if valid.all() else np.where(valid, geometry, shapely.make_valid(geometry))
+
+
+def _valid_polygons(geometry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The valid polygons that geometries consist of, and the index of the geometry that each is a part of."""
+    geometry = valid_geometry(geometry)
+    owner = np.arange(len(geometry))
+    while (shapely.get_type_id(geometry) > 3).any():  # parts of a collection may be multipolygons
+        geometry, part_of = shapely.get_parts(geometry, return_index=True)
+        owner = owner[part_of]
+    polygons = (shapely.get_type_id(geometry) == 3) & ~shapely.is_empty(geometry)
+    return geometry[polygons], owner[polygons]

@@ -3,6 +3,8 @@
 from monai_ext.handlers.classification_report import ClassificationReport
 from monai_ext.handlers.detection_report import DetectionReport
 from monai_ext.handlers.image_report import ImageMetricReport
+from monai_ext.handlers.instance_report import InstanceReport
+from monai_ext.handlers.multiclass_report import MulticlassReport
 from monai_ext.handlers.progress import EpochProgress
 from monai_ext.handlers.summary_report import SummaryReport
 from monai_ext.handlers.training_state import EpochSeed, TrainingState
@@ -13,6 +15,8 @@ __all__ = [
     "EpochProgress",
     "EpochSeed",
     "ImageMetricReport",
+    "InstanceReport",
+    "MulticlassReport",
     "SummaryReport",
     "TrainingState",
 ]

@@ -1,16 +1,20 @@
 """Inferers."""
 
 from monai_ext.inferers.autocast import AutocastInferer
+from monai_ext.inferers.cells import CellFinder
 from monai_ext.inferers.evidence import EvidenceInferer
 from monai_ext.inferers.halo import HaloInferer
+from monai_ext.inferers.patches import PatchClassifier
 from monai_ext.inferers.windows import ExactWindows, PixelMap, SharedWindows
 from monai_ext.slides.inferer import SlideInferer
 
 __all__ = [
     "AutocastInferer",
+    "CellFinder",
     "EvidenceInferer",
     "ExactWindows",
     "HaloInferer",
+    "PatchClassifier",
     "PixelMap",
     "SharedWindows",
     "SlideInferer",

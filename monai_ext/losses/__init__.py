@@ -1,5 +1,6 @@
 """Losses."""
 
 from monai_ext.losses.concentric import ConcentricLoss
+from monai_ext.losses.distillation import DistillationLoss
 
-__all__ = ["ConcentricLoss"]
+__all__ = ["ConcentricLoss", "DistillationLoss"]

@@ -1,6 +1,7 @@
 """Metrics, and how sure they are."""
 
 from monai_ext.metrics.bootstrap import Interval, bootstrap_ci, bootstrap_scores
+from monai_ext.metrics.classification import ClassificationF1, class_scores, class_scores_ci
 from monai_ext.metrics.detection import DetectionF1, match_detections, sweep_detection_thresholds
 from monai_ext.metrics.evidence import EvidenceLocalization, GridPointing, evidence_mask, pointing_canvas
 from monai_ext.metrics.froc import bootstrap_froc, froc_curve, match_lesions
@@ -8,6 +9,7 @@ from monai_ext.metrics.instance import AggregatedJaccardIndex, ObjectDice, Panop
 
 __all__ = [
     "AggregatedJaccardIndex",
+    "ClassificationF1",
     "DetectionF1",
     "EvidenceLocalization",
     "GridPointing",
@@ -17,6 +19,8 @@ __all__ = [
     "bootstrap_ci",
     "bootstrap_froc",
     "bootstrap_scores",
+    "class_scores",
+    "class_scores_ci",
     "evidence_mask",
     "froc_curve",
     "match_detections",

@@ -127,9 +127,14 @@ class _InstanceMetric(UnevenCumulative):
         self.extend(scores)
         return scores
 
-    @abstractmethod
     def _score(self, pred: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
         """Float64 row to buffer for one image."""
+        return self.score(Overlaps.count(pred, true))
+
+    @staticmethod
+    @abstractmethod
+    def score(overlaps: Overlaps) -> torch.Tensor:
+        """What is buffered for an image with these overlaps, wherever they were counted."""
 
     def aggregate(self, reduction: MetricReduction | str | None = None) -> torch.Tensor:
         """Reduce over the images of all ranks.
@@ -158,8 +163,9 @@ class AggregatedJaccardIndex(_InstanceMetric):
     def __init__(self, reduction: MetricReduction | str = MetricReduction.MEAN) -> None:
         super().__init__((1,), reduction)
 
-    def _score(self, pred: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-        overlaps = Overlaps.count(pred, true)
+    @staticmethod
+    def score(overlaps: Overlaps) -> torch.Tensor:
+        """The index, ``(1,)``."""
         taken = overlaps.best(overlaps.area.double() / overlaps.union, overlaps.true, len(overlaps.true_area))
         used = overlaps.pred[taken]
         unused = torch.ones_like(overlaps.pred_area).index_fill_(0, used, 0)
@@ -185,8 +191,9 @@ class ObjectDice(_InstanceMetric):
     def __init__(self, reduction: MetricReduction | str = MetricReduction.MEAN) -> None:
         super().__init__((1,), reduction)
 
-    def _score(self, pred: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-        overlaps = Overlaps.count(pred, true)
+    @staticmethod
+    def score(overlaps: Overlaps) -> torch.Tensor:
+        """The coefficient, ``(1,)``."""
         dice = 2 * overlaps.area.double() / (overlaps.area + overlaps.union)
 
         def one_way(owner: torch.Tensor, area: torch.Tensor) -> torch.Tensor:
@@ -252,14 +259,14 @@ class PanopticQuality(_InstanceMetric):
 
     def _score(self, pred: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
         if self.num_classes is None:
-            return self._count(pred, true)[None]
-        return torch.stack(
-            [self._count(pred[0] * (pred[1] == c), true[0] * (true[1] == c)) for c in range(1, self.num_classes + 1)]
-        )
+            return super()._score(pred, true)[None]
+        classes = range(1, self.num_classes + 1)
+        own = ([image[0] * (image[1] == c) for image in (pred, true)] for c in classes)
+        return torch.stack([self.score(Overlaps.count(*maps)) for maps in own])
 
     @staticmethod
-    def _count(pred: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-        overlaps = Overlaps.count(pred, true)
+    def score(overlaps: Overlaps) -> torch.Tensor:
+        """TP, FP, FN and the sum of the matches' IoU, ``(4,)``."""
         union = overlaps.union
         match = 2 * overlaps.area > union  # in integers: exact at IoU = .5
         tp, iou = match.sum(), (overlaps.area[match].double() / union[match]).sum()

@@ -12,7 +12,27 @@ from torch import Tensor, nn
 
 from monai_ext.errors import InputError
 
-__all__ = ["load_weights", "read_caffemodel", "read_state_dict", "weights_digest"]
+__all__ = ["check_patch", "keras_init", "load_weights", "read_caffemodel", "read_state_dict", "weights_digest"]
+
+
+def keras_init(network: nn.Module) -> None:
+    """Initialise convolutions and linear layers as Keras does: Glorot uniform, zero biases."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def check_patch(name: str, size: int, least: int) -> int:
+    """The side of the patches that a network is built for, if it can be.
+
+    Raises:
+        InputError: no whole number, or one below ``least``.
+    """
+    if isinstance(size, bool) or not isinstance(size, int) or size < least:
+        raise InputError("patch_size", f"a whole number of at least {least} px for {name}", repr(size))
+    return size
 
 
 def _caffe_net() -> type:

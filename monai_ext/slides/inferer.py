@@ -25,7 +25,7 @@ from monai_ext.distributed import is_first, shard
 from monai_ext.errors import InputError
 from monai_ext.slides.outputs import OUTPUTS, OutputSettings, write_outputs
 from monai_ext.slides.partial import PartialSlide
-from monai_ext.slides.plan import plan_slide
+from monai_ext.slides.plan import SlidePlan, plan_slide
 from monai_ext.slides.predictor import TilePredictor
 from monai_ext.slides.reader import SlideReader
 from monai_ext.slides.stream import stream_tiles
@@ -94,6 +94,11 @@ class SlideInferer:
         notes: further lines for the report.
     """
 
+    suffixes: tuple[str, ...] = OUTPUTS  # what a slide's files end with
+    totals: tuple[str, ...] = ("tissue_mm2", "tumour_mm2", "regions", "detections")  # of the summary, for the report
+    ranked_by = "score"  # of the summary; slides with the highest are shown
+    caption = "score {score:.3f}, {detections} detections"
+
     def __init__(
         self,
         predictor: TilePredictor,
@@ -153,13 +158,13 @@ class SlideInferer:
         plan = plan_slide(reader, step, margin, self.tile_px, tissue, align)
         work = self.output_dir / f"{name}.partial"
         maker = json.dumps([*self._maker, _identity(path)])
-        with PartialSlide(work, plan, tissue, self.predictor.channels, maker, self.resume) as partial:
+        with self._partial(work, plan, tissue, maker) as partial:
             if partial.found == "another run":
                 print(f"{path}: begun anew, for {work} was made with another plan or other weights", file=sys.stderr)
             try:
                 self._compute(reader, partial)
-                summary = write_outputs(work, partial.heat, plan, self.outputs, (thumbnail, scale))
-                for suffix in OUTPUTS:
+                summary = self._write(partial, (thumbnail, scale))
+                for suffix in self.suffixes:
                     (work / f"output{suffix}").replace(self._output(name, suffix))
             except (InputError, OSError) as error:
                 self._discard(name)
@@ -173,9 +178,17 @@ class SlideInferer:
     def _lattice(self) -> tuple[int, int, int]:
         return self.predictor.step, self.predictor.margin, getattr(self.predictor, "align", 1)
 
+    def _partial(self, work: Path, plan: SlidePlan, tissue: Tissue | None, maker: str) -> PartialSlide:
+        """Where the slide's tiles are gathered."""
+        return PartialSlide(work, plan, tissue, self.predictor.channels, maker, self.resume)
+
+    def _write(self, partial: PartialSlide, thumbnail: tuple[np.ndarray, float]) -> dict[str, Any]:
+        """Write ``output`` and each of the suffixes into the partial slide's folder; the summary."""
+        return write_outputs(partial.folder, partial.heat, partial.plan, self.outputs, thumbnail)
+
     def _discard(self, name: str) -> None:
         """Remove what an earlier run wrote of a slide that now fails, lest it be taken for this run's."""
-        for suffix in OUTPUTS:
+        for suffix in self.suffixes:
             self._output(name, suffix).unlink(missing_ok=True)
 
     def _thumbnail(self, reader: SlideReader) -> tuple[np.ndarray, float]:
@@ -240,9 +253,7 @@ class SlideInferer:
         try:
             result = self(image, name, item.get("mpp"))
             cohort.done(image, **self._entry(cohort, item, result))
-            summary = result.summary
-            text = f"{image}: score {summary['score']:.3f}, {summary['detections']} detections, {result.seconds:.0f} s"
-            print(text, flush=True)
+            print(f"{image}: {self.caption.format(**result.summary)}, {result.seconds:.0f} s", flush=True)
         # whatever is wrong with one slide, the others are to be computed
         except Exception as error:
             if not isinstance(error, (InputError, OSError)):
@@ -269,7 +280,7 @@ class SlideInferer:
             self.resume
             and entry["status"] == "done"
             and entry.get("settings") == self._settings(item)
-            and all(self._output(name, suffix).is_file() for suffix in OUTPUTS)
+            and all(self._output(name, suffix).is_file() for suffix in self.suffixes)
         )
 
     def _entry(self, cohort: Cohort, item: Mapping[str, Any], result: SlideResult) -> dict[str, Any]:
@@ -292,8 +303,8 @@ class SlideInferer:
         tables: dict[str, Any] = {"Slides": table.round(4)} if done else {}
         if failed:
             tables["Failed"] = [{"image": image, "reason": entry["reason"]} for image, entry in failed.items()]
-        shown = sorted(done, key=lambda entry: -entry["summary"]["score"])[:_PICTURES]
-        sums = ("tissue_mm2", "tumour_mm2", "regions", "detections") if done else ()
+        shown = sorted(done, key=lambda entry: -entry["summary"][self.ranked_by])[:_PICTURES]
+        sums = self.totals if done else ()
         path = self.output_dir / "report.html"
         try:
             write_report(
@@ -301,7 +312,7 @@ class SlideInferer:
                 title=self.title,
                 metrics={"slides": len(done), "failed": len(failed), **{key: table[key].sum().item() for key in sums}},
                 tables=tables,
-                cases={"Highest scores": [self._case(entry) for entry in shown]},
+                cases={f"Highest {self.ranked_by}": [self._case(entry) for entry in shown]},
                 notes=self.notes,
             )
         except OSError as error:
@@ -310,7 +321,7 @@ class SlideInferer:
     def _case(self, entry: Mapping[str, Any]) -> tuple[np.ndarray, str]:
         summary = entry["summary"]
         picture = cv2.imread(str(self._output(entry["name"], "_overlay.png")))[..., ::-1]
-        return picture, f"{summary['image']}: score {summary['score']:.3f}, {summary['detections']} detections"
+        return picture, f"{summary['image']}: {self.caption.format(**summary)}"
 
 
 def _identity(path: Path) -> list[int]:

@@ -20,7 +20,7 @@ from monai_ext.slides.overlay import slide_overlay
 from monai_ext.slides.plan import SlidePlan
 from monai_ext.slides.regions import Regions, find_regions
 
-__all__ = ["OUTPUTS", "OutputSettings", "write_outputs"]
+__all__ = ["OUTPUTS", "OutputSettings", "write_outputs", "write_png"]
 
 #: What the names of a slide's files end with.
 OUTPUTS = ("_heatmap.ome.tif", ".geojson", "_detections.csv", "_overlay.png", "_plan.json")
@@ -89,7 +89,7 @@ def write_outputs(
     table = {"row": points[:, 0], "col": points[:, 1], "x": xy[:, 0], "y": xy[:, 1], "score": scores}
     pd.DataFrame(table).astype(np.float64).round(6).to_csv(csv, index=False)
     drawn = slide_overlay(*thumbnail, values, regions.labels, points, cell_scale, plan.base_mpp, settings.colour)
-    _write_png(picture, drawn)
+    write_png(picture, drawn)
     plan_json.write_text(plan.to_json(), encoding="utf-8")
     return {**summary, "regions": len(regions.polygons), "detections": len(points)}
 
@@ -131,6 +131,7 @@ def _write_geojson(
         writer.write(Features.from_points(points, measurements={"score": scores}, **look))
 
 
-def _write_png(path: Path, picture: np.ndarray) -> None:
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Write uint8 RGB ``(H, W, 3)``."""
     # through Python's file: OpenCV reports a full disk by a return value, if at all
     path.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())

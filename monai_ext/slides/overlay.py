@@ -9,7 +9,7 @@ import numpy as np
 
 from monai_ext.visualize.overlay import overlay
 
-__all__ = ["slide_overlay"]
+__all__ = ["scale_bar", "slide_overlay"]
 
 _INK = (20, 20, 20)
 _MOST_POINTS = 100  # more circles would hide what they stand for
@@ -55,11 +55,11 @@ def slide_overlay(
         radius=max(4, max(thumbnail.shape) // 150),
         channel_dim=0,
     )
-    _scale_bar(picture, scale * mpp)
+    scale_bar(picture, scale * mpp)
     return picture
 
 
-def _scale_bar(picture: np.ndarray, mpp: float) -> None:
+def scale_bar(picture: np.ndarray, mpp: float) -> None:
     """A bar of a round length, about a fifth of the picture wide, in its lower left corner."""
     height, width = picture.shape[:2]
     longest = max(width * mpp / 5, mpp)

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,6 @@ from monai_ext.slides.tissue import Tissue
 __all__ = ["PartialSlide"]
 
 _LOCK = ".lock"
-_KEPT = (_LOCK, "plan.json", "map.npy", "progress.json")
 
 
 class PartialSlide:
@@ -51,6 +51,8 @@ class PartialSlide:
         InputError: another process works in this folder.
         OSError: the disk is full.
     """
+
+    contents: tuple[str, ...] = ("map.npy",)  # files that another run can go on from, besides plan and progress
 
     def __init__(
         self,
@@ -103,16 +105,20 @@ class PartialSlide:
             progress = json.loads((self.folder / "progress.json").read_text())
             if not self._resume or progress["fingerprint"] != self._digest:
                 return None
-            heat = HeatMap(self.folder / "map.npy")
+            store = self._open(progress)
         except (ValueError, KeyError, FileNotFoundError):  # somebody was at it
             return None
         self.found, self.stripes, self._seconds_before = "the same run", progress["stripes"], progress["seconds"]
-        return heat
+        return store
 
     def _begin(self) -> HeatMap:
         self._clear([_LOCK])
         (self.folder / "plan.json").write_text(self.plan.to_json())
-        return HeatMap(self.folder / "map.npy", self._shape)
+        return self._open(None)
+
+    def _open(self, progress: dict[str, Any] | None) -> HeatMap:
+        """The map of a run that got so far, or a new one."""
+        return HeatMap(self.folder / "map.npy", None if progress else self._shape)
 
     def _clear(self, keep: Collection[str]) -> None:
         for path in self.folder.iterdir():
@@ -122,7 +128,7 @@ class PartialSlide:
     def close(self, keep_map: bool = False) -> None:
         """Remove the folder; or else all but what another run can go on from, if there is any."""
         if keep_map and self.stripes:
-            self._clear(_KEPT)
+            self._clear([_LOCK, "plan.json", "progress.json", *self.contents])
         else:
             shutil.rmtree(self.folder)
 
@@ -144,14 +150,18 @@ class PartialSlide:
             values = values * self.tissue.touched(*self.plan.edges(tile))
         for channel, plane in enumerate(values):
             self.heat.write(channel, tile.row, tile.col, plane)
+        self._added(tile)
+
+    def _added(self, tile: Tile, **more: Any) -> None:
+        """After the last tile of a stripe, see that all is on disk and note it, with what else there is to note."""
         stripe = self.plan.stripes[self.stripes]
         if tile.col == stripe.cols[-1]:
             self.heat.sync()
             self.stripes += 1
-            self._save()
+            self._save(more)
 
-    def _save(self) -> None:
-        progress = {"fingerprint": self._digest, "stripes": self.stripes, "of": len(self.plan.stripes)}
+    def _save(self, more: dict[str, Any]) -> None:
+        progress = {"fingerprint": self._digest, "stripes": self.stripes, "of": len(self.plan.stripes), **more}
         with atomic_path(self.folder / "progress.json") as temporary:
             temporary.write_text(json.dumps({**progress, "seconds": round(self.seconds, 3)}) + "\n")
 

@@ -17,7 +17,7 @@ from monai_ext.slides.plan import SlidePlan, Tile
 from monai_ext.slides.predictor import TilePredictor
 from monai_ext.slides.reader import SlideReader
 
-__all__ = ["stream_tiles"]
+__all__ = ["decode_tiles", "stream_tiles"]
 
 T = TypeVar("T")
 
@@ -57,6 +57,29 @@ def stream_tiles(
     """
     shape = (predictor.channels, *plan.tile)
     computed: tuple[list[Tile], Tensor] | None = None
+    for batch, pixels in decode_tiles(
+        reader, plan, first=first, batch_size=batch_size, workers=workers, prefetch=prefetch
+    ):
+        output = predictor(pixels)
+        if tuple(output.shape) != (len(batch), *shape):
+            raise InputError(
+                type(predictor).__name__, f"a map of shape {(len(batch), *shape)}", str(tuple(output.shape))
+            )
+        if computed:
+            yield from zip(*computed, strict=True)
+        computed = batch, output
+    if computed:
+        yield from zip(*computed, strict=True)
+
+
+def decode_tiles(
+    reader: SlideReader, plan: SlidePlan, *, first: int = 0, batch_size: int = 1, workers: int = 1, prefetch: int = 2
+) -> Iterator[tuple[list[Tile], Tensor]]:
+    """Read tiles in order, ahead in other threads; arguments and errors as for :func:`stream_tiles`.
+
+    Yields:
+        Each batch of tiles with its pixels, uint8 ``(B, 3, H, W)`` with the channels last in memory.
+    """
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         batches = (batch for stripe in plan.stripes[first:] for batch in _batches(plan.tiles(stripe), batch_size))
         ahead: deque[tuple[list[Tile], Future[Tensor]]] = deque()
@@ -67,16 +90,7 @@ def stream_tiles(
                 if not ahead:
                     break
                 batch, pixels = ahead.popleft()
-                output = predictor(pixels.result())
-                if tuple(output.shape) != (len(batch), *shape):
-                    raise InputError(
-                        type(predictor).__name__, f"a map of shape {(len(batch), *shape)}", str(tuple(output.shape))
-                    )
-                if computed:
-                    yield from zip(*computed, strict=True)
-                computed = batch, output
-            if computed:
-                yield from zip(*computed, strict=True)
+                yield batch, pixels.result()
         finally:
             for _, waiting in ahead:
                 waiting.cancel()

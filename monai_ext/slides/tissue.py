@@ -102,6 +102,11 @@ class Tissue:
         cols, right = self._spans(col_edges, self.mask.shape[1])
         return self._any(rows, cols).repeat(down, axis=0).repeat(right, axis=1)
 
+    def at(self, points: np.ndarray) -> np.ndarray:
+        """Which points ``(N, 2)``, ``row, col`` from the slide's corner in px of level 0, lie on tissue."""
+        place = np.clip((points / self.scale).astype(np.int64), 0, np.array(self.mask.shape) - 1)
+        return self.mask[tuple(place.T)]
+
     def count(self, row_edges: np.ndarray, col_edges: np.ndarray) -> int:
         """How many cells of a lattice touch tissue; without listing them, for there may be thousands of millions."""
         rows, down = self._spans(row_edges, self.mask.shape[0])

@@ -1,6 +1,7 @@
 """Transforms, each array transform with its dictionary twin."""
 
 from monai_ext.transforms.blobs import BlobDetections, BlobDetectionsd
+from monai_ext.transforms.cells import FindCellsd, SaveCellsd
 from monai_ext.transforms.concentric import (
     ConcentricLabel,
     ConcentricLabeld,
@@ -9,6 +10,8 @@ from monai_ext.transforms.concentric import (
 )
 from monai_ext.transforms.fields import LoadFieldd
 from monai_ext.transforms.geojson import LoadGeoJSON, LoadGeoJSONd
+from monai_ext.transforms.instance_mask import InstancesToMask, InstancesToMaskd
+from monai_ext.transforms.instances import NucleusInstances, NucleusInstancesd
 from monai_ext.transforms.mark_done import MarkDoned
 from monai_ext.transforms.patches import RandFieldPatchesd
 from monai_ext.transforms.points import LoadPoints, LoadPointsd
@@ -21,6 +24,9 @@ __all__ = [
     "BlobDetectionsd",
     "ConcentricLabel",
     "ConcentricLabeld",
+    "FindCellsd",
+    "InstancesToMask",
+    "InstancesToMaskd",
     "LoadFieldd",
     "LoadGeoJSON",
     "LoadGeoJSONd",
@@ -29,11 +35,14 @@ __all__ = [
     "MacenkoNormalize",
     "MacenkoNormalized",
     "MarkDoned",
+    "NucleusInstances",
+    "NucleusInstancesd",
     "RandConcentricLabel",
     "RandConcentricLabeld",
     "RandFieldPatchesd",
     "RandStainJitter",
     "RandStainJitterd",
+    "SaveCellsd",
     "SaveDetectionsd",
     "SaveEvidenced",
 ]

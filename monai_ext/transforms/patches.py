@@ -1,4 +1,4 @@
-"""Training patches of a field with points: place, rotation, shift and mirror in one interpolation."""
+"""Training patches of a field, with or without points: place, rotation, shift and mirror in one interpolation."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RandFieldPatchesd(Randomizable, MapTransform):
     Args:
         keys: images and masks ``(C, H, W)``, and points ``(N, 2)`` row, column; which is which is told from
             ``points_key``.
-        points_key: the key of the points.
+        points_key: the key of the points; None for fields without any, where every patch is as a negative one.
         size: side of a patch, px.
         num_samples: patches per field and epoch.
         positive: share of patches that hold at least one figure (where the field has one).
@@ -72,7 +72,7 @@ class RandFieldPatchesd(Randomizable, MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        points_key: str = "label",
+        points_key: str | None = "label",
         size: int = 500,
         num_samples: int = 4,
         positive: float = 0.5,
@@ -145,7 +145,8 @@ class RandFieldPatchesd(Randomizable, MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:
         """``num_samples`` dictionaries with the patches; points whose ring cannot reach a patch are dropped."""
-        points = convert_to_numpy(data[self.points_key], wrap_sequence=True).reshape(-1, 2)
+        given = () if self.points_key is None else data[self.points_key]
+        points = convert_to_numpy(given, wrap_sequence=True).reshape(-1, 2)
         others = [k for k in self.key_iterator(data) if k != self.points_key]
         # channels last, once for all patches of the field
         arrays = {k: np.ascontiguousarray(np.moveaxis(convert_to_numpy(data[k]), 0, -1)) for k in others}
@@ -155,6 +156,7 @@ class RandFieldPatchesd(Randomizable, MapTransform):
             self.randomize(shape, points)
             near = points[self._inside(points, _RING)]
             patch = dict(data) | {k: self._warp(arrays[k], data[k], k in self.mask_keys) for k in others}
-            patch[self.points_key] = torch.as_tensor(warp_points(near, self.matrix).copy(), dtype=torch.float32)
+            if self.points_key is not None:
+                patch[self.points_key] = torch.as_tensor(warp_points(near, self.matrix).copy(), dtype=torch.float32)
             patches.append(patch)
         return patches

@@ -1,6 +1,7 @@
 """Choosing what a method leaves open, on the validation list and nothing else."""
 
 from monai_ext.tuning.evidence import DEFAULT_EVIDENCE, read_evidence, tune_evidence
+from monai_ext.tuning.expert_count import tune_expert_count
 from monai_ext.tuning.mitosis import DEFAULT_THRESHOLDS, read_thresholds, tune_mitosis
 
 __all__ = [
@@ -9,5 +10,6 @@ __all__ = [
     "read_evidence",
     "read_thresholds",
     "tune_evidence",
+    "tune_expert_count",
     "tune_mitosis",
 ]

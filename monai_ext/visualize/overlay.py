@@ -13,7 +13,7 @@ from monai.utils import convert_to_numpy
 from monai_ext.data.image import to_rgb8
 from monai_ext.errors import InputError
 
-__all__ = ["COLOURS", "overlay", "to_rgb"]
+__all__ = ["COLOURS", "class_colours", "overlay", "to_rgb"]
 
 RGB = tuple[int, int, int]
 
@@ -31,6 +31,17 @@ _PALETTE: list[RGB] = [
     (120, 60, 220),
 ]
 _HALO: RGB = (20, 20, 20)  # a dark edge under each circle: yellow is lost on white glass otherwise
+
+
+def class_colours(class_names: Sequence[str], colours: Mapping[str, RGB] | None = None) -> dict[str, RGB]:
+    """A colour for each class: the one that is given, else the next of eight that are told apart on tissue.
+
+    Args:
+        class_names: in the order of their ids.
+        colours: RGB, 0 to 255, of some of them.
+    """
+    given = {name: tuple(colour) for name, colour in (colours or {}).items()}
+    return {name: given.get(name, _PALETTE[k % len(_PALETTE)]) for k, name in enumerate(class_names)}
 
 
 def to_rgb(image: NdarrayOrTensor, channel_dim: int | None = None) -> np.ndarray:

@@ -318,3 +318,19 @@ def test_error_crosses_processes(place):
     error = caught.value
     back = pickle.loads(pickle.dumps(error))
     assert (str(back), back.problems, back.where) == (str(error), error.problems, error.where)
+
+
+def test_lists_of_several_folders_are_joined(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first, second = Place(tmp_path / "a"), Place(tmp_path / "b")
+    second.content |= {"validation": [], "test": []}
+    first.load(), second.load(["training"])
+    lists = load_datalist([tmp_path / "a", tmp_path / "b"])
+    assert [len(items) for items in lists.values()] == [4, 2, 2]
+    assert {item["group"] for item in lists["training"]} == {"a/p00", "a/p01", "b/p00", "b/p01"}
+    assert lists["training"][-1]["image"] == str(tmp_path / "b/training1.png")
+    first.content["test"] = []
+    first.load(["training"])
+    with pytest.raises(DataListError, match=r"a/dataset.json, .*b/dataset.json: expected a list 'test'"):
+        load_datalist([tmp_path / "a", tmp_path / "b"])

@@ -466,6 +466,12 @@ def test_wrong_folder(tmp_path, name):
         "pcam": "train_labels.csv",
         "camelyon16": "normal_001.tif",
         "hploc": "normal_001.tif",
+        "lizard": "Lizard_Images1/<name>.png",
+        "monuseg": "Annotations/<name>.xml",
+        "dsb2018": "stage1_train/<id>/images",
+        "nucls": "rgb/<name>.png",
+        "crchisto": "<class>/img<N>_<k>.jpeg",
+        "qupath": "ssa or ea/<name>.geojson",
     }
     assert looked_for.get(name, "<case>/<nn>.tif") in str(error.value)
     assert not (tmp_path / "dst").exists()

@@ -225,3 +225,20 @@ def test_equal_seeds_equal_patches():
 def test_wrong_options(options):
     with pytest.raises(InputError):
         RandFieldPatchesd(["image", "label"], **options)
+
+
+def test_fields_without_points():
+    """Instance maps of any integer type move with their image, and nothing but patches comes out."""
+    image = torch.randint(0, 255, (3, 90, 120), dtype=torch.uint8)
+    instances = torch.zeros(1, 90, 120, dtype=torch.int32)
+    instances[0, 30:50, 40:70] = 70_000
+    cut = RandFieldPatchesd(
+        ["image", "label"], points_key=None, size=64, num_samples=8, rotations=(4, 4), mask_keys=["label"]
+    ).set_random_state(0)
+    patches = cut({"image": image, "label": instances})
+    assert len(patches) == 8
+    for patch in patches:
+        assert patch["image"].shape == (3, 64, 64)
+        assert patch["image"].dtype == torch.uint8
+        assert patch["label"].dtype == torch.int32
+        assert set(patch["label"].unique().tolist()) <= {0, 70_000}

@@ -3,6 +3,7 @@
 from monai_ext.data.phantom.datasets import METHODS, write_dataset
 from monai_ext.data.phantom.field import PhantomField, phantom_field
 from monai_ext.data.phantom.nuclei import CellClass
+from monai_ext.data.phantom.nucleus_patches import write_nucleus_patches
 from monai_ext.data.phantom.optics import IDEAL_SCANNER, Scanner, beer_lambert
 from monai_ext.data.phantom.pyramid import write_slide
 from monai_ext.data.phantom.release import write_camelyon16
@@ -22,5 +23,6 @@ __all__ = [
     "phantom_slide",
     "write_camelyon16",
     "write_dataset",
+    "write_nucleus_patches",
     "write_slide",
 ]

@@ -22,7 +22,7 @@ from monai_ext.data.phantom.slide import PhantomSlide, phantom_slide
 from monai_ext.data.phantom.tissue import Tissue, plan_cells
 from monai_ext.errors import InputError
 
-__all__ = ["METHODS", "write_dataset"]
+__all__ = ["METHODS", "field_origins", "slide_lists", "write_dataset"]
 
 Items = dict[str, list[dict]]
 _IS_MITOSIS = np.array([form.label == CellClass.MITOSIS for form in FORMS.values()])
@@ -76,7 +76,7 @@ class _Method:
     size: int
 
 
-def _origins(rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+def field_origins(rng: np.random.Generator) -> Iterator[tuple[int, int]]:
     """Places for fields, far enough apart not to share tissue; small fields begin at a block and so need only one."""
     while True:
         row, column = rng.choice(400, 2)
@@ -101,7 +101,7 @@ def _planned_mitoses(slide: PhantomSlide, origin: tuple[int, int], size: int) ->
 def _mitosis(folder: _Folder, slide: PhantomSlide, rng: np.random.Generator, fields: int, size: int) -> Iterator[dict]:
     area = (size / 512) ** 2
     low, high = max(1, int(5 * area)), max(2, int(10 * area))
-    dense = (o for o in _origins(rng) if low <= _planned_mitoses(slide, o, size) <= high)
+    dense = (o for o in field_origins(rng) if low <= _planned_mitoses(slide, o, size) <= high)
     for number in range(fields):
         view = phantom_field((size, size), slide=slide, origin=next(dense))
         name = f"{slide.name}_{number:02d}"
@@ -117,7 +117,7 @@ def _metastasis(
     folder: _Folder, slide: PhantomSlide, rng: np.random.Generator, fields: int, size: int
 ) -> Iterator[dict]:
     centre = slice((size - _PATCH_CENTRE) // 2, (size + _PATCH_CENTRE) // 2)
-    wanted, origins = [fields - fields // 2, fields // 2], _origins(rng)
+    wanted, origins = [fields - fields // 2, fields // 2], field_origins(rng)
     while any(wanted):
         view = phantom_field((512, 512), slide=slide, origin=next(origins))
         for _ in range(8):
@@ -134,7 +134,7 @@ def _metastasis(
 
 
 def _cells(folder: _Folder, slide: PhantomSlide, rng: np.random.Generator, fields: int, size: int) -> Iterator[dict]:
-    for number, origin in zip(range(fields), _origins(rng), strict=False):
+    for number, origin in zip(range(fields), field_origins(rng), strict=False):
         view = phantom_field((size, size), slide=slide, origin=origin)
         name = f"{slide.name}_{number:02d}"
         yield {
@@ -146,7 +146,7 @@ def _cells(folder: _Folder, slide: PhantomSlide, rng: np.random.Generator, field
 
 def _nuclei(folder: _Folder, slide: PhantomSlide, rng: np.random.Generator, fields: int, size: int) -> Iterator[dict]:
     bare = replace(slide, tissue=Tissue(0.4, 0, 0, 0, 0, 0, 0, cellularity=0))
-    for number, origin in zip(range(fields), _origins(rng), strict=False):
+    for number, origin in zip(range(fields), field_origins(rng), strict=False):
         name = f"{slide.name}_{number:02d}"
         view = _with_nuclei(slide, origin, size)
         nuclei = np.array([form != "debris" for form in view.forms], bool)
@@ -172,7 +172,7 @@ def _with_nuclei(slide: PhantomSlide, origin: tuple[int, int], size: int) -> Pha
 def _vessels(folder: _Folder, slide: PhantomSlide, rng: np.random.Generator, fields: int, size: int) -> Iterator[dict]:
     wanted = [fields - fields // 2, fields // 2]
     search = int(1000 / slide.mpp)
-    for origin in _origins(rng):
+    for origin in field_origins(rng):
         for shape in slide.structures(origin, (search, search)):
             if shape.kind != "vessel":
                 continue
@@ -226,7 +226,7 @@ METHODS: dict[str, _Method] = {
 }  # fmt: skip
 
 
-def _splits(count: int) -> list[str]:
+def slide_lists(count: int) -> list[str]:
     """Which list each slide belongs to: about one in six for validation and as many for testing."""
     held = max(1, round(count / 6))
     return ["training"] * (count - 2 * held) + ["validation"] * held + ["test"] * held
@@ -279,7 +279,7 @@ def write_dataset(
     with new_folder(dst, "dataset.json", overwrite) as root:
         items: Items = {"training": [], "validation": [], "test": []}
         for number, split in enumerate(
-            tqdm(_splits(sizes["slides"]), desc=f"phantom {method}", unit="slide", disable=None)
+            tqdm(slide_lists(sizes["slides"]), desc=f"phantom {method}", unit="slide", disable=None)
         ):
             slide_seed = int(hash64(seed, method, number)[0] >> np.uint64(16))
             slide = phantom_slide(slide_seed, name=f"slide_{number:03d}", mpp=recipe.mpp, tissue=recipe.tissue)

@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 from monai_ext.data.prepare.camelyon import prepare_camelyon16, prepare_hploc
+from monai_ext.data.prepare.crchisto import prepare_crchisto
+from monai_ext.data.prepare.dsb2018 import prepare_dsb2018
+from monai_ext.data.prepare.lizard import prepare_lizard
 from monai_ext.data.prepare.mitosis import (
     prepare_amida13,
     prepare_midog,
@@ -13,17 +16,26 @@ from monai_ext.data.prepare.mitosis import (
     prepare_mitos14,
     prepare_tupac16,
 )
+from monai_ext.data.prepare.monuseg import prepare_monuseg
+from monai_ext.data.prepare.nucls import prepare_nucls
 from monai_ext.data.prepare.pcam import prepare_pcam
+from monai_ext.data.prepare.qupath import prepare_qupath
 
 __all__ = [
     "PREPARE",
     "prepare_amida13",
     "prepare_camelyon16",
+    "prepare_crchisto",
+    "prepare_dsb2018",
     "prepare_hploc",
+    "prepare_lizard",
     "prepare_midog",
     "prepare_mitos12",
     "prepare_mitos14",
+    "prepare_monuseg",
+    "prepare_nucls",
     "prepare_pcam",
+    "prepare_qupath",
     "prepare_tupac16",
 ]
 
@@ -36,4 +48,10 @@ PREPARE = {
     "pcam": prepare_pcam,
     "camelyon16": prepare_camelyon16,
     "hploc": prepare_hploc,
+    "lizard": prepare_lizard,
+    "monuseg": prepare_monuseg,
+    "dsb2018": prepare_dsb2018,
+    "nucls": prepare_nucls,
+    "crchisto": prepare_crchisto,
+    "qupath": prepare_qupath,
 }

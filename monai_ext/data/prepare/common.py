@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 from monai_ext.data.points import atomic_path
 from monai_ext.data.prepare.samples import Sample, labels_per_group
-from monai_ext.data.prepare.split import PARTS, random_split, read_split
+from monai_ext.data.prepare.split import DEAL_70_15_15, PARTS, random_split, read_split
 from monai_ext.errors import DataListError, InputError
 from monai_ext.flags import as_flag
 
-__all__ = ["check_samples", "find_files", "note", "prepare"]
+__all__ = ["check_samples", "find_files", "in_threads", "note", "prepare"]
 
-T = TypeVar("T")
+S, T = TypeVar("S"), TypeVar("T")
 _BATCH = 256
 
 Collect = Callable[[Path, list[str]], list[Sample]]
@@ -38,6 +38,8 @@ def prepare(
     paper: Paper | None = None,
     choose: Choose | None = None,
     extras: Extras | None = None,
+    about: Mapping[str, object] | None = None,
+    by_slide: bool = False,
     split: str | os.PathLike | None = None,
     seed: int = 0,
     overwrite: bool = False,
@@ -54,6 +56,9 @@ def prepare(
         paper: the named split as ``{group: part}``, or None where these groups are not the paper's.
         choose: what is written, given the samples and the part of each group; by default the samples.
         extras: writes what the data set holds besides, given its folder and the part of each group.
+        about: further entries of ``dataset.json``.
+        by_slide: the splits of the knowledge distillation data, 70/15/15: ``"slide"`` (None too) deals out groups,
+            ``"random"`` images whatever their slide, as that paper did; ``"paper"`` is the release's own.
         split: ``"paper"``, ``"random"``, ``"test"``, or a file for :func:`read_split`. None: the paper's where it
             applies, else random.
         seed: of the random split.
@@ -84,16 +89,17 @@ def prepare(
     problems: list[str] = []
     samples = sorted(collect(src, problems), key=lambda sample: sample.name)
     if not problems:
-        chosen, parts = _split(samples, paper, split, seed)
+        chosen, parts = (_split_cells if by_slide else _split)(samples, paper, split, seed)
         samples = samples if choose is None else choose(samples, parts)
     problems += check_samples(samples)
     if problems:
         raise DataListError(src, problems)
     _remove(target)
-    content: dict[str, object] = {"name": name, "split": chosen, "seed": seed, **{part: [] for part in PARTS}}
-    entries = _in_threads(lambda sample: sample.write(target.parent, link), samples, f"{name}: writing")
+    lists = {part: [] for part in PARTS}
+    content: dict[str, object] = {"name": name, "split": chosen, "seed": seed, **(about or {}), **lists}
+    entries = in_threads(lambda sample: sample.write(target.parent, link), samples, f"{name}: writing")
     for sample, entry in zip(samples, entries, strict=True):
-        content[parts[sample.group]].append(entry | {"group": sample.group})
+        lists[parts[sample.group]].append(entry | {"group": sample.group})
     if extras is not None:
         extras(target.parent, parts)
     with atomic_path(target) as temporary:
@@ -136,14 +142,25 @@ def _split(
     return Path(split).name, read_split(split, weights)
 
 
+def _split_cells(
+    samples: list[Sample], paper: Paper | None, split: str | os.PathLike | None, seed: int
+) -> tuple[str, dict[str, str]]:
+    if split == "random":
+        for sample in samples:
+            sample.group = sample.name
+    if split in (None, "slide", "random"):
+        return split or "slide", random_split(labels_per_group(samples), seed, DEAL_70_15_15)
+    return _split(samples, paper, split, seed)
+
+
 def check_samples(samples: Sequence[Sample]) -> list[str]:
     """What is wrong with samples, a line each."""
-    found = _in_threads(lambda sample: sample.check(), samples, "checking images")
+    found = in_threads(lambda sample: sample.check(), samples, "checking images")
     return [problem for problems in found for problem in problems]
 
 
-def _in_threads(work: Callable[[Sample], T], samples: Sequence[Sample], what: str) -> Iterator[T]:
-    """Results in the samples' order; only a few samples are under way at any time."""
+def in_threads(work: Callable[[S], T], samples: Sequence[S], what: str) -> Iterator[T]:
+    """Results in the samples' order, with a bar named ``what``; only a few samples are under way at any time."""
     with tqdm(total=len(samples), desc=what, unit="image", file=sys.stderr) as bar, ThreadPoolExecutor() as pool:
         for start in range(0, len(samples), _BATCH):
             for result in pool.map(work, samples[start : start + _BATCH]):
@@ -162,7 +179,8 @@ def _remove(target: Path) -> None:
         items = []
     target.unlink()
     folder = target.parent.resolve()
-    for value in (value for item in items for value in item.values() if isinstance(value, str)):
+    nested = [value for item in items for value in item.values() if isinstance(value, dict)]
+    for value in (value for item in (*items, *nested) for value in item.values() if isinstance(value, str)):
         path = folder / value
         if path.parent.resolve().is_relative_to(folder) and (path.is_file() or path.is_symlink()):
             path.unlink()

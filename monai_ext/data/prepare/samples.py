@@ -6,9 +6,12 @@ import os
 import shutil
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache, wraps
 from pathlib import Path
+from threading import Lock
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -17,9 +20,11 @@ from monai_ext.data.image import read_field
 from monai_ext.data.points import atomic_path, points_outside, write_points
 from monai_ext.errors import InputError
 
-__all__ = ["LabelledImage", "PointsImage", "Sample", "labels_per_group", "put", "write_png"]
+__all__ = ["LabelledImage", "PointsImage", "Sample", "cache_in_threads", "labels_per_group", "put", "write_png"]
 
 _MPP = 0.25
+
+F = TypeVar("F", bound=Callable)
 
 
 @dataclass
@@ -148,6 +153,22 @@ def labels_per_group(samples: Iterable[Sample]) -> dict[str, int]:
     for sample in samples:
         weights[sample.group] += sample.labels
     return dict(weights)
+
+
+def cache_in_threads(size: int) -> Callable[[F], F]:
+    """Decorator: keep the last ``size`` results; of several threads that want the same one, only one computes it."""
+
+    def decorate(function: F) -> F:
+        cached, lock = lru_cache(size)(function), Lock()
+
+        @wraps(function)
+        def call(*args: Any) -> Any:
+            with lock:
+                return cached(*args)
+
+        return call
+
+    return decorate
 
 
 def put(source: Path, target: Path, link: bool) -> None:

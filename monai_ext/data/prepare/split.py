@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +13,18 @@ import orjson
 
 from monai_ext.errors import DataListError, InputError
 
-__all__ = ["PARTS", "carve_validation", "random_split", "read_split"]
+__all__ = ["DEAL_70_10_20", "DEAL_70_15_15", "PARTS", "carve_validation", "random_split", "read_split"]
 
 PARTS = ("training", "validation", "test")
+DEAL_70_10_20 = ("training", "validation", "test", *("training",) * 6, "test")
+_ROUND = ("training", "validation", "test")
+#: Shares of 70 % training, 15 % validation and 15 % test.
+DEAL_70_15_15 = (*_ROUND, *("training",) * 4, *_ROUND, *("training",) * 3, *_ROUND, *("training",) * 4)
 _ALIASES = {"train": "training", "val": "validation", "valid": "validation"} | {part: part for part in PARTS}
 
 
-def random_split(weights: Mapping[str, int], seed: int = 0) -> dict[str, str]:
-    """Split groups 70/10/20, so that each part holds groups rich and poor in labels.
+def random_split(weights: Mapping[str, int], seed: int = 0, deal: Sequence[str] = DEAL_70_10_20) -> dict[str, str]:
+    """Split groups, by default 70/10/20, so that each part holds groups rich and poor in labels.
 
     The groups are ranked by their number of labels and dealt ten at a time: seven to training, one to validation, two
     to test. The three richest go to different parts, so each part has labels when three groups have.
@@ -28,13 +32,13 @@ def random_split(weights: Mapping[str, int], seed: int = 0) -> dict[str, str]:
     Args:
         weights: the number of labels of each group.
         seed: of the shuffling.
+        deal: the part of each group that is dealt in turn; the first three differ.
 
     Returns:
         ``{group: part}``.
     """
     rng = np.random.RandomState(seed)  # its stream is frozen, that of default_rng may change between numpy versions
     ranked = sorted(rng.permutation(sorted(weights)).tolist(), key=lambda group: -weights[group])
-    deal = ["training", "validation", "test", *["training"] * 6, "test"]
     parts = {}
     for start in range(0, len(ranked), len(deal)):
         groups = ranked[start : start + len(deal)]

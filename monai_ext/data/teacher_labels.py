@@ -1,0 +1,74 @@
+"""What a teacher says of every nucleus, computed once and kept (Háberová and Vykopal 2023, section 4.3.2)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from monai_ext.data.fingerprint import fingerprint
+from monai_ext.data.nuclei import read_patches
+from monai_ext.data.points import atomic_path
+
+if TYPE_CHECKING:
+    from monai_ext.inferers.patches import PatchClassifier
+
+__all__ = ["TeacherLabels"]
+
+
+class TeacherLabels:
+    """Runs a teacher over the patches of all source images and keeps its scores, float16, a file for each image.
+
+    Scores rather than classes, so that one run serves hard and soft labels. What is there already is kept: a stopped
+    run goes on with the next image. Another teacher, other normalisation or changed patches start anew.
+
+    Args:
+        items: ``image`` of each source image, as ``load_datalist`` gives them.
+        root: the data set's folder, which the images lie below.
+        dst: folder for the scores and ``teacher.json``, which tells what they were made with.
+        classifier: the teacher.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Mapping[str, Any]],
+        root: str | os.PathLike,
+        dst: str | os.PathLike,
+        classifier: PatchClassifier,
+    ) -> None:
+        self.root, self.dst = Path(root).resolve(), Path(dst)
+        notes = self.dst / "teacher.json"
+        settings = classifier.settings()
+        before = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
+        done = before.get("done", {}) if before.get("settings") == settings else {}
+        for item in tqdm(items, desc="the teacher's labels", unit="image"):
+            path, now = self._path(item), fingerprint(item["image"])
+            name = path.relative_to(self.dst).as_posix()
+            if done.get(name) == now and path.is_file():
+                continue
+            patches = read_patches(item["image"])
+            scores = classifier(patches) if len(patches) else np.empty((0, self._classes(classifier, patches)))
+            with atomic_path(path) as temporary:
+                np.save(temporary, scores.astype(np.float16))
+            done[name] = now
+            with atomic_path(notes) as temporary:
+                temporary.write_text(
+                    json.dumps({"settings": settings, "done": done}, indent=1) + "\n", encoding="utf-8"
+                )
+
+    @staticmethod
+    def _classes(classifier: PatchClassifier, patches: np.ndarray) -> int:
+        return classifier(np.zeros((1, *patches.shape[1:]), np.uint8)).shape[1]
+
+    def _path(self, item: Mapping[str, Any]) -> Path:
+        image = Path(item["image"]).resolve()
+        return self.dst / image.relative_to(self.root if image.is_relative_to(self.root) else image.anchor)
+
+    def logits(self, item: Mapping[str, Any]) -> np.ndarray:
+        """The teacher's scores of one source image's patches: float16 ``(N, C)``, memory-mapped."""
+        return np.load(self._path(item), mmap_mode="r", allow_pickle=False)

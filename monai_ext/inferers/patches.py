@@ -1,0 +1,64 @@
+"""Many small patches through a classifier."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["PatchClassifier"]
+
+
+class PatchClassifier:
+    """Scores patches in batches, normalised on the device.
+
+    Args:
+        network: from ``(B, 3, S, S)`` to logits ``(B, C)``; it is set to evaluation.
+        mean: of each channel, 0-255.
+        std: of each channel, 0-255.
+        batch_size: patches computed together.
+        device: where; by default where the network is.
+        amp: mixed precision on CUDA.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        batch_size: int = 1024,
+        device: torch.device | str | None = None,
+        amp: bool = False,
+    ) -> None:
+        self.device = torch.device(device) if device is not None else next(network.parameters()).device
+        self.network = network.to(self.device).eval()
+        self.mean, self.std, self.batch_size, self.amp = list(mean), list(std), batch_size, amp
+
+    def settings(self) -> dict[str, Any]:
+        """What scores depend on: the weights by their digest, and the normalisation."""
+        digest = hashlib.sha256()
+        for name, value in self.network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return {"weights": digest.hexdigest(), "mean": self.mean, "std": self.std}
+
+    def __call__(self, patches: np.ndarray | Tensor) -> np.ndarray:
+        """Score patches.
+
+        Args:
+            patches: uint8 ``(N, S, S, 3)``, RGB, N from 1; it may be memory-mapped, a batch is read at a time.
+
+        Returns:
+            logits, float32 ``(N, C)``.
+        """
+        mean, std = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        scores = []
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=self.amp and self.device.type == "cuda"):
+            for start in range(0, len(patches), self.batch_size):
+                batch = torch.as_tensor(np.array(patches[start : start + self.batch_size])).to(self.device)
+                scores.append(self.network((batch.permute(0, 3, 1, 2).float() - mean) / std).float().cpu())
+        return torch.cat(scores).numpy()

@@ -1,0 +1,195 @@
+"""Classification into several classes: F1, precision, recall and accuracy from confusion counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.utils import convert_to_numpy
+from torch import Tensor
+
+from monai_ext.errors import InputError
+from monai_ext.metrics.bootstrap import Interval, bootstrap_ci
+from monai_ext.metrics.detection import UnevenCumulative
+
+__all__ = [
+    "WEIGHTED",
+    "ClassificationF1",
+    "class_scores",
+    "class_scores_ci",
+    "confusion_counts",
+    "weighted_f1",
+    "weighted_share",
+]
+
+WEIGHTED = ("f1", "accuracy", "precision", "recall")
+
+
+def confusion_counts(labels: Any, predicted: Any, classes: int) -> np.ndarray:
+    """Where each item belongs in the confusion matrix.
+
+    Args:
+        labels: (N,) true classes, 0 to ``classes - 1``.
+        predicted: (N,) predicted classes.
+        classes: their number, C.
+
+    Returns:
+        int64 ``(C, C)``, a row for each true class.
+
+    Raises:
+        InputError: classes outside the range.
+    """
+    pair = [convert_to_numpy(x, wrap_sequence=True).astype(np.int64).reshape(-1) for x in (labels, predicted)]
+    for name, ids in zip(("labels", "predicted"), pair, strict=True):
+        if len(ids) and not (ids.min() >= 0 and ids.max() < classes):
+            raise InputError(name, f"classes 0 to {classes - 1}", f"{ids.min()} to {ids.max()}")
+    return np.bincount(pair[0] * classes + pair[1], minlength=classes**2).reshape(classes, classes)
+
+
+def class_scores(confusion: Any) -> dict[str, np.ndarray]:
+    """Scores of confusion counts: of each class, and their means weighted by the classes' true numbers.
+
+    The weighted means are those of scikit-learn's ``average="weighted"`` with ``zero_division=0``: the weighted recall
+    is the accuracy. In Háberová and Vykopal's Table 3 it is, so these are their figures.
+
+    Args:
+        confusion: (..., C, C), a row for each true class.
+
+    Returns:
+        ``accuracy``, and the weighted ``f1``, ``precision`` and ``recall``, each (...), NaN without an item;
+        ``class_f1``, ``class_precision``, ``class_recall``, each (..., C), 0 where nothing defines them;
+        ``macro_f1``,
+        the plain mean over the classes that occur among labels or predictions.
+    """
+    counts = convert_to_numpy(confusion, wrap_sequence=True).astype(np.float64)
+    hit = np.diagonal(counts, axis1=-2, axis2=-1)
+    true, found = counts.sum(-1), counts.sum(-2)
+    own = {
+        "precision": _ratio(hit, found),
+        "recall": _ratio(hit, true),
+        "f1": _ratio(2 * hit, true + found),
+    }
+    total, present = true.sum(-1), true + found > 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weighted = {name: (value * true).sum(-1) / total for name, value in own.items()}
+        macro = (own["f1"] * present).sum(-1) / present.sum(-1)
+        accuracy = hit.sum(-1) / total
+    return {
+        "accuracy": accuracy,
+        **weighted,
+        "macro_f1": macro,
+        **{f"class_{name}": value for name, value in own.items()},
+    }
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return above / np.where(below == 0, 1.0, below)
+
+
+def class_scores_ci(
+    labels: Any, predicted: Any, classes: Sequence[str], groups: Sequence[Any] | None = None, **options: Any
+) -> dict[str, Any]:
+    """Scores with 95 % bootstrap intervals over groups.
+
+    Args:
+        labels: (N,) true classes.
+        predicted: (N,) predicted classes.
+        classes: the classes' names.
+        groups: (N,) slide or source image of each item; default: every item is a group of its own.
+        **options: of :func:`~monai_ext.metrics.bootstrap_ci`: ``level``, ``resamples``, ``seed``.
+
+    Returns:
+        ``f1``, ``accuracy``, ``precision``, ``recall`` (weighted) and ``macro_f1`` as intervals; ``classes``: of each
+        class ``f1``, ``precision``, ``recall`` as intervals and its ``count``.
+    """
+    size = len(classes)
+    labels, predicted = (convert_to_numpy(x, wrap_sequence=True).astype(np.int64) for x in (labels, predicted))
+    names, group = np.unique(
+        np.arange(len(labels)) if groups is None else np.asarray(groups).astype(str), return_inverse=True
+    )
+    flat = confusion_counts(labels, predicted, size)  # refuses what lies outside, before it could leak into a neighbour
+    cells = np.bincount((group * size + labels) * size + predicted, minlength=len(names) * size**2)
+    cells = cells.reshape(len(names), size**2)
+
+    def interval(score: str, index: int | None = None) -> Interval:
+        def statistic(sums: np.ndarray) -> np.ndarray:
+            value = class_scores(sums.reshape(*sums.shape[:-1], size, size))[score]
+            return value if index is None else value[..., index]
+
+        return bootstrap_ci(cells, names, statistic, **options)
+
+    own = {
+        name: {score: interval(f"class_{score}", index) for score in ("f1", "precision", "recall")}
+        | {"count": int(flat[index].sum())}
+        for index, name in enumerate(classes)
+    }
+    return {name: interval(name) for name in (*WEIGHTED, "macro_f1")} | {"classes": own}
+
+
+def weighted_f1(predicted: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The weighted F1 for :func:`~monai_ext.metrics.bootstrap_scores`, items counted ``weights`` times.
+
+    Args:
+        predicted: (N,) predicted classes.
+        labels: (N,) true classes.
+        weights: (R, N), a row for each value wanted.
+
+    Returns:
+        (R,); NaN where a row counts nothing.
+    """
+    size = int(max(predicted.max(), labels.max())) + 1
+    cell = np.eye(size**2)[labels.astype(int) * size + predicted.astype(int)]
+    return class_scores((weights @ cell).reshape(-1, size, size))["f1"]
+
+
+def weighted_share(predicted: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Share of items of the right class; arguments and result as :func:`weighted_f1`."""
+    with np.errstate(invalid="ignore"):
+        return (weights @ (predicted == labels)) / weights.sum(1)
+
+
+class ClassificationF1(UnevenCumulative):
+    """Weighted F1, or another of :func:`class_scores`, of all items together, as a cumulative metric.
+
+    Args:
+        num_classes: C.
+        score: ``"f1"``, ``"accuracy"``, ``"precision"``, ``"recall"`` or ``"macro_f1"``.
+
+    Raises:
+        InputError: another score.
+    """
+
+    def __init__(self, num_classes: int, score: str = "f1") -> None:
+        if score not in (*WEIGHTED, "macro_f1"):
+            raise InputError("score", " or ".join((*WEIGHTED, "macro_f1")), repr(score))
+        super().__init__((2,), torch.int64)
+        self.num_classes, self.score = num_classes, score
+
+    def __call__(self, y_pred: Tensor | Sequence[Tensor], y: Tensor | Sequence[Tensor]) -> None:
+        """Add a batch.
+
+        Args:
+            y_pred: scores ``(B, C)``, before or after softmax, or a list of ``(C,)``.
+            y: true classes ``(B,)`` or ``(B, 1)``, or a list of single numbers.
+        """
+        scores, labels = (
+            x if isinstance(x, Tensor) else torch.stack([torch.as_tensor(v) for v in x]) for x in (y_pred, y)
+        )
+        pairs = torch.stack([labels.reshape(-1).long().cpu(), scores.detach().argmax(1).cpu()], dim=1)
+        self.extend(pairs)
+
+    def confusion(self) -> np.ndarray:
+        """Counts so far, ``(C, C)``, a row for each true class."""
+        pairs = self.get_buffer()
+        pairs = np.empty((0, 2)) if pairs is None else convert_to_numpy(pairs)
+        return confusion_counts(pairs[:, 0], pairs[:, 1], self.num_classes)
+
+    def aggregate(self) -> Tensor:
+        """The score of everything so far, a scalar."""
+        return torch.as_tensor(class_scores(self.confusion())[self.score])
+
+    def scores(self) -> Mapping[str, np.ndarray]:
+        """All of :func:`class_scores`."""
+        return class_scores(self.confusion())

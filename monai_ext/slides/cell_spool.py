@@ -1,0 +1,144 @@
+"""The cells of a slide in the making: on disk as they come, sorted when all are there."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from monai_ext.data.cells import Cells
+from monai_ext.data.geojson import Color, encode_features
+from monai_ext.errors import InputError
+
+__all__ = ["CellSpool"]
+
+_MEASURED = ("area_um2", "perimeter_um", "eccentricity", "solidity", "nucleus_probability")
+
+
+class CellSpool:
+    """Cells in two files: their encoded features, and a record of fixed size for each.
+
+    ``features.jsonl`` is only read again to be copied in another order, so that memory holds the records alone, about
+    100 bytes a cell. Use it as a context manager.
+
+    Args:
+        folder: of the files.
+        class_names: of the cells' classes.
+        position: what :attr:`position` was when an earlier run noted it: files that are there are cut off at it and
+            gone on with; ``None`` for new ones.
+
+    Raises:
+        InputError: the files are shorter than that.
+        OSError: the disk is full.
+    """
+
+    FILES = ("features.jsonl", "cells.bin")
+
+    def __init__(self, folder: Path, class_names: Sequence[str], position: dict[str, int] | None = None) -> None:
+        self.columns = ["confidence", *(f"probability_{name}" for name in class_names), *_MEASURED]
+        place = [("begin", "<i8"), ("length", "<i4"), ("tile", "<i4"), ("seam", "?"), ("class", "<i2")]
+        numbers = [("row", "<f8"), ("col", "<f8"), *((name, "<f8") for name in self.columns)]
+        self.dtype = np.dtype([*place, *numbers])
+        self._files = [(folder / name).open("w+b" if position is None else "r+b") for name in self.FILES]
+        ends = (0, 0) if position is None else (position["bytes"], position["cells"] * self.dtype.itemsize)
+        for file, end in zip(self._files, ends, strict=True):
+            if os.fstat(file.fileno()).st_size < end:
+                raise InputError(file.name, f"at least {end} bytes", "fewer")
+            file.truncate(end)
+            file.seek(end)
+
+    def __enter__(self) -> CellSpool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._files:
+            file.close()
+
+    @property
+    def position(self) -> dict[str, int]:
+        """How much there is: ``cells``, and ``bytes`` of their features."""
+        features, records = self._files
+        return {"bytes": features.tell(), "cells": records.tell() // self.dtype.itemsize}
+
+    def add(self, cells: Cells, tile: int, seam: np.ndarray, colours: dict[str, Color], object_type: str) -> None:
+        """Append cells.
+
+        Args:
+            cells: of one tile.
+            tile: its number.
+            seam: ``(N,)`` bool, those that a neighbouring tile might have too.
+            colours: RGB of each class.
+            object_type: see :meth:`~monai_ext.data.cells.Cells.features`.
+        """
+        features, records = self._files
+        texts = list(encode_features(cells.features(colours, object_type), features.name))
+        table = np.zeros(len(cells), self.dtype)
+        table["length"] = [len(text) for text in texts]
+        table["begin"] = features.tell() + np.cumsum(table["length"], dtype=np.int64) - table["length"]
+        table["tile"], table["seam"], table["class"] = tile, seam, cells.class_ids
+        table["row"], table["col"] = cells.centres.T
+        for name, values in cells.numbers().items():
+            table[name] = values
+        features.write(b"".join(texts))
+        records.write(table.tobytes())
+
+    def sync(self) -> None:
+        """See that what was written is on the disk."""
+        for file in self._files:
+            file.flush()
+            os.fsync(file.fileno())
+
+    def records(self) -> np.ndarray:
+        """All records, in the order in which they came."""
+        file = self._files[1]
+        end = file.tell()
+        file.seek(0)
+        table = np.frombuffer(file.read(end), self.dtype)
+        file.seek(end)
+        return table
+
+    def texts(self, records: np.ndarray) -> Iterator[bytes]:
+        """The encoded feature of each of these records."""
+        descriptor = self._files[0].fileno()
+        for begin, length in zip(records["begin"].tolist(), records["length"].tolist(), strict=True):
+            yield os.pread(descriptor, length, begin)
+
+
+def once(records: np.ndarray, reach: float) -> np.ndarray:
+    """Which records to keep so that no cell comes twice: of two tiles' versions of one, the earlier tile's.
+
+    Args:
+        records: as :meth:`CellSpool.records` gives them.
+        reach: centroids of versions of one cell are no further apart than this, px of level 0.
+
+    Returns:
+        ``(N,)`` bool.
+    """
+    keep = np.ones(len(records), bool)
+    at = np.flatnonzero(records["seam"])
+    if len(at):
+        seam = records[at]
+        pairs = cKDTree(np.stack([seam["row"], seam["col"]], axis=1)).query_pairs(reach, output_type="ndarray")
+        pairs = pairs[seam["tile"][pairs[:, 0]] != seam["tile"][pairs[:, 1]]]
+        keep[at[pairs.max(axis=1)]] = False
+    return keep
+
+
+def write_csv(file: io.TextIOBase, records: np.ndarray, spool: CellSpool, class_names: Sequence[str]) -> None:
+    """A row for each record as :meth:`Cells.table` has it, some at a time."""
+    import pandas as pd
+
+    names = np.array([*class_names, None], dtype=object)
+    for start in range(0, max(1, len(records)), 50_000):
+        some = records[start : start + 50_000]
+        columns: dict[str, Any] = {"row": some["row"], "col": some["col"], "class": names[some["class"]]}
+        columns |= {name: some[name] for name in spool.columns}
+        pd.DataFrame(columns).to_csv(file, index=False, header=start == 0)

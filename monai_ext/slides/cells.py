@@ -1,0 +1,207 @@
+"""Every cell of a slide, with its class, in one pass."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from monai_ext.data.cells import Cells, Grid, summarize_cells
+from monai_ext.data.geojson import Color, GeoJSONWriter
+from monai_ext.slides.cell_spool import CellSpool, once, write_csv
+from monai_ext.slides.inferer import SlideInferer
+from monai_ext.slides.outputs import write_png
+from monai_ext.slides.overlay import scale_bar
+from monai_ext.slides.partial import PartialSlide
+from monai_ext.slides.plan import SlidePlan, Tile
+from monai_ext.slides.reader import SlideReader
+from monai_ext.slides.stream import decode_tiles
+from monai_ext.slides.tissue import Tissue
+from monai_ext.visualize.overlay import class_colours
+
+if TYPE_CHECKING:
+    from monai_ext.inferers.cells import CellFinder
+
+__all__ = ["SlideCells"]
+
+_SLACK = 1  # px of the network's grid: a tile takes cells this far outside, and of two versions one is dropped
+_NUCLEUS = "nucleus"
+
+
+@dataclass(frozen=True)
+class CellOutputs:
+    """How cells are written.
+
+    Attributes:
+        colours: RGB of each class, 0 to 255.
+        object_type: what QuPath takes a cell for, ``"detection"`` or ``"annotation"``.
+    """
+
+    colours: Mapping[str, Color] = field(default_factory=dict)
+    object_type: str = "detection"
+
+
+class SlideCells(SlideInferer):
+    """Finds, measures and classifies the cells of whole slides with bounded memory.
+
+    For a slide ``a/b.svs`` below the input folder these appear below ``output_dir``, each whole or not at all:
+    ``a/b.geojson`` (outlines in px of level 0, class, probabilities and measurements, the least certain first),
+    ``a/b_cells.csv`` (a row for each, in the same order), ``a/b_overlay.png``, ``a/b_plan.json``; ``summary.csv`` has
+    counts and densities. They depend on the slide and the settings only. Meanwhile ``a/b.partial`` holds the cells so
+    far, from which a run that was killed goes on.
+
+    A cell belongs to the tile that its centroid lies in, and is there only where there is tissue. Tiles overlap by a
+    halo in which nuclei are found as well, so that a nucleus on a seam is seen whole by both sides, and in the same
+    way. Lest a last bit decides, a tile also takes those a pixel outside, and of two versions one is dropped.
+
+    Args:
+        finder: what finds the cells of a tile.
+        output_dir: folder to write to; it is made.
+        target_mpp: um/px of the network's grid; ``None`` for level 0 as it is.
+        mpp: um/px of level 0 of all slides, in place of what they state.
+        colours: RGB of each class.
+        object_type: what QuPath takes a cell for.
+        processors: threads that find cells while the network computes the next tiles.
+        **options: further arguments of :class:`SlideInferer`: tile_px, batch_size, workers, prefetch, backend, tissue,
+            resume, fingerprint, title, notes.
+    """
+
+    suffixes = (".geojson", "_cells.csv", "_overlay.png", "_plan.json")
+    totals = ("tissue_mm2", "cells")
+    ranked_by = "cells"
+    caption = "{cells} cells"
+
+    def __init__(
+        self,
+        finder: CellFinder,
+        output_dir: str | os.PathLike,
+        target_mpp: float | None = None,
+        mpp: float | None = None,
+        *,
+        colours: Mapping[str, Color] | None = None,
+        object_type: str = "detection",
+        processors: int = 1,
+        **options: Any,
+    ) -> None:
+        super().__init__(finder, output_dir, target_mpp, mpp, **options)
+        self.finder, self.processors = finder, processors
+        self.outputs = CellOutputs(class_colours(finder.class_names, colours), object_type)
+        self._maker.append(hashlib.sha256(json.dumps(finder.settings(), default=str).encode()).hexdigest())
+
+    def _partial(self, work: Path, plan: SlidePlan, tissue: Tissue | None, maker: str) -> PartialSlide:
+        maker = json.dumps([maker, self.outputs.colours, self.outputs.object_type])
+        return _PartialCells(work, plan, tissue, self.finder, self.outputs, maker, self.resume)
+
+    def _compute(self, reader: SlideReader, partial: PartialSlide) -> None:
+        plan, first = partial.plan, partial.stripes
+        before = sum(len(stripe.cols) for stripe in plan.stripes[:first])
+        batches = decode_tiles(
+            reader, plan, first=first, batch_size=self.batch_size, workers=self.workers, prefetch=self.prefetch
+        )
+        waiting: deque[tuple[Tile, Future[Cells]]] = deque()
+        with (
+            ThreadPoolExecutor(self.processors, thread_name_prefix="cells") as pool,
+            tqdm(desc=plan.file, total=plan.tile_count, initial=before, unit="tile") as progress,
+        ):
+
+            def take(most: int) -> None:
+                while len(waiting) > most:
+                    tile, cells = waiting.popleft()
+                    partial.add(tile, cells.result())
+                    progress.update()
+
+            for tiles, pixels in batches:
+                probability = self.finder(pixels)
+                for k, tile in enumerate(tiles):
+                    waiting.append((tile, pool.submit(self._cells, plan, tile, pixels[k], probability[k])))
+                take(self.processors * self.batch_size)
+            take(0)
+
+    def _cells(self, plan: SlidePlan, tile: Tile, pixels: Tensor, probability: Tensor) -> Cells:
+        grid = Grid(plan.mpp, plan.scale, (tile.row * plan.scale, tile.col * plan.scale), plan.level0_shape)
+        with torch.inference_mode():
+            return self.finder.cells(pixels, probability, grid, _SLACK)
+
+    def _write(self, partial: PartialSlide, thumbnail: tuple[np.ndarray, float]) -> dict[str, Any]:
+        plan, spool = partial.plan, partial.heat
+        geojson, csv, picture, plan_json = (partial.folder / f"output{suffix}" for suffix in self.suffixes)
+        records = spool.records()
+        records = records[once(records, 2 * _SLACK * plan.scale)]
+        records = records[np.lexsort([records[name] for name in ("col", "row", "confidence")])]
+        with GeoJSONWriter(geojson) as writer:
+            writer.write_encoded(spool.texts(records))
+        with csv.open("w", encoding="utf-8", newline="") as file:
+            write_csv(file, records, spool, self.finder.class_names)
+        write_png(picture, self._picture(records, *thumbnail, plan))
+        plan_json.write_text(plan.to_json(), encoding="utf-8")
+        summary = summarize_cells(records["class"], self.finder.class_names, plan.tissue_mm2)
+        means = {
+            f"mean_{name}": round(float(records[name].mean()), 4) if len(records) else None
+            for name in ("confidence", "area_um2")
+        }
+        return {"tissue_mm2": plan.tissue_mm2, **summary, **means}
+
+    def _picture(self, records: np.ndarray, thumbnail: np.ndarray, scale: float, plan: SlidePlan) -> np.ndarray:
+        """The thumbnail, pale, with a dot for each cell."""
+        picture = np.ascontiguousarray(np.moveaxis(thumbnail, 0, -1))
+        picture = 255 - (255 - picture) // 2  # paler, for the dots to stand out
+        colours = np.array(list(class_colours([*self.finder.class_names, _NUCLEUS], self.outputs.colours).values()))
+        places = [((records[name] + 0.5) / scale).astype(int) for name in ("row", "col")]
+        row, col = (np.clip(place, 0, side - 1) for place, side in zip(places, picture.shape, strict=False))
+        picture[row, col] = colours[records["class"]]
+        shrink = 4096 / max(picture.shape)
+        if shrink < 1:
+            picture = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+        scale_bar(picture, scale * plan.base_mpp / min(1, shrink))
+        return picture
+
+
+class _PartialCells(PartialSlide):
+    """Gathers the cells of a slide's tiles."""
+
+    contents = CellSpool.FILES
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: SlidePlan,
+        tissue: Tissue | None,
+        finder: CellFinder,
+        outputs: CellOutputs,
+        fingerprint: str,
+        resume: bool,
+    ) -> None:
+        super().__init__(folder, plan, tissue, finder.channels, fingerprint, resume)
+        self.finder, self.outputs = finder, outputs
+        tiles = ((stripe.row, col) for stripe in plan.stripes for col in stripe.cols)
+        self._number = dict(zip(tiles, count(), strict=False))
+
+    def _open(self, progress: dict[str, Any] | None) -> CellSpool:
+        return CellSpool(self.folder, self.finder.class_names, progress and progress["position"])
+
+    def add(self, tile: Tile, cells: Cells) -> None:
+        """Take a tile's cells, those on tissue; after the last one of a stripe, see that all is on disk.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        if self.tissue is not None and len(cells):
+            cells = cells[self.tissue.at(cells.centres + 0.5)]
+        place = (cells.centres + 0.5) / self.plan.scale - (tile.row, tile.col)
+        edge = np.minimum(place, (tile.height, tile.width) - place).min(axis=1, initial=np.inf)
+        number = self._number[tile.row, tile.col]
+        self.heat.add(cells, number, edge <= 3 * _SLACK, dict(self.outputs.colours), self.outputs.object_type)
+        self._added(tile, position=self.heat.position)
