@@ -48,7 +48,7 @@ def tiles_in_memory(slide, network):
     """The very tiles that the pipeline computes."""
     reader = SlideReader(slide, MPP)
     tissue = Tissue(tissue_mask(reader.thumbnail(THUMBNAIL_MPP), THUMBNAIL_MPP), reader.thumbnail_scale(THUMBNAIL_MPP))
-    plan = plan_slide(reader, network.step, network.margin, tissue=tissue)
+    plan = plan_slide(reader, network.step, network.margin, tissue=tissue, align=network.align)
     tiles = [torch.from_numpy(reader.read(*plan.region(t)))[None] for s in plan.stripes for t in plan.tiles(s)]
     return plan, tiles
 

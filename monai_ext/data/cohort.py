@@ -18,6 +18,7 @@ from monai_ext.data.image import SUFFIXES, read_field
 from monai_ext.data.points import atomic_path
 from monai_ext.distributed import is_first
 from monai_ext.errors import InputError
+from monai_ext.flags import as_flag
 
 __all__ = ["Cohort"]
 
@@ -63,7 +64,7 @@ class Cohort:
         self.root = source if source.is_dir() else source.parent
         self.state: dict[str, dict[str, Any]] = {}
         self.items: list[dict[str, Any]] = []
-        earlier = self._read() if resume else {}
+        earlier = self._read() if as_flag(resume, "resume") else {}
         found = self._find(source, self.path.parent)
         for item in tqdm(found, desc="checking images", unit="image", disable=len(found) < 20):
             try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -110,7 +110,9 @@ class CellFinder(_Predictor):
             keep=own,
         )
 
-    def settings(self) -> dict[str, Any]:
-        """What cells depend on besides the weights."""
-        names = ("margin", "halo", "align", "tolerance", "patch_size", "class_names")
-        return {name: getattr(self, name) for name in names} | {"instances": vars(self.instances)}
+    @property
+    def fingerprint(self) -> str:
+        """All that decides the cells, as text: what decides the map, the instances, the classes."""
+        settings = {name: getattr(self, name) for name in ("tolerance", "class_names")}
+        classes = getattr(self.classifier, "settings", dict)()
+        return json.dumps([super().fingerprint, settings, vars(self.instances), classes], sort_keys=True)

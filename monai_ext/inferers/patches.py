@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from monai_ext.networks.utils import weights_digest
 
 __all__ = ["PatchClassifier"]
 
@@ -40,11 +41,7 @@ class PatchClassifier:
 
     def settings(self) -> dict[str, Any]:
         """What scores depend on: the weights by their digest, and the normalisation."""
-        digest = hashlib.sha256()
-        for name, value in self.network.state_dict().items():
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return {"weights": digest.hexdigest(), "mean": self.mean, "std": self.std}
+        return {"weights": weights_digest(self.network), "mean": self.mean, "std": self.std}
 
     def __call__(self, patches: np.ndarray | Tensor) -> np.ndarray:
         """Score patches.

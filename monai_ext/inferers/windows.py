@@ -6,6 +6,7 @@ of its surroundings along on every side. See :class:`monai_ext.slides.TilePredic
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from monai_ext.errors import InputError
 from monai_ext.inferers.autocast import AutocastInferer
 from monai_ext.networks.nets.celnet import CELNet
+from monai_ext.networks.utils import weights_digest
 
 __all__ = ["ExactWindows", "PixelMap", "SharedWindows"]
 
@@ -24,6 +26,7 @@ class _Predictor(ABC):
     """Pixels in, probabilities out; the network's normalisation, device and precision are settled here."""
 
     channels = 1
+    align = 1
 
     def __init__(
         self,
@@ -42,6 +45,17 @@ class _Predictor(ABC):
         self.std = torch.tensor(std, dtype=torch.float32, device=device).view(-1, 1, 1)
         dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
         self.infer = AutocastInferer(autocast, device.type, dtype)
+
+    @property
+    def fingerprint(self) -> str:
+        """All that decides the map, as text: the network and its weights, its input, the geometry, the precision.
+
+        The device counts by its kind, and so does the batch: sums in another order differ in their last bits.
+        """
+        settings = {name: value for name, value in vars(self).items() if isinstance(value, int)}
+        precision = str(self.infer.dtype) if self.infer.enabled else "torch.float32"
+        values = [self.mean.flatten().tolist(), self.std.flatten().tolist(), self.device.type, precision]
+        return json.dumps([type(self).__qualname__, weights_digest(self.network), settings, values], sort_keys=True)
 
     @torch.no_grad()
     def __call__(self, tiles: Tensor) -> Tensor:
@@ -110,11 +124,14 @@ class ExactWindows(_Predictor):
 class SharedWindows(_Predictor):
     """All windows of a tile share its feature maps: each pixel is convolved once, however far windows overlap.
 
+    Channel attention is computed on a lattice of a quarter of the window, so tiles begin at its multiples (``align``).
+
     Args:
         network: a :class:`CELNet`; its ``window`` decides what a value looks at.
         step: px between neighbouring windows; divides a quarter of the window or is a multiple of it.
-        context: px around the windows that feed the convolutions only, so that tiles meet without a seam; a multiple
-            of an eighth of the window.
+        context: px around the windows that feed the convolutions and the attention only, so that tiles meet without a
+            seam; a multiple of an eighth of the window. Twice the window leaves no trace; once the window, less than
+            a thousandth.
         mean: of each channel, 0 to 255.
         std: of each channel, 0 to 255.
         device: where to compute.
@@ -140,7 +157,7 @@ class SharedWindows(_Predictor):
         if context < 0 or context % (cell // 2):
             raise InputError("SharedWindows", f"context as a multiple of {cell // 2}", str(context))
         super().__init__(network, step, (window - step) // 2 + context, mean, std, device, autocast)
-        self.context, self.cell = context, cell
+        self.context, self.cell, self.align = context, cell, cell
 
     def probabilities(self, images: Tensor) -> Tensor:
         """``(B, 1, h, w)`` from ``(B, 3, H, W)``."""
@@ -161,12 +178,15 @@ class PixelMap(_Predictor):
         network: gives logits ``(B, K, H, W)`` for ``(B, 3, H, W)``.
         channel: the class that counts; its probability is the softmax's.
         step: side of a cell, px; the cell takes its largest value.
-        margin: px around a tile, at least half of the receptive field; a multiple of the network's largest stride, as
-            tiles must be too, so that all are computed on one grid.
+        margin: px around a tile, at least half of the receptive field; a multiple of ``align``.
+        align: the network's largest stride, px; tiles begin at its multiples, so that all are computed on one grid.
         mean: of each channel, 0 to 255.
         std: of each channel, 0 to 255.
         device: where to compute.
         autocast: float16 on GPUs, bfloat16 on CPUs.
+
+    Raises:
+        InputError: a margin off the network's grid.
     """
 
     def __init__(
@@ -174,14 +194,17 @@ class PixelMap(_Predictor):
         network: nn.Module,
         channel: int = 1,
         step: int = 4,
-        margin: int = 128,
+        margin: int = 256,
+        align: int = 32,
         mean: Sequence[float] = (0, 0, 0),
         std: Sequence[float] = (255, 255, 255),
         device: torch.device | str = "cpu",
         autocast: bool = False,
     ) -> None:
+        if margin < 0 or margin % align:
+            raise InputError("PixelMap", f"a margin as a multiple of {align}", str(margin))
         super().__init__(network, step, margin, mean, std, device, autocast)
-        self.channel = channel
+        self.channel, self.align = channel, align
 
     def probabilities(self, images: Tensor) -> Tensor:
         """``(B, 1, h, w)`` from ``(B, 3, H, W)``."""

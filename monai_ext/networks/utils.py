@@ -155,17 +155,10 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
     return network
 
 
-def weights_digest(path: str | Path) -> str:
-    """SHA-256 of a file of weights, by which results tell what they were made with.
-
-    Raises:
-        InputError: no such file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(path, "a file of weights", "no such file")
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+def weights_digest(network: nn.Module) -> str:
+    """SHA-256 of a network's layers and of what they hold, by which results tell what they were made with."""
+    digest = hashlib.sha256(repr(network).encode())
+    for name, tensor in network.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

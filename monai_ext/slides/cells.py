@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import deque
@@ -99,7 +98,6 @@ class SlideCells(SlideInferer):
         super().__init__(finder, output_dir, target_mpp, mpp, **options)
         self.finder, self.processors = finder, processors
         self.outputs = CellOutputs(class_colours(finder.class_names, colours), object_type)
-        self._maker.append(hashlib.sha256(json.dumps(finder.settings(), default=str).encode()).hexdigest())
 
     def _partial(self, work: Path, plan: SlidePlan, tissue: Tissue | None, maker: str) -> PartialSlide:
         maker = json.dumps([maker, self.outputs.colours, self.outputs.object_type])

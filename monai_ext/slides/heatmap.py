@@ -13,7 +13,7 @@ from monai_ext.errors import InputError
 
 __all__ = ["HeatMap", "halve"]
 
-_STRIP_BYTES = 64 << 20  # of one channel that a pass over the map holds in memory
+_STRIP_BYTES = 16 << 20  # of one channel that a pass over the map holds in memory
 
 
 class HeatMap:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from monai_ext.data.cohort import Cohort
 from monai_ext.distributed import is_first, shard
 from monai_ext.errors import InputError
+from monai_ext.flags import as_flag
 from monai_ext.slides.outputs import OUTPUTS, OutputSettings, write_outputs
 from monai_ext.slides.partial import PartialSlide
 from monai_ext.slides.plan import SlidePlan, plan_slide
@@ -83,19 +84,15 @@ class SlideInferer:
         prefetch: batches decoded ahead.
         backend: who decodes: ``openslide``, ``cucim`` or ``tifffile``.
         tissue: compute tissue only; else glass too.
-        threshold: regions are where the map is above it.
-        detection_threshold: detections are above it; by default ``threshold``.
-        nms_radius_um: detections are further apart than this along rows or columns.
-        channel: of the map that regions, detections and the slide's score are about.
-        classification: QuPath class of regions and detections.
+        outputs: what counts as found.
         resume: go on from partial maps, and leave out slides that are done, if they were made with these settings.
-        fingerprint: of what the predictor's attributes do not tell, such as a hash of its weights.
+        fingerprint: of what the predictor's own ``fingerprint`` does not tell.
         title: of the report.
         notes: further lines for the report.
     """
 
     suffixes: tuple[str, ...] = OUTPUTS  # what a slide's files end with
-    totals: tuple[str, ...] = ("tissue_mm2", "tumour_mm2", "regions", "detections")  # of the summary, for the report
+    totals: tuple[str, ...] = ("tissue_mm2", "positive_mm2", "regions", "detections")  # of the summary, for the report
     ranked_by = "score"  # of the summary; slides with the highest are shown
     caption = "score {score:.3f}, {detections} detections"
 
@@ -112,11 +109,7 @@ class SlideInferer:
         prefetch: int = 2,
         backend: str = "openslide",
         tissue: bool = True,
-        threshold: float = 0.5,
-        detection_threshold: float | None = None,
-        nms_radius_um: float = 75.0,
-        channel: int = 0,
-        classification: str = "Tumor",
+        outputs: OutputSettings | None = None,
         resume: bool = True,
         fingerprint: str = "",
         title: str = "Slides",
@@ -125,13 +118,12 @@ class SlideInferer:
         self.predictor, self.output_dir = predictor, Path(output_dir)
         self.target_mpp, self.mpp, self.tile_px, self.backend = target_mpp, mpp, tile_px, backend
         self.batch_size, self.workers, self.prefetch = batch_size, workers, prefetch
-        self.tissue, self.resume = tissue, resume
-        if detection_threshold is None:
-            detection_threshold = threshold
-        self.outputs = OutputSettings(threshold, detection_threshold, nms_radius_um, channel, classification)
+        self.tissue, self.resume = as_flag(tissue, "tissue"), as_flag(resume, "resume")
+        self.outputs = outputs or OutputSettings()
         self.title, self.notes = title, dict(notes or {})
         kind = type(predictor)
-        self._maker = [f"{kind.__module__}.{kind.__qualname__}", fingerprint, batch_size, backend]
+        own = getattr(predictor, "fingerprint", "")
+        self._maker = [f"{kind.__module__}.{kind.__qualname__}", own, fingerprint, batch_size, backend]
 
     def __call__(self, path: str | os.PathLike, name: str | None = None, mpp: float | None = None) -> SlideResult:
         """Compute one slide and write its files.
@@ -160,10 +152,11 @@ class SlideInferer:
         maker = json.dumps([*self._maker, _identity(path)])
         with self._partial(work, plan, tissue, maker) as partial:
             if partial.found == "another run":
-                print(f"{path}: begun anew, for {work} was made with another plan or other weights", file=sys.stderr)
+                print(f"{path}: begun anew, for {work} was made with other settings or weights", file=sys.stderr)
             try:
                 self._compute(reader, partial)
                 summary = self._write(partial, (thumbnail, scale))
+                self._discard(name)  # killed from here on, the files are incomplete, never of two runs
                 for suffix in self.suffixes:
                     (work / f"output{suffix}").replace(self._output(name, suffix))
             except (InputError, OSError) as error:

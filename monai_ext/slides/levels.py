@@ -19,6 +19,7 @@ __all__ = ["BACKENDS", "ImageLevels", "Levels", "TiffLevels", "WSILevels", "open
 
 #: What can decode a slide: the backends of MONAI's ``WSIReader``.
 BACKENDS = ("openslide", "cucim", "tifffile")
+_BOUNDS = ("y", "x", "height", "width")
 _TILE_BYTES = 64 << 20  # of decoded tiles that the tifffile backend holds in memory at once
 
 
@@ -62,7 +63,11 @@ class ImageLevels(Levels):
 
 
 class WSILevels(Levels):
-    """A slide through MONAI's ``WSIReader``, by OpenSlide or cuCIM."""
+    """A slide through MONAI's ``WSIReader``, by OpenSlide or cuCIM.
+
+    Where a slide states what part of its plane was scanned (MRXS, some SCN: ``openslide.bounds-*``), that part is the
+    slide, as it is to QuPath; the rest is empty and often the larger part.
+    """
 
     def __init__(self, path: Path, backend: str) -> None:
         self._path = str(path)
@@ -72,6 +77,11 @@ class WSILevels(Levels):
         levels = range(self._reader.get_level_count(self._slide))
         self.shapes = [tuple(map(int, self._reader.get_size(self._slide, level))) for level in levels]
         self.downsamples = [float(self._reader.get_downsample_ratio(self._slide, level)) for level in levels]
+        self._corner = (0, 0)
+        if backend == "openslide" and "openslide.bounds-x" in self._slide.properties:
+            top, left, rows, cols = (int(self._slide.properties[f"openslide.bounds-{name}"]) for name in _BOUNDS)
+            self._corner = (top, left)
+            self.shapes = [(max(1, int(rows / d)), max(1, int(cols / d))) for d in self.downsamples]
         self.mpp = self._stated_mpp(backend)
 
     def _stated_mpp(self, backend: str) -> float | None:
@@ -85,7 +95,9 @@ class WSILevels(Levels):
         return plausible_mpp(stated)
 
     def read(self, level: int, row: int, col: int, height: int, width: int) -> np.ndarray:  # noqa: D102 - see Levels
-        corner = tuple(round(at * self.downsamples[level]) for at in (row, col))
+        corner = tuple(
+            first + round(at * self.downsamples[level]) for first, at in zip(self._corner, (row, col), strict=True)
+        )
         pixels, _ = self._reader.get_data(self._slide, location=corner, size=(height, width), level=level)
         if pixels.shape[-1] == 4 and pixels[..., 3].min() == 255:
             return cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 
 from monai_ext.data.geojson import Features, GeoJSONWriter, to_xy
+from monai_ext.data.hotspot import hot_spot
+from monai_ext.errors import InputError
 from monai_ext.slides.detections import iterative_nms
 from monai_ext.slides.heatmap import HeatMap, halve
 from monai_ext.slides.ome import write_ome_tiff
@@ -34,19 +36,54 @@ class OutputSettings:
 
     Args:
         threshold: regions are where the map is above it.
-        detection_threshold: detections are above it.
-        nms_radius_um: detections are further apart than this along rows or columns.
+        objects: what a detection is: a ``"peak"`` of the map, by iterative non-maximum suppression, scored by its
+            height; or a ``"region"``, at the mean place of its cells weighted by their values, scored by their mean.
+        detection_threshold: peaks are above it; by default ``threshold``.
+        nms_radius_um: peaks are further apart than this along rows or columns.
+        min_area_um2: regions are larger.
+        min_score: regions have a higher mean.
+        hotspot_mm2: area of the circle that holds the most detections; ``None`` for no such circle.
         channel: of the map that all of this is about.
         classification: QuPath class of regions and detections.
         colour: RGB of that class, 0 to 255.
+
+    Raises:
+        InputError: other ``objects``, or a threshold that is not in 0 ... 1.
     """
 
     threshold: float = 0.5
-    detection_threshold: float = 0.5
+    objects: str = "peak"
+    detection_threshold: float | None = None
     nms_radius_um: float = 75.0
+    min_area_um2: float = 0.0
+    min_score: float = 0.0
+    hotspot_mm2: float | None = None
     channel: int = 0
     classification: str = "Tumor"
-    colour: tuple[int, int, int] = (200, 0, 0)
+    colour: Sequence[int] = (200, 0, 0)
+
+    def __post_init__(self) -> None:
+        if self.objects not in ("peak", "region"):
+            raise InputError("OutputSettings objects", "'peak' or 'region'", repr(self.objects))
+        for name in ("threshold", "detection_threshold", "min_score"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
+                raise InputError(f"OutputSettings {name}", "a probability in 0 ... 1", repr(value))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Detections, the highest score first.
+
+    Attributes:
+        points: ``(N, 2)`` ``row, col`` in px of level 0.
+        scores: ``(N,)``.
+        measured: what else is known of each.
+    """
+
+    points: np.ndarray
+    scores: np.ndarray
+    measured: dict[str, np.ndarray]
 
 
 def write_outputs(
@@ -54,8 +91,9 @@ def write_outputs(
 ) -> dict[str, Any]:
     """Write a slide's files into a folder, as ``output`` and each of :data:`OUTPUTS`; equal maps give equal bytes.
 
-    Regions and detections are sought in the map itself or, where that has more than 16 million cells, in the first
-    reduced level that has not, whose cells hold the largest of the values they replace. Memory is bounded either way.
+    Peaks, and the regions around them, are sought in the map itself or, where that has more than 16 million cells, in
+    the first reduced level that has not, whose cells hold the largest of the values they replace. Regions that are
+    detections have an area that counts: they are always sought in the map itself, strip by strip.
 
     Args:
         folder: the files and what is needed to make them go here.
@@ -65,8 +103,10 @@ def write_outputs(
         thumbnail: uint8 ``(3, H, W)`` of the slide, and px of level 0 per px of it.
 
     Returns:
-        ``score`` (the map's maximum), ``mean`` (over the tissue), ``tumour_mm2`` (above the threshold), ``tissue_mm2``,
-        ``regions`` and ``detections`` (how many).
+        ``score`` (the map's maximum), ``mean`` (over the tissue), ``positive_mm2`` (above the threshold),
+        ``tissue_mm2``, ``regions``, ``detections`` (how many), ``density_per_mm2`` (detections per mm2 of tissue,
+        ``None`` without) and, with ``hotspot_mm2``, what :class:`~monai_ext.data.hotspot.HotSpot` says, in px of level
+        0.
 
     Raises:
         OSError: the disk is full.
@@ -78,20 +118,55 @@ def write_outputs(
         write_ome_tiff(heatmap, levels, plan.cell_um, f"{plan.file} heat map", names)
         number = next(k for k, level in enumerate(levels) if np.prod(level.shape[1:]) <= _MOST_CELLS)
         values = levels[number].rows(0, levels[number].shape[1], settings.channel)
-    cell_scale, cell_um = plan.cell_scale * 2**number, plan.cell_um * 2**number
-    regions = find_regions(values, settings.threshold, cell_scale, plan.level0_shape)
-    cells, scores = iterative_nms(values, round(settings.nms_radius_um / cell_um), settings.detection_threshold)
-    # a cell's middle, or the slide's edge where the cell reaches over it
-    points = np.minimum((cells + 0.5) * cell_scale - 0.5, np.array(plan.level0_shape) - 1)
+        fine = number if settings.objects == "peak" else 0
+        cell_um2 = (plan.cell_um * 2**fine) ** 2
+        regions = find_regions(
+            levels[fine].strips(settings.channel),
+            settings.threshold,
+            plan.cell_scale * 2**fine,
+            plan.level0_shape,
+            settings.min_area_um2 / cell_um2,
+            settings.min_score,
+        )
+    areas = regions.cells * cell_um2
+    found = _peaks(values, plan, 2**number, settings) if settings.objects == "peak" else _centres(regions, areas, plan)
 
-    _write_geojson(geojson, regions, (points, scores), cell_um, settings)
-    xy = to_xy(points)
-    table = {"row": points[:, 0], "col": points[:, 1], "x": xy[:, 0], "y": xy[:, 1], "score": scores}
+    _write_geojson(geojson, regions, areas, found, settings)
+    table = {"row": found.points[:, 0], "col": found.points[:, 1]}
+    table |= dict(zip("xy", to_xy(found.points).T, strict=True)) | {"score": found.scores} | found.measured
     pd.DataFrame(table).astype(np.float64).round(6).to_csv(csv, index=False)
-    drawn = slide_overlay(*thumbnail, values, regions.labels, points, cell_scale, plan.base_mpp, settings.colour)
-    write_png(picture, drawn)
+    spot = None
+    if settings.hotspot_mm2 is not None:
+        spot = hot_spot(found.points, plan.level0_shape, plan.base_mpp, settings.hotspot_mm2)
+    heat_scale = plan.cell_scale * 2**number
+    look = {"mpp": plan.base_mpp, "colour": tuple(settings.colour), "spot": spot}
+    write_png(picture, slide_overlay(*thumbnail, values, heat_scale, regions.polygons, found.points, **look))
     plan_json.write_text(plan.to_json(), encoding="utf-8")
-    return {**summary, "regions": len(regions.polygons), "detections": len(points)}
+    count = len(found.points)
+    return {
+        **summary,
+        "regions": len(regions.polygons),
+        "detections": count,
+        "density_per_mm2": count / plan.tissue_mm2 if plan.tissue_mm2 else None,
+        **({} if spot is None else {f"hotspot_{name}": value for name, value in asdict(spot).items()}),
+    }
+
+
+def _peaks(values: np.ndarray, plan: SlidePlan, reduced: int, settings: OutputSettings) -> _Found:
+    threshold = settings.threshold if settings.detection_threshold is None else settings.detection_threshold
+    radius = round(settings.nms_radius_um / (plan.cell_um * reduced))
+    cells, scores = iterative_nms(values, radius, threshold)
+    return _Found(_places(cells, plan, reduced), scores, {})
+
+
+def _centres(regions: Regions, areas: np.ndarray, plan: SlidePlan) -> _Found:
+    order = np.lexsort((*regions.centres.T[::-1], -regions.mean))
+    return _Found(_places(regions.centres[order], plan), regions.mean[order], {"area_um2": areas[order]})
+
+
+def _places(cells: np.ndarray, plan: SlidePlan, reduced: int = 1) -> np.ndarray:
+    """Where places ``row, col`` of the map lie on level 0; on its edge where the cell reaches over it."""
+    return np.minimum((cells + 0.5) * plan.cell_scale * reduced - 0.5, np.array(plan.level0_shape) - 1)
 
 
 def _statistics(heat: HeatMap, plan: SlidePlan, settings: OutputSettings) -> dict[str, float]:
@@ -103,7 +178,7 @@ def _statistics(heat: HeatMap, plan: SlidePlan, settings: OutputSettings) -> dic
     return {
         "score": score,
         "mean": total / max(plan.tissue_cells, 1),
-        "tumour_mm2": above * plan.cell_um**2 * 1e-6,
+        "positive_mm2": above * plan.cell_um**2 * 1e-6,
         "tissue_mm2": plan.tissue_mm2,
     }
 
@@ -120,15 +195,13 @@ def _pyramid(heat: HeatMap, folder: Path) -> Iterator[list[HeatMap]]:
         yield levels
 
 
-def _write_geojson(
-    path: Path, regions: Regions, detections: tuple[np.ndarray, np.ndarray], cell_um: float, settings: OutputSettings
-) -> None:
-    look = {"classes": settings.classification, "colors": {settings.classification: settings.colour}}
-    measured = {"area_um2": regions.cells * cell_um**2, "mean_score": regions.mean, "max_score": regions.max}
-    points, scores = detections
+def _write_geojson(path: Path, regions: Regions, areas: np.ndarray, found: _Found, settings: OutputSettings) -> None:
+    look = {"classes": settings.classification, "colors": {settings.classification: tuple(settings.colour)}}
+    measured = {"area_um2": areas, "mean_score": regions.mean, "max_score": regions.max}
     with GeoJSONWriter(path) as writer:
-        writer.write(Features(regions.polygons, measurements=measured, **look))
-        writer.write(Features.from_points(points, measurements={"score": scores}, **look))
+        kind = "detection" if settings.objects == "region" else "annotation"
+        writer.write(Features(regions.polygons, measurements=measured, object_types=kind, **look))
+        writer.write(Features.from_points(found.points, measurements={"score": found.scores} | found.measured, **look))
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:

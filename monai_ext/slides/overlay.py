@@ -7,6 +7,8 @@ import math
 import cv2
 import numpy as np
 
+from monai_ext.data.hotspot import HotSpot
+from monai_ext.data.outlines import polygons_to_mask
 from monai_ext.visualize.overlay import overlay
 
 __all__ = ["scale_bar", "slide_overlay"]
@@ -19,23 +21,25 @@ def slide_overlay(
     thumbnail: np.ndarray,
     scale: float,
     heat: np.ndarray,
-    labels: np.ndarray,
-    points: np.ndarray,
     cell_scale: float,
+    regions: np.ndarray,
+    points: np.ndarray,
     mpp: float,
     colour: tuple[int, int, int] = (200, 0, 0),
+    spot: HotSpot | None = None,
 ) -> np.ndarray:
-    """Draw heat, outlines of regions, detections and a scale bar on a thumbnail.
+    """Draw heat, outlines of regions, detections, the hot spot and a scale bar on a thumbnail.
 
     Args:
         thumbnail: uint8 ``(3, H, W)`` RGB from the slide's corner.
         scale: px of level 0 per px of the thumbnail.
         heat: ``(h, w)`` in 0 ... 1.
-        labels: ``(h, w)`` int, the regions.
+        cell_scale: px of level 0 along a cell of ``heat``.
+        regions: ``(N,)`` polygons, ``x, y`` in px of level 0.
         points: ``(N, 2)`` ``row, col`` in px of level 0, in falling order; the first hundred are drawn.
-        cell_scale: px of level 0 along a cell of ``heat`` and ``labels``.
         mpp: um per px of level 0.
         colour: RGB of outlines and circles, 0 to 255.
+        spot: the hot spot in px of level 0, drawn as a thin dark circle where it is one and holds anything.
 
     Returns:
         uint8 ``(H, W, 3)`` RGB.
@@ -44,17 +48,22 @@ def slide_overlay(
         np.minimum(((np.arange(side) + 0.5) * scale / cell_scale).astype(np.int64), cells - 1)
         for side, cells in zip(thumbnail.shape[1:], heat.shape, strict=True)
     )
+    labels = polygons_to_mask(regions, thumbnail.shape[1:], scale=scale)
     points = points[:_MOST_POINTS]
     picture = overlay(
         thumbnail,
         heat=heat[rows][:, cols],
-        labels=(labels[rows][:, cols] > 0).astype(np.uint8) if labels.any() else None,
+        labels=labels.astype(np.uint8) if labels.any() else None,
         points=(points + 0.5) / scale - 0.5,
         classes=["region"] * max(1, len(points)),
         colours={"region": colour},
         radius=max(4, max(thumbnail.shape) // 150),
         channel_dim=0,
     )
+    if spot is not None and spot.radius is not None and spot.count:
+        centre = tuple(round((at + 0.5) / scale - 0.5) for at in (spot.col, spot.row))
+        thickness = max(2, max(picture.shape) // 800)
+        cv2.circle(picture, centre, round(spot.radius / scale), _INK, thickness, cv2.LINE_AA)
     scale_bar(picture, scale * mpp)
     return picture
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from monai_ext.slides.reader import SlideReader
 from monai_ext.slides.tissue import Tissue
 
 __all__ = ["SlidePlan", "Stripe", "Tile", "plan_slide"]
+
+_OTHER_STRIPES = 2  # more or fewer than square tiles need; beyond that margins cost more than the ends of rows
 
 
 @dataclass(frozen=True)
@@ -127,14 +130,15 @@ def plan_slide(
 ) -> SlidePlan:
     """Lay tiles over a slide's tissue.
 
-    Stripes begin where tissue begins and follow one another as long as there is some; so do the tiles of a stripe. Of
-    all tile sizes that need the fewest tiles across the tissue, the smallest is taken.
+    Stripes begin where tissue begins and follow one another as long as there is some; so do the tiles of a stripe.
+    Memory goes with a tile's area, so that is what is bounded: of all shapes within the bound the one is taken that
+    computes the fewest px, margins included. So tiles are of about the same area on slides of any size.
 
     Args:
         reader: the slide, on the network's grid.
         step: side of a cell, px of the network's grid.
         margin: px of context on every side of a tile.
-        tile_px: no tile is larger, margins included, unless a single cell is.
+        tile_px: no tile has a larger area than a square of this side, margins included, unless a single cell has.
         tissue: where to compute; ``None`` for the whole slide.
         align: tiles begin at multiples of so many px of the network's grid, and of a cell.
 
@@ -153,12 +157,19 @@ def plan_slide(
     size = step * reader.scale
     row_edges, col_edges = (np.arange(side + 1) * size for side in shape)
     unit = math.lcm(step, align) // step
-    most = max(1, (tile_px - 2 * margin) // step // unit)
     profile = tissue.touched(row_edges, col_edges[[0, -1]])[:, 0]
-    height = _smallest(most, unit, lambda rows: len(_cover(profile, rows, unit)))
-    tops = _cover(profile, height, unit)
-    profiles = [tissue.touched(row_edges[[top, min(top + height, shape[0])]], col_edges)[0] for top in tops]
-    width = _smallest(most, unit, lambda cols: sum(len(_cover(profile, cols, unit)) for profile in profiles))
+    best: tuple[int, tuple[int, int], list[int], list[np.ndarray]] | None = None
+    for height in _heights(profile, max(1, (tile_px - 2 * margin) // step // unit) * unit, unit):
+        tops = _cover(profile, height, unit)
+        profiles = [tissue.touched(row_edges[[top, min(top + height, shape[0])]], col_edges)[0] for top in tops]
+        rows = height * step + 2 * margin
+        most = max(1, (tile_px**2 // rows - 2 * margin) // step // unit)
+        width = _smallest(most, unit, partial(_count, profiles, unit))
+        computed = _count(profiles, unit, width) * rows * (width * step + 2 * margin)
+        fits = rows * (width * step + 2 * margin) <= tile_px**2
+        if best is None or (fits and computed < best[0]):
+            best = computed, (height, width), tops, profiles
+    _, (height, width), tops, profiles = best
     stripes = (Stripe(top, tuple(_cover(profile, width, unit))) for top, profile in zip(tops, profiles, strict=True))
     return SlidePlan(
         file=reader.path.name,
@@ -187,6 +198,19 @@ def _cover(wanted: np.ndarray, size: int, unit: int) -> list[int]:
         begins.append(int(places[at]) // unit * unit)
         at = int(np.searchsorted(places, begins[-1] + size))
     return begins
+
+
+def _count(profiles: Sequence[np.ndarray], unit: int, size: int) -> int:
+    return sum(len(_cover(profile, size, unit)) for profile in profiles)
+
+
+def _heights(profile: np.ndarray, square: int, unit: int) -> Iterator[int]:
+    """Heights of tiles worth a try: a square one's, and the smallest that need about as many stripes."""
+    yield square
+    stripes = len(_cover(profile, square, unit))
+    for count in range(max(1, stripes - _OTHER_STRIPES), stripes + _OTHER_STRIPES + 1):
+        sizes = range(unit, len(profile) + unit, unit)
+        yield sizes[bisect_left(sizes, True, key=lambda size, count=count: len(_cover(profile, size, unit)) <= count)]
 
 
 def _smallest(most: int, unit: int, count: Callable[[int], int]) -> int:

@@ -16,6 +16,8 @@ class TilePredictor(Protocol):
     Value ``(i, j)`` of its map belongs to the ``step`` x ``step`` cell ``(i, j)`` of the slide. For maps that do not
     depend on the tiling a network needs a ``margin`` of at least half its receptive field and, where its stride does
     not divide ``step``, a further attribute ``align``: tiles begin at multiples of so many px (less the margin).
+    A further attribute ``fingerprint``, text of all that decides the map, keeps a run from going on with the map of
+    other weights or settings.
 
     Attributes:
         step: side of a cell, px of the network's grid.

@@ -18,7 +18,6 @@ from monai_ext.slides.levels import open_levels
 __all__ = ["SlideReader", "check_slide"]
 
 _SLACK = 1e-6  # px; how far rounding can take a whole number
-_LEVEL_SLACK = 1.01  # a level this much coarser than wanted is still fine enough
 _PHASES = 1024  # Pillow keeps places in single precision; at multiples of this fraction of a px that is exact
 _BLOCK = 2048  # px of a level that a thumbnail is reduced from at once
 
@@ -80,6 +79,9 @@ class SlideReader:
         backend: str = "openslide",
     ) -> None:
         self.path, self.target_mpp = Path(path), target_mpp
+        for name, value in (("mpp", mpp), ("target_mpp", target_mpp)):
+            if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
+                raise InputError(f"--{name}", "um/px, a positive number", repr(value))
         self._levels, is_slide = open_levels(self.path, backend)
         base = mpp or self._levels.mpp or (None if is_slide else target_mpp)
         if base is None:
@@ -94,9 +96,12 @@ class SlideReader:
         """The grid of ``mpp`` um/px, or a level's own where it is nearly that."""
         scale = mpp / self.base_mpp
         downsamples = self._levels.downsamples
-        level = max((k for k, d in enumerate(downsamples) if d <= scale * _LEVEL_SLACK), default=0)
-        factor = scale / downsamples[level]
-        factor = 1.0 if abs(1 / factor - 1) <= SAME_MPP else max(1, round(factor * _PHASES)) / _PHASES
+        # where a level is nearly the wanted one, the finer ones need not be read
+        level = min(range(len(downsamples)), key=lambda k: abs(downsamples[k] / scale - 1))
+        factor = 1.0
+        if abs(downsamples[level] / scale - 1) > SAME_MPP:
+            level = max((k for k, d in enumerate(downsamples) if d <= scale), default=0)
+            factor = max(1, round(scale / downsamples[level] * _PHASES)) / _PHASES
         scale = factor * downsamples[level]
         shape = tuple(max(1, math.ceil(side / scale - _SLACK)) for side in self.level0_shape)
         return _Grid(scale, level, factor, shape)

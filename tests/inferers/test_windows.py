@@ -1,12 +1,17 @@
 """Three ways from a network to a map, and what they must agree on."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from monai_ext.errors import InputError
 from monai_ext.inferers import ExactWindows, PixelMap, SharedWindows
-from monai_ext.networks.nets import CELNet
+from monai_ext.networks.nets import CELNet, SegMitosFCN
+from monai_ext.slides import plan_slide
 from tests.networks.test_celnet import trained
 
 TOLERANCE = 1e-5
@@ -76,9 +81,80 @@ def test_shared_windows_without_attention_leave_no_seam(step):
     torch.testing.assert_close(stitched, one_pass, atol=SEAM_TOLERANCE, rtol=0)
 
 
+def stitched(predict, image, tile_px):
+    """The map of an image by the slide engine's tiles; what lies outside is white."""
+    rows, cols = image.shape[1:]
+    reader = SimpleNamespace(
+        path=Path("a"), level0_shape=(rows, cols), shape=(rows, cols), scale=1.0, base_mpp=1.0, mpp=1.0, target_mpp=1.0,
+        level=0,
+    )  # fmt: skip
+    plan = plan_slide(reader, predict.step, predict.margin, tile_px, align=predict.align)
+    padded = F.pad(image, (predict.margin, 1000, predict.margin, 1000), value=255)
+    heat = torch.full(plan.shape, torch.nan)
+    for stripe in plan.stripes:
+        for tile in plan.tiles(stripe):
+            top, left, height, width = plan.region(tile)
+            top, left = top + predict.margin, left + predict.margin
+            values = predict(padded[None, :, top : top + height, left : left + width])
+            place = slice(tile.row, tile.row + tile.height), slice(tile.col, tile.col + tile.width)
+            heat[place] = values[0, 0, : tile.height, : tile.width]
+    return heat, plan.tile_count
+
+
+@pytest.mark.parametrize("step", [12, 24, 96])
+def test_map_does_not_depend_on_the_size_of_tiles(step):
+    """With attention too: it is computed on a lattice that all tiles share, and the context holds what it sees."""
+    predict = SharedWindows(trained(CELNet("mam")), step=step, context=192)
+    image = F.interpolate(tiles(20, 60).float(), scale_factor=6, mode="bicubic").clamp(0, 255)[0].to(torch.uint8)
+    (one, tiles_of_one), (other, tiles_of_other) = (stitched(predict, image, px) for px in (640, 700))
+    assert tiles_of_other < tiles_of_one
+    torch.testing.assert_close(one, other, atol=SEAM_TOLERANCE, rtol=0)
+    assert one.std() > 10 * SEAM_TOLERANCE
+
+
+@pytest.mark.parametrize("step", [4, 12])
+def test_pixel_map_of_a_network_with_strides_does_not_depend_on_the_size_of_tiles(step):
+    torch.manual_seed(0)
+    network = SegMitosFCN(stride=8, width=1 / 32, fc_channels=8, norm="batch", padding="features")
+    for scored in (network, *network.skips):
+        nn.init.normal_(scored.score.weight)  # they start at zero
+    predict = PixelMap(network, step=step, margin=256)
+    image = tiles(180, 420)[0]
+    (one, tiles_of_one), (other, tiles_of_other) = (stitched(predict, image, px) for px in (720, 900))
+    assert tiles_of_other < tiles_of_one
+    torch.testing.assert_close(one, other, atol=SEAM_TOLERANCE, rtol=0)
+    assert one.std() > 10 * SEAM_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"mean": [1, 2, 3]},
+        {"std": [1, 2, 3]},
+        {"step": 12},
+        {"context": 192},
+        {"autocast": True},
+        {"network": trained(CELNet("cbam"), seed=1)},
+        {"network": trained(CELNet("cbam", window=112)), "context": 56, "step": 28},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_fingerprint_tells_all_that_decides_the_map(other):
+    options = {"network": trained(CELNet("cbam")), "step": 24}
+    whole = SharedWindows(**options).fingerprint
+    assert SharedWindows(**options).fingerprint == whole
+    assert SharedWindows(**{**options, **other}).fingerprint != whole
+
+
+def test_fingerprint_tells_the_kind():
+    network = trained(CELNet("cbam"))
+    prints = [ExactWindows(network, batch_size=n).fingerprint for n in (1, 2)] + [SharedWindows(network).fingerprint]
+    assert len(set(prints)) == 3
+
+
 def test_pixel_map_takes_the_largest_probability_of_a_cell():
     network = nn.Conv2d(3, 2, 3, padding=1)
-    predict = PixelMap(network, channel=1, step=4, margin=8)
+    predict = PixelMap(network, channel=1, step=4, margin=8, align=4)
     tile = tiles(24, 32)
     found = predict(tile)
     with torch.no_grad():
@@ -98,6 +174,7 @@ def test_pixel_map_takes_the_largest_probability_of_a_cell():
         (SharedWindows, {"step": 36}),
         (SharedWindows, {"step": 6}),
         (SharedWindows, {"context": 10}),
+        (PixelMap, {"margin": 100}),
     ],
 )
 def test_geometry_that_does_not_fit_is_refused(kind, options):

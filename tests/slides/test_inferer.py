@@ -1,4 +1,6 @@
+import dataclasses
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -7,11 +9,13 @@ import pytest
 import shapely
 import tifffile
 import torch
+from scipy import ndimage
 
 from monai_ext.data import Cohort, read_geojson
 from monai_ext.data.geojson import to_xy
+from monai_ext.data.hotspot import hot_spot
 from monai_ext.errors import InputError
-from monai_ext.slides import SlideInferer, check_slide, iterative_nms
+from monai_ext.slides import OutputSettings, SlideInferer, check_slide, iterative_nms
 from monai_ext.slides import outputs as outputs_module
 from tests.slides.conftest import ConvPredictor, DarkPredictor, files, paint, write_tiff
 
@@ -21,8 +25,10 @@ OUTPUTS = ["_detections.csv", "_heatmap.ome.tif", "_overlay.png", "_plan.json", 
 
 
 def inferer(output, predictor=None, target=0.5, **options):
-    options = {"tile_px": 200, "nms_radius_um": 40, **options}
-    return SlideInferer(predictor or ConvPredictor(), output, target, **options)
+    found = {field.name for field in dataclasses.fields(OutputSettings)}
+    settings = OutputSettings(**{"nms_radius_um": 40, **{k: v for k, v in options.items() if k in found}})
+    options = {"tile_px": 160, **{k: v for k, v in options.items() if k not in found}}
+    return SlideInferer(predictor or ConvPredictor(), output, target, outputs=settings, **options)
 
 
 def heat_map(path):
@@ -66,7 +72,7 @@ def test_what_lies_on_the_slide_is_found_there(base, target, margin, tmp_path):
     assert region.area == pytest.approx(400 * 500, rel=2 * cell * 1800 / (400 * 500))
     area = features.measurements["area_um2"][0]
     assert area == pytest.approx(region.area * base**2, STATED_TOL)
-    assert result.summary["tumour_mm2"] == pytest.approx(area * 1e-6)
+    assert result.summary["positive_mm2"] == pytest.approx(area * 1e-6)
     assert features.measurements["max_score"][0] == pytest.approx(1 - 60 / 255, abs=0.01)
 
     (point,) = pd.read_csv(tmp_path / "a_detections.csv").itertuples()
@@ -115,7 +121,7 @@ def test_outputs_agree_with_one_another(slides, tmp_path):
 
     assert result.summary["score"] == pytest.approx(float(heat.max()))
     assert result.summary["mean"] == pytest.approx(heat.sum() / plan["tissue_cells"])
-    assert result.summary["tumour_mm2"] == pytest.approx(covered.sum() * 16e-6)
+    assert result.summary["positive_mm2"] == pytest.approx(covered.sum() * 16e-6)
     assert result.summary["tissue_mm2"] == pytest.approx(np.pi * 930 * 0.38 * 620 * 0.36 * 0.25e-6, rel=0.06)
     assert (heat > 0).sum() == plan["tissue_cells"]
     picture = cv2.imread(str(tmp_path / "a_overlay.png"))
@@ -143,7 +149,8 @@ def test_slide_without_tissue_is_ordinary(colour, tmp_path):
     path = write_tiff(tmp_path / "a.tif", np.full((700, 900, 3), colour, np.uint8), 0.5)
     result = inferer(tmp_path)(path)
     assert result.summary == {
-        "score": 0, "mean": 0, "tumour_mm2": 0, "tissue_mm2": 0, "regions": 0, "detections": 0,
+        "score": 0, "mean": 0, "positive_mm2": 0, "tissue_mm2": 0, "regions": 0, "detections": 0,
+        "density_per_mm2": None,
     }  # fmt: skip
     assert (result.tiles, result.seconds_per_mm2) == (0, None)
     assert len(read_geojson(tmp_path / "a.geojson")) == 0
@@ -179,6 +186,45 @@ def test_large_maps_are_searched_in_a_reduced_level(slides, tmp_path, monkeypatc
     assert np.hypot(exact["row"][0] - coarse["row"][0], exact["col"][0] - coarse["col"][0]) <= 4
     a, b = (files(tmp_path / name)["a_heatmap.ome.tif"] for name in ("all", "less"))
     assert a == b
+
+
+def test_regions_as_detections(slides, tmp_path, monkeypatch):
+    """Blobs of a certain size and mean, each a point in its middle; exact however large the map."""
+    monkeypatch.setattr(outputs_module, "_SMALLEST", 32)
+    monkeypatch.setattr(outputs_module, "_MOST_CELLS", 64 * 64)
+    options = {"objects": "region", "threshold": 0.06, "min_area_um2": 100, "min_score": 0.062, "hotspot_mm2": 0.01}
+    result = inferer(tmp_path, classification="Mitosis", **options)(slides / "a.tif")
+    heat = heat_map(tmp_path / "a_heatmap.ome.tif")
+    labels, count = ndimage.label(heat > 0.06, np.ones((3, 3)))
+    numbers = range(1, count + 1)
+    areas, means = ndimage.sum(heat > 0.06, labels, numbers) * 16, ndimage.mean(heat, labels, numbers)
+    kept = (areas > 100) & (means > 0.062)
+    assert 1 < kept.sum() < count
+    table = pd.read_csv(tmp_path / "a_detections.csv")
+    assert list(table) == ["row", "col", "x", "y", "score", "area_um2"]
+    np.testing.assert_allclose(table["score"], np.sort(means[kept])[::-1], atol=SCORE_TOL)
+    np.testing.assert_allclose(np.sort(table["area_um2"]), np.sort(areas[kept]))
+    best = np.flatnonzero(kept)[np.argmax(means[kept])] + 1
+    centre = ndimage.center_of_mass(heat, labels, best)
+    np.testing.assert_allclose(table.loc[0, ["row", "col"]].astype(float), np.add(centre, 0.5) * 8 - 0.5, atol=1e-5)
+
+    features = read_geojson(tmp_path / "a.geojson")
+    points = shapely.get_type_id(features.geometry) == 0
+    assert points.sum() == (~points).sum() == result.summary["detections"] == kept.sum()
+    assert set(features.classes) == {"Mitosis"}
+    kinds = [f["properties"]["objectType"] for f in json.loads((tmp_path / "a.geojson").read_text())["features"]]
+    assert sorted(set(kinds)) == ["annotation", "detection"]
+    assert result.summary["density_per_mm2"] == pytest.approx(kept.sum() / result.summary["tissue_mm2"])
+    spot = hot_spot(table[["row", "col"]].to_numpy(), (620, 930), 0.5, 0.01)
+    assert 0 < spot.count <= kept.sum()
+    assert result.summary["hotspot_count"] == spot.count
+    assert result.summary["hotspot_row"] == pytest.approx(spot.row, abs=1e-3)
+
+
+@pytest.mark.parametrize("wrong", [{"objects": "cells"}, {"threshold": 1.5}, {"min_score": "high"}])
+def test_wrong_output_settings(wrong):
+    with pytest.raises(InputError, match=f"OutputSettings {next(iter(wrong))}: expected"):
+        OutputSettings(**wrong)
 
 
 # -- predictors that fail --------------------------------------------------------------------------------------------
@@ -226,7 +272,7 @@ def test_a_stopped_slide_goes_on(slides, stops, batch_size, tmp_path):
     inferer(tmp_path / "cut", last, batch_size=batch_size)(slides / "a.tif")
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
     assert list((tmp_path / "cut").rglob("*.partial")) == []
-    assert last.calls == whole.calls * (3 - stripes) // 3
+    assert last.calls == whole.calls * (4 - stripes) // 4  # four tiles in each of four stripes
 
 
 @pytest.mark.parametrize(
@@ -252,7 +298,7 @@ def test_stopped_while_writing(slides, last, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "other",
-    [{"fingerprint": "other weights"}, {"tile_px": 160}, {"tissue": False}, {"resume": False}, {"batch_size": 2}],
+    [{"fingerprint": "other weights"}, {"tile_px": 200}, {"tissue": False}, {"resume": False}, {"batch_size": 2}],
 )
 def test_partial_map_of_other_settings_is_not_gone_on_with(slides, other, tmp_path, capsys):
     with pytest.raises(KeyboardInterrupt):
@@ -280,6 +326,55 @@ def test_partial_map_that_somebody_was_at(slides, damage, tmp_path, capsys):
     assert "begun anew" in capsys.readouterr().err
     inferer(tmp_path / "whole", Stopping())(slides / "a.tif")
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
+
+
+def test_partial_map_of_other_predictor_settings_is_not_gone_on_with(slides, tmp_path, capsys):
+    """What a predictor's own fingerprint tells: here the same class and geometry with other weights."""
+
+    class Telling(Stopping):
+        fingerprint = "these weights"
+
+    with pytest.raises(KeyboardInterrupt):
+        inferer(tmp_path / "cut", Telling(9))(slides / "a.tif")
+    other = Telling(seed=1)
+    other.fingerprint = "those weights"
+    inferer(tmp_path / "cut", other)(slides / "a.tif")
+    assert capsys.readouterr().err.count("begun anew") == 1
+    inferer(tmp_path / "whole", Telling(seed=1))(slides / "a.tif")
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+    assert other.calls == 16
+
+
+def test_killed_while_new_files_replace_old_ones(slides, tmp_path, monkeypatch):
+    """Files of two runs side by side would look whole: rather are some missing, and the next run makes them."""
+    inferer(tmp_path).run(cohort(slides / "a.tif", tmp_path))
+    replaced, replace = [], Path.replace
+
+    def stop(self, target):
+        if self.name.startswith("output"):
+            replaced.append(target)
+            if len(replaced) == 3:
+                raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        inferer(tmp_path, threshold=0.1).run(cohort(slides / "a.tif", tmp_path))
+    assert {name for name in files(tmp_path) if name.startswith(("a_", "a.geojson"))} == {
+        path.name for path in replaced[:2]
+    }
+    monkeypatch.undo()
+    assert len(inferer(tmp_path).run(cohort(slides / "a.tif", tmp_path))) == 1
+    inferer(tmp_path / "alone")(slides / "a.tif")
+    made = {name: content for name, content in files(tmp_path).items() if name.startswith(("a_", "a.geojson"))}
+    assert made == files(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("text", ["false", "False"])
+def test_resume_from_the_command_line(slides, text, tmp_path):
+    inferer(tmp_path, resume=text).run(cohort(slides / "a.tif", tmp_path, resume=text))
+    again = inferer(tmp_path, resume=text).run(cohort(slides / "a.tif", tmp_path, resume=text))
+    assert [result.name for result in again] == ["a"]
 
 
 def test_two_runs_do_not_work_on_one_slide(slides, tmp_path):
@@ -314,7 +409,8 @@ def test_cohort(slides, tmp_path, capsys):
     summary = pd.read_csv(tmp_path / "summary.csv")
     assert summary["image"].tolist() == ["a.tif", "ward/b.png", "ward/b.tif"]
     assert list(summary) == [
-        "image", "score", "mean", "tumour_mm2", "tissue_mm2", "regions", "detections",
+        "image", "score", "mean", "positive_mm2", "tissue_mm2", "regions", "detections",
+        "density_per_mm2",
     ]  # fmt: skip
     assert summary["score"].tolist() == pytest.approx([result.summary["score"] for result in results])
     entry = json.loads((tmp_path / "state.json").read_text())[str(slides / "a.tif")]

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.ndimage import gaussian_filter
 
 from monai_ext.errors import InputError
 from monai_ext.slides.plan import plan_slide
 from monai_ext.slides.tissue import Tissue
 
+LEAST_AREA = 0.75  # of the bound
 PLACE_TOL = 1e-6  # px of level 0
 
 
@@ -60,7 +62,8 @@ def test_every_tissue_cell_is_in_exactly_one_tile(mask, thumbnail, scale, step, 
             assert wanted[tile.row : tile.row + tile.height, tile.col : tile.col + tile.width].any()
             top, left, height, width = plan.region(tile)
             assert (top + margin) % align == (left + margin) % align == 0
-            assert max(height, width) <= max(tile_px, math.lcm(step, align) + 2 * margin)
+            least = math.lcm(step, align) + 2 * margin
+            assert height * width <= tile_px**2 or height == width == least
     for side, cells in zip(shape, plan.shape, strict=True):  # the map covers the slide, and no more than it must
         assert cells * plan.cell_scale >= side - PLACE_TOL
         assert (cells - 1) * step < int(np.ceil(side / scale))
@@ -93,7 +96,8 @@ def test_cells_to_level_0_and_back(row, col, step, scale, margin):
 def test_whole_slide():
     plan = plan_slide(reader((1000, 1500)), 10, 5, 310)
     assert (covered(plan) == 1).all()
-    assert plan.tile == (25, 30)  # 4 x 5 tiles of equal size instead of 3 1/3 of 30
+    assert plan.tile_count == 20  # of equal size: 4 x 5 instead of 3 1/3 x 5 of 30 x 30
+    assert math.prod(plan.tile) * plan.tile_count == 100 * 150
     assert plan.tissue_mm2 == pytest.approx(1000 * 1500 * 0.25e-6)
     assert plan.tissue_cells == 100 * 150
 
@@ -101,9 +105,9 @@ def test_whole_slide():
 def test_tiles_follow_the_tissue():
     mask = np.zeros((100, 100), bool)
     mask[10:20, 40:50] = mask[70:80, 5:95] = True
-    plan = plan_slide(reader((1000, 1000)), 10, 0, 300, Tissue(mask, 10.0))
-    assert [(stripe.row, stripe.cols) for stripe in plan.stripes] == [(10, (40,)), (70, (5, 35, 65))]
-    assert plan.tile == (10, 30)
+    plan = plan_slide(reader((1000, 1000)), 10, 0, 300, Tissue(mask, 10.0))  # an area of 900 cells
+    assert [(stripe.row, stripe.cols) for stripe in plan.stripes] == [(10, (40,)), (70, (5,))]
+    assert plan.tile == (10, 90)
 
 
 def test_no_tissue_no_tile():
@@ -120,6 +124,29 @@ def test_json():
     assert content["cell_um"] == 10
     assert content["tiles"] == sum(len(stripe["cols"]) for stripe in content["stripes"]) == plan.tile_count
     assert max(map(len, text.splitlines())) < 120
+
+
+@pytest.mark.parametrize("margin", [50, 132])
+@pytest.mark.parametrize("seed", range(5))
+def test_tiles_have_one_area_whatever_the_slides_side(seed, margin):
+    """What memory goes with: slides of more than a tile or two use the bound, no slide exceeds it."""
+    rng = np.random.default_rng(seed)
+    for side in (4000, 10_000, 40_000):
+        mask = gaussian_filter(rng.normal(size=(64, 64)), 6) > 0
+        plan = plan_slide(reader((side, side)), 24, margin, 1536, Tissue(mask, side / 64), 24)
+        _, _, height, width = plan.region(next(plan.tiles(plan.stripes[0])))
+        assert LEAST_AREA <= height * width / 1536**2 <= 1
+
+
+def test_shape_of_tiles_computes_the_fewest_pixels():
+    """A band of tissue is not cut into squares: margins would cost more."""
+    mask = np.zeros((100, 100), bool)
+    mask[40:50] = True
+    plan = plan_slide(reader((8000, 8000)), 8, 128, 2048, Tissue(mask, 80.0))
+    square, tiles = 2048 - 2 * 128, plan.tile_count
+    _, _, height, width = plan.region(next(plan.tiles(plan.stripes[0])))
+    assert len(plan.stripes) == 1
+    assert tiles * height * width < np.ceil(8000 / square) * (800 + 2 * 128) * 2048
 
 
 def test_large_slide_is_planned_quickly():

@@ -1,3 +1,4 @@
+import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -5,6 +6,7 @@ from typing import ClassVar
 
 import cv2
 import numpy as np
+import openslide
 import pytest
 import tifffile
 from PIL import Image
@@ -50,6 +52,8 @@ def test_geometry(slide, backend):
         (0.5, 0.5, 1.0, 0),
         (0.5, 0.54, 1.0, 0),  # within 10 %: as it is
         (0.499, 1.0, 2.0, 1),  # the level at .998
+        (0.505, 2.0, 4.0, 2),  # the level at 2.02: a finer one need not be read
+        (0.54, 2.0, 4.0, 2),
         (0.5, 1.4, 2.8, 1),
         (0.5, 0.25, 0.5, 0),
         (0.5, 3.0, 6.0, 2),
@@ -205,6 +209,33 @@ def test_unreadable(name, tmp_path):
         path.mkdir()
     with pytest.raises(InputError, match=name):
         SlideReader(path, 0.5)
+
+
+@pytest.mark.parametrize("name", ["mpp", "target_mpp"])
+@pytest.mark.parametrize("value", [0, -0.5, float("nan"), float("inf"), "a lot"])
+def test_resolution_that_is_none(slide, name, value):
+    with pytest.raises(InputError, match=rf"--{name}: expected um/px, a positive number, found"):
+        SlideReader(slide, **{name: value})
+
+
+@pytest.mark.parametrize("target", [0.5, 1.0, 1.3])
+def test_scanned_part_of_a_plane_is_the_slide(slide, target, monkeypatch):
+    """MRXS: what lies outside ``openslide.bounds`` is empty, and QuPath does not show it."""
+    plane = SlideReader(slide, target)
+    bounds = {"x": "100", "y": "60", "width": "640", "height": "480"}
+    stated = {f"openslide.bounds-{name}": value for name, value in bounds.items()}
+    properties = openslide.OpenSlide.properties.fget
+    monkeypatch.setattr(
+        openslide.OpenSlide, "properties", property(lambda self: {**properties(self), **stated}), raising=True
+    )
+    reader = SlideReader(slide, target)
+    assert reader.level0_shape == (480, 640)
+    assert reader.shape == tuple(math.ceil(side / reader.scale) for side in (480, 640))
+    if target < 1.1:
+        row, col = round(60 / reader.scale), round(100 / reader.scale)
+        np.testing.assert_array_equal(reader.read(0, 0, 100, 120), plane.read(row, col, 100, 120))
+    assert (reader.read(-8, -8, 8, 8) == 255).all()  # the plane's own pixels there are not the slide's
+    assert reader.thumbnail(2.0).shape == (3, 120, 160)
 
 
 def test_unknown_backend(slide):

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from monai_ext.data import Cohort
 from monai_ext.errors import report_plainly
-from monai_ext.slides import SlideInferer, check_slide
+from monai_ext.slides import OutputSettings, SlideInferer, check_slide
 from tests.slides.conftest import ConvPredictor
 
 
@@ -43,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "RANK" in os.environ:
         dist.init_process_group("gloo")
     cohort = Cohort(args.source, args.output, None, 0.5, check=check_slide, resume=True)
-    inferer = SlideInferer(Slow(step=args.step), args.output, 0.5, tile_px=200, nms_radius_um=30)
+    inferer = SlideInferer(
+        Slow(step=args.step), args.output, 0.5, tile_px=160, outputs=OutputSettings(nms_radius_um=30)
+    )
     if args.file_limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (args.file_limit, args.file_limit))
     inferer.run(cohort)
