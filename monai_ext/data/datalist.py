@@ -104,7 +104,8 @@ def load_datalist(
         check: gives the problems of one item, a line each; ``None`` to look at the list alone.
         path_keys: keys that each item must have; where they hold text it is a path, relative to the folder. The first
             one must hold text.
-        optional_path_keys: keys that an item may have, with a path. Every other key is passed on as it is.
+        optional_path_keys: keys that an item may have, with a path or ``{name: path}``. Every other key is passed on
+            as it is.
 
     Returns:
         split -> items with their paths resolved.
@@ -193,11 +194,15 @@ def read_content(folder: Path, path: Path) -> dict[str, Any]:
 
 
 def _resolve(folder: Path, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _resolve(folder, path) for name, path in value.items()}
     return str(folder / value) if isinstance(value, str) else value
 
 
 def _check_paths(check: Callable[[Item], list[str]], keys: Sequence[str], item: Item) -> list[str]:
-    missing = [item[k] for k in keys if isinstance(item.get(k), str) and not Path(item[k]).is_file()]
+    values = [item.get(key) for key in keys]
+    paths = [path for value in values for path in (value.values() if isinstance(value, dict) else [value])]
+    missing = [path for path in paths if isinstance(path, str) and not Path(path).is_file()]
     return [f"{name}: expected a file, found none" for name in missing] or check(item)
 
 

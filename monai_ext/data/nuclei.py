@@ -426,7 +426,7 @@ def expert_nuclei(
 
 
 def crop_patches(image: np.ndarray, centres: Any, size: int) -> np.ndarray:
-    """Square patches of an image about some points; beyond the border its last pixels are repeated.
+    """Square patches of an image about some points, zero beyond its border as in the distillation paper.
 
     Args:
         image: ``(H, W, ...)``.
@@ -438,8 +438,15 @@ def crop_patches(image: np.ndarray, centres: Any, size: int) -> np.ndarray:
         ``(N, size, size, ...)`` of the image's type.
     """
     first = np.rint(np.asarray(centres, float).reshape(-1, 2)).astype(np.int64) - size // 2
-    rows, cols = (np.clip(first[:, [axis]] + np.arange(size), 0, image.shape[axis] - 1) for axis in (0, 1))
-    return image[rows[:, :, None], cols[:, None, :]]
+    place = first[..., None] + np.arange(size)  # (N, 2, size)
+    kept = np.clip(place, 0, np.array(image.shape[:2])[:, None] - 1)
+    patches = image[kept[:, 0, :, None], kept[:, 1, None, :]]
+    inside = place == kept
+    border = ~inside.all(axis=(1, 2))
+    outside = ~(inside[border, 0, :, None] & inside[border, 1, None, :])
+    patch, row, col = np.nonzero(outside)
+    patches[np.flatnonzero(border)[patch], row, col] = 0
+    return patches
 
 
 def write_nuclei(dst: str | os.PathLike, name: str, patches: np.ndarray, table: Any) -> dict[str, str]:

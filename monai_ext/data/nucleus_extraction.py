@@ -14,7 +14,7 @@ from monai_ext.data.nuclei import BACKGROUND, crop_patches
 from monai_ext.data.outlines import instance_centroids, label_map_to_polygons, valid_geometry
 from monai_ext.errors import InputError
 
-__all__ = ["crop_zero_padded", "extract_nuclei", "nucleus_labels"]
+__all__ = ["extract_nuclei", "nucleus_labels"]
 
 _POINTS = (0, 4)  # shapely's type numbers of points and multipoints
 _AREAS = (3, 6, 7)
@@ -63,7 +63,7 @@ def extract_nuclei(
     patches, tables = [], []
     for scale in scales:
         coarse = image if scale == 1 else _reduce(image, scale)
-        patches.append(crop_zero_padded(coarse, (centres + 0.5) / scale - 0.5, size))
+        patches.append(crop_patches(coarse, (centres + 0.5) / scale - 0.5, size))
         tables.append(pd.DataFrame({"row": centres[:, 0], "col": centres[:, 1], "scale": scale, **labels}))
     return np.concatenate(patches), pd.concat(tables, ignore_index=True)
 
@@ -109,26 +109,6 @@ def nucleus_labels(
     count = np.bincount(index * width + annotation[rows, cols], minlength=len(values) * width).reshape(-1, width)
     found = np.where(2 * count[:, 0] > count.sum(axis=1), 0, count[:, 1:].argmax(axis=1) + 1)
     return np.array([BACKGROUND, *names], dtype=object)[found]
-
-
-def crop_zero_padded(image: np.ndarray, centres: np.ndarray, size: int) -> np.ndarray:
-    """Square patches of an image about some points, zero beyond its border.
-
-    Args:
-        image: ``(H, W, C)``.
-        centres: ``(N, 2)`` ``row, col``; whole numbers are pixel centres.
-        size: side in pixels.
-
-    Returns:
-        ``(N, size, size, C)`` of the image's type.
-    """
-    patches = crop_patches(image, centres, size)
-    first = np.rint(centres).astype(np.int64) - size // 2
-    place = first[..., None] + np.arange(size)
-    inside = (place >= 0) & (place < np.array(image.shape[:2])[:, None])
-    border = ~inside.all(axis=(1, 2))
-    patches[border] *= (inside[border, 0, :, None] & inside[border, 1, None, :])[..., None]
-    return patches
 
 
 def _covering(instances: np.ndarray, features: Features, labels: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from monai_ext.transforms.patches import RandFieldPatchesd
 from monai_ext.transforms.points import LoadPoints, LoadPointsd
 from monai_ext.transforms.save_detections import SaveDetectionsd
 from monai_ext.transforms.save_evidence import SaveEvidenced
+from monai_ext.transforms.save_nuclei import SaveNucleid
 from monai_ext.transforms.stain import MacenkoNormalize, MacenkoNormalized, RandStainJitter, RandStainJitterd
 
 __all__ = [
@@ -45,4 +46,5 @@ __all__ = [
     "SaveCellsd",
     "SaveDetectionsd",
     "SaveEvidenced",
+    "SaveNucleid",
 ]

@@ -293,6 +293,7 @@ def write_dataset(
             "licence": "CC0-1.0",
             "mpp": recipe.mpp,
             "seed": seed,
+            **({"class_names": [kind.name.lower() for kind in CellClass if kind]} if method == "cells" else {}),
         }
         (root / "dataset.json").write_bytes(orjson.dumps({**about, **items}, option=orjson.OPT_INDENT_2))
     return dst / "dataset.json"

@@ -173,9 +173,9 @@ def _patch(path: Path, row: float, col: float) -> np.ndarray:
         if image.shape != (_SIZE, _SIZE, 3):
             raise InputError(path, f"a patch of {_SIZE} x {_SIZE} px", f"{image.shape[0]} x {image.shape[1]}")
         return image
-    from monai_ext.data.nucleus_extraction import crop_zero_padded  # it imports torch
+    from monai_ext.data.nuclei import crop_patches  # it imports torch
 
-    return crop_zero_padded(image, np.array([[row, col]]), _SIZE)[0]
+    return crop_patches(image, np.array([[row, col]]), _SIZE)[0]
 
 
 @lru_cache(maxsize=128)  # images of 500 x 500 px, and patches
