@@ -31,7 +31,7 @@ def call(monkeypatch, *args):
         pytest.param(["tune", "mitosis", "--dataset_dir", "d", "--bundle", "nowhere"], "nowhere", id="tune bundle"),
         pytest.param(["tune", "evidence", "--dataset_dir", "d", "--bundle", "nowhere"], "nowhere", id="tune evidence"),
         pytest.param(["phantom", "mitosis", "--dst", "out", "--size", "0"], "expected", id="size"),
-        pytest.param(["report", "cats"], "report: expected classifiers or slides or annotations", id="report kind"),
+        pytest.param(["report", "cats"], "report: expected annotations or cells or classifiers or slides", id="report kind"),
     ],
 )
 def test_wrong_input_is_one_line(args, expected, monkeypatch, tmp_path, capsys):
