@@ -67,7 +67,7 @@ class Clocked:
 
 def finder(filters: int, clock: Clocked | None = None) -> CellFinder:
     torch.manual_seed(0)
-    classifier = PatchClassifier(RCCNet(num_classes=len(NAMES)), (128,) * 3, (60,) * 3, device="cpu")
+    classifier = PatchClassifier(RCCNet(num_classes=len(NAMES)), (128,) * 3, (60,) * 3, batch_size=256, device="cpu")
     scored = classifier
     if clock:
 
@@ -131,7 +131,7 @@ def test_bare_network(benchmark, slide, tmp_path, filters):
     bare = finder(filters)
     reader = SlideReader(slide, MPP)
     tissue = Tissue(tissue_mask(reader.thumbnail(8.0), 8.0), reader.thumbnail_scale(8.0))
-    plan = plan_slide(reader, 1, bare.margin, 1536, tissue, bare.align)
+    plan = plan_slide(reader, 1, bare.margin, 1280, tissue, bare.align)
 
     def run():
         for _, pixels in decode_tiles(reader, plan):

@@ -74,7 +74,8 @@ class SlideCells(SlideInferer):
         colours: RGB of each class.
         object_type: what QuPath takes a cell for.
         processors: threads that find cells while the network computes the next tiles.
-        **options: further arguments of :class:`SlideInferer`: tile_px, batch_size, workers, prefetch, backend, tissue,
+        tile_px: no tile is larger, margins included; a U-Net's memory grows with its square.
+        **options: further arguments of :class:`SlideInferer`: batch_size, workers, prefetch, backend, tissue,
             resume, fingerprint, title, notes.
     """
 
@@ -93,9 +94,10 @@ class SlideCells(SlideInferer):
         colours: Mapping[str, Color] | None = None,
         object_type: str = "detection",
         processors: int = 1,
+        tile_px: int = 1280,
         **options: Any,
     ) -> None:
-        super().__init__(finder, output_dir, target_mpp, mpp, **options)
+        super().__init__(finder, output_dir, target_mpp, mpp, tile_px=tile_px, **options)
         self.finder, self.processors = finder, processors
         self.outputs = CellOutputs(class_colours(finder.class_names, colours), object_type)
 
