@@ -19,6 +19,7 @@ import pandas as pd
 from monai.transforms import apply_transform
 from torch.utils.data import Dataset
 
+from monai_ext.data.arrays import load_array
 from monai_ext.data.datalist import read_content
 from monai_ext.data.points import atomic_path
 from monai_ext.errors import InputError
@@ -79,7 +80,7 @@ def read_patches(path: str | os.PathLike) -> np.ndarray:
         InputError: no such file, or something else in it.
     """
     try:
-        patches = np.load(path, mmap_mode="r", allow_pickle=False)
+        patches = load_array(path)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(path, "patches of nuclei (.npy)", " ".join(str(error).split())[:120]) from error
     if not isinstance(patches, np.ndarray):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from monai_ext.data.arrays import load_array
 from monai_ext.data.fingerprint import fingerprint
 from monai_ext.data.nuclei import read_patches
 from monai_ext.data.points import atomic_path
@@ -71,4 +72,4 @@ class TeacherLabels:
 
     def logits(self, item: Mapping[str, Any]) -> np.ndarray:
         """The teacher's scores of one source image's patches: float16 ``(N, C)``, memory-mapped."""
-        return np.load(self._path(item), mmap_mode="r", allow_pickle=False)
+        return load_array(self._path(item))

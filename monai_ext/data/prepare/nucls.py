@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import shapely
 
+from monai_ext.data.arrays import load_arrays
 from monai_ext.data.outlines import polygons_to_label_map
 from monai_ext.data.prepare.common import find_files, note
 from monai_ext.data.prepare.fields import FieldSource, Truth, prepare_fields, tcga_patient
@@ -128,8 +129,7 @@ def _number(name: str) -> int:
 
 def _from_maps(path: Path, table: Path | None, shape: tuple[int, int]) -> Truth:
     try:
-        with np.load(path, allow_pickle=False) as content:
-            instances, kinds = content["inst_map"], content["type_map"]
+        instances, kinds = load_arrays(path, ("inst_map", "type_map"))
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(path, "an NPZ file with inst_map and type_map", str(error).split("\n")[0]) from error
     if instances.shape != shape or kinds.shape != shape:
