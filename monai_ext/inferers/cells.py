@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from monai_ext.data.cells import Cells, Grid, find_cells
 from monai_ext.errors import InputError
-from monai_ext.inferers.windows import _Predictor
+from monai_ext.inferers.windows import MapPredictor
 from monai_ext.transforms.instances import NucleusInstances
 
 __all__ = ["CellFinder"]
 
 
-class CellFinder(_Predictor):
+class CellFinder(MapPredictor):
     """Finds the cells of a slide's tiles, each cell in one tile.
 
     A tile brings ``margin`` px of its surroundings along. The outer part of it is context for the network only; the

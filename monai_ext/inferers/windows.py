@@ -19,10 +19,10 @@ from monai_ext.inferers.autocast import AutocastInferer
 from monai_ext.networks.nets.celnet import CELNet
 from monai_ext.networks.utils import weights_digest
 
-__all__ = ["ExactWindows", "PixelMap", "SharedWindows"]
+__all__ = ["ExactWindows", "MapPredictor", "PixelMap", "SharedWindows"]
 
 
-class _Predictor(ABC):
+class MapPredictor(ABC):
     """Pixels in, probabilities out; the network's normalisation, device and precision are settled here."""
 
     channels = 1
@@ -75,7 +75,7 @@ class _Predictor(ABC):
         """The maps of normalised tiles."""
 
 
-class ExactWindows(_Predictor):
+class ExactWindows(MapPredictor):
     """Every window is cut out and scored as a patch of its own, exactly as in training.
 
     Args:
@@ -121,7 +121,7 @@ class ExactWindows(_Predictor):
         return torch.cat(logits).sigmoid().view(count, rows, columns, 1).permute(0, 3, 1, 2)
 
 
-class SharedWindows(_Predictor):
+class SharedWindows(MapPredictor):
     """All windows of a tile share its feature maps: each pixel is convolved once, however far windows overlap.
 
     Channel attention is computed on a lattice of a quarter of the window, so tiles begin at its multiples (``align``).
@@ -171,7 +171,7 @@ class SharedWindows(_Predictor):
         return self.network.dense(images, self.step, self.context)
 
 
-class PixelMap(_Predictor):
+class PixelMap(MapPredictor):
     """One class of a fully convolutional network, its probability pooled over cells.
 
     Args:

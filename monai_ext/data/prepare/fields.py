@@ -16,7 +16,7 @@ import tifffile
 from monai_ext.data.image import read_field
 from monai_ext.data.outlines import instance_centroids
 from monai_ext.data.points import atomic_path, write_points
-from monai_ext.data.prepare.common import Paper, in_threads, prepare
+from monai_ext.data.prepare.common import Paper, in_threads, note, prepare
 from monai_ext.data.prepare.samples import Sample, put, write_png
 from monai_ext.errors import InputError
 from monai_ext.flags import as_flag
@@ -28,6 +28,7 @@ __all__ = [
     "prepare_fields",
     "square_corners",
     "tcga_patient",
+    "with_labels",
     "write_maps",
 ]
 
@@ -235,3 +236,11 @@ def _write_tiff(path: Path, array: np.ndarray, mpp: float | None) -> None:
         resolution = {"resolution": (1e4 / mpp,) * 2, "resolutionunit": "CENTIMETER"}
     with atomic_path(path) as temporary:
         tifffile.imwrite(temporary, array, compression="zlib", metadata=None, **resolution)
+
+
+def with_labels(folder: Path, images: Mapping[str, Path], labels: Mapping[str, Path], problems: list[str]) -> list[str]:
+    """Names of images that have labels, in order; labels without an image go into ``problems``, the rest is noted."""
+    problems += [f"{labels[name]}: expected its image, found none" for name in sorted(labels.keys() - images.keys())]
+    if bare := len(images.keys() - labels.keys()):
+        note(folder, f"{bare} images without labels left out")
+    return sorted(images.keys() & labels.keys())

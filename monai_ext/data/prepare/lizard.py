@@ -12,8 +12,8 @@ import numpy as np
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
-from monai_ext.data.prepare.common import find_files, note
-from monai_ext.data.prepare.fields import FieldSource, Truth, prepare_fields
+from monai_ext.data.prepare.common import find_files
+from monai_ext.data.prepare.fields import FieldSource, Truth, prepare_fields, with_labels
 from monai_ext.data.prepare.samples import Sample
 from monai_ext.errors import InputError
 
@@ -52,12 +52,9 @@ def prepare_lizard(src: str | os.PathLike, dst: str | os.PathLike, **options: An
             expected = "Lizard_Images1/<name>.png and Lizard_Labels/Labels/<name>.mat"
             problems.append(f"{folder}: expected {expected}, found {len(images)} PNG and {len(labels)} MAT files")
             return []
-        problems += [f"{labels[name]}: expected its image, found none" for name in sorted(labels.keys() - images)]
-        if bare := len(images.keys() - labels.keys()):
-            note(folder, f"{bare} images without labels left out")
         return [
             FieldSource(name, name, images[name], partial(_truth, labels[name]), _MPP)
-            for name in sorted(images.keys() & labels.keys())
+            for name in with_labels(folder, images, labels, problems)
         ]
 
     def paper(samples: list[Sample], seed: int) -> dict[str, str] | None:  # noqa: ARG001 - nothing is drawn

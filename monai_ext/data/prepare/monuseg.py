@@ -12,8 +12,8 @@ import shapely
 
 from monai_ext.data.asap import read_xml
 from monai_ext.data.outlines import polygons_to_label_map
-from monai_ext.data.prepare.common import find_files, note
-from monai_ext.data.prepare.fields import FieldSource, Truth, prepare_fields, tcga_patient
+from monai_ext.data.prepare.common import find_files
+from monai_ext.data.prepare.fields import FieldSource, Truth, prepare_fields, tcga_patient, with_labels
 from monai_ext.data.prepare.samples import Sample, labels_per_group
 from monai_ext.data.prepare.split import carve_validation
 from monai_ext.errors import InputError
@@ -53,12 +53,9 @@ def prepare_monuseg(src: str | os.PathLike, dst: str | os.PathLike, **options: A
             expected = "Tissue Images/<name>.tif and Annotations/<name>.xml"
             problems.append(f"{folder}: expected {expected}, found {len(images)} images and {len(outlines)} XML files")
             return []
-        problems += [f"{outlines[name]}: expected its image, found none" for name in sorted(outlines.keys() - images)]
-        if bare := len(images.keys() - outlines.keys()):
-            note(folder, f"{bare} images without outlines left out")
         return [
             FieldSource(tcga_patient(name), name, images[name], partial(_truth, outlines[name]), _MPP)
-            for name in sorted(images.keys() & outlines.keys())
+            for name in with_labels(folder, images, outlines, problems)
         ]
 
     def paper(samples: list[Sample], seed: int) -> dict[str, str] | None:
