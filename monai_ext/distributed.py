@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -11,9 +12,10 @@ import torch.distributed as dist
 
 from monai_ext.errors import InputError
 
-__all__ = ["gather", "is_first", "local_device", "shard"]
+__all__ = ["gather", "is_first", "leave", "local_device", "shard"]
 
 T = TypeVar("T")
+_DRAIN_S = 0.5
 
 
 def local_device() -> torch.device:
@@ -57,3 +59,14 @@ def gather(items: Sequence[T]) -> list[T]:
     parts: list[list[T]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(parts, list(items))
     return [item for part in parts for item in part]
+
+
+def leave() -> None:
+    """Leave the process group; the last thing a process of ``torchrun`` does.
+
+    Gloo's threads drop the tensors of a collective a moment after its result is there, and need the interpreter for
+    that: a process that ends in this moment is aborted ("terminate called without an active exception"). So they get
+    half a second.
+    """
+    dist.destroy_process_group()
+    time.sleep(_DRAIN_S)
