@@ -16,6 +16,10 @@ from PIL import Image
 from scipy.ndimage import center_of_mass, label
 from scipy.optimize import linear_sum_assignment
 
+from monai_ext.data.geojson import read_geojson
+from monai_ext.data.nuclei import BACKGROUND
+from monai_ext.data.nucleus_extraction import nucleus_labels
+from monai_ext.data.outlines import polygons_to_mask
 from monai_ext.data.phantom import (
     IDEAL_SCANNER,
     METHODS,
@@ -28,6 +32,7 @@ from monai_ext.data.phantom import (
     write_dataset,
     write_slide,
 )
+from monai_ext.data.phantom.label_noise import SSA_NOISE, WSA_NOISE
 from monai_ext.data.phantom.noise import grid_noise, point_noise
 from monai_ext.data.phantom.nuclei import FORMS, sprites
 from monai_ext.data.phantom.painting import paint
@@ -422,6 +427,27 @@ def test_metastasis_label_speaks_of_the_centre(listing_of):
     for item in items:
         mask = tifffile.imread(listing.parent / item["mask"])
         assert bool(item["label"]) == mask[32:64, 32:64].any()
+
+
+def test_annotations_of_cells_know_their_outlines_and_most_of_their_classes(tmp_path):
+    listing = write_dataset("cells", tmp_path / "set", slides=3, fields=2, size=512)
+    names = json.loads(listing.read_text())["class_names"]
+    found = {"wsa": [], "ssa": []}
+    for item in items_of(listing):
+        instances, classes = (tifffile.imread(listing.parent / item[key]) for key in ("label", "classes"))
+        truth = nucleus_labels(instances, classes, names)
+        for quality, right in found.items():
+            features = read_geojson(listing.parent / item["annotations"][quality], nuclei=True)
+            drawn = polygons_to_mask(features.geometry, instances.shape)
+            assert np.array_equal(drawn, (instances > 0) & (classes != CellClass.LOOKALIKE))
+            said = nucleus_labels(instances, features, names)
+            assert set(said[truth == "lookalike"]) <= {BACKGROUND}
+            right.append((said == truth)[truth != "lookalike"])
+    right = {quality: np.concatenate(values) for quality, values in found.items()}
+    spread = 3 * 0.5 / np.sqrt(len(right["wsa"]))
+    assert right["wsa"].mean() == pytest.approx(1 - WSA_NOISE, abs=spread)
+    assert right["ssa"].mean() == pytest.approx(1 - SSA_NOISE, abs=spread)
+    assert right["ssa"][right["wsa"]].all()
 
 
 def test_vessel_label_says_whether_it_holds_cancerous_cells(listing_of):

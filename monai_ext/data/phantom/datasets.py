@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from monai_ext.data.geojson import Features, write_geojson
+from monai_ext.data.outlines import label_map_to_polygons
 from monai_ext.data.phantom.field import PhantomField, phantom_field
+from monai_ext.data.phantom.label_noise import SSA_NOISE, WSA_NOISE, noisy_classes
 from monai_ext.data.phantom.noise import hash64
 from monai_ext.data.phantom.nuclei import FORMS, CellClass
 from monai_ext.data.phantom.output import new_folder
@@ -61,6 +64,11 @@ class _Folder:
         lines = ["row,col", *(f"{row},{col}" for row, col in points)]
         self._path(kind, f"{name}.csv").write_text("\n".join(lines) + "\n")
         return f"{kind}/{name}.csv"
+
+    def objects(self, kind: str, name: str, features: Features) -> str:
+        """Outlines with their classes as QuPath's GeoJSON."""
+        write_geojson(self._path(kind, f"{name}.geojson"), features)
+        return f"{kind}/{name}.geojson"
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,24 @@ def _cells(folder: _Folder, slide: PhantomSlide, rng: np.random.Generator, field
             "image": folder.image(name, view.image),
             "label": folder.map("labels", name, view.instances),
             "classes": folder.map("classes", name, view.classes),
+            "annotations": _annotations(folder, name, view, np.random.default_rng((slide.seed, number))),
         }
+
+
+def _annotations(folder: _Folder, name: str, view: PhantomField, rng: np.random.Generator) -> dict[str, str]:
+    """Outlines with the classes of a weak and of a strong classifier, both of which overlook the look-alikes."""
+    numbers, outlines = label_map_to_polygons(view.instances)
+    labels = view.labels[numbers - 1]
+    known = labels != CellClass.LOOKALIKE
+    kinds = [kind for kind in CellClass if kind not in (CellClass.BACKGROUND, CellClass.LOOKALIKE)]
+    names = np.array([kind.name.lower() for kind in kinds])
+    classes = noisy_classes(labels[known] - 1, len(names), {"wsa": WSA_NOISE, "ssa": SSA_NOISE}, rng)
+    return {
+        quality: folder.objects(
+            f"annotations/{quality}", name, Features(outlines[known], classes=names[own], object_types="detection")
+        )
+        for quality, own in classes.items()
+    }
 
 
 def _nuclei(folder: _Folder, slide: PhantomSlide, rng: np.random.Generator, fields: int, size: int) -> Iterator[dict]:
@@ -210,7 +235,8 @@ METHODS: dict[str, _Method] = {
         _metastasis, Tissue(tumour=0.35, lymphocytes=0.8, glands=0.0, vessels=0.15, mitoses=40), 1.0, 12, 24, 96,
     ),
     "cells": _Method(
-        "Synthetic H&E fields; label: instance map; classes: class map "
+        "Synthetic H&E fields; label: instance map; annotations: GeoJSON with "
+        f"{WSA_NOISE:.0%} (wsa) and {SSA_NOISE:.0%} (ssa) of the classes wrong; classes: class map "
         + ", ".join(f"{c.value} {c.name.lower()}" for c in CellClass),
         _cells, Tissue(), 0.25, 12, 2, 512,
     ),

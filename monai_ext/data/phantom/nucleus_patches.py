@@ -13,6 +13,7 @@ from tqdm import tqdm
 from monai_ext.data.nuclei import BACKGROUND, crop_patches, write_nuclei
 from monai_ext.data.phantom.datasets import field_origins, slide_lists
 from monai_ext.data.phantom.field import PhantomField, phantom_field
+from monai_ext.data.phantom.label_noise import SSA_NOISE, WSA_NOISE, noisy_classes
 from monai_ext.data.phantom.noise import hash64
 from monai_ext.data.phantom.nuclei import CellClass
 from monai_ext.data.phantom.output import new_folder
@@ -41,8 +42,8 @@ def write_nucleus_patches(
     size: int = 512,
     patch: int = 32,
     scales: tuple[int, ...] = (1,),
-    wsa_noise: float = 0.25,
-    ssa_noise: float = 0.12,
+    wsa_noise: float = WSA_NOISE,
+    ssa_noise: float = SSA_NOISE,
     seed: int = 0,
     overwrite: bool = False,
 ) -> Path:
@@ -108,9 +109,7 @@ def _cut(
     inside = ((view.centroids >= 0) & (view.centroids <= np.array(view.instances.shape) - 1)).all(1)
     centres, labels = view.centroids[inside], view.labels[inside]
     truth = np.array([_CLASS.get(CellClass(label), -1) for label in labels], np.int64)
-    draw = rng.random(len(truth))
-    other = (truth + rng.integers(1, len(CLASS_NAMES), len(truth))) % len(CLASS_NAMES)
-    columns = {name: np.where(draw < share, other, truth) for name, share in zip(("wsa", "ssa"), noise, strict=True)}
+    columns = noisy_classes(truth, len(CLASS_NAMES), dict(zip(("wsa", "ssa"), noise, strict=True)), rng)
     names = np.array([*CLASS_NAMES, BACKGROUND])  # -1 picks the last
     annotations = {k: names[np.where(truth < 0, -1, v)] for k, v in (columns | {"ea": truth}).items()}
     tiles, tables = [], []
