@@ -123,7 +123,8 @@ def compare_annotations(
 
     Args:
         dataset_dir: folder with the nuclei's ``dataset.json``.
-        dst: folder to write: ``annotations.csv`` and ``report.html``.
+        dst: folder to write: ``annotations.csv``, ``report.html``, and for each annotation a folder with
+            ``scores.csv``, by which :func:`compare_classifiers` puts it beside classifiers.
         truth: column that is taken for the truth.
         annotations: columns to score.
         split: ``training``, ``validation``, ``test`` or ``all``.
@@ -150,6 +151,9 @@ def compare_annotations(
         if not both.any():
             raise InputError(f"annotation {column!r}", f"classes where {truth!r} has some", "none")
         found = [names.index(name) for name in own[both]]
+        table = {"group": nuclei.groups[both], "label": np.array(names)[nuclei.labels[both]], "predicted": own[both]}
+        with atomic_path(Path(dst) / column / "scores.csv") as temporary:
+            pd.DataFrame(table).to_csv(temporary, index=False)
         scores = class_scores_ci(nuclei.labels[both], found, names, nuclei.groups[both])
         counts = {"nuclei": int(both.sum()), BACKGROUND: int((own == BACKGROUND).sum())}
         row: dict[str, object] = {"annotation": column}

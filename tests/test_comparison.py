@@ -113,5 +113,8 @@ def test_annotations_against_the_expert(tmp_path):
         assert table.loc["ssa", name] == 1
     assert table.loc["wsa", ["nuclei", "background"]].tolist() == [len(both), 1]
     assert "<html" in (tmp_path / "out/report.html").read_text()
+    runs = {name: str(tmp_path / "out" / name) for name in ("ssa", "wsa")}
+    again = pd.read_csv(compare_classifiers(runs, str(tmp_path / "rows"))).set_index("name")
+    assert again.loc["wsa", "weighted F1"] == pytest.approx(expected["f1"])
     with pytest.raises(InputError, match="--split"):
         compare_annotations(str(folder), str(tmp_path / "out"), split="x")
