@@ -11,7 +11,7 @@ import tifffile
 
 from monai_ext.data import read_geojson
 from monai_ext.data.phantom import write_slide
-from monai_ext.slides.outputs import OUTPUTS
+from monai_ext.slides import SlideCells, SlideInferer
 from tests.bundles.conftest import BUNDLES, Workplace
 
 SLIDES = "['configs/inference.json','configs/slides.json']"
@@ -58,29 +58,44 @@ def results(folder):
 def test_every_slide_has_its_files_and_they_agree(desk, slides):
     folder = desk.folder / "eval/one"
     names = [f"s{seed}" for seed in range(3)]
-    assert set(results(folder)) == {f"{name}{suffix}" for name in names for suffix in OUTPUTS} | {"summary.csv"}
+    of_cells = "SlideCells" in (desk.folder / "configs/slides.json").read_text()
+    suffixes, agree = (SlideCells.suffixes, cells_agree) if of_cells else (SlideInferer.suffixes, map_agrees)
+    assert set(results(folder)) == {f"{name}{suffix}" for name in names for suffix in suffixes} | {"summary.csv"}
     assert {entry["status"] for entry in json.loads((folder / "state.json").read_text()).values()} == {"done"}
     assert "<html" in (folder / "report.html").read_text()
     summary = pd.read_csv(folder / "summary.csv").set_index("image")
     assert summary["tissue_mm2"].sum() > 0
     for name in names:
-        row = summary.loc[f"{name}.tif"]
         plan = json.loads((folder / f"{name}_plan.json").read_text())
         assert plan["level0_shape"] == [SIDE, SIDE]
-        table = pd.read_csv(folder / f"{name}_detections.csv")
-        features = read_geojson(folder / f"{name}.geojson")
-        points = shapely.get_coordinates(features.geometry[shapely.get_type_id(features.geometry) == 0])
-        assert len(table) == len(points) == row["detections"]
-        np.testing.assert_allclose(points, table[["x", "y"]].to_numpy(float), atol=CSV_TOLERANCE)
-        assert ((points >= 0) & (points <= SIDE)).all()
-        if row["tissue_mm2"]:
-            assert row["density_per_mm2"] == pytest.approx(row["detections"] / row["tissue_mm2"])
-        with tifffile.TiffFile(folder / f"{name}_heatmap.ome.tif") as tiff:
-            assert tiff.is_ome
-            assert tiff.series[0].levels[0].shape == tuple(plan["shape"])
-            heat = tiff.asarray()
-        assert 0 <= heat.min() <= heat.max() <= 1
-        assert heat.max() == pytest.approx(row["score"])
+        agree(folder, name, plan, summary.loc[f"{name}.tif"], read_geojson(folder / f"{name}.geojson"))
+
+
+def map_agrees(folder, name, plan, row, features):
+    table = pd.read_csv(folder / f"{name}_detections.csv")
+    points = shapely.get_coordinates(features.geometry[shapely.get_type_id(features.geometry) == 0])
+    assert len(table) == len(points) == row["detections"]
+    np.testing.assert_allclose(points, table[["x", "y"]].to_numpy(float), atol=CSV_TOLERANCE)
+    assert ((points >= 0) & (points <= SIDE)).all()
+    if row["tissue_mm2"]:
+        assert row["density_per_mm2"] == pytest.approx(row["detections"] / row["tissue_mm2"])
+    with tifffile.TiffFile(folder / f"{name}_heatmap.ome.tif") as tiff:
+        assert tiff.is_ome
+        assert tiff.series[0].levels[0].shape == tuple(plan["shape"])
+        heat = tiff.asarray()
+    assert 0 <= heat.min() <= heat.max() <= 1
+    assert heat.max() == pytest.approx(row["score"])
+
+
+def cells_agree(folder, name, plan, row, features):
+    table = pd.read_csv(folder / f"{name}_cells.csv")
+    assert len(table) == len(features) == row["cells"] > 0
+    assert table["class"].tolist() == features.classes.tolist()
+    assert table["confidence"].is_monotonic_increasing
+    np.testing.assert_allclose(features.measurements["confidence"], table["confidence"], atol=CSV_TOLERANCE)
+    bounds = shapely.bounds(features.geometry)
+    assert bounds.min() >= 0
+    assert bounds.max() <= SIDE
 
 
 @pytest.mark.slow
