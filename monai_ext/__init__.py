@@ -7,8 +7,8 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-_MODULES = ("data", "distributed", "errors", "handlers", "inferers", "losses", "metrics", "networks", "optimizers")
-_MODULES += ("slides", "transforms", "tuning", "visualize")
+_MODULES = ("data", "distributed", "errors", "flags", "handlers", "inferers", "losses", "metrics", "networks")
+_MODULES += ("optimizers", "slides", "transforms", "tuning", "visualize")
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +40,8 @@ class MapPredictor(ABC):
         autocast: bool,
     ) -> None:
         device = torch.device(device)
-        self.network = network.eval().to(device, memory_format=torch.channels_last)
+        network = network.for_inference() if isinstance(network, CELNet) else network.eval()
+        self.network = network.to(device, memory_format=torch.channels_last)
         self.step, self.margin, self.device = step, margin, device
         self.mean = torch.tensor(mean, dtype=torch.float32, device=device).view(-1, 1, 1)
         self.std = torch.tensor(std, dtype=torch.float32, device=device).view(-1, 1, 1)
@@ -58,17 +60,18 @@ class MapPredictor(ABC):
         return json.dumps([type(self).__qualname__, weights_digest(self.network), settings, values], sort_keys=True)
 
     @torch.no_grad()
-    def __call__(self, tiles: Tensor) -> Tensor:
+    def __call__(self, tiles: Tensor, **options: Any) -> Tensor:
         """The maps of a batch of tiles.
 
         Args:
             tiles: uint8 ``(B, 3, h * step + 2 * margin, w * step + 2 * margin)`` RGB.
+            **options: passed on to :meth:`probabilities`.
 
         Returns:
             float32 ``(B, 1, h, w)`` probabilities on the predictor's device.
         """
         images = (tiles.to(self.device, non_blocking=True).float() - self.mean) / self.std
-        return self.probabilities(images.contiguous(memory_format=torch.channels_last))
+        return self.probabilities(images.contiguous(memory_format=torch.channels_last), **options)
 
     @abstractmethod
     def probabilities(self, images: Tensor) -> Tensor:
@@ -76,7 +79,7 @@ class MapPredictor(ABC):
 
 
 class ExactWindows(MapPredictor):
-    """Every window is cut out and scored as a patch of its own, exactly as in training.
+    """Every window is cut out and scored as a patch of its own, exactly as in training, but those on glass.
 
     Args:
         network: gives logits ``(B, 1)`` for patches ``(B, 3, window, window)``.
@@ -91,6 +94,8 @@ class ExactWindows(MapPredictor):
     Raises:
         InputError: a step that is larger than the window or leaves an odd margin.
     """
+
+    selective = True
 
     def __init__(
         self,
@@ -108,17 +113,17 @@ class ExactWindows(MapPredictor):
         super().__init__(network, step, (window - step) // 2, mean, std, device, autocast)
         self.window, self.batch_size = window, batch_size
 
-    def probabilities(self, images: Tensor) -> Tensor:
-        """``(B, 1, h, w)`` from ``(B, 3, H, W)``."""
+    def probabilities(self, images: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """``(B, 1, h, w)`` from ``(B, 3, H, W)``; 0 where a window is not ``wanted``, bool ``(B, h, w)``."""
         windows = images.unfold(2, self.window, self.step).unfold(3, self.window, self.step)
         windows = windows.permute(0, 2, 3, 1, 4, 5)  # views: only a batch at a time is copied
-        count, rows, columns = windows.shape[:3]
-        places = torch.cartesian_prod(*(torch.arange(n) for n in (count, rows, columns))).view(-1, 3)
-        logits = []
-        for part in places.split(self.batch_size):
-            patches = windows[part[:, 0], part[:, 1], part[:, 2]].contiguous(memory_format=torch.channels_last)
-            logits.append(self.infer(patches, self.network))
-        return torch.cat(logits).sigmoid().view(count, rows, columns, 1).permute(0, 3, 1, 2)
+        wanted = torch.ones(windows.shape[:3], dtype=torch.bool) if wanted is None else wanted
+        heat = torch.zeros(wanted.shape, device=images.device)
+        for part in wanted.nonzero().split(self.batch_size):
+            places = part.unbind(1)
+            patches = windows[places].contiguous(memory_format=torch.channels_last)
+            heat[places] = self.infer(patches, self.network).sigmoid()[:, 0]
+        return heat[:, None]
 
 
 class SharedWindows(MapPredictor):
@@ -138,7 +143,7 @@ class SharedWindows(MapPredictor):
         autocast: float16 on GPUs, bfloat16 on CPUs.
 
     Raises:
-        InputError: a step or a context that does not fit the window.
+        InputError: another network, or a step or a context that does not fit the window.
     """
 
     def __init__(
@@ -151,6 +156,8 @@ class SharedWindows(MapPredictor):
         device: torch.device | str = "cpu",
         autocast: bool = False,
     ) -> None:
+        if not isinstance(network, CELNet):
+            raise InputError("SharedWindows", "a CELNet; ExactWindows takes any network", type(network).__name__)
         window, cell = network.window, network.window // 4
         if not 0 < step <= window or step % 4 or (step % cell and cell % step):
             raise InputError("SharedWindows", f"a step that divides {cell} or is a multiple of it", str(step))

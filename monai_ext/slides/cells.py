@@ -75,7 +75,7 @@ class SlideCells(SlideInferer):
         object_type: what QuPath takes a cell for.
         processors: threads that find cells while the network computes the next tiles.
         tile_px: no tile is larger, margins included; a U-Net's memory grows with its square.
-        **options: further arguments of :class:`SlideInferer`: batch_size, workers, prefetch, backend, tissue,
+        **options: further arguments of :class:`SlideInferer`: batch_size, workers, prefetch, backend, tissue, stains,
             resume, fingerprint, title, notes.
     """
 
@@ -109,7 +109,13 @@ class SlideCells(SlideInferer):
         plan, first = partial.plan, partial.stripes
         before = sum(len(stripe.cols) for stripe in plan.stripes[:first])
         batches = decode_tiles(
-            reader, plan, first=first, batch_size=self.batch_size, workers=self.workers, prefetch=self.prefetch
+            reader,
+            plan,
+            first=first,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            prefetch=self.prefetch,
+            normalize=self._normalize(reader, plan),
         )
         waiting: deque[tuple[Tile, Future[Cells]]] = deque()
         with (

@@ -29,8 +29,10 @@ from monai_ext.slides.partial import PartialSlide
 from monai_ext.slides.plan import SlidePlan, plan_slide
 from monai_ext.slides.predictor import TilePredictor
 from monai_ext.slides.reader import SlideReader
+from monai_ext.slides.stains import fit_stains, tissue_squares
 from monai_ext.slides.stream import stream_tiles
 from monai_ext.slides.tissue import Tissue, tissue_mask
+from monai_ext.transforms.stain import MacenkoNormalize
 from monai_ext.visualize.report import write_report
 
 __all__ = ["SlideInferer", "SlideResult"]
@@ -84,6 +86,7 @@ class SlideInferer:
         prefetch: batches decoded ahead.
         backend: who decodes: ``openslide``, ``cucim`` or ``tifffile``.
         tissue: compute tissue only; else glass too.
+        stains: to which each slide is normalised by its own stains; ``None`` leaves it as it is.
         outputs: what counts as found.
         resume: go on from partial maps, and leave out slides that are done, if they were made with these settings.
         fingerprint: of what the predictor's own ``fingerprint`` does not tell.
@@ -109,6 +112,7 @@ class SlideInferer:
         prefetch: int = 2,
         backend: str = "openslide",
         tissue: bool = True,
+        stains: MacenkoNormalize | None = None,
         outputs: OutputSettings | None = None,
         resume: bool = True,
         fingerprint: str = "",
@@ -119,11 +123,18 @@ class SlideInferer:
         self.target_mpp, self.mpp, self.tile_px, self.backend = target_mpp, mpp, tile_px, backend
         self.batch_size, self.workers, self.prefetch = batch_size, workers, prefetch
         self.tissue, self.resume = as_flag(tissue, "tissue"), as_flag(resume, "resume")
-        self.outputs = outputs or OutputSettings()
+        self.stains, self.outputs = stains, outputs or OutputSettings()
         self.title, self.notes = title, dict(notes or {})
         kind = type(predictor)
         own = getattr(predictor, "fingerprint", "")
-        self._maker = [f"{kind.__module__}.{kind.__qualname__}", own, fingerprint, batch_size, backend]
+        self._maker = [
+            f"{kind.__module__}.{kind.__qualname__}",
+            own,
+            fingerprint,
+            batch_size,
+            backend,
+            stains and stains.settings(),
+        ]
 
     def __call__(self, path: str | os.PathLike, name: str | None = None, mpp: float | None = None) -> SlideResult:
         """Compute one slide and write its files.
@@ -135,7 +146,7 @@ class SlideInferer:
 
         Raises:
             InputError: the slide cannot be read; nothing is left of it.
-            OSError: the disk is full; what was finished of the map is kept, to go on from.
+            Exception: a full disk, or what the predictor raises; what was finished of the map is kept, to go on from.
         """
         path = Path(path)
         name = path.stem if name is None else name
@@ -159,9 +170,9 @@ class SlideInferer:
                 self._discard(name)  # killed from here on, the files are incomplete, never of two runs
                 for suffix in self.suffixes:
                     (work / f"output{suffix}").replace(self._output(name, suffix))
-            except (InputError, OSError) as error:
+            except Exception as error:
                 self._discard(name)
-                partial.close(keep_map=isinstance(error, OSError))
+                partial.close(keep_map=not isinstance(error, InputError))
                 raise
             seconds = partial.seconds
             partial.close()
@@ -201,9 +212,15 @@ class SlideInferer:
             batch_size=self.batch_size,
             workers=self.workers,
             prefetch=self.prefetch,
+            normalize=self._normalize(reader, plan),
+            tissue=partial.tissue,
         )
         for tile, prediction in tqdm(tiles, plan.file, plan.tile_count, initial=before, unit="tile"):
             partial.add(tile, prediction)
+
+    def _normalize(self, reader: SlideReader, plan: SlidePlan) -> MacenkoNormalize | None:
+        """What brings the slide's tiles to the stains asked for."""
+        return fit_stains(self.stains, reader, tissue_squares(plan)) if self.stains and plan.tile_count else None
 
     def _output(self, name: str, suffix: str) -> Path:
         return self.output_dir / f"{name}{suffix}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -27,6 +28,7 @@ __all__ = ["OUTPUTS", "OutputSettings", "write_outputs", "write_png"]
 #: What the names of a slide's files end with.
 OUTPUTS = ("_heatmap.ome.tif", ".geojson", "_detections.csv", "_overlay.png", "_plan.json")
 _SMALLEST = 256  # cells; the heat map's pyramid ends where no side is larger
+_LEAST_MM2 = 1e-6  # a hot spot's
 _MOST_CELLS = 1 << 24  # of the map that regions and detections are sought in
 
 
@@ -48,7 +50,7 @@ class OutputSettings:
         colour: RGB of that class, 0 to 255.
 
     Raises:
-        InputError: other ``objects``, or a threshold that is not in 0 ... 1.
+        InputError: other ``objects``, a threshold that is not in 0 ... 1, or a negative length or area.
     """
 
     threshold: float = 0.5
@@ -69,6 +71,12 @@ class OutputSettings:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int | float) and 0 <= value <= 1):
                 raise InputError(f"OutputSettings {name}", "a probability in 0 ... 1", repr(value))
+        # here, as the map would be lost where it came out at the end
+        for name, least in (("nms_radius_um", 0), ("min_area_um2", 0), ("hotspot_mm2", _LEAST_MM2)):
+            value = getattr(self, name)
+            optional = name == "hotspot_mm2" and value is None
+            if not optional and not (isinstance(value, int | float) and least <= value < math.inf):
+                raise InputError(f"OutputSettings {name}", f"a number of at least {least:g}", repr(value))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ class TilePredictor(Protocol):
     depend on the tiling a network needs a ``margin`` of at least half its receptive field and, where its stride does
     not divide ``step``, a further attribute ``align``: tiles begin at multiples of so many px (less the margin).
     A further attribute ``fingerprint``, text of all that decides the map, keeps a run from going on with the map of
-    other weights or settings.
+    other weights or settings. One with a further attribute ``selective``, true, is also given ``wanted``, bool ``(B, h,
+    w)``: the cells that touch tissue; its values elsewhere do not count, so it may save their cost.
 
     Attributes:
         step: side of a cell, px of the network's grid.

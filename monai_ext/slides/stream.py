@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -16,6 +16,7 @@ from monai_ext.errors import InputError
 from monai_ext.slides.plan import SlidePlan, Tile
 from monai_ext.slides.predictor import TilePredictor
 from monai_ext.slides.reader import SlideReader
+from monai_ext.slides.tissue import Tissue
 
 __all__ = ["decode_tiles", "stream_tiles"]
 
@@ -31,6 +32,8 @@ def stream_tiles(
     batch_size: int = 1,
     workers: int = 1,
     prefetch: int = 2,
+    normalize: Callable[[np.ndarray], np.ndarray] | None = None,
+    tissue: Tissue | None = None,
 ) -> Iterator[tuple[Tile, Tensor]]:
     """Compute tiles in order, decoding ahead in other threads.
 
@@ -47,6 +50,8 @@ def stream_tiles(
             the last bit, on who else is in the batch, and a run that is resumed shall have the same batches.
         workers: threads that decode.
         prefetch: batches decoded ahead.
+        normalize: applied to the pixels of each tile, uint8 ``(3, H, W)``, in the threads that decode.
+        tissue: tells predictors that are ``selective`` which cells count.
 
     Yields:
         Each tile with its prediction ``(channels, h, w)``, h and w those of ``plan.tile``: a tile at the map's end
@@ -56,11 +61,12 @@ def stream_tiles(
         InputError: a tile cannot be read, or the predictor gives another shape than it promises.
     """
     shape = (predictor.channels, *plan.tile)
+    selective = tissue is not None and getattr(predictor, "selective", False)
     computed: tuple[list[Tile], Tensor] | None = None
     for batch, pixels in decode_tiles(
-        reader, plan, first=first, batch_size=batch_size, workers=workers, prefetch=prefetch
+        reader, plan, first=first, batch_size=batch_size, workers=workers, prefetch=prefetch, normalize=normalize
     ):
-        output = predictor(pixels)
+        output = predictor(pixels, wanted=_wanted(tissue, plan, batch)) if selective else predictor(pixels)
         if tuple(output.shape) != (len(batch), *shape):
             raise InputError(
                 type(predictor).__name__, f"a map of shape {(len(batch), *shape)}", str(tuple(output.shape))
@@ -72,8 +78,23 @@ def stream_tiles(
         yield from zip(*computed, strict=True)
 
 
+def _wanted(tissue: Tissue, plan: SlidePlan, tiles: list[Tile]) -> Tensor:
+    """The cells of a batch that touch tissue, bool ``(B, h, w)``; none beyond the map's end."""
+    wanted = torch.zeros(len(tiles), *plan.tile, dtype=torch.bool)
+    for cells, tile in zip(wanted, tiles, strict=True):
+        cells[: tile.height, : tile.width] = torch.from_numpy(tissue.touched(*plan.edges(tile)))
+    return wanted
+
+
 def decode_tiles(
-    reader: SlideReader, plan: SlidePlan, *, first: int = 0, batch_size: int = 1, workers: int = 1, prefetch: int = 2
+    reader: SlideReader,
+    plan: SlidePlan,
+    *,
+    first: int = 0,
+    batch_size: int = 1,
+    workers: int = 1,
+    prefetch: int = 2,
+    normalize: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Iterator[tuple[list[Tile], Tensor]]:
     """Read tiles in order, ahead in other threads; arguments and errors as for :func:`stream_tiles`.
 
@@ -86,7 +107,7 @@ def decode_tiles(
         try:
             while True:
                 for batch in islice(batches, prefetch + 1 - len(ahead)):
-                    ahead.append((batch, pool.submit(_decode, reader, plan, batch)))
+                    ahead.append((batch, pool.submit(_decode, reader, plan, batch, normalize)))
                 if not ahead:
                     break
                 batch, pixels = ahead.popleft()
@@ -102,10 +123,13 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def _decode(reader: SlideReader, plan: SlidePlan, tiles: list[Tile]) -> Tensor:
+def _decode(
+    reader: SlideReader, plan: SlidePlan, tiles: list[Tile], normalize: Callable[[np.ndarray], np.ndarray] | None
+) -> Tensor:
     """The pixels of a batch, uint8 ``(B, 3, H, W)`` with the channels last in memory."""
     _, _, height, width = plan.region(tiles[0])
     pixels = np.empty((len(tiles), height, width, 3), np.uint8)
     for place, tile in zip(pixels, tiles, strict=True):
-        place[:] = np.moveaxis(reader.read(*plan.region(tile)), 0, -1)
+        region = reader.read(*plan.region(tile))
+        place[:] = np.moveaxis(normalize(region) if normalize else region, 0, -1)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -306,6 +306,11 @@ class MacenkoNormalize(Transform):
         self.alpha, self.beta, self.max_pixels = alpha, beta, max_pixels
         self.source_intensity, self.max_value = source_intensity, max_value
         self.source: Stains | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides the result, but for the image and what :meth:`fit` found, as JSON takes it."""
+        own = {name: value for name, value in vars(self).items() if name != "source"}
+        return {name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in own.items()}
 
     def _estimate(self, image: NdarrayOrTensor | Iterable[NdarrayOrTensor]) -> Stains:
         return estimate_stains(

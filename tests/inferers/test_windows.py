@@ -40,6 +40,20 @@ def test_exact_windows_are_patches_scored_one_by_one(step):
             torch.testing.assert_close(found[0, 0, row, column], expected[0, 0], atol=TOLERANCE, rtol=0)
 
 
+def test_windows_that_do_not_count_are_not_computed():
+    network, seen = trained(CELNet("cbam")), []
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    predict = ExactWindows(network, step=24, batch_size=4)
+    batch = torch.cat([tiles(3 * 24 + 72, 4 * 24 + 72, seed=seed) for seed in (0, 1)])
+    wanted = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0)) > 0.6
+    everything = predict(batch)
+    seen.clear()
+    some = predict(batch, wanted=wanted)
+    assert sum(seen) == wanted.sum() < wanted.numel()
+    torch.testing.assert_close(some, torch.where(wanted[:, None], everything, 0), atol=TOLERANCE, rtol=0)
+    assert not predict(batch, wanted=torch.zeros_like(wanted)).any()
+
+
 @pytest.mark.parametrize("step", [4, 8, 12, 24, 48, 96])
 def test_shared_windows_keep_the_geometry_of_exact_ones(step):
     """A network whose value at a place is the place's colour: both forms must look at the same windows."""
@@ -180,6 +194,11 @@ def test_pixel_map_takes_the_largest_probability_of_a_cell():
 def test_geometry_that_does_not_fit_is_refused(kind, options):
     with pytest.raises(InputError, match="expected"):
         kind(CELNet(None), **options)
+
+
+def test_shared_windows_are_of_celnet_alone():
+    with pytest.raises(InputError, match=r"SharedWindows: expected a CELNet; .* found Conv2d"):
+        SharedWindows(nn.Conv2d(3, 1, 3))
 
 
 def test_autocast_stays_close():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from monai_ext.errors import InputError
-from monai_ext.networks.blocks import MultiBranchAttention, pool_windows
+from monai_ext.networks.blocks import ChannelAttention, MultiBranchAttention, pool_windows
 from monai_ext.networks.nets import CELNet
 
 TOLERANCE = 1e-5
@@ -50,8 +50,10 @@ def test_any_size_gives_one_score_each(num_classes, size):
 
 
 def test_without_deep_supervision_only_the_last_stage_is_scored():
-    network = CELNet(deep_supervision=False)
-    assert network.head.in_channels == 128
+    for flag in (False, "false"):  # the latter from a command line
+        network = CELNet(deep_supervision=flag)
+        assert network.head.in_channels == 128
+        assert network(torch.rand(1, 3, 96, 96)).shape == (1, 1)
     assert network.head.weight.numel() == CELNet().head.weight.numel() - 2 * 32
 
 
@@ -127,6 +129,39 @@ def test_attention_in_windows_is_centred():
     x = torch.randn(1, 8, 24, 96)
     for axis in (2, 3):
         torch.testing.assert_close(module(x.flip(axis), 24), module(x, 24).flip(axis))
+
+
+@pytest.mark.parametrize(("window", "rows", "cols"), [(16, 16, 20), (24, 36, 24), (4, 9, 7), (12, 33, 48)])
+def test_attention_in_windows_is_interpolated_between_their_centres(window, rows, cols):
+    """Cells of even and of odd sides, against weights as large as the input."""
+    torch.manual_seed(0)
+    attention = ChannelAttention(8, 2)
+    x = torch.randn(2, 8, rows, cols, requires_grad=True)
+    cell = window // 4
+    pooled = pool_windows(x, window, cell)
+    weight = torch.sigmoid(sum(attention.excite(attention.squeeze(each).relu()) for each in pooled))
+    weight = F.interpolate(weight, scale_factor=float(cell), mode="bilinear", align_corners=False)
+    before, after = (window - cell) // 2, (window - cell) - (window - cell) // 2
+    weight = F.pad(weight, (before, after, before, after), mode="replicate")
+    found = attention(x, window)
+    torch.testing.assert_close(found, x * weight, atol=TOLERANCE, rtol=TOLERANCE)
+    gradients = [torch.autograd.grad(y.square().sum(), x)[0] for y in (found, x * weight)]
+    torch.testing.assert_close(*gradients, atol=10 * TOLERANCE, rtol=10 * TOLERANCE)
+
+
+@pytest.mark.parametrize("attention", ["mam", "cbam", None])
+def test_inference_form_computes_the_same(attention):
+    network = trained(CELNet(attention))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    faster = network.for_inference()
+    x = torch.randn(2, 3, 144, 120)
+    kept = x.clone()
+    with torch.no_grad():
+        for scores in (lambda n: n(x), lambda n: n.dense(x, 24), lambda n: n.dense(x, 12, 12)):
+            torch.testing.assert_close(scores(faster), scores(network), atol=TOLERANCE, rtol=TOLERANCE)
+    assert torch.equal(x, kept)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in faster.modules())
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
 
 
 def test_attention_in_windows_forgets_what_is_far_away():

@@ -139,6 +139,25 @@ def test_map_does_not_depend_on_the_tiles(slides, tmp_path):
     assert (small > 0).any()
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_selective_predictors_are_told_where_tissue_is(slides, batch_size, tmp_path):
+    class Selective(ConvPredictor):
+        selective, count = True, 0
+
+        def __call__(self, tiles, wanted):
+            values = super().__call__(tiles)
+            assert wanted.shape == values[:, 0].shape
+            self.count += int(wanted.sum())
+            return torch.where(wanted[:, None], values, 0.5)
+
+    predictor = Selective()
+    inferer(tmp_path / "some", predictor, batch_size=batch_size)(slides / "a.tif")
+    inferer(tmp_path / "all", batch_size=batch_size)(slides / "a.tif")
+    some, everything = (heat_map(tmp_path / name / "a_heatmap.ome.tif") for name in ("some", "all"))
+    np.testing.assert_array_equal(some, everything)
+    assert predictor.count == json.loads((tmp_path / "some/a_plan.json").read_text())["tissue_cells"]
+
+
 def test_all_of_the_slide(slides, tmp_path):
     inferer(tmp_path, tissue=False)(slides / "a.tif")
     assert (heat_map(tmp_path / "a_heatmap.ome.tif") > 0).all()
@@ -221,7 +240,19 @@ def test_regions_as_detections(slides, tmp_path, monkeypatch):
     assert result.summary["hotspot_row"] == pytest.approx(spot.row, abs=1e-3)
 
 
-@pytest.mark.parametrize("wrong", [{"objects": "cells"}, {"threshold": 1.5}, {"min_score": "high"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"objects": "cells"},
+        {"threshold": 1.5},
+        {"min_score": "high"},
+        {"nms_radius_um": -1},
+        {"nms_radius_um": None},
+        {"min_area_um2": "large"},
+        {"hotspot_mm2": 0},
+        {"hotspot_mm2": float("nan")},
+    ],
+)
 def test_wrong_output_settings(wrong):
     with pytest.raises(InputError, match=f"OutputSettings {next(iter(wrong))}: expected"):
         OutputSettings(**wrong)
@@ -481,10 +512,31 @@ def test_a_bug_in_the_network_fails_its_slide_alone(slides, tmp_path, capsys):
                 raise RuntimeError("out of memory")
             return super().__call__(tiles)
 
+    inferer(tmp_path, threshold=0.1).run(cohort(slides / "a.tif", tmp_path))  # what it leaves is not this run's
     slide_cohort = cohort(slides, tmp_path)
     assert len(inferer(tmp_path, Broken()).run(slide_cohort)) == 2
     assert "Traceback" in capsys.readouterr().err
     assert slide_cohort.state[str(slides / "a.tif")]["reason"] == "RuntimeError: out of memory"
+    assert not [name for name in files(tmp_path) if name.startswith("a")]
+
+
+def test_what_was_computed_before_a_bug_is_kept(slides, tmp_path):
+    class Broken(Stopping):
+        def __call__(self, tiles):
+            if self.calls == 9:
+                raise RuntimeError("out of memory")
+            return super().__call__(tiles)
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        inferer(tmp_path / "cut", Broken())(slides / "a.tif")
+    kept = [".lock", "map.npy", "plan.json", "progress.json"]
+    assert [name.split("/")[-1] for name in files(tmp_path / "cut")] == kept
+    again = Broken()
+    again.calls = 10**6
+    inferer(tmp_path / "cut", again)(slides / "a.tif")
+    inferer(tmp_path / "whole")(slides / "a.tif")
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+    assert again.calls == 10**6 + 8
 
 
 def test_processes_that_do_not_know_of_one_another_are_refused(slides, tmp_path, monkeypatch):

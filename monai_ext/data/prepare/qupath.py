@@ -33,7 +33,6 @@ __all__ = ["QUALITIES", "CutOptions", "prepare_qupath"]
 #: Weak and strong synthetic annotations, expert annotations.
 QUALITIES = ("wsa", "ssa", "ea")
 _SOURCE_OF_INSTANCES = ("ssa", "wsa", "ea")  # experts outline some nuclei only
-_STAIN_SQUARES = 64  # of a slide, that its stains are estimated from
 _GEOJSON = (".geojson", ".json")
 
 
@@ -349,6 +348,7 @@ def _annotation(slide: _Slide, quality: str) -> tuple[Features, shapely.STRtree]
 @cache_in_threads(4)
 def _stains(slide: _Slide) -> MacenkoNormalize:
     """Fitted to squares of the slide's tissue at full resolution."""
+    from monai_ext.slides.stains import fit_stains
     from monai_ext.transforms.stain import MacenkoNormalize
 
     reader, side = _reader(slide, 1), 512
@@ -357,8 +357,7 @@ def _stains(slide: _Slide) -> MacenkoNormalize:
         for box in slide.fragments
         for row, col in square_corners((box.height, box.width), side)
     ]
-    chosen = np.linspace(0, len(corners) - 1, min(_STAIN_SQUARES, len(corners))).round().astype(int)
-    return MacenkoNormalize().fit(np.ascontiguousarray(reader.read(*corners[index])) for index in chosen)
+    return fit_stains(MacenkoNormalize(), reader, corners)
 
 
 def _on_grid(box: Box, scale: float) -> tuple[int, int, int, int]:

@@ -27,6 +27,7 @@ class ChannelAttention(nn.Module):
         self.relu = nn.ReLU()
         self.excite = nn.Conv2d(channels // reduction, channels, 1, bias=False)
         self.cells = 4  # windows begin at each quarter of their side
+        self.inplace = False  # write over the input, where no gradient needs it
 
     def forward(self, x: Tensor, window: int = 0) -> Tensor:
         """Multiply each channel with its weight.
@@ -46,12 +47,29 @@ class ChannelAttention(nn.Module):
         else:
             mean, peak = pool_windows(x, window, window // self.cells)
         weight = torch.sigmoid(self._excitation(mean) + self._excitation(peak))
-        if window > 0:
-            cell = window // self.cells
-            weight = F.interpolate(weight, scale_factor=float(cell), mode="bilinear", align_corners=False)
-            edge = (window - cell) // 2, (window - cell) - (window - cell) // 2
-            weight = F.pad(weight, (edge[0], edge[1], edge[0], edge[1]), mode="replicate")
-        return x * weight
+        return x * weight if window == 0 else self._weighed(x, weight, window)
+
+    def _weighed(self, x: Tensor, weight: Tensor, window: int) -> Tensor:
+        """``x`` times the windows' weights ``(B, C, h, w)``, bilinear between their centres, constant beyond them.
+
+        Weights as large as ``x`` would cost more than the convolutions: they are made for a few rows at a time.
+        """
+        cell, spare = window // self.cells, self.cells // 2
+        weight = F.pad(weight, (spare, spare + 1, spare, spare + 1), mode="replicate")
+        shift = spare * cell - (window - cell) // 2
+        wide = F.interpolate(weight, size=[weight.shape[2], weight.shape[3] * cell], mode="bilinear")
+        wide = wide[:, :, :, shift : shift + x.shape[3]].contiguous(memory_format=torch.channels_last)
+        # between the centres of the rows k and k + 1
+        share = (cell // 2 + torch.arange(cell, device=x.device) + 0.5) / cell - 0.5
+        share = share.to(wide.dtype)[:, None]
+        weighed = x if self.inplace else x.clone()
+        for k in range(wide.shape[2] - 1):
+            top = k * cell + cell // 2 - shift
+            first, last = max(top, 0), min(top + cell, x.shape[2])
+            if first < last:
+                rows = torch.lerp(wide[:, :, k : k + 1], wide[:, :, k + 1 : k + 2], share[first - top : last - top])
+                weighed[:, :, first:last].mul_(rows)
+        return weighed
 
     def _excitation(self, pooled: Tensor) -> Tensor:
         return self.excite(self.relu(self.squeeze(pooled)))
@@ -68,6 +86,7 @@ class SpatialAttention(nn.Module):
         super().__init__()
         self.size = max(kernel_sizes)
         self.branches = nn.ModuleList(nn.Conv2d(2, 1, k, padding=k // 2, bias=False) for k in kernel_sizes)
+        self.inplace = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply each place of ``x`` ``(B, C, H, W)`` with its weight."""
@@ -77,7 +96,8 @@ class SpatialAttention(nn.Module):
         for branch in self.branches:
             edge = (self.size - branch.kernel_size[0]) // 2
             kernel = kernel + F.pad(branch.weight, (edge, edge, edge, edge))
-        return x * torch.sigmoid(F.conv2d(squeezed, kernel, padding=self.size // 2))
+        weight = torch.sigmoid(F.conv2d(squeezed, kernel, padding=self.size // 2))
+        return x.mul_(weight) if self.inplace else x * weight
 
 
 class MultiBranchAttention(nn.Module):
