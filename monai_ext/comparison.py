@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,8 +28,9 @@ _OF_CLASSES = {"weighted F1": weighted_f1, "accuracy": weighted_share}
 def compare_classifiers(runs: Mapping[str, str | Sequence[str]], dst: str) -> str:
     """Compare classifiers by the ``scores.csv`` that their evaluations wrote.
 
-    Groups (slides, patients) are resampled over all runs together, so differences are paired. Two classes are compared
-    by AUC and accuracy, several by weighted F1 and accuracy.
+    Groups (slides, patients) are resampled over all runs together, so differences are paired; a row whose runs were
+    tested on other groups than those of the first one gets none. Two classes are compared by AUC and accuracy, several
+    by weighted F1 and accuracy.
 
     Args:
         runs: for each row of the table the folders of its evaluations, one for each seed, or a pattern such as
@@ -46,13 +48,16 @@ def compare_classifiers(runs: Mapping[str, str | Sequence[str]], dst: str) -> st
     scores = {name: [_read(path) for path in _folders(name, folders)] for name, folders in runs.items()}
     statistics = _statistics(scores)
     first = next(iter(scores))
+    tested = {name: {frozenset(table["group"]) for table in tables} for name, tables in scores.items()}
+    if others := [name for name in scores if tested[name] != tested[first]]:
+        print(f"no difference to {first}, as tested on other groups: {', '.join(others)}", file=sys.stderr)
     rows, shown = [], []
     for name, tables in scores.items():
         row: dict[str, object] = {"name": name, "runs": len(tables)}
         texts = dict(row)
         for title, statistic in statistics.items():
             values = {title: bootstrap_scores(tables, statistic)}
-            if name != first:
+            if name not in (first, *others):
                 values[f"{title} less {first}"] = bootstrap_scores(tables, statistic, scores[first])
             for column, interval in values.items():
                 row |= {column: interval.value, f"{column} low": interval.low, f"{column} high": interval.high}

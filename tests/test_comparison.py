@@ -36,6 +36,20 @@ def test_rows_differences_and_files(tmp_path, capsys):
     assert "<html" in (tmp_path / "out/report.html").read_text()
 
 
+def test_rows_of_other_splits_have_no_difference(tmp_path, capsys):
+    """Of five splits the two easiest ones alone would flatter a row."""
+    for seed in range(2):
+        scores(tmp_path / f"a_{seed}", 4, seed)
+        scores(tmp_path / f"b_{seed}", 4, seed)
+    other = pd.read_csv(tmp_path / "a_1/scores.csv").assign(group="another slide")
+    other.to_csv(tmp_path / "a_1/scores.csv", index=False)
+    runs = {"a": str(tmp_path / "a_*"), "b": str(tmp_path / "b_*"), "c": str(tmp_path / "a_?")}
+    table = pd.read_csv(compare_classifiers(runs, tmp_path / "out")).set_index("name")
+    assert table["AUC less a"].isna().tolist() == [True, True, False]
+    assert table["AUC"].notna().all()
+    assert "no difference to a, as tested on other groups: b" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("runs", "expected"),
     [({}, "--runs"), ({"a": "nowhere_*"}, "none like nowhere_"), ({"a": "."}, "scores.csv")],

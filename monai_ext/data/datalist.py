@@ -54,7 +54,7 @@ def check_mask_item(item: Mapping[str, Any], key: str = "label") -> list[str]:
     if key not in item:
         return [f"{item['image']}: expected a mask under the key {key!r} of its item, found none"]
     problems, shapes = [], []
-    for read, name in ((lambda path: read_field(path).image[0], "image"), (read_mask, key)):
+    for read, name in ((lambda path: read_field(path, item.get("mpp")).image[0], "image"), (read_mask, key)):
         try:
             shapes.append(read(item[name]).shape)
         except InputError as error:
@@ -81,7 +81,7 @@ def check_label_item(item: Mapping[str, Any], classes: int = 2) -> list[str]:
     if "mask" in item:
         return problems + check_mask_item(item, "mask")
     try:
-        read_field(item["image"])
+        read_field(item["image"], item.get("mpp"))
     except InputError as error:
         problems.append(str(error))
     return problems

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 import cv2
@@ -144,9 +146,13 @@ def read_field(path: str | os.PathLike, mpp: float | None = None, target_mpp: fl
         the pixels with their resolution and scale.
 
     Raises:
-        InputError: no such file, not an image, a slide without a resolution, or more than 500 Mpx.
+        InputError: no such file, not an image, a slide without a resolution, more than 500 Mpx, or a resolution that
+            is no positive number.
     """
     path = Path(path)
+    for name, value in (("mpp", mpp), ("target_mpp", target_mpp)):
+        if value is not None and not (isinstance(value, Real) and 0 < value < math.inf):
+            raise InputError(path, f"{name} in um/px, a positive number", repr(value))
     if not path.is_file():
         raise InputError(path, "an image", "no such file" if not path.exists() else "a folder")
     try:

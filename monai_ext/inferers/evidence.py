@@ -10,6 +10,7 @@ from monai.inferers import Inferer, sliding_window_inference
 from torch import Tensor, nn
 
 from monai_ext.errors import InputError
+from monai_ext.flags import as_flag
 from monai_ext.visualize.evidence import EvidenceMap, check_settings, fusion_options
 
 __all__ = ["EvidenceInferer"]
@@ -63,7 +64,7 @@ class EvidenceInferer(Inferer):
             raise InputError("EvidenceInferer", f"map among {', '.join(_MAPS)}", repr(map))
         check_settings(evidence or {}, "evidence ")  # now, not at the first image
         self.options = {**fusion_options(evidence or {}), "fine": fine, "coarse": coarse, "class_idx": class_idx}
-        self.map, self.weigh = map, weigh
+        self.map, self.weigh = map, as_flag(weigh, "weigh")
         self.windows = {
             "roi_size": roi_size,
             "overlap": overlap,

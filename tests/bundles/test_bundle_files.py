@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import torch
 from monai.bundle import ConfigParser
 from monai.bundle.properties import InferProperties, TrainProperties
 
@@ -107,3 +108,31 @@ def test_overlays_change_what_exists(bundle):
             parent = key.rsplit("#", 1)[0]
             if "#" in key:
                 assert parser.get(parent) is not None, f"{path.name}: {key}"
+
+
+def test_flags_are_understood_as_a_command_line_gives_them(bundle):
+    """``--amp false`` arrives as text, which would count as true."""
+    off = {"amp": "false", "cpu_bfloat16": "false", "device": torch.device("cpu")}
+    for names in (["train"], ["inference"], ["inference", "slides"]):
+        files = [bundle / f"configs/{name}.json" for name in names]
+        if not all(file.is_file() for file in files):
+            continue
+        parser = ConfigParser()
+        parser.read_config([str(file) for file in files])
+        parser.update(off)
+        parser.parse()
+        used = [i for i in parser.ref_resolver.items if i.rsplit("::", 1)[-1] in ("amp", "autocast", "enabled")]
+        used.remove("amp")
+        assert used, names
+        assert [i for i in used if parser.get_parsed_content(i) is not False] == []
+
+
+def test_slides_are_checked_by_what_will_read_them(bundle):
+    files = [bundle / f"configs/{name}.json" for name in ("inference", "slides")]
+    if not files[1].is_file():
+        pytest.skip("no slides.json")
+    parser = ConfigParser()
+    parser.read_config([str(file) for file in files])
+    parser.update({"backend": "tifffile"})
+    assert "check=@check" in parser["cohort"]
+    assert parser.get_parsed_content("check").keywords == {"backend": "tifffile"}

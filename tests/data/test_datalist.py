@@ -300,6 +300,13 @@ def test_more_classes_and_no_label_at_all(labelled):
     assert line.endswith("expected a whole number 0 to 1, found none")
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_resolution_of_labelled_images(masked, labelled):
+    labelled.content["training"][0] |= {"mpp": "0.97"} | ({"mask": "test1.png"} if masked else {})
+    (line,) = labelled.problems(**LABELS)
+    assert line.endswith("training0.png: expected mpp in um/px, a positive number, found '0.97'")
+
+
 def test_images_and_masks_of_labels(labelled):
     truncated_image(labelled)
     labelled.image("mask.png", rows=ROWS + 1)

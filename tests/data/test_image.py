@@ -170,6 +170,14 @@ def test_what_a_tiff_states(options, mpp, tmp_path):
     assert read_field(tmp_path / "a.tif", mpp=0.7).mpp == 0.7  # who says so knows better
 
 
+@pytest.mark.parametrize("name", ["mpp", "target_mpp"])
+@pytest.mark.parametrize("value", [0, -1, "0.25", float("nan")])
+def test_resolutions_are_positive_numbers(name, value, tmp_path):
+    pil(RGB)(tmp_path / "a.png")
+    with pytest.raises(InputError, match=rf"a\.png: expected {name} in um/px, a positive number, found"):
+        read_field(tmp_path / "a.png", **{name: value})
+
+
 @pytest.mark.parametrize(
     ("mpp", "target", "shape", "scale"),
     [

@@ -126,6 +126,12 @@ def test_of_several_classes_one_is_named(windows):
         inferer()(windows, network)
 
 
+def test_maps_are_not_scaled_where_the_command_line_says_so(windows):
+    raw, weighed = (inferer(weigh=flag)(windows, Spots())["evidence"] for flag in ("false", "true"))
+    assert torch.equal(raw, inferer(weigh=False)(windows, Spots())["evidence"])
+    assert not torch.equal(raw, weighed)
+
+
 def test_unknown_map():
     with pytest.raises(InputError, match="expected map among celm, cam, cam2, cam3, csm, found 'heat'"):
         EvidenceInferer(map="heat")
