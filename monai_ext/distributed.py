@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from monai_ext.errors import InputError
 
-__all__ = ["gather", "is_first", "leave", "local_device", "shard"]
+__all__ = ["fills_batch", "gather", "is_first", "leave", "local_device", "shard"]
 
 T = TypeVar("T")
 _DRAIN_S = 0.5
@@ -50,6 +50,19 @@ def shard(items: Sequence[T], allow_empty: bool = False) -> list[T]:
             "torchrun --nproc_per_node", f"at most one process for each of {len(items)} fields", str(ranks)
         )
     return list(items[rank::ranks])
+
+
+def fills_batch(count: int, batch_size: int) -> bool:
+    """Whether every rank has a whole batch, so that an incomplete one at the end of an epoch may be dropped.
+
+    Where it has none, a loader that drops it would be empty, and a training would end at once without a word.
+
+    Args:
+        count: length of the training list.
+        batch_size: of one rank.
+    """
+    ranks = dist.get_world_size() if _distributed() else 1
+    return count // ranks >= batch_size
 
 
 def gather(items: Sequence[T]) -> list[T]:

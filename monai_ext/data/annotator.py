@@ -188,7 +188,7 @@ def annotate(
     lists = load_datalist(folder, parts, partial(check_nuclei_item, class_names=names, annotations=source))
     tables = {item["label"]: read_nuclei(item["label"]) for items in lists.values() for item in items}
     if not overwrite and (taken := [file for file, table in tables.items() if column in table]):
-        raise InputError(taken[0], f"no column {column} yet (overwrite=True replaces it)", "one")
+        raise InputError(taken[0], f"no column {column} yet (--overwrite True replaces it)", "one")
     drawn = NucleusPatches(lists["training"], source, names, per_class=per_class, seed=seed)
     model = NucleusClassifier(len(names), features, seed)
     model.fit(drawn.patches(np.arange(len(drawn))), drawn.labels)

@@ -145,6 +145,10 @@ def evidence_judges(
     judges: dict[str, MaskedPositives | PointingCanvases] = {}
     if len(masked := MaskedPositives(dataset, seed, limit)):
         judges["masks"] = masked
-    if not judges or len(_of_label(dataset, 0)) >= _AROUND:
+    negatives = len(_of_label(dataset, 0))
+    if not judges and negatives < _AROUND:
+        expected = f"positives with a 'mask', or at least {_AROUND} negatives for the pointing game"
+        raise InputError("evidence", expected, f"no mask and {negatives} negatives")
+    if negatives >= _AROUND:
         judges["pointing game"] = PointingCanvases(dataset, seed, limit, repeats)
     return judges

@@ -159,8 +159,9 @@ class SharedWindows(MapPredictor):
         if not isinstance(network, CELNet):
             raise InputError("SharedWindows", "a CELNet; ExactWindows takes any network", type(network).__name__)
         window, cell = network.window, network.window // 4
-        if not 0 < step <= window or step % 4 or (step % cell and cell % step):
-            raise InputError("SharedWindows", f"a step that divides {cell} or is a multiple of it", str(step))
+        steps = [each for each in range(4, window + 1, 4) if each % cell == 0 or cell % each == 0]
+        if step not in steps:
+            raise InputError("SharedWindows", f"a step (--step) among {', '.join(map(str, steps))}", str(step))
         if context < 0 or context % (cell // 2):
             raise InputError("SharedWindows", f"context as a multiple of {cell // 2}", str(context))
         super().__init__(network, step, (window - step) // 2 + context, mean, std, device, autocast)

@@ -150,8 +150,9 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        found = " ".join(str(error).split())
-        raise InputError(path, f"weights of {type(network).__name__}", found[:300]) from error
+        lines = [" ".join(line.split()) for line in str(error).splitlines()]
+        expected = f"weights of {type(network).__name__}, with the overlays that it was trained with"
+        raise InputError(path, expected, f"another network's: {lines[-1][:120]}") from error
     return network
 
 

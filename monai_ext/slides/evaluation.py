@@ -96,6 +96,7 @@ def evaluate_slides(
         dst / "report.html",
         title="Slides",
         metrics=metrics,
+        curves_title="FROC",
         curves={"sensitivity at false alarms per slide": list(zip(alarms[::-1], sensitivity[::-1], strict=True))},
         tables={"Slides": slides.sort_values("score", ascending=False).round(4)},
         notes=notes,

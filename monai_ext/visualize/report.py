@@ -64,6 +64,7 @@ def write_report(
     cases: Mapping[str, Iterable[tuple[np.ndarray, str]]] | None = None,
     legend: Mapping[str, tuple[int, int, int]] | None = None,
     notes: Mapping[str, Any] | None = None,
+    curves_title: str = "Training",
 ) -> None:
     """Write one HTML file that needs nothing else: no server, no network, no script. It prints.
 
@@ -80,6 +81,7 @@ def write_report(
             returns it.
         legend: what each colour in the pictures means, RGB in 0 ... 255.
         notes: what was evaluated: data, weights, command ... The versions in use and the date are added.
+        curves_title: heading over the curves.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -88,6 +90,7 @@ def write_report(
     page = environment.get_template("report.html").render(
         title=title,
         metrics=_grouped(metrics),
+        curves_title=curves_title,
         curves={name: _plot(name, curve) for name, curve in (curves or {}).items()},
         confusion=None if confusion is None else _confusion(confusion),
         tables={name: _table(rows) for name, rows in (tables or {}).items()},

@@ -62,6 +62,14 @@ def test_training_runs(place):
     assert (folder / "model.pt").is_file()
 
 
+def test_a_batch_larger_than_the_list_trains_all_the_same(place):
+    size = next(
+        name for name in ("batch_size", "fields_per_batch") if name in (place.source / "configs/train.json").read_text()
+    )
+    folder = place.train("large", **{size: 1000, "train#trainer#max_epochs": 1, "val_interval": 1})
+    assert (folder / "model.pt").is_file()
+
+
 def test_evaluation_writes_metrics_and_report(place):
     folder = place.train("one")
     place.bundle(

@@ -119,5 +119,5 @@ def test_masks_come_first(tmp_path):
 def test_masks_alone_judge_where_negatives_are_too_few(tmp_path, negatives):
     """As of HPLOC, which has none."""
     assert list(evidence_judges(dataset(tmp_path / "a", negatives=negatives))) == ["masks"]
-    with pytest.raises(InputError, match="at least 8 negative images"):
+    with pytest.raises(InputError, match="at least 8 negatives"):
         evidence_judges(dataset(tmp_path / "b", negatives=negatives, masks=False))

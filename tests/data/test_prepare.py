@@ -384,7 +384,7 @@ def test_overwrite(tmp_path):
     path = PREPARE["tupac16"](src, tmp_path / "dst", link=True)
     first = path.read_bytes()
     with pytest.raises(
-        InputError, match=r"dataset\.json: expected no data set there yet \(overwrite=True replaces it\)"
+        InputError, match=r"dataset\.json: expected no data set there yet \(--overwrite True replaces it\)"
     ):
         PREPARE["tupac16"](src, tmp_path / "dst")
     assert PREPARE["tupac16"](src, tmp_path / "dst", overwrite=True).read_bytes() == first, (

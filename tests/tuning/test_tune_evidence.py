@@ -180,7 +180,7 @@ def test_what_is_missing_is_named(planted, tmp_path):
 
 def test_too_few_negatives(planted, tmp_path):
     data = write_planted(tmp_path / "data", masks=False, negatives=3)
-    with pytest.raises(InputError, match="at least 8 negative images, found 3 and 3"):
+    with pytest.raises(InputError, match="at least 8 negatives for the pointing game, found no mask and 3 negatives"):
         tune(data, tmp_path / "e.json", configs=[planted])
 
 

@@ -260,7 +260,7 @@ def slide_lists(count: int) -> list[str]:
 
 def _check(method: str, sizes: dict[str, int]) -> None:
     if method not in METHODS:
-        raise InputError("method", f"one of {', '.join(METHODS)}", str(method))
+        raise InputError("method", f"one of {', '.join(METHODS)}, nucleus_patches, slide, camelyon16", str(method))
     for name, least in (("slides", 3), ("fields", 1), ("size", 64)):
         if sizes[name] < least:
             raise InputError(name, f"at least {least}", str(sizes[name]))

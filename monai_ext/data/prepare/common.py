@@ -81,7 +81,7 @@ def prepare(
     overwrite, link = as_flag(overwrite, "overwrite"), as_flag(link, "link")
     src, target = Path(src), Path(dst) / "dataset.json"
     if target.exists() and not overwrite:
-        raise InputError(target, "no data set there yet (overwrite=True replaces it)", "one")
+        raise InputError(target, "no data set there yet (--overwrite True replaces it)", "one")
     if not src.is_dir():
         raise DataListError(src, [f"{src}: expected the folder of the {name} release, found {_kind(src)}"])
     if target.parent.resolve() == src.resolve():
