@@ -136,6 +136,8 @@ def test_model_zoo(benchmark, phantom, network):
     )
     chosen = Subset(patches, list(islice(range(0, len(patches), max(1, len(patches) // WINDOWS)), WINDOWS)))
 
+    network = network.to(memory_format=torch.channels_last)  # twice as fast: ways are compared, not layouts
+
     @torch.inference_mode()
     def run():
         for batch in DataLoader(chosen, batch_size=64, num_workers=2):
