@@ -78,8 +78,8 @@ def leave() -> None:
     """Leave the process group; the last thing a process of ``torchrun`` does.
 
     Gloo's threads drop the tensors of a collective a moment after its result is there, and need the interpreter for
-    that: a process that ends in this moment is aborted ("terminate called without an active exception"). So they get
-    half a second.
+    that: we take it that a process which ended in this moment was aborted by them ("terminate called without an active
+    exception"). So they get half a second.
     """
     dist.destroy_process_group()
     time.sleep(_DRAIN_S)
