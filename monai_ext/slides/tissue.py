@@ -47,9 +47,10 @@ def tissue_mask(
     pixels = cv2.GaussianBlur(pixels, (0, 0), max(_SMOOTH_UM / mpp, 0.3), borderType=cv2.BORDER_REFLECT)
     brightest = np.percentile(pixels.reshape(-1, 3)[::7], 99, axis=0)
     glass = np.maximum(brightest, max(_DARKEST_GLASS, brightest.max() - _TINT))
-    density = np.log((glass + 1) / (np.minimum(pixels, glass) + 1)).astype(np.float32)
-    stain = density.max(axis=-1) - density.min(axis=-1)
-    scanned = pixels.max(axis=-1) >= _BLACK
+    level = np.arange(256)[:, None, None]
+    density = cv2.LUT(pixels, np.log((glass + 1) / (np.minimum(level, glass) + 1)).astype(np.float32))
+    stain = _over_channels(np.maximum, density) - _over_channels(np.minimum, density)
+    scanned = _over_channels(np.maximum, pixels) >= _BLACK
     mask = (stain > _threshold(stain[scanned])) & scanned
     reach = max(1, round(_GAP_UM / 2 / mpp))
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2)
@@ -58,6 +59,12 @@ def tissue_mask(
     holes = binary_fill_holes(mask) & ~mask
     small = holes & ~remove_small_objects(holes, max(1, round(max_hole_um2 / mpp**2)))
     return (mask | small) & scanned
+
+
+def _over_channels(larger: np.ufunc, pixels: np.ndarray) -> np.ndarray:
+    """Reduce ``(H, W, 3)`` to ``(H, W)``: many times faster than numpy's own reduction over so short an axis."""
+    red, green, blue = np.moveaxis(pixels, -1, 0)
+    return larger(larger(red, green), blue)
 
 
 def _threshold(stain: np.ndarray) -> float:
