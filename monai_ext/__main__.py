@@ -77,12 +77,18 @@ def tune(method: str, **options: Any) -> str:
     """Choose what a method leaves open on the validation list.
 
     Args:
-        method: mitosis, evidence or expert-count.
-        **options: see ``monai_ext.tuning.tune_mitosis``, ``tune_evidence`` and ``tune_expert_count``.
+        method: mitosis, evidence, instances or expert-count.
+        **options: see ``tune_mitosis``, ``tune_evidence``, ``tune_instances`` and ``tune_expert_count`` of
+            ``monai_ext.tuning``.
     """
-    from monai_ext.tuning import tune_evidence, tune_expert_count, tune_mitosis
+    from monai_ext.tuning import tune_evidence, tune_expert_count, tune_instances, tune_mitosis
 
-    methods = {"mitosis": tune_mitosis, "evidence": tune_evidence, "expert-count": tune_expert_count}
+    methods = {
+        "mitosis": tune_mitosis,
+        "evidence": tune_evidence,
+        "instances": tune_instances,
+        "expert-count": tune_expert_count,
+    }
     if method not in methods:
         raise InputError("tune", " or ".join(methods), repr(method))
     return _call(methods[method], f"tune {method}", **options)

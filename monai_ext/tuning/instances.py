@@ -1,0 +1,156 @@
+"""How a probability map of nuclei becomes instances."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from monai.bundle import ConfigParser
+from monai.utils import convert_to_numpy
+from tqdm import tqdm
+
+from monai_ext.errors import InputError
+from monai_ext.metrics.instance import AggregatedJaccardIndex, PanopticQuality, panoptic_scores
+from monai_ext.transforms.instances import NucleusInstances
+from monai_ext.tuning.common import central_choice, errors_unwrapped, grid, read_bundle, read_settings, write_tuned
+
+__all__ = ["DEFAULT_INSTANCES", "read_instances", "tune_instances"]
+
+#: What inference and evaluation use where nothing was tuned: the defaults of ``NucleusInstances``.
+DEFAULT_INSTANCES: dict[str, float] = {
+    "threshold": 0.5,
+    "min_area_um2": 10.0,
+    "max_hole_um2": 3.0,
+    "sigma_um": 0.5,
+    "depth_um": 0.125,
+}
+_SWEPT = ("threshold", "min_area_um2", "sigma_um", "depth_um")
+
+
+def read_instances(path: str | os.PathLike) -> dict[str, Any]:
+    """The settings that :func:`tune_instances` wrote, or the defaults, said aloud, where there is no such file.
+
+    Args:
+        path: ``instances.json``.
+
+    Returns:
+        the arguments of :class:`~monai_ext.transforms.NucleusInstances`, and what else the file tells.
+
+    Raises:
+        InputError: the file lacks one of them.
+    """
+    return read_settings(path, DEFAULT_INSTANCES, "settings of instances")
+
+
+def tune_instances(
+    dataset_dir: str | Sequence[str],
+    bundle: str = "bundles/pathology_cell_semantic_segmentation",
+    ckpt_dir: str | None = None,
+    output: str | None = None,
+    thresholds: Sequence[float] = (0.3, 0.7, 0.1),
+    areas: Sequence[float] = (5, 20, 5),
+    sigmas: Sequence[float] = (0.25, 1.0, 0.25),
+    depths: Sequence[float] = (0.0625, 0.5, 0.0625),
+    score: str = "aji",
+    configs: Sequence[str] = (),
+    **overrides: Any,
+) -> str:
+    """Sweep the settings of :class:`~monai_ext.transforms.NucleusInstances` on the validation list.
+
+    Of all settings that are as good as the best within the standard error over images the most central one is taken;
+    see :func:`~monai_ext.tuning.common.central_choice`.
+
+    Args:
+        dataset_dir: folder with ``dataset.json``, or several; only the ``validation`` lists are read.
+        bundle: the bundle's folder.
+        ckpt_dir: folder of ``model.pt``; the bundle's ``models`` by default.
+        output: file to write; ``<ckpt_dir>/instances.json`` by default, where inference and evaluation look. The whole
+            sweep goes beside it as ``.csv`` and ``.png``.
+        thresholds: first, last and step of the probability.
+        areas: the same of the smallest instance, um2.
+        sigmas: of the smoothing of distances, um.
+        depths: of the pass that parts two nuclei, um.
+        score: ``aji`` or ``pq``, mean over images.
+        configs: further overlays of the bundle.
+        **overrides: entries of the configuration, such as ``device``.
+
+    Returns:
+        the path of the file.
+
+    Raises:
+        InputError: no such bundle, weights or score.
+    """
+    checkpoints = str(ckpt_dir or Path(bundle) / "models")
+    files = ("configs/train.json", "configs/evaluate.json", *configs)
+    changes = {"dataset_dir": dataset_dir, "ckpt_dir": checkpoints}
+    parser = read_bundle("tune instances", bundle, files, changes, **overrides)
+    if score not in ("aji", "pq"):
+        raise InputError("tune instances --score", "aji or pq", repr(score))
+    axes = (
+        grid(limits, name)
+        for limits, name in ((thresholds, "thresholds"), (areas, "areas"), (sigmas, "sigmas"), (depths, "depths"))
+    )
+    settings = [dict(zip(_SWEPT, map(float, values), strict=True)) for values in itertools.product(*axes)]
+    with errors_unwrapped():
+        scores = np.stack(list(_scores(parser, settings)))  # images, settings, (AJI, PQ)
+    table = pd.DataFrame(settings).round(6).assign(aji=scores[..., 0].mean(0), pq=scores[..., 1].mean(0))
+    chosen = _choose(table, scores[..., ("aji", "pq").index(score)], score)
+
+    path = Path(output or Path(checkpoints) / "instances.json")
+    content = {
+        **DEFAULT_INSTANCES,
+        **{name: float(chosen[name]) for name in _SWEPT},
+        "validation": {name: round(float(chosen[name]), 4) for name in ("aji", "pq")},
+        "chosen_by": score,
+        "images": len(scores),
+    }
+    write_tuned(path, content, {"sweep": table}, _plot(table, chosen, score))
+    shown = ", ".join(f"{name} {chosen[name]:g}" for name in _SWEPT)
+    print(f"{path}: {shown}; AJI {chosen['aji']:.3f}, PQ {chosen['pq']:.3f} on {len(scores)} images")
+    return str(path)
+
+
+def _scores(parser: ConfigParser, settings: Sequence[dict[str, float]]) -> Iterator[np.ndarray]:
+    """For each validation image, AJI and PQ of every setting, ``(settings, 2)``."""
+    network = parser.get_parsed_content("loaded_network").eval()
+    device, inferer = parser.get_parsed_content("device"), parser.get_parsed_content("inferer")
+    target = parser.get_parsed_content("target_mpp")
+    finders = [NucleusInstances(max_hole_um2=DEFAULT_INSTANCES["max_hole_um2"], **each) for each in settings]
+    for item in tqdm(parser.get_parsed_content("validate#dataset"), desc="validation images", unit="image"):
+        with torch.no_grad():
+            image = torch.as_tensor(item["image"])[None].to(device)
+            probability = inferer(image, network).sigmoid()[0].float().cpu()
+        mpp = getattr(item["source"], "meta", {}).get("mpp") or target
+        truth = convert_to_numpy(item["truth"]).astype(np.int64)
+        yield np.array([_score(finder(probability, mpp=float(mpp)).numpy(), truth) for finder in finders])
+
+
+def _score(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    counts = PanopticQuality()(found[None], truth[None])[0, 0]
+    return AggregatedJaccardIndex()(found[None], truth[None]).item(), panoptic_scores(counts)["pq"].item()
+
+
+def _choose(table: pd.DataFrame, scores: np.ndarray, name: str) -> pd.Series:
+    """The most central setting among those whose paired difference from the best is within its standard error."""
+    difference = scores[:, [table[name].argmax()]] - scores  # paired: images differ far more than settings do
+    error = difference.std(axis=0, ddof=1) / np.sqrt(len(scores)) if len(scores) > 1 else 0.0
+    return central_choice(table[difference.mean(axis=0) <= error], name, np.inf, over=_SWEPT)
+
+
+def _plot(table: pd.DataFrame, chosen: pd.Series, score: str) -> Figure:
+    """The score against each setting, the others kept."""
+    figure = Figure(figsize=(12, 3), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(_SWEPT), sharey=True), _SWEPT, strict=True):
+        others = [other for other in _SWEPT if other != name]
+        line = table[np.isclose(table[others], chosen[others].astype(float)).all(axis=1)]
+        axis.plot(line[name], line[score], marker=".")
+        axis.axvline(chosen[name], color="grey", linestyle=":")
+        axis.set(xlabel=name, ylabel=f"{score.upper()} on the validation list")
+    return figure
