@@ -26,7 +26,9 @@ def call(monkeypatch, *args):
             ["prepare", "cats", "--src", "a", "--dst", "b"], "prepare: expected mitos12 or", id="prepare name"
         ),
         pytest.param(
-            ["tune", "cats"], "tune: expected mitosis or evidence or expert-count, found 'cats'", id="tune method"
+            ["tune", "cats"],
+            "tune: expected mitosis or evidence or instances or expert-count, found 'cats'",
+            id="tune method",
         ),
         pytest.param(["tune", "mitosis", "--dataset_dir", "d", "--bundle", "nowhere"], "nowhere", id="tune bundle"),
         pytest.param(["tune", "evidence", "--dataset_dir", "d", "--bundle", "nowhere"], "nowhere", id="tune evidence"),
@@ -103,7 +105,8 @@ def test_as_a_command(tmp_path):
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert (
-        done.stderr.strip() == f"InputError: {InputError('tune', 'mitosis or evidence or expert-count', repr('cats'))}"
+        done.stderr.strip()
+        == f"InputError: {InputError('tune', 'mitosis or evidence or instances or expert-count', repr('cats'))}"
     )
 
 
