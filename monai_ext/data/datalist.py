@@ -93,6 +93,7 @@ def load_datalist(
     check: Callable[[Item], list[str]] | None = check_points_item,
     path_keys: Sequence[str] = ("image", "label"),
     optional_path_keys: Sequence[str] = ("mask", "lookalikes"),
+    allow_empty: bool = False,
 ) -> dict[str, list[Item]]:
     """Read ``<dataset_dir>/dataset.json`` and check it: files, contents, groups.
 
@@ -106,6 +107,7 @@ def load_datalist(
             one must hold text.
         optional_path_keys: keys that an item may have, with a path or ``{name: path}``. Every other key is passed on
             as it is.
+        allow_empty: some of the lists may hold nothing, or not be there, but not all.
 
     Returns:
         split -> items with their paths resolved.
@@ -129,6 +131,8 @@ def load_datalist(
                 ]
             found[name] += items
     where = ", ".join(str(Path(folder) / "dataset.json") for folder in folders)
+    if allow_empty and any(found.values()):
+        empty = set()
     problems += [f"{where}: expected a list '{s}' with at least one item, found none" for s in splits if s in empty]
     if check is not None:
         items = [item for name in splits for item in found[name]]

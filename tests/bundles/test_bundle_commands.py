@@ -62,6 +62,7 @@ def test_training_runs(place):
     assert (folder / "model.pt").is_file()
 
 
+@pytest.mark.slow
 def test_a_batch_larger_than_the_list_trains_all_the_same(place):
     size = next(
         name for name in ("batch_size", "fields_per_batch") if name in (place.source / "configs/train.json").read_text()

@@ -341,3 +341,15 @@ def test_lists_of_several_folders_are_joined(tmp_path):
     first.load(["training"])
     with pytest.raises(DataListError, match=r"a/dataset.json, .*b/dataset.json: expected a list 'test'"):
         load_datalist([tmp_path / "a", tmp_path / "b"])
+
+
+def test_lists_may_be_empty_where_that_is_allowed(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": [{"image": "a.png"}], "validation": []}))
+    options = {"check": None, "path_keys": ("image",)}
+    lists = load_datalist(tmp_path, allow_empty=True, **options)
+    assert {name: len(items) for name, items in lists.items()} == {"training": 1, "validation": 0, "test": 0}
+    with pytest.raises(DataListError, match="'validation' with at least one item"):
+        load_datalist(tmp_path, **options)
+    with pytest.raises(DataListError, match="'test' with at least one item"):
+        load_datalist(tmp_path, ["validation", "test"], allow_empty=True, **options)
