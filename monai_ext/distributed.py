@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -12,10 +13,12 @@ import torch.distributed as dist
 
 from monai_ext.errors import InputError
 
-__all__ = ["fills_batch", "gather", "is_first", "leave", "local_device", "shard"]
+__all__ = ["barrier", "fills_batch", "gather", "is_first", "join", "leave", "local_device", "shard"]
 
 T = TypeVar("T")
 _DRAIN_S = 0.5
+_PATIENCE = timedelta(days=2)  # how long ranks wait for the first one, which does some phases of a training alone
+_joined = 0
 
 
 def local_device() -> torch.device:
@@ -74,12 +77,33 @@ def gather(items: Sequence[T]) -> list[T]:
     return [item for part in parts for item in part]
 
 
+def barrier() -> None:
+    """Wait for all ranks; a collective call."""
+    if _distributed():
+        dist.barrier()
+
+
+def join(backend: str) -> None:
+    """Join the process group, once for all who ask: a training of several phases holds it over each of them.
+
+    Args:
+        backend: ``"nccl"`` or ``"gloo"``.
+    """
+    global _joined  # noqa: PLW0603  the process group is one of the process as well
+    if not _joined:
+        dist.init_process_group(backend, timeout=_PATIENCE)
+    _joined += 1
+
+
 def leave() -> None:
-    """Leave the process group; the last thing a process of ``torchrun`` does.
+    """Leave the process group, as often as it was joined; the last thing a process of ``torchrun`` does.
 
     Gloo's threads drop the tensors of a collective a moment after its result is there, and need the interpreter for
     that: we take it that a process which ended in this moment was aborted by them ("terminate called without an active
     exception"). So they get half a second.
     """
-    dist.destroy_process_group()
-    time.sleep(_DRAIN_S)
+    global _joined  # noqa: PLW0603
+    _joined = max(_joined - 1, 0)
+    if not _joined:
+        dist.destroy_process_group()
+        time.sleep(_DRAIN_S)

@@ -1,9 +1,15 @@
-"""Items over ranks; two real processes are in tests/bundles."""
+"""Items over ranks, and phases; trainings of two real processes are in tests/bundles."""
+
+import json
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
+import torch.multiprocessing as mp
 
-from monai_ext.distributed import fills_batch, gather, is_first, local_device, shard
+from monai_ext import distributed
+from monai_ext.distributed import barrier, fills_batch, gather, is_first, join, leave, local_device, shard
+from monai_ext.engines import Phase, PhaseRunner
 from monai_ext.errors import InputError
 
 
@@ -48,3 +54,60 @@ def test_an_incomplete_batch_is_dropped_where_a_whole_one_is_left(count, ranks, 
     monkeypatch.setattr("monai_ext.distributed._distributed", lambda: ranks > 1)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: ranks)
     assert fills_batch(count, 64) is full
+
+
+def test_without_a_group_nobody_waits(monkeypatch):
+    monkeypatch.setattr(dist, "barrier", lambda: pytest.fail("waits"))
+    assert barrier() is None
+
+
+def test_all_ranks_wait_for_each_other(monkeypatch):
+    calls = []
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "barrier", lambda: calls.append("barrier"))
+    barrier()
+    assert calls == ["barrier"]
+
+
+def test_the_group_is_joined_and_left_once(monkeypatch):
+    calls = []
+    monkeypatch.setattr(distributed, "_joined", 0)
+    monkeypatch.setattr(distributed, "_DRAIN_S", 0)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: calls.append(backend))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("left"))
+    join("gloo")  # the chain
+    for _ in range(2):  # its phases
+        join("gloo")
+        leave()
+    assert calls == ["gloo"]
+    leave()
+    assert calls == ["gloo", "left"]
+    join("nccl")  # another one
+    leave()
+    assert calls == ["gloo", "left", "nccl", "left"]
+
+
+def _run_phases(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    distributed._joined = 1
+    runner, seen = PhaseRunner(folder), []
+    for _ in range(2):
+        for name, parallel in (("all", True), ("one", False)):
+            result = folder / name / "result.txt"
+            ran = runner(Phase(name, ["run.json"], str(result), {"folder": str(result.parent)}, parallel=parallel))
+            seen.append([name, ran, result.read_text()])
+    (folder / f"seen_{rank}.json").write_text(json.dumps(seen))
+    leave()
+
+
+@pytest.mark.slow
+def test_two_ranks_run_phases_together_or_wait_for_the_first(tmp_path: Path):
+    run = {"imports": ["$import tests.engines.fake_phases as fake"], "folder": "", "run": ["$fake.mark(@folder)"]}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    mp.spawn(_run_phases, (tmp_path,), nprocs=2)
+    first = [["all", True, "done"], ["one", True, "done"]]
+    again = [["all", False, "done"], ["one", False, "done"]]
+    for rank in range(2):
+        assert json.loads((tmp_path / f"seen_{rank}.json").read_text()) == first + again
+    logs = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.glob("*/rank_*.txt")}
+    assert logs == {"all/rank_0.txt": "run\n", "all/rank_1.txt": "run\n", "one/rank_0.txt": "run\n"}

@@ -129,7 +129,7 @@ def test_shared_settings_reach_who_knows_them(place):
     place.chain(settings={"b": {"value": 1}}).run()
     place.chain("ab", settings={"b": {"value": 1}})
     chain = place.chain()
-    chain.settings = {"value": 9, "unknown": 1}
+    chain.runner.settings = {"value": 9, "unknown": 1}
     chain.run()
     assert place.log("a") == ["0 False", "9 False"]
 
