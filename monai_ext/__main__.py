@@ -46,20 +46,24 @@ def phantom(method: str, dst: str, **options: Any) -> str:
 
 
 def prepare(name: str, src: str, dst: str, **options: Any) -> str:
-    """Convert an official release into a bundle's data set.
+    """Convert an official release into a bundle's data set, or cut tiles with and without nuclei.
 
     Args:
-        name: mitos12, mitos14, amida13, tupac16, midog, pcam, camelyon16, hploc, lizard, monuseg, dsb2018, nucls,
-            crchisto or qupath.
-        src: the folder of the release as it was unpacked.
+        name: mitos12, mitos14, amida13, tupac16, midog, pcam, camelyon16, hploc, lizard, monuseg, consep, ccrcc,
+            dsb2018, nucls, crchisto or qupath; or tiles.
+        src: the folder of the release as it was unpacked; for tiles, a data set of outlined nuclei, a slide or a folder
+            of slides.
         dst: the folder to write.
-        **options: see ``monai_ext.data.prepare``: split, seed, overwrite, link, and each converter's own.
+        **options: see ``monai_ext.data.prepare``: split, seed, overwrite, link, and each converter's own; and
+            ``monai_ext.data.tiles.prepare_tiles``.
     """
     from monai_ext.data.prepare import PREPARE
+    from monai_ext.data.tiles import prepare_tiles
 
-    if name not in PREPARE:
-        raise InputError("prepare", " or ".join(PREPARE), repr(name))
-    return _call(PREPARE[name], f"prepare {name}", src, dst, **options)
+    converters = {**PREPARE, "tiles": prepare_tiles}
+    if name not in converters:
+        raise InputError("prepare", " or ".join(converters), repr(name))
+    return _call(converters[name], f"prepare {name}", src, dst, **options)
 
 
 def annotate(**options: Any) -> str:
@@ -98,19 +102,20 @@ def report(kind: str, **options: Any) -> str:
     """Turn the files of finished runs into numbers with intervals and a page.
 
     Args:
-        kind: classifiers, to compare the scores of several evaluations; slides, for AUC and FROC of a cohort;
-            annotations, to score a data set's annotations of nuclei against each other; cells, for outlines against
-            others, such as QuPath's own.
+        kind: classifiers or instances, to compare the scores of several evaluations; slides, for AUC and FROC of a
+            cohort; annotations, to score a data set's annotations of nuclei against each other; cells, for outlines
+            against others, such as QuPath's own.
         **options: see ``monai_ext.comparison``, ``monai_ext.agreement`` and ``monai_ext.slides.evaluate_slides``.
     """
     from monai_ext.agreement import compare_cells
-    from monai_ext.comparison import compare_annotations, compare_classifiers
+    from monai_ext.comparison import compare_annotations, compare_classifiers, compare_instances
     from monai_ext.slides import evaluate_slides
 
     kinds = {
         "annotations": compare_annotations,
         "cells": compare_cells,
         "classifiers": compare_classifiers,
+        "instances": compare_instances,
         "slides": evaluate_slides,
     }
     if kind not in kinds:

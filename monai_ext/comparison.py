@@ -1,4 +1,4 @@
-"""Several classifiers, or annotations, side by side, with intervals and paired differences."""
+"""Several classifiers, segmentations or annotations, side by side, with intervals and paired differences."""
 
 from __future__ import annotations
 
@@ -15,13 +15,30 @@ from monai_ext.data.datalist import load_datalist
 from monai_ext.data.nuclei import BACKGROUND, NucleusPatches, check_nuclei_item, read_class_names
 from monai_ext.data.points import atomic_path
 from monai_ext.errors import InputError
-from monai_ext.metrics.bootstrap import Interval, bootstrap_scores, weighted_accuracy, weighted_auc
+from monai_ext.metrics.bootstrap import (
+    Interval,
+    bootstrap_scores,
+    weighted_accuracy,
+    weighted_auc,
+    weighted_detection_f1,
+    weighted_mean,
+)
 from monai_ext.metrics.classification import WEIGHTED, class_scores_ci, weighted_f1, weighted_share
 from monai_ext.visualize.report import write_report
 
-__all__ = ["compare_annotations", "compare_classifiers"]
+__all__ = ["compare_annotations", "compare_classifiers", "compare_instances"]
 
 _STATISTICS = {"AUC": weighted_auc, "accuracy": weighted_accuracy}
+_MEANS = {
+    "Dice": "dice",
+    "Hausdorff": "hausdorff",
+    "AJI": "aji",
+    "object Dice": "object_dice",
+    "PQ": "pq",
+    "foreground IoU": "foreground_iou",
+    "partial Hausdorff": "partial_hausdorff",
+}
+_COUNTS = ["tp", "fp", "fn"]
 _OF_CLASSES = {"weighted F1": weighted_f1, "accuracy": weighted_share}
 
 
@@ -43,10 +60,40 @@ def compare_classifiers(runs: Mapping[str, str | Sequence[str]], dst: str) -> st
     Raises:
         InputError: no folder matches, or a folder without a usable ``scores.csv``.
     """
-    if not isinstance(runs, Mapping) or not runs:
-        raise InputError("--runs", "{'name': 'eval/name_*', ...}", repr(runs))
+    _check_runs(runs)
     scores = {name: [_read(path) for path in _folders(name, folders)] for name, folders in runs.items()}
-    statistics = _statistics(scores)
+    statistics = {title: (dict, statistic) for title, statistic in _statistics(scores).items()}
+    return _compare(runs, scores, statistics, dst)
+
+
+def compare_instances(runs: Mapping[str, str | Sequence[str]], dst: str) -> str:
+    """Compare instance segmentations by the ``scores.csv`` that their evaluations wrote.
+
+    As :func:`compare_classifiers`; images are the rows. Means over images of all measures, and F1 of pooled counts.
+
+    Args:
+        runs: see :func:`compare_classifiers`.
+        dst: folder to write: ``comparison.csv`` and ``report.html``.
+
+    Returns:
+        the path of ``comparison.csv``.
+
+    Raises:
+        InputError: no folder matches, or a folder without a usable ``scores.csv``.
+    """
+    _check_runs(runs)
+    scores = {name: [_read_instances(path) for path in _folders(name, folders)] for name, folders in runs.items()}
+    statistics = {title: (partial(_column, name=name), weighted_mean) for title, name in _MEANS.items()}
+    return _compare(runs, scores, {**statistics, "F1": (_counts, weighted_detection_f1)}, dst)
+
+
+def _compare(
+    runs: Mapping[str, str | Sequence[str]],
+    scores: Mapping[str, list[pd.DataFrame]],
+    statistics: Mapping[str, tuple[Callable, Callable]],
+    dst: str,
+) -> str:
+    """The table of all runs; a statistic is what ``bootstrap_scores`` reads of a table, and what it computes."""
     first = next(iter(scores))
     tested = {name: {frozenset(table["group"]) for table in tables} for name, tables in scores.items()}
     if others := [name for name in scores if tested[name] != tested[first]]:
@@ -55,10 +102,11 @@ def compare_classifiers(runs: Mapping[str, str | Sequence[str]], dst: str) -> st
     for name, tables in scores.items():
         row: dict[str, object] = {"name": name, "runs": len(tables)}
         texts = dict(row)
-        for title, statistic in statistics.items():
-            values = {title: bootstrap_scores(tables, statistic)}
+        for title, (read, statistic) in statistics.items():
+            own, base = ([read(table) for table in each] for each in (tables, scores[first]))
+            values = {title: bootstrap_scores(own, statistic)}
             if name not in (first, *others):
-                values[f"{title} less {first}"] = bootstrap_scores(tables, statistic, scores[first])
+                values[f"{title} less {first}"] = bootstrap_scores(own, statistic, base)
             for column, interval in values.items():
                 row |= {column: interval.value, f"{column} low": interval.low, f"{column} high": interval.high}
                 texts[column] = _text(interval)
@@ -73,6 +121,11 @@ def compare_classifiers(runs: Mapping[str, str | Sequence[str]], dst: str) -> st
     return str(path)
 
 
+def _check_runs(runs: object) -> None:
+    if not isinstance(runs, Mapping) or not runs:
+        raise InputError("--runs", "{'name': 'eval/name_*', ...}", repr(runs))
+
+
 def _folders(name: str, folders: str | Sequence[str]) -> list[str]:
     patterns = [folders] if isinstance(folders, str) else list(folders)
     found = sorted(folder for pattern in patterns for folder in glob.glob(str(pattern)))  # noqa: PTH207  any root
@@ -81,7 +134,7 @@ def _folders(name: str, folders: str | Sequence[str]) -> list[str]:
     return found
 
 
-def _read(folder: str) -> pd.DataFrame:
+def _table(folder: str) -> tuple[Path, pd.DataFrame]:
     path = Path(folder) / "scores.csv"
     if not path.is_file():
         raise InputError(path, "the scores that evaluate.json writes", "no such file")
@@ -89,11 +142,33 @@ def _read(folder: str) -> pd.DataFrame:
         table = pd.read_csv(path, dtype={"group": str}, keep_default_na=False)
     except ValueError as error:  # pandas' parser errors are of this family
         raise InputError(path, "a table", f"{error}".split("\n")[0]) from error
+    if table.empty:
+        raise InputError(path, "a row for each image that was scored", "no row")
+    return path, table
+
+
+def _read_instances(folder: str) -> pd.DataFrame:
+    path, table = _table(folder)
+    wanted = [*_MEANS.values(), *_COUNTS]
+    if missing := {"group", *wanted} - set(table):
+        raise InputError(path, "scores of instances", f"no columns {', '.join(sorted(missing))}")
+    # an empty field is a distance that there is none of
+    return table.assign(**{name: pd.to_numeric(table[name], errors="coerce") for name in wanted})
+
+
+def _column(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    return table.assign(score=table[name], label=0).dropna(subset="score")
+
+
+def _counts(table: pd.DataFrame) -> dict[str, object]:
+    return {"score": table[_COUNTS].to_numpy(), "label": np.zeros(len(table)), "group": table["group"]}
+
+
+def _read(folder: str) -> pd.DataFrame:
+    path, table = _table(folder)
     several = "predicted" in table
     if missing := {"group", "label", "predicted" if several else "score"} - set(table):
         raise InputError(path, "columns group, label, score or predicted", f"none named {', '.join(sorted(missing))}")
-    if table.empty:
-        raise InputError(path, "rows with a label and a score or a class", "no row")
     if several:
         return table
     label, score = (pd.to_numeric(table[name], errors="coerce") for name in ("label", "score"))

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monai_ext.comparison import compare_annotations, compare_classifiers
+from monai_ext.comparison import compare_annotations, compare_classifiers, compare_instances
 from monai_ext.errors import InputError
 from monai_ext.metrics import class_scores
 from monai_ext.metrics.classification import confusion_counts
@@ -132,3 +132,31 @@ def test_annotations_against_the_expert(tmp_path):
     assert again.loc["wsa", "weighted F1"] == pytest.approx(expected["f1"])
     with pytest.raises(InputError, match="--split"):
         compare_annotations(str(folder), str(tmp_path / "out"), split="x")
+
+
+def instances(folder, better):
+    rng = np.random.default_rng(0)
+    dice = rng.uniform(0.5, 0.6, 30) + better
+    folder.mkdir(parents=True)
+    table = {"image": range(30), "group": [f"slide{i % 10}" for i in range(30)], "dice": dice}
+    table |= dict.fromkeys(("aji", "pq", "object_dice", "foreground_iou"), dice / 2) | {"tp": 8, "fp": 2, "fn": 6}
+    table |= {"hausdorff": [np.nan, *[40.0] * 29], "partial_hausdorff": 3.0}
+    pd.DataFrame(table).to_csv(folder / "scores.csv", index=False)
+
+
+def test_instances_side_by_side(tmp_path):
+    instances(tmp_path / "a", 0)
+    instances(tmp_path / "b", 0.1)
+    runs = {name: str(tmp_path / name) for name in "ab"}
+    table = pd.read_csv(compare_instances(runs, str(tmp_path / "out"))).set_index("name")
+    assert table.loc["b", "Dice"] == pytest.approx(pd.read_csv(tmp_path / "b/scores.csv")["dice"].mean())
+    # the same images, each better by .1: paired, nothing is left to chance
+    assert table.loc["b", ["Dice less a low", "Dice less a", "Dice less a high"]].tolist() == pytest.approx([0.1] * 3)
+    assert table.loc["a", "F1"] == pytest.approx(16 / 24)
+    assert table.loc["a", "Hausdorff"] == 40
+
+
+def test_other_scores_are_no_instances(tmp_path):
+    scores(tmp_path / "a", 1, 0)
+    with pytest.raises(InputError, match=r"expected scores of instances, found no columns aji"):
+        compare_instances({"a": str(tmp_path / "a")}, str(tmp_path / "out"))

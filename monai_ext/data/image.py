@@ -47,11 +47,13 @@ class Field:
         image: uint8 ``(3, H, W)`` RGB.
         mpp: um per px of ``image``; ``None`` where nobody says.
         scale: pixels of the file's full resolution per pixel of ``image``.
+        file_shape: ``H, W`` of the file at full resolution, px.
     """
 
     image: np.ndarray
     mpp: float | None
     scale: float
+    file_shape: tuple[int, int]
 
 
 def to_rgb8(array: np.ndarray, where: str | os.PathLike = "image") -> np.ndarray:
@@ -116,8 +118,10 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, float | None]:
         return array, tiff_mpp(page)
 
 
-def _read_slide(path: Path, mpp: float | None, target: float | None) -> tuple[np.ndarray, float, float]:
-    """The slide at ``target`` um/px or, without a target, at its full resolution: pixels, um/px, scale."""
+def _read_slide(
+    path: Path, mpp: float | None, target: float | None
+) -> tuple[np.ndarray, float, float, tuple[int, int]]:
+    """The slide at ``target`` um/px or, without one, at full resolution: pixels, um/px, the file's um/px and size."""
     import openslide
 
     with openslide.OpenSlide(str(path)) as slide:
@@ -131,7 +135,7 @@ def _read_slide(path: Path, mpp: float | None, target: float | None) -> tuple[np
             size = " x ".join(map(str, slide.level_dimensions[level]))
             raise InputError(path, f"at most {_MOST_PIXELS // 10**6} Mpx in one field", f"{size} px: cut out a region")
         pixels = np.asarray(slide.read_region((0, 0), level, slide.level_dimensions[level]))
-        return to_rgb8(pixels, path), base * slide.level_downsamples[level], base
+        return to_rgb8(pixels, path), base * slide.level_downsamples[level], base, slide.dimensions[::-1]
 
 
 def read_field(path: str | os.PathLike, mpp: float | None = None, target_mpp: float | None = None) -> Field:
@@ -157,11 +161,11 @@ def read_field(path: str | os.PathLike, mpp: float | None = None, target_mpp: fl
         raise InputError(path, "an image", "no such file" if not path.exists() else "a folder")
     try:
         if path.suffix.lower() in SLIDE_SUFFIXES:
-            array, known, base = _read_slide(path, mpp, target_mpp)
+            array, known, base, shape = _read_slide(path, mpp, target_mpp)
         else:
             array, stated = _read_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else (_read_image(path), None)
             array = to_rgb8(array, path)
-            known = base = mpp or stated
+            known, base, shape = mpp or stated, mpp or stated, array.shape[:2]
     except InputError:
         raise
     # what the decoders raise for a damaged file is not one family
@@ -173,7 +177,8 @@ def read_field(path: str | os.PathLike, mpp: float | None = None, target_mpp: fl
         size = [max(1, round(side * factor)) for side in array.shape[1::-1]]
         array = cv2.resize(array, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
         known = target_mpp
-    return Field(np.require(np.moveaxis(array, -1, 0), requirements=["C", "W"]), known, known / base if known else 1.0)
+    pixels = np.require(np.moveaxis(array, -1, 0), requirements=["C", "W"])
+    return Field(pixels, known, known / base if known else 1.0, shape)
 
 
 def _read_image(path: Path) -> np.ndarray:

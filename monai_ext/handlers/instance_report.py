@@ -19,6 +19,7 @@ from monai_ext.distributed import gather
 from monai_ext.handlers.training_state import read_curves
 from monai_ext.metrics.bootstrap import Interval, bootstrap_ci
 from monai_ext.metrics.detection import detection_scores
+from monai_ext.metrics.foreground import ForegroundIoU, hausdorff_distance, outline_distances
 from monai_ext.metrics.instance import AggregatedJaccardIndex, ObjectDice, PanopticQuality, panoptic_scores
 from monai_ext.visualize.overlay import COLOURS, overlay
 from monai_ext.visualize.report import write_metrics, write_report
@@ -26,7 +27,8 @@ from monai_ext.visualize.report import write_metrics, write_report
 __all__ = ["InstanceReport"]
 
 _LEGEND = {"labelled": COLOURS["TP"], "found": COLOURS["FP"]}
-_MEANS = ("dice", "aji", "pq", "object_dice")
+_MEANS = ("dice", "aji", "pq", "object_dice", "hausdorff", "foreground_iou", "partial_hausdorff")
+_PARTIAL = 0.6  # rank of the partial distance: what the release of Cyclic Learning reports
 _COUNTS = ["tp", "fp", "fn"]
 
 
@@ -41,8 +43,11 @@ class _Picture:
 class InstanceReport:
     """Scores instance maps against labels, with 95 % bootstrap intervals over groups, and shows the worst and the best.
 
-    Means over images: Dice of the foreground, AJI, panoptic quality, object Dice. Pooled over instances: precision,
-    recall and F1, where a pair is a match if its IoU is above .5. Writes ``scores.csv`` (a row per image),
+    Means over images: Dice of the foreground, AJI, panoptic quality, object Dice, the Hausdorff distance of the
+    foregrounds (px of the network's grid); beside them, under their own names, what some papers report in their place:
+    the foreground's IoU and the partial Hausdorff distance of rank .6. An image where only one of the two maps is empty
+    has no distance: it is left out of these means, and ``without_distance`` counts such images. Pooled over instances:
+    precision, recall and F1, where a pair is a match if its IoU is above .5. Writes ``scores.csv`` (a row per image),
     ``metrics.json`` and ``report.html`` into ``output_dir``. Under ``torchrun`` the ranks' images are gathered.
 
     Args:
@@ -127,11 +132,15 @@ def _scores(pred: np.ndarray, label: np.ndarray) -> dict[str, float]:
     pixels = int(found.sum() + true.sum())
     counts = PanopticQuality()(pred[None], label[None])[0, 0]
     tp, fp, fn = counts[:3].int().tolist()
+    distances = outline_distances(pred[0], label[0])
     return {
         "dice": 2 * int((found & true).sum()) / pixels if pixels else 1.0,
         "aji": AggregatedJaccardIndex()(pred[None], label[None]).item(),
         "pq": panoptic_scores(counts)["pq"].item(),
         "object_dice": ObjectDice()(pred[None], label[None]).item(),
+        "hausdorff": hausdorff_distance(distances),
+        "foreground_iou": ForegroundIoU()(pred[None], label[None]).item(),
+        "partial_hausdorff": hausdorff_distance(distances, _PARTIAL),
         "tp": tp,
         "fp": fp,
         "fn": fn,
@@ -148,6 +157,7 @@ def _intervals(table: pd.DataFrame) -> dict[str, Any]:
         },
         **dict(zip(_COUNTS, counts.sum(0).tolist(), strict=True)),
         "images": len(table),
+        "without_distance": int(table["hausdorff"].isna().sum()),
     }
 
 

@@ -135,7 +135,8 @@ class TrainingState:
         engine.logger.info(f"Resumed after epoch {state['epoch']} from {self.path}")
 
     def _collect(self, engine: Engine) -> None:
-        self._losses.append(float(self._loss(engine.state.output)))
+        output = engine.state.output  # a list of items, or a trainer's dictionary that is not taken apart
+        self._losses.append(float(output["loss"] if isinstance(output, Mapping) else self._loss(output)))
 
     def save(self, engine: Engine) -> None:
         """Write what the finished epoch left behind (the first rank does)."""

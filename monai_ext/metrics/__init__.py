@@ -4,6 +4,7 @@ from monai_ext.metrics.bootstrap import Interval, bootstrap_ci, bootstrap_scores
 from monai_ext.metrics.classification import ClassificationF1, class_scores, class_scores_ci
 from monai_ext.metrics.detection import DetectionF1, match_detections, sweep_detection_thresholds
 from monai_ext.metrics.evidence import EvidenceLocalization, GridPointing, evidence_mask, pointing_canvas
+from monai_ext.metrics.foreground import ForegroundHausdorff, ForegroundIoU, hausdorff_distance, outline_distances
 from monai_ext.metrics.froc import bootstrap_froc, froc_curve, match_lesions
 from monai_ext.metrics.instance import AggregatedJaccardIndex, ObjectDice, PanopticQuality
 
@@ -12,6 +13,8 @@ __all__ = [
     "ClassificationF1",
     "DetectionF1",
     "EvidenceLocalization",
+    "ForegroundHausdorff",
+    "ForegroundIoU",
     "GridPointing",
     "Interval",
     "ObjectDice",
@@ -23,8 +26,10 @@ __all__ = [
     "class_scores_ci",
     "evidence_mask",
     "froc_curve",
+    "hausdorff_distance",
     "match_detections",
     "match_lesions",
+    "outline_distances",
     "pointing_canvas",
     "sweep_detection_thresholds",
 ]

@@ -12,7 +12,16 @@ from monai.utils import convert_to_numpy
 
 from monai_ext.errors import InputError
 
-__all__ = ["Interval", "bootstrap_ci", "bootstrap_scores", "percentile_interval", "weighted_accuracy", "weighted_auc"]
+__all__ = [
+    "Interval",
+    "bootstrap_ci",
+    "bootstrap_scores",
+    "percentile_interval",
+    "weighted_accuracy",
+    "weighted_auc",
+    "weighted_detection_f1",
+    "weighted_mean",
+]
 
 _DRAWS = 10_000_000  # drawn at once: bounds the memory with very many groups
 
@@ -183,6 +192,19 @@ def weighted_accuracy(
     right = (scores > threshold) == (labels > 0)
     with np.errstate(invalid="ignore"):
         return (weights @ right) / weights.sum(1)
+
+
+def weighted_mean(scores: np.ndarray, _: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean of the scores (N,), items counted ``weights`` (R, N) times: (R,); labels do not matter."""
+    with np.errstate(invalid="ignore"):
+        return (weights @ scores) / weights.sum(1)
+
+
+def weighted_detection_f1(counts: np.ndarray, _: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """F1 of pooled counts (N, 3) of true positives, false positives and misses; else as :func:`weighted_mean`."""
+    true, false, missed = (weights @ counts).T
+    with np.errstate(invalid="ignore"):
+        return 2 * true / (2 * true + false + missed)
 
 
 def percentile_interval(

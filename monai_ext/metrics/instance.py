@@ -18,7 +18,16 @@ from monai.utils import MetricReduction, convert_to_tensor, ensure_tuple
 from monai_ext.errors import InputError
 from monai_ext.metrics.detection import UnevenCumulative
 
-__all__ = ["AggregatedJaccardIndex", "ObjectDice", "Overlaps", "PanopticQuality", "panoptic_scores"]
+__all__ = [
+    "AggregatedJaccardIndex",
+    "InstanceMetric",
+    "ObjectDice",
+    "OverlapMetric",
+    "Overlaps",
+    "PanopticQuality",
+    "instance_map",
+    "panoptic_scores",
+]
 
 
 @dataclass(frozen=True)
@@ -76,8 +85,12 @@ class Overlaps:
         return first[first < len(value)]
 
 
-def _instance_map(image: Any, channels: int, name: str, device: torch.device | None = None) -> torch.Tensor:
-    """``image`` as an int64 tensor of shape (channels, ...)."""
+def instance_map(image: Any, channels: int, name: str, device: torch.device | None = None) -> torch.Tensor:
+    """``image`` as an int64 tensor of shape (channels, ...).
+
+    Raises:
+        InputError: another shape, boolean masks, fractions or negative ids; the message begins with ``name``.
+    """
     tensor = convert_to_tensor(image, device=device)
     if tensor.ndim < 2 or tensor.shape[0] != channels:
         raise InputError(name, f"a map of shape ({channels}, H, W)", f"shape {tuple(tensor.shape)}")
@@ -89,8 +102,13 @@ def _instance_map(image: Any, channels: int, name: str, device: torch.device | N
     return integers
 
 
-class _InstanceMetric(UnevenCumulative):
-    """Scores of pairs of instance maps, image by image; subclasses say what is counted and how it is reduced."""
+class InstanceMetric(UnevenCumulative):
+    """Scores of pairs of instance maps, image by image; subclasses say what is counted and how it is reduced.
+
+    Args:
+        item_shape: shape of what is buffered for each image.
+        reduction: as in MONAI.
+    """
 
     channels = 1
 
@@ -118,8 +136,8 @@ class _InstanceMetric(UnevenCumulative):
             raise InputError(name, "as many predictions as labels", f"{len(y_pred)} and {len(y)}")
         values = []
         for predicted, labelled in zip(y_pred, y, strict=True):
-            pred = _instance_map(predicted, self.channels, f"{name} prediction")
-            true = _instance_map(labelled, self.channels, f"{name} label", pred.device)
+            pred = instance_map(predicted, self.channels, f"{name} prediction")
+            true = instance_map(labelled, self.channels, f"{name} label", pred.device)
             if pred.shape != true.shape:
                 raise InputError(name, f"a prediction of the label's shape {tuple(true.shape)}", str(tuple(pred.shape)))
             values.append(self._score(pred, true).cpu())
@@ -127,14 +145,9 @@ class _InstanceMetric(UnevenCumulative):
         self.extend(scores)
         return scores
 
-    def _score(self, pred: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-        """Float64 row to buffer for one image."""
-        return self.score(Overlaps.count(pred, true))
-
-    @staticmethod
     @abstractmethod
-    def score(overlaps: Overlaps) -> torch.Tensor:
-        """What is buffered for an image with these overlaps, wherever they were counted."""
+    def _score(self, pred: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+        """Float64 row to buffer for one image, of int64 maps ``(C, H, W)``."""
 
     def aggregate(self, reduction: MetricReduction | str | None = None) -> torch.Tensor:
         """Reduce over the images of all ranks.
@@ -146,7 +159,19 @@ class _InstanceMetric(UnevenCumulative):
         return do_metric_reduction(self.get_buffer(), reduction or self.reduction)[0]
 
 
-class AggregatedJaccardIndex(_InstanceMetric):
+class OverlapMetric(InstanceMetric):
+    """A metric that the overlaps of the two maps' instances decide."""
+
+    def _score(self, pred: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+        return self.score(Overlaps.count(pred, true))
+
+    @staticmethod
+    @abstractmethod
+    def score(overlaps: Overlaps) -> torch.Tensor:
+        """What is buffered for an image with these overlaps, wherever they were counted."""
+
+
+class AggregatedJaccardIndex(OverlapMetric):
     """Aggregated Jaccard index (AJI) of Kumar et al. 2017 (doi:10.1109/TMI.2017.2677499, algorithm 1).
 
     Each true instance G_i takes the predicted instance S_j of largest IoU: sum of |G_i & S_j| over all i, divided by
@@ -175,7 +200,7 @@ class AggregatedJaccardIndex(_InstanceMetric):
         return torch.where(everything == 0, 1.0, shared.double() / everything.clamp(min=1)).reshape(1)
 
 
-class ObjectDice(_InstanceMetric):
+class ObjectDice(OverlapMetric):
     """Object-level Dice of the GlaS challenge (Sirinukunwattana et al. 2017, doi:10.1016/j.media.2016.08.008).
 
     Each instance of one map is compared with the instance of the other that shares most pixels with it (lowest id on a
@@ -221,7 +246,7 @@ def panoptic_scores(counts: torch.Tensor, empty: float = 1.0) -> dict[str, torch
     return {name: torch.where(instances == 0, empty, score) for name, score in scores.items()}
 
 
-class PanopticQuality(_InstanceMetric):
+class PanopticQuality(OverlapMetric):
     """Panoptic quality (Kirillov et al. 2019, arXiv:1801.00868): instances match if their IoU is > .5.
 
     The values are those of MONAI's ``PanopticQualityMetric``, which paints a mask per instance, without its smoothing

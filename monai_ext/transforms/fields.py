@@ -27,7 +27,8 @@ class LoadFieldd(MapTransform):
 
     Args:
         keys: paths of images or slides; become uint8 MetaTensors ``(3, H, W)`` whose metadata hold
-            ``filename_or_obj``, ``mpp`` (um/px, 0 where unknown) and ``scale`` (pixels of the file per pixel here).
+            ``filename_or_obj``, ``mpp`` (um/px, 0 where unknown), ``scale`` (pixels of the file per pixel here) and
+            ``file_shape`` (``H, W`` of the file).
         points_keys: paths of points, or points, in pixels of the file; become float32 ``(N, 2)`` tensors of row and
             column on the image's grid.
         mask_keys: paths of masks or instance maps of the file's size (PNG, TIFF); become int32 tensors ``(1, H, W)``
@@ -65,6 +66,7 @@ class LoadFieldd(MapTransform):
             field = read_field(d[key], self.mpp or d.get("mpp"), self.target_mpp)
             scale, shape = field.scale, field.image.shape[1:]
             meta = {"filename_or_obj": str(d[key]), "mpp": field.mpp or 0.0, "scale": scale}
+            meta["file_shape"] = field.file_shape
             d[key] = MetaTensor(torch.from_numpy(field.image), meta=meta)
         for key in self.points_keys:
             points = torch.as_tensor(self.load_points(d[key]), dtype=torch.float32)

@@ -196,6 +196,17 @@ def test_target_resolution(mpp, target, shape, scale, tmp_path):
     assert field.image.shape[1:] == shape
     assert field.scale == pytest.approx(scale)
     assert field.mpp == (mpp if scale == 1 else target)
+    assert field.file_shape == (30, 44)
+
+
+@pytest.mark.parametrize("target", [None, 0.5, 1.0])
+def test_size_of_a_tiffs_file(target, tmp_path):
+    tiff(RGB, resolution=(40_000, 40_000), resolutionunit="CENTIMETER")(tmp_path / "a.tif")
+    field = read_field(tmp_path / "a.tif", target_mpp=target)
+    assert field.file_shape == (30, 44)
+    assert field.image.shape[1:] == tuple(round(side / field.scale) for side in (30, 44))
+    tiff(PLANES, photometric="rgb", planarconfig="separate")(tmp_path / "planes.tif")
+    assert read_field(tmp_path / "planes.tif", 0.25, target).file_shape == (30, 44)
 
 
 # -- slides ------------------------------------------------------------------------------------------------------------
@@ -209,6 +220,7 @@ class FakeSlide:
     base[..., 3] = 255
     level_downsamples = (1.0, 4.0)
     level_dimensions = ((320, 240), (80, 60))
+    dimensions = level_dimensions[0]
     read: ClassVar[list] = []
 
     def __init__(self, path):
@@ -255,6 +267,7 @@ def test_slide_is_read_from_the_right_level(slide, target, level, shape, scale):
     field = read_field(slide, target_mpp=target)
     assert FakeSlide.read == [((0, 0), level, FakeSlide.level_dimensions[level])]
     assert field.image.shape[1:] == shape
+    assert field.file_shape == (240, 320)
     assert (field.scale, field.mpp) == (pytest.approx(scale), pytest.approx(target or 0.25))
     middle = field.image[0, :, 5].astype(float)
     np.testing.assert_allclose(middle[5:-5], ((np.arange(shape[0]) + 0.5) * scale - 0.5)[5:-5], atol=scale)

@@ -468,6 +468,8 @@ def test_wrong_folder(tmp_path, name):
         "hploc": "normal_001.tif",
         "lizard": "Lizard_Images1/<name>.png",
         "monuseg": "Annotations/<name>.xml",
+        "consep": "Train/Labels/<name>.mat",
+        "ccrcc": "Train/Labels/<name>.mat",
         "dsb2018": "stage1_train/<id>/images",
         "nucls": "rgb/<name>.png",
         "crchisto": "<class>/img<N>_<k>.jpeg",

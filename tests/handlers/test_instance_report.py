@@ -50,6 +50,9 @@ def test_scores_are_the_hand_counted_ones(tmp_path, capsys):
     assert first["aji"] == pytest.approx(180 / (100 + 120 + 100 + 100), abs=TOLERANCE)
     assert first["pq"] == pytest.approx((1 + 80 / 120) / 3, abs=TOLERANCE)
     assert first[["tp", "fp", "fn"]].tolist() == [2, 1, 1]
+    assert first["hausdorff"] == pytest.approx(np.hypot(34 - 9, 49 - 29), abs=TOLERANCE)
+    assert first["foreground_iou"] == pytest.approx(180 / 420, abs=TOLERANCE)
+    assert first["partial_hausdorff"] < first["hausdorff"]
     assert metrics["f1"]["value"] == pytest.approx(10 / 12, abs=TOLERANCE)  # pooled: 5 of 6
     assert metrics["dice"]["value"] == pytest.approx((0.6 + 1) / 2, abs=TOLERANCE)
     assert "dice 0.800" in capsys.readouterr().out
@@ -60,6 +63,25 @@ def test_empty_maps_agree(tmp_path):
     nothing = squares()
     metrics = evaluate(tmp_path, [(nothing, nothing), (nothing, nothing)])
     assert all(metrics[name]["value"] == 1 for name in ("dice", "aji", "pq", "f1", "object_dice"))
+
+
+def test_an_image_without_a_distance_does_not_spoil_the_means(tmp_path):
+    true, moved, nothing = squares((0, 0)), squares((0, 3)), squares()
+    metrics = evaluate(tmp_path, [(true, true), (moved, true), (nothing, true), (moved, nothing), (nothing, nothing)])
+    assert metrics["hausdorff"]["value"] == pytest.approx((0 + 3 + 0) / 3, abs=TOLERANCE)
+    assert metrics["hausdorff"]["groups"] == metrics["partial_hausdorff"]["groups"] == 3
+    assert metrics["without_distance"] == 2
+    assert all(np.isfinite(metrics["hausdorff"][end]) for end in ("low", "high"))
+    assert metrics["foreground_iou"]["value"] == pytest.approx((1 + 70 / 130 + 0 + 0 + 1) / 5, abs=TOLERANCE)
+    assert pd.read_csv(tmp_path / "out/scores.csv")["hausdorff"].isna().tolist() == [False, False, True, True, False]
+    assert "without_distance" in (tmp_path / "out/report.html").read_text()
+
+
+def test_no_image_has_a_distance(tmp_path):
+    metrics = evaluate(tmp_path, [(squares(), squares((0, 0)))])
+    assert metrics["hausdorff"] == metrics["partial_hausdorff"]
+    assert metrics["hausdorff"]["value"] is None
+    assert metrics["dice"]["value"] == 0
 
 
 def test_groups_decide_the_interval(tmp_path):

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from monai_ext.data.prepare.camelyon import prepare_camelyon16, prepare_hploc
+from monai_ext.data.prepare.ccrcc import prepare_ccrcc
+from monai_ext.data.prepare.consep import prepare_consep
 from monai_ext.data.prepare.crchisto import prepare_crchisto
 from monai_ext.data.prepare.dsb2018 import prepare_dsb2018
 from monai_ext.data.prepare.lizard import prepare_lizard
@@ -25,6 +27,8 @@ __all__ = [
     "PREPARE",
     "prepare_amida13",
     "prepare_camelyon16",
+    "prepare_ccrcc",
+    "prepare_consep",
     "prepare_crchisto",
     "prepare_dsb2018",
     "prepare_hploc",
@@ -50,6 +54,8 @@ PREPARE = {
     "hploc": prepare_hploc,
     "lizard": prepare_lizard,
     "monuseg": prepare_monuseg,
+    "consep": prepare_consep,
+    "ccrcc": prepare_ccrcc,
     "dsb2018": prepare_dsb2018,
     "nucls": prepare_nucls,
     "crchisto": prepare_crchisto,

@@ -13,7 +13,7 @@ import numpy as np
 
 from monai_ext.data.image import read_field
 from monai_ext.data.prepare.common import find_files, prepare
-from monai_ext.data.prepare.lizard import read_mat
+from monai_ext.data.prepare.mat import read_mat
 from monai_ext.data.prepare.samples import Sample
 from monai_ext.errors import InputError
 

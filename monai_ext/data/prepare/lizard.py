@@ -9,21 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from monai_ext.data.prepare.common import find_files
 from monai_ext.data.prepare.fields import FieldSource, Truth, prepare_fields, with_labels
+from monai_ext.data.prepare.mat import read_instances, read_mat
 from monai_ext.data.prepare.samples import Sample
 from monai_ext.errors import InputError
 
-__all__ = ["prepare_lizard", "read_mat"]
+__all__ = ["prepare_lizard"]
 
 _CLASSES = ("Neutrophil", "Epithelial", "Lymphocyte", "Plasma", "Eosinophil", "Connective")
 _MPP = 0.5  # 20x
 _FOLDS = {"1": "training", "2": "validation", "3": "test"}
-#: What scipy raises for a file that is damaged, cut short, of another kind or of MATLAB 7.3.
-_NO_MAT = (MatReadError, NotImplementedError, OSError, EOFError, TypeError, ValueError, KeyError, IndexError)
 
 
 def prepare_lizard(src: str | os.PathLike, dst: str | os.PathLike, **options: Any) -> Path:
@@ -65,28 +62,12 @@ def prepare_lizard(src: str | os.PathLike, dst: str | os.PathLike, **options: An
     return prepare_fields("lizard", src, dst, collect, _CLASSES, paper=paper, **options)
 
 
-def read_mat(path: Path, *keys: str) -> list[np.ndarray]:
-    """Arrays of a MATLAB file, up to version 7.2.
-
-    Raises:
-        InputError: another file, or one without them.
-    """
-    try:
-        content = loadmat(path, variable_names=keys)
-        return [content[key] for key in keys]
-    except _NO_MAT as error:
-        found = f"no {error}" if isinstance(error, KeyError) else str(error).split("\n")[0]
-        raise InputError(path, f"a MATLAB file with {', '.join(keys)}", found or type(error).__name__) from error
-
-
 def _truth(path: Path, shape: tuple[int, int]) -> Truth:
-    instances, identity, kind = read_mat(path, "inst_map", "id", "class")
-    if instances.shape != shape:
-        raise InputError(path, f"inst_map of its image's size {shape}", str(instances.shape))
+    instances = read_instances(path, "inst_map", shape)
+    identity, kind = read_mat(path, "id", "class")
     identity, kind = identity.ravel().astype(np.int64), kind.ravel().astype(np.int64)
-    instances = instances.astype(np.int32)
     table = np.zeros(int(max(instances.max(initial=0), identity.max(initial=0))) + 1, dtype=np.uint8)
-    if len(identity) != len(kind) or instances.min(initial=0) < 0 or identity.min(initial=1) < 1:
+    if len(identity) != len(kind) or identity.min(initial=1) < 1:
         raise InputError(
             path, "an id above 0 and a class for each nucleus", f"{len(identity)} ids, {len(kind)} classes"
         )

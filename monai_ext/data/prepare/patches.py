@@ -25,7 +25,7 @@ from monai_ext.errors import InputError
 if TYPE_CHECKING:
     from monai_ext.slides.reader import SlideReader
 
-__all__ = ["PatchGrid", "Rule", "Slide", "both_kinds", "draw_patches", "label_at_centre"]
+__all__ = ["PatchGrid", "Rule", "Slide", "both_kinds", "draw_patches", "label_at_centre", "slide_reader"]
 
 _TUMOUR_COLOR = (200, 0, 0)
 _CELLS = 12  # cells of a slide's coarse map along a patch
@@ -137,7 +137,7 @@ class Patch(Sample):
 
     def write(self, dst: Path, link: bool) -> dict[str, object]:  # noqa: ARG002 - there is no file to link
         """The pixels, and the mask as 0 and 255."""
-        reader = _reader(self.slide.image, self.grid.mpp, self.slide.mpp)
+        reader = slide_reader(self.slide.image, self.grid.mpp, self.slide.mpp)
         entry: dict[str, object] = {"image": f"images/{self.name}.png", "label": self.label, "mpp": reader.mpp}
         side = self.grid.size
         write_png(dst / entry["image"], np.moveaxis(reader.read(self.row, self.col, side, side), 0, -1))
@@ -148,7 +148,8 @@ class Patch(Sample):
 
 
 @lru_cache(maxsize=2)  # slides come one after the other
-def _reader(path: Path, target_mpp: float, mpp: float | None) -> SlideReader:
+def slide_reader(path: Path, target_mpp: float, mpp: float | None) -> SlideReader:
+    """The reader of a slide; the last two are kept."""
     from monai_ext.slides.reader import SlideReader  # it imports torch, which no other converter needs
 
     return SlideReader(path, target_mpp, mpp)
@@ -169,7 +170,7 @@ class _Map:
         from monai_ext.slides.tissue import tissue_mask
 
         self.grid = grid
-        reader = _reader(slide.image, grid.mpp, slide.mpp)
+        reader = slide_reader(slide.image, grid.mpp, slide.mpp)
         coarse = grid.mpp * grid.size / _CELLS
         side = reader.thumbnail_scale(coarse)
         self.tissue = tissue_mask(reader.thumbnail(coarse), reader.base_mpp * side)
