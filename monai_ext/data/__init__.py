@@ -12,6 +12,7 @@ from monai_ext.data.geojson import (
 )
 from monai_ext.data.hotspot import hot_spot, mitosis_summary
 from monai_ext.data.image import Field, read_field, read_mask
+from monai_ext.data.instance_targets import collate_targets
 from monai_ext.data.nuclei import (
     NucleusPatches,
     check_nuclei_item,
@@ -22,6 +23,7 @@ from monai_ext.data.nuclei import (
 )
 from monai_ext.data.points import read_points, write_points
 from monai_ext.data.teacher_labels import TeacherLabels
+from monai_ext.data.tiles import load_tiles
 
 __all__ = [
     "Cohort",
@@ -34,11 +36,13 @@ __all__ = [
     "check_mask_item",
     "check_nuclei_item",
     "check_points_item",
+    "collate_targets",
     "crop_patches",
     "expert_nuclei",
     "hot_spot",
     "label_map_to_polygons",
     "load_datalist",
+    "load_tiles",
     "mitosis_summary",
     "rasterize",
     "read_class_names",

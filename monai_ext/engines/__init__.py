@@ -1,5 +1,8 @@
 """Trainings of several phases."""
 
-from monai_ext.engines.teacher_student import Phase, TeacherStudentChain
+from monai_ext.engines.cyclic_learning import CyclicLearning
+from monai_ext.engines.instance_trainer import InstanceTrainer
+from monai_ext.engines.phases import Phase, PhaseRunner
+from monai_ext.engines.teacher_student import TeacherStudentChain
 
-__all__ = ["Phase", "TeacherStudentChain"]
+__all__ = ["CyclicLearning", "InstanceTrainer", "Phase", "PhaseRunner", "TeacherStudentChain"]

@@ -1,10 +1,12 @@
 """Inferers."""
 
 from monai_ext.inferers.autocast import AutocastInferer
-from monai_ext.inferers.cells import CellFinder
+from monai_ext.inferers.cells import CellFinder, InstanceFinder
 from monai_ext.inferers.evidence import EvidenceInferer
 from monai_ext.inferers.halo import HaloInferer
+from monai_ext.inferers.instances import InstanceInferer
 from monai_ext.inferers.patches import PatchClassifier
+from monai_ext.inferers.relevance import RelevanceInferer
 from monai_ext.inferers.windows import ExactWindows, PixelMap, SharedWindows
 from monai_ext.slides.inferer import SlideInferer
 
@@ -14,8 +16,11 @@ __all__ = [
     "EvidenceInferer",
     "ExactWindows",
     "HaloInferer",
+    "InstanceFinder",
+    "InstanceInferer",
     "PatchClassifier",
     "PixelMap",
+    "RelevanceInferer",
     "SharedWindows",
     "SlideInferer",
 ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,44 +13,51 @@ from torch import Tensor, nn
 
 from monai_ext.data.cells import Cells, Grid, find_cells
 from monai_ext.errors import InputError
+from monai_ext.inferers.instances import SLACK, instance_maps
 from monai_ext.inferers.windows import MapPredictor
+from monai_ext.networks.utils import settings_text
 from monai_ext.transforms.instances import NucleusInstances
 
-__all__ = ["CellFinder"]
+__all__ = ["CellFinder", "InstanceFinder", "TileFinder"]
 
 
-class CellFinder(MapPredictor):
+class TileFinder(MapPredictor):
     """Finds the cells of a slide's tiles, each cell in one tile.
 
     A tile brings ``margin`` px of its surroundings along. The outer part of it is context for the network only; the
     inner ``halo`` px are looked at for nuclei, so that those on the tile's border are whole and are cut off their
-    neighbours as anywhere else. A tile's cells are those whose centroid is in it.
+    neighbours as anywhere else. A tile's cells are those whose centroid is in it, or up to ``slack`` px outside: two
+    tiles do not see a nucleus on their border alike to the last bit. Of such versions one has to be dropped.
 
     Args:
-        network: logits ``(B, 1, H, W)`` of nucleus for ``(B, 3, H, W)``; of two channels the softmax's second counts.
-        instances: from probabilities to instances.
+        network: see the subclass.
         classifier: logits ``(N, C)`` for patches uint8 ``(N, S, S, 3)``, such as
             :class:`~monai_ext.inferers.PatchClassifier`; ``None`` for none.
         class_names: of its C classes.
         patch_size: S, px.
         mean: of each channel, 0 to 255.
         std: of each channel, 0 to 255.
-        margin: px around a tile; at least half of the network's receptive field beyond a nucleus; a multiple of
-            ``align``.
+        margin: px around a tile; a multiple of ``align``.
         halo: px around a tile in which nuclei are sought; at least twice the largest nucleus.
         align: the network's largest stride; tiles begin at its multiples.
         tolerance: of outlines, px of level 0.
         device: where to compute.
         autocast: float16 on GPUs, bfloat16 on CPUs.
 
+    Attributes:
+        slack: px.
+        reach: px; centroids of two tiles' versions of one cell are no further apart.
+        iou: of two versions' outlines, above it; 0 where nearness is enough.
+
     Raises:
         InputError: a margin that is smaller than the halo or off the network's grid.
     """
 
+    slack, reach, iou = 1, 2, 0.0
+
     def __init__(
         self,
         network: nn.Module,
-        instances: NucleusInstances | None = None,
         classifier: Callable[[np.ndarray], np.ndarray] | None = None,
         class_names: Sequence[str] = (),
         patch_size: int = 32,
@@ -64,42 +73,43 @@ class CellFinder(MapPredictor):
     ) -> None:
         if not 0 <= halo <= margin or margin % align:
             expected = f"a halo within the margin, the margin a multiple of {align}"
-            raise InputError("CellFinder", expected, f"halo {halo}, margin {margin}")
+            raise InputError(type(self).__name__, expected, f"halo {halo}, margin {margin}")
         super().__init__(network, 1, margin, mean, std, device, autocast)
-        self.instances = instances or NucleusInstances()
         self.classifier, self.class_names = classifier, tuple(class_names) if classifier else ()
         self.patch_size, self.halo, self.align, self.tolerance = patch_size, halo, align, tolerance
 
-    def probabilities(self, images: Tensor) -> Tensor:
-        """``(B, 1, h, w)`` of nucleus from normalised ``(B, 3, H, W)``: a tile with its halo."""
-        logits = self.infer(images, self.network)
-        both = logits.shape[1] > 1
-        probability = logits.softmax(1)[:, 1:2] if both else logits.sigmoid()
-        cut = self.margin - self.halo
-        return probability[..., cut : images.shape[2] - cut, cut : images.shape[3] - cut].float()
+    @abstractmethod
+    def found(self, prediction: Tensor, mpp: float) -> tuple[np.ndarray, np.ndarray]:
+        """The instances of a tile with its halo.
 
-    def cells(self, pixels: Tensor, probability: Tensor, grid: Grid, slack: int = 0) -> Cells:
+        Args:
+            prediction: of the tile, as :meth:`__call__` gives it.
+            mpp: um per px.
+
+        Returns:
+            integers ``(h, w)``, 0 is background; float ``(h, w)``, how sure of nucleus each pixel is.
+        """
+
+    def cells(self, pixels: Tensor, prediction: Tensor, grid: Grid) -> Cells:
         """The cells of one tile.
 
         Args:
             pixels: uint8 ``(3, H, W)`` with the margin.
-            probability: ``(1, h, w)`` with the halo, as :meth:`__call__` gives it.
+            prediction: of the tile, as :meth:`__call__` gives it.
             grid: where the tile, without halo, lies.
-            slack: px by which centroids may lie outside the tile.
         """
         halo, cut = self.halo, self.margin - self.halo
-        values = probability[0].cpu().numpy()
-        found = self.instances(values, grid.mpp)
+        instances, values = self.found(prediction, grid.mpp)
         image = pixels.permute(1, 2, 0).numpy()[cut : cut + values.shape[0], cut : cut + values.shape[1]]
         inner = np.array(values.shape) - 2 * halo
 
         def own(centroids: np.ndarray) -> np.ndarray:
             place = np.rint(centroids) - halo
-            return ((place >= -slack) & (place < inner + slack)).all(axis=1)
+            return ((place >= -self.slack) & (place < inner + self.slack)).all(axis=1)
 
         corner = tuple(float(at - halo * grid.scale) for at in grid.offset)
         return find_cells(
-            found,
+            instances,
             Grid(grid.mpp, grid.scale, corner, grid.limits),
             probability=values,
             image=image,
@@ -113,6 +123,89 @@ class CellFinder(MapPredictor):
     @property
     def fingerprint(self) -> str:
         """All that decides the cells, as text: what decides the map, the instances, the classes."""
-        settings = {name: getattr(self, name) for name in ("tolerance", "class_names")}
+        settings = {name: getattr(self, name) for name in ("tolerance", "class_names", "slack", "reach", "iou")}
         classes = getattr(self.classifier, "settings", dict)()
-        return json.dumps([super().fingerprint, settings, vars(self.instances), classes], sort_keys=True)
+        return json.dumps([super().fingerprint, settings, classes], sort_keys=True)
+
+
+class CellFinder(TileFinder):
+    """Finds cells by a map of probabilities; as it is dense, two tiles see the same but for the last bits.
+
+    Args:
+        network: logits ``(B, 1, H, W)`` of nucleus for ``(B, 3, H, W)``; of two channels the softmax's second counts.
+        instances: from probabilities to instances.
+        *args: further arguments of :class:`TileFinder`; the margin is at least half of the network's receptive field
+            beyond a nucleus.
+        **options: as ``args``.
+    """
+
+    def __init__(
+        self, network: nn.Module, instances: NucleusInstances | None = None, *args: Any, **options: Any
+    ) -> None:
+        super().__init__(network, *args, **options)
+        self.instances = instances or NucleusInstances()
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """``(B, 1, h, w)`` of nucleus from normalised ``(B, 3, H, W)``: a tile with its halo."""
+        logits = self.infer(images, self.network)
+        both = logits.shape[1] > 1
+        probability = logits.softmax(1)[:, 1:2] if both else logits.sigmoid()
+        cut = self.margin - self.halo
+        return probability[..., cut : images.shape[2] - cut, cut : images.shape[3] - cut].float()
+
+    def found(self, prediction: Tensor, mpp: float) -> tuple[np.ndarray, np.ndarray]:
+        """Instances of a map ``(1, h, w)``, and the map."""
+        values = prediction[0].cpu().numpy()
+        return self.instances(values, mpp), values
+
+    @property
+    def fingerprint(self) -> str:
+        """With what decides the instances."""
+        return json.dumps([super().fingerprint, vars(self.instances)], sort_keys=True)
+
+
+class InstanceFinder(TileFinder):
+    """Finds the nuclei that a network for instances sees, as :class:`~monai_ext.inferers.InstanceInferer` does.
+
+    A tile with its halo is one window. Two windows may see a nucleus differently, so that versions of one are told by
+    the overlap of their outlines.
+
+    Args:
+        network: an :class:`~monai_ext.networks.nets.InstanceBackEnd`.
+        halo: px around a tile, at least the diameter of a large nucleus; a multiple of ``align``.
+        align: the network's largest stride, px.
+        iou: above it, the less sure of two instances is left out.
+        **options: further arguments of :class:`TileFinder`.
+
+    Raises:
+        InputError: an IoU that is none.
+    """
+
+    channels = 2
+    slack, reach = SLACK, 24  # discs that are further apart have a radius of 45 px, or a smaller IoU than .5
+
+    def __init__(
+        self, network: nn.Module, *, halo: int = 64, align: int = 32, iou: float = 0.5, **options: Any
+    ) -> None:
+        if not 0 < iou <= 1:
+            raise InputError("InstanceFinder iou", "a number above 0, up to 1", repr(iou))
+        super().__init__(network, margin=halo, halo=halo, align=align, **options)
+        self.iou = iou
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """``(B, 2, H, W)`` from normalised ``(B, 3, H, W)``: the number of each pixel's instance, and its score."""
+        return self.infer(images, self._maps)
+
+    def _maps(self, images: Tensor) -> Tensor:
+        instances, scores = instance_maps([each.suppress(self.iou) for each in self.network.find(images)])
+        return torch.cat([instances, scores], dim=1)
+
+    def found(self, prediction: Tensor, *_: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Instances and scores of a tile."""
+        instances, scores = prediction.cpu().numpy()
+        return instances.astype(np.int32), scores
+
+    @property
+    def fingerprint(self) -> str:
+        """With the network's thresholds, which its weights do not tell."""
+        return json.dumps([super().fingerprint, settings_text(self.network)])

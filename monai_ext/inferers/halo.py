@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,7 +12,22 @@ from torch import Tensor
 
 from monai_ext.errors import InputError
 
-__all__ = ["HaloInferer"]
+__all__ = ["HaloInferer", "halo_tiles"]
+
+
+def halo_tiles(edges: Sequence[int], halo: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Tiles along one side of an image.
+
+    Args:
+        edges: where tiles begin, in order, and the side of the image, px.
+        halo: context of a tile on each side, px, as far as there is any.
+
+    Yields:
+        what to read, what of the result to keep, where that belongs.
+    """
+    for start, end in pairwise(edges):
+        first = max(0, start - halo)
+        yield slice(first, min(edges[-1], end + halo)), slice(start - first, end - first), slice(start, end)
 
 
 class HaloInferer(Inferer):
@@ -37,13 +53,6 @@ class HaloInferer(Inferer):
             raise InputError("HaloInferer", f"tile and halo as multiples of {align}", f"tile {tile}, halo {halo}")
         self.tile, self.halo, self.max_pixels = tile, halo, max_pixels
 
-    def _tiles(self, size: int) -> Iterator[tuple[slice, slice, slice]]:
-        """Along one side: what to read, what of the result to keep, where it belongs."""
-        for start in range(0, size, self.tile):
-            end = min(start + self.tile, size)
-            first = max(0, start - self.halo)
-            yield slice(first, min(size, end + self.halo)), slice(start - first, end - first), slice(start, end)
-
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """The network's map of a batch.
 
@@ -57,11 +66,12 @@ class HaloInferer(Inferer):
             ``(B, K, H, W)`` on the device of ``inputs``.
         """
         height, width = inputs.shape[-2:]
+        rows_at, cols_at = ([*range(0, side, self.tile), side] for side in (height, width))
         if height * width <= self.max_pixels:
             return network(inputs, *args, **kwargs)
         merged: Tensor | None = None
-        for read_rows, keep_rows, rows in self._tiles(height):
-            for read_cols, keep_cols, cols in self._tiles(width):
+        for read_rows, keep_rows, rows in halo_tiles(rows_at, self.halo):
+            for read_cols, keep_cols, cols in halo_tiles(cols_at, self.halo):
                 part = network(inputs[..., read_rows, read_cols], *args, **kwargs)[..., keep_rows, keep_cols]
                 if merged is None:
                     merged = torch.empty((*part.shape[:2], height, width), dtype=part.dtype, device=part.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,15 @@ from torch import Tensor, nn
 
 from monai_ext.errors import InputError
 
-__all__ = ["check_patch", "keras_init", "load_weights", "read_caffemodel", "read_state_dict", "weights_digest"]
+__all__ = [
+    "check_patch",
+    "keras_init",
+    "load_weights",
+    "read_caffemodel",
+    "read_state_dict",
+    "settings_text",
+    "weights_digest",
+]
 
 
 def keras_init(network: nn.Module) -> None:
@@ -146,12 +155,20 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
     Raises:
         InputError: no such file, not a state dict, or one that does not fit.
     """
-    state = read_state_dict(path)
+    expected = f"weights of {type(network).__name__}, with the overlays that it was trained with"
+    return fill(network, read_state_dict(path), path, expected)
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor], path: str | Path, expected: str) -> nn.Module:
+    """Fill a network from a state dict that was read from ``path``.
+
+    Raises:
+        InputError: it does not fit; the message says what was ``expected``.
+    """
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
         lines = [" ".join(line.split()) for line in str(error).splitlines()]
-        expected = f"weights of {type(network).__name__}, with the overlays that it was trained with"
         raise InputError(path, expected, f"another network's: {lines[-1][:120]}") from error
     return network
 
@@ -163,3 +180,9 @@ def weights_digest(network: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def settings_text(network: nn.Module) -> str:
+    """The numbers and names that a network and its layers keep, such as thresholds, as text; no weights."""
+    settings = {name: vars(module) for name, module in network.named_modules()}
+    return json.dumps(settings, default=lambda _: None, skipkeys=True, sort_keys=True)

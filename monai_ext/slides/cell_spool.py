@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+import shapely
 from scipy.spatial import cKDTree
 
 from monai_ext.data.cells import Cells
 from monai_ext.data.geojson import Color, encode_features
+from monai_ext.data.outlines import valid_geometry
 from monai_ext.errors import InputError
 
 __all__ = ["CellSpool"]
 
 _MEASURED = ("area_um2", "perimeter_um", "eccentricity", "solidity", "nucleus_probability")
+_AT_ONCE = 50_000  # records whose text is in memory
 
 
 class CellSpool:
@@ -111,13 +114,27 @@ class CellSpool:
         for begin, length in zip(records["begin"].tolist(), records["length"].tolist(), strict=True):
             yield os.pread(descriptor, length, begin)
 
+    def ious(self, records: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Intersection over union of the outlines of each of K records and its partner, ``(K,)``."""
+        values = np.zeros(len(records))
+        for start in range(0, len(records), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            texts = ([*self.texts(each[part])] for each in (records, others))
+            one, other = (valid_geometry(shapely.from_geojson(each)) for each in texts)
+            common = shapely.area(shapely.intersection(one, other))
+            values[part] = common / (shapely.area(one) + shapely.area(other) - common)
+        return values
 
-def once(records: np.ndarray, reach: float) -> np.ndarray:
-    """Which records to keep so that no cell comes twice: of two tiles' versions of one, the earlier tile's.
+
+def once(
+    records: np.ndarray, reach: float, alike: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+) -> np.ndarray:
+    """Which records to keep so that no cell comes twice: of two tiles' versions the surer, or else the earlier tile's.
 
     Args:
         records: as :meth:`CellSpool.records` gives them.
         reach: centroids of versions of one cell are no further apart than this, px of level 0.
+        alike: takes K records and K others, and gives which of the pairs are versions of one; default: all.
 
     Returns:
         ``(N,)`` bool.
@@ -125,10 +142,15 @@ def once(records: np.ndarray, reach: float) -> np.ndarray:
     keep = np.ones(len(records), bool)
     at = np.flatnonzero(records["seam"])
     if len(at):
+        at = at[np.argsort(-records["confidence"][at], kind="stable")]
         seam = records[at]
         pairs = cKDTree(np.stack([seam["row"], seam["col"]], axis=1)).query_pairs(reach, output_type="ndarray")
-        pairs = pairs[seam["tile"][pairs[:, 0]] != seam["tile"][pairs[:, 1]]]
-        keep[at[pairs.max(axis=1)]] = False
+        pairs = np.sort(pairs[seam["tile"][pairs[:, 0]] != seam["tile"][pairs[:, 1]]], axis=1)
+        if alike is not None:
+            pairs = pairs[alike(*seam[pairs.T])]
+        # few, and by rising rank, so that whether the first of them stays is settled
+        for first, second in at[pairs[np.lexsort(pairs.T[::-1])]].tolist():
+            keep[second] &= not keep[first]
     return keep
 
 
@@ -137,8 +159,8 @@ def write_csv(file: io.TextIOBase, records: np.ndarray, spool: CellSpool, class_
     import pandas as pd
 
     names = np.array([*class_names, None], dtype=object)
-    for start in range(0, max(1, len(records)), 50_000):
-        some = records[start : start + 50_000]
+    for start in range(0, max(1, len(records)), _AT_ONCE):
+        some = records[start : start + _AT_ONCE]
         columns: dict[str, Any] = {"row": some["row"], "col": some["col"], "class": names[some["class"]]}
         columns |= {name: some[name] for name in spool.columns}
         pd.DataFrame(columns).to_csv(file, index=False, header=start == 0)

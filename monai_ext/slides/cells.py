@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
@@ -32,11 +32,10 @@ from monai_ext.slides.tissue import Tissue
 from monai_ext.visualize.overlay import class_colours
 
 if TYPE_CHECKING:
-    from monai_ext.inferers.cells import CellFinder
+    from monai_ext.inferers.cells import TileFinder
 
 __all__ = ["SlideCells"]
 
-_SLACK = 1  # px of the network's grid: a tile takes cells this far outside, and of two versions one is dropped
 _NUCLEUS = "nucleus"
 
 
@@ -64,10 +63,13 @@ class SlideCells(SlideInferer):
 
     A cell belongs to the tile that its centroid lies in, and is there only where there is tissue. Tiles overlap by a
     halo in which nuclei are found as well, so that a nucleus on a seam is seen whole by both sides, and in the same
-    way. Lest a last bit decides, a tile also takes those a pixel outside, and of two versions one is dropped.
+    way. Lest a last bit decides, a tile also takes those a little outside, and of two versions the less sure one is
+    dropped; the finder knows how far outside, and how alike versions are.
 
     Args:
-        finder: what finds the cells of a tile.
+        finder: what finds the cells of a tile: by a map of probabilities, a
+            :class:`~monai_ext.inferers.CellFinder`; by a network for instances, an
+            :class:`~monai_ext.inferers.InstanceFinder`.
         output_dir: folder to write to; it is made.
         target_mpp: um/px of the network's grid; ``None`` for level 0 as it is.
         mpp: um/px of level 0 of all slides, in place of what they state.
@@ -86,7 +88,7 @@ class SlideCells(SlideInferer):
 
     def __init__(
         self,
-        finder: CellFinder,
+        finder: TileFinder,
         output_dir: str | os.PathLike,
         target_mpp: float | None = None,
         mpp: float | None = None,
@@ -130,22 +132,22 @@ class SlideCells(SlideInferer):
                     progress.update()
 
             for tiles, pixels in batches:
-                probability = self.finder(pixels)
+                predictions = self.finder(pixels)
                 for k, tile in enumerate(tiles):
-                    waiting.append((tile, pool.submit(self._cells, plan, tile, pixels[k], probability[k])))
+                    waiting.append((tile, pool.submit(self._cells, plan, tile, pixels[k], predictions[k])))
                 take(self.processors * self.batch_size)
             take(0)
 
-    def _cells(self, plan: SlidePlan, tile: Tile, pixels: Tensor, probability: Tensor) -> Cells:
+    def _cells(self, plan: SlidePlan, tile: Tile, pixels: Tensor, prediction: Tensor) -> Cells:
         grid = Grid(plan.mpp, plan.scale, (tile.row * plan.scale, tile.col * plan.scale), plan.level0_shape)
         with torch.inference_mode():
-            return self.finder.cells(pixels, probability, grid, _SLACK)
+            return self.finder.cells(pixels, prediction, grid)
 
     def _write(self, partial: PartialSlide, thumbnail: tuple[np.ndarray, float]) -> dict[str, Any]:
         plan, spool = partial.plan, partial.heat
         geojson, csv, picture, plan_json = (partial.folder / f"output{suffix}" for suffix in self.suffixes)
         records = spool.records()
-        records = records[once(records, 2 * _SLACK * plan.scale)]
+        records = records[once(records, self.finder.reach * plan.scale, self._alike(spool))]
         records = records[np.lexsort([records[name] for name in ("col", "row", "confidence")])]
         with GeoJSONWriter(geojson) as writer:
             writer.write_encoded(spool.texts(records))
@@ -159,6 +161,11 @@ class SlideCells(SlideInferer):
             for name in ("confidence", "area_um2")
         }
         return {"tissue_mm2": plan.tissue_mm2, **summary, **means}
+
+    def _alike(self, spool: CellSpool) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
+        """Which pairs of two tiles' records are versions of one cell."""
+        least = self.finder.iou
+        return (lambda one, other: spool.ious(one, other) > least) if least else None
 
     def _picture(self, records: np.ndarray, thumbnail: np.ndarray, scale: float, plan: SlidePlan) -> np.ndarray:
         """The thumbnail, pale, with a dot for each cell."""
@@ -185,7 +192,7 @@ class _PartialCells(PartialSlide):
         folder: Path,
         plan: SlidePlan,
         tissue: Tissue | None,
-        finder: CellFinder,
+        finder: TileFinder,
         outputs: CellOutputs,
         fingerprint: str,
         resume: bool,
@@ -204,10 +211,13 @@ class _PartialCells(PartialSlide):
         Raises:
             OSError: the disk is full.
         """
+        inside = (cells.centres > -0.5) & (cells.centres < np.array(self.plan.level0_shape) - 0.5)
+        cells = cells[inside.all(axis=1)]  # a tile at the edge is read in full
         if self.tissue is not None and len(cells):
             cells = cells[self.tissue.at(cells.centres + 0.5)]
         place = (cells.centres + 0.5) / self.plan.scale - (tile.row, tile.col)
         edge = np.minimum(place, (tile.height, tile.width) - place).min(axis=1, initial=np.inf)
+        near = edge <= self.finder.slack + self.finder.reach  # enough for a neighbour to have another version
         number = self._number[tile.row, tile.col]
-        self.heat.add(cells, number, edge <= 3 * _SLACK, dict(self.outputs.colours), self.outputs.object_type)
+        self.heat.add(cells, number, near, dict(self.outputs.colours), self.outputs.object_type)
         self._added(tile, position=self.heat.position)

@@ -11,13 +11,16 @@ from monai_ext.transforms.concentric import (
 from monai_ext.transforms.fields import LoadFieldd
 from monai_ext.transforms.geojson import LoadGeoJSON, LoadGeoJSONd
 from monai_ext.transforms.instance_mask import InstancesToMask, InstancesToMaskd
+from monai_ext.transforms.instance_targets import InstancesToTargetd, KeepSured, MergeInstancesd, PickInstancesd
 from monai_ext.transforms.instances import NucleusInstances, NucleusInstancesd
 from monai_ext.transforms.mark_done import MarkDoned
 from monai_ext.transforms.patches import RandFieldPatchesd
 from monai_ext.transforms.points import LoadPoints, LoadPointsd
 from monai_ext.transforms.save_detections import SaveDetectionsd
 from monai_ext.transforms.save_evidence import SaveEvidenced
+from monai_ext.transforms.save_masks import SaveMasksd
 from monai_ext.transforms.save_nuclei import SaveNucleid
+from monai_ext.transforms.seeds import SeedMasksFromRelevance, SeedMasksFromRelevanced
 from monai_ext.transforms.stain import MacenkoNormalize, MacenkoNormalized, RandStainJitter, RandStainJitterd
 
 __all__ = [
@@ -28,6 +31,8 @@ __all__ = [
     "FindCellsd",
     "InstancesToMask",
     "InstancesToMaskd",
+    "InstancesToTargetd",
+    "KeepSured",
     "LoadFieldd",
     "LoadGeoJSON",
     "LoadGeoJSONd",
@@ -36,8 +41,10 @@ __all__ = [
     "MacenkoNormalize",
     "MacenkoNormalized",
     "MarkDoned",
+    "MergeInstancesd",
     "NucleusInstances",
     "NucleusInstancesd",
+    "PickInstancesd",
     "RandConcentricLabel",
     "RandConcentricLabeld",
     "RandFieldPatchesd",
@@ -46,5 +53,8 @@ __all__ = [
     "SaveCellsd",
     "SaveDetectionsd",
     "SaveEvidenced",
+    "SaveMasksd",
     "SaveNucleid",
+    "SeedMasksFromRelevance",
+    "SeedMasksFromRelevanced",
 ]

@@ -16,7 +16,15 @@ from torch.overrides import TorchFunctionMode
 from monai_ext.errors import InputError
 from monai_ext.networks.blocks.smooth import gaussian_smooth
 
-__all__ = ["EvidenceMap", "check_settings", "fuse_evidence", "fusion_options", "grey_saliency", "min_max"]
+__all__ = [
+    "EvidenceMap",
+    "check_settings",
+    "fuse_evidence",
+    "fusion_options",
+    "grey_saliency",
+    "in_evaluation",
+    "min_max",
+]
 
 Saliency = Literal["minmax", "abs"]
 
@@ -129,7 +137,7 @@ class _GuidedReLU(TorchFunctionMode):
 
 
 @contextmanager
-def _in_evaluation(network: nn.Module) -> Iterator[None]:
+def in_evaluation(network: nn.Module) -> Iterator[None]:
     """The network in evaluation mode, each of its modules then as it was."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
@@ -259,7 +267,7 @@ class EvidenceMap:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(torch.autocast(x.device.type, enabled=False))
-            stack.enter_context(_in_evaluation(self.network))
+            stack.enter_context(in_evaluation(self.network))
             for name, layer in self.layers.items():
                 handle = layer.register_forward_hook(lambda _, __, out, name=name: features.__setitem__(name, out))
                 stack.callback(handle.remove)

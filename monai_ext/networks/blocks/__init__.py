@@ -1,10 +1,13 @@
 """Building blocks of networks."""
 
 from monai_ext.networks.blocks.attention import ChannelAttention, MultiBranchAttention, SpatialAttention
+from monai_ext.networks.blocks.backbones import BACKBONES, Backbone
 from monai_ext.networks.blocks.group_conv import GroupBatchNorm2d, GroupConv2d, GroupPool
 from monai_ext.networks.blocks.windows import pool_windows
 
 __all__ = [
+    "BACKBONES",
+    "Backbone",
     "ChannelAttention",
     "GroupBatchNorm2d",
     "GroupConv2d",

@@ -1,8 +1,13 @@
 """Networks."""
 
+from monai_ext.networks.nets.back_end import InstanceBackEnd
 from monai_ext.networks.nets.celnet import CELNet
+from monai_ext.networks.nets.cyclic_classifier import CyclicClassifier
 from monai_ext.networks.nets.group_densenet import GroupDenseNet
 from monai_ext.networks.nets.hematoxylin import HematoxylinMap
+from monai_ext.networks.nets.nuclei_hovernet import NucleiHoVerNet
+from monai_ext.networks.nets.nuclei_kg_instance import NucleiKGInstance
+from monai_ext.networks.nets.nuclei_mask_rcnn import NucleiMaskRCNN
 from monai_ext.networks.nets.rccnet import RCCNet
 from monai_ext.networks.nets.segmitos import SegMitosFCN
 from monai_ext.networks.nets.small_resnet import SmallResNet
@@ -13,8 +18,13 @@ from monai_ext.networks.nets.xception import Xception
 __all__ = [
     "VGG4",
     "CELNet",
+    "CyclicClassifier",
     "GroupDenseNet",
     "HematoxylinMap",
+    "InstanceBackEnd",
+    "NucleiHoVerNet",
+    "NucleiKGInstance",
+    "NucleiMaskRCNN",
     "RCCNet",
     "SegMitosFCN",
     "SmallResNet",

@@ -1,0 +1,148 @@
+"""The back end of Cyclic Learning: what any network for instances has to offer to be one (Zhou et al. 2023, III-B)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.models.convnext import LayerNorm2d
+
+from monai_ext.data.instance_targets import Target, check_targets
+from monai_ext.data.sparse_instances import SparseInstances
+from monai_ext.errors import InputError
+from monai_ext.flags import as_flag
+from monai_ext.networks.blocks.backbones import Backbone
+
+__all__ = ["InstanceBackEnd"]
+
+
+class InstanceBackEnd(nn.Module, ABC):
+    """A network that learns instances from masks, which may be a few of all, over a backbone that it shares.
+
+    A subclass gives :meth:`compute_maps`, :meth:`compute_losses` and :meth:`find_instances`. Users call :meth:`losses`
+    to train and :meth:`predict` (dense masks) or :meth:`find` (lists of pixels, for large images) to see what it has
+    learnt.
+    ``backbone`` is all that crosses to the front end and back.
+
+    Args:
+        backbone: name of the :class:`~monai_ext.networks.blocks.Backbone`.
+        weights: of the backbone, see there.
+        unlabelled: what the area is taken for of which a target's ``known`` is ``False``: ``"background"`` (the
+            paper's, which trains an ordinary network on the masks it has) or ``"ignore"``: it teaches nothing. Each
+            back end says how. What is no nucleus is then learnt from known area alone: some there must be, if only
+            in other images.
+        freeze_norm: keep the statistics of the backbone's batch normalisation in training too, as He et al. do in
+            Mask R-CNN; for batches of few images over a backbone that is trained already.
+
+    Raises:
+        InputError: an unknown backbone or choice.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet50",
+        weights: str | Path | None = None,
+        unlabelled: str = "background",
+        freeze_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        if unlabelled not in ("background", "ignore"):
+            raise InputError("unlabelled", "'background' or 'ignore'", repr(unlabelled))
+        self.unlabelled, self.freeze_norm = unlabelled, as_flag(freeze_norm, "freeze_norm")
+        self.backbone = Backbone(backbone, weights)
+        # Swin's stages end without one, and Liu et al. put one on each map that a detector uses
+        norm = LayerNorm2d if self.backbone.is_swin else nn.Identity
+        self.norms = nn.ModuleList(norm(channels) for channels in self.backbone.out_channels)
+
+    @abstractmethod
+    def compute_maps(self, images: Tensor) -> Any:
+        """All that the losses need of the images, whatever the targets."""
+
+    @abstractmethod
+    def compute_losses(self, maps: Any, targets: list[Target]) -> dict[str, Tensor]:
+        """Scalar losses by name, for targets that have been checked and are on the images' device."""
+
+    @abstractmethod
+    def find_instances(self, images: Tensor) -> list[SparseInstances]:
+        """The instances of each image; called in evaluation mode, without gradients."""
+
+    def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """What to minimise, part by part: the sum of the values is trained.
+
+        Args:
+            images: ``(B, 3, H, W)`` float32, normalised as the backbone expects.
+            targets: one for each image; images without instances are welcome.
+
+        Returns:
+            scalars by name.
+
+        Raises:
+            InputError: targets that do not fit the images.
+        """
+        return self.compute_losses(self.compute_maps(images), check_targets(images, targets))
+
+    @torch.no_grad()
+    def find(self, images: Tensor) -> list[SparseInstances]:
+        """The instances of each image, surest first; the network's mode and statistics stay as they are.
+
+        Args:
+            images: as for :meth:`losses`.
+        """
+        training = self.training
+        self.eval()
+        try:
+            return [found.surest_first() for found in self.find_instances(images)]
+        finally:
+            self.train(training)
+
+    def predict(self, images: Tensor) -> list[dict[str, Tensor]]:
+        """The instances of each image as dense masks, surest first.
+
+        Args:
+            images: as for :meth:`losses`.
+
+        Returns:
+            for each image ``masks``, bool ``(N, H, W)``; ``scores``, float32 ``(N,)`` in [0, 1]; ``boxes``, float32
+            ``(N, 4)`` ``x0, y0, x1, y1`` around the masks.
+        """
+        return [{"masks": found.masks(), "scores": found.scores, "boxes": found.boxes} for found in self.find(images)]
+
+    def forward(self, images: Tensor, *targets: Sequence[Target]) -> Any:
+        """:meth:`losses` where targets are given, of several sets of them in a list, else :meth:`predict`.
+
+        The maps of the images are computed once for all sets: eq. 2 has two.
+        """
+        if not targets:
+            return self.predict(images)
+        maps = self.compute_maps(images)
+        losses = [self.compute_losses(maps, check_targets(images, each)) for each in targets]
+        return losses if len(losses) > 1 else losses[0]
+
+    def train(self, mode: bool = True) -> InstanceBackEnd:
+        """Set the mode; with ``freeze_norm`` the backbone's batch normalisation stays in evaluation."""
+        super().train(mode)
+        if self.freeze_norm:
+            for module in self.backbone.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def features(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        """The backbone's four maps, of strides 4 to 32, normalised where it is a Swin transformer."""
+        maps = self.backbone(images).items()
+        return OrderedDict((name, norm(x)) for norm, (name, x) in zip(self.norms, maps, strict=True))
+
+    def settled(self, target: Target) -> Tensor:
+        """Bool ``(H, W)``: where it is known what there is, and anything may be learnt."""
+        masks, counts = target["masks"], target["weights"] > 0
+        known = target["known"]
+        rest = ~masks[~counts].any(0)
+        if known is not None and self.unlabelled == "ignore":
+            rest &= known
+        return rest | masks[counts].any(0)

@@ -1,0 +1,69 @@
+"""The front end of Cyclic Learning: does a tile hold nuclei (Zhou et al. 2023, section III-A)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from monai_ext.networks.blocks.backbones import Backbone
+
+__all__ = ["CyclicClassifier"]
+
+_STRIDE = 32  # of the backbone's last map
+
+
+class CyclicClassifier(nn.Module):
+    """A torchvision classifier whose features are a :class:`Backbone`, to be shared with the back end.
+
+    It computes what torchvision's network of that name does: features of stride 32, for Swin their last
+    normalisation, their mean over the image, a linear head. Normalisation and head stay here when the backbone crosses.
+
+    Args:
+        backbone: one of :data:`~monai_ext.networks.blocks.backbones.BACKBONES`; ResNet-152 in the paper.
+        num_classes: scores; 2 for a tile without and with nuclei.
+        weights: of the backbone, see :class:`Backbone`; the head begins at random.
+
+    Raises:
+        InputError: see :class:`Backbone`.
+    """
+
+    def __init__(self, backbone: str = "resnet50", num_classes: int = 2, weights: str | Path | None = None) -> None:
+        super().__init__()
+        self.backbone = Backbone(backbone, weights)
+        channels = self.backbone.out_channels[-1]
+        self.norm = nn.LayerNorm(channels) if self.backbone.is_swin else nn.Identity()
+        self.pool = nn.AdaptiveAvgPool2d(1)  # a module, as relevance is led back module by module
+        self.head = nn.Linear(channels, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Score images.
+
+        Args:
+            images: ``(B, 3, H, W)`` float, normalised as the weights expect; any size of at least 32 px.
+
+        Returns:
+            logits ``(B, num_classes)``.
+        """
+        return self.head(self.pool(self._features(images)).flatten(1))
+
+    def window_logits(self, images: Tensor, size: int) -> Tensor:
+        """Score the windows of larger images, from one pass over each: at stride 32, without padding.
+
+        A window sees what is around it, so its logits are near those of the window cut out, not equal.
+
+        Args:
+            images: as for a call.
+            size: side of the windows, px, rounded to whole strides; no larger than the images.
+
+        Returns:
+            logits ``(B, num_classes, h, w)``.
+        """
+        features = self._features(images)
+        sides = [min(max(round(size / _STRIDE), 1), side) for side in features.shape[2:]]
+        return self.head(F.avg_pool2d(features, sides, stride=1).movedim(1, -1)).movedim(-1, 1)
+
+    def _features(self, images: Tensor) -> Tensor:
+        features = self.backbone(images)["3"]
+        return self.norm(features.movedim(1, -1)).movedim(-1, 1)  # a LayerNorm reads channels last

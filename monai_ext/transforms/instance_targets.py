@@ -1,0 +1,130 @@
+"""From instance maps to what an instance network is trained on, and two sets of instances made one."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from monai.utils import convert_to_numpy
+
+from monai_ext.data.instance_targets import instances_to_target
+from monai_ext.data.sparse_instances import SparseInstances
+from monai_ext.errors import InputError
+
+__all__ = ["InstancesToTargetd", "KeepSured", "MergeInstancesd", "PickInstancesd"]
+
+
+class InstancesToTargetd(MapTransform):
+    """Replaces instance maps by targets, see :class:`~monai_ext.data.instance_targets.Target`.
+
+    Args:
+        keys: of instance maps, integers ``(1, H, W)``.
+        known_key: of a mask ``(1, H, W)``, not 0 where it is known what there is; data without it know all.
+        allow_missing_keys: pass over keys that are not there.
+    """
+
+    def __init__(self, keys: KeysCollection, known_key: str | None = "known", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.known_key = known_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace the maps; raises InputError where one is none."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = instances_to_target(d[key], known=d.get(self.known_key))
+        return d
+
+
+class KeepSured(MapTransform):
+    """Leaves out the instances that are not sure enough.
+
+    Args:
+        keys: of instance maps, integers ``(1, H, W)``.
+        scores_key: of a map ``(1, H, W)`` of how sure each pixel's instance is.
+        least: the least score that is kept.
+        allow_missing_keys: pass over keys that are not there.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "instances",
+        scores_key: str = "scores",
+        least: float = 0.5,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.scores_key, self.least = scores_key, least
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace the maps; the numbers of those that stay do not change."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = d[key] * (d[self.scores_key] >= self.least)
+        return d
+
+
+class PickInstancesd(MapTransform):
+    """Keeps some instances, drawn by chance: true masks in the place of seeds (Zhou et al. 2023, Table V).
+
+    Args:
+        keys: of instance maps, integers ``(1, H, W)``; become int32 maps, numbered from 1 without gaps.
+        most: how many are kept at most.
+        seed: of the draw, which depends on it and on the map alone.
+        allow_missing_keys: pass over keys that are not there.
+    """
+
+    def __init__(
+        self, keys: KeysCollection = "label", most: int = 20, seed: int = 0, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.most, self.seed = most, seed
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace the maps."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            instances = SparseInstances.from_map(torch.as_tensor(d[key])[0])
+            rng = np.random.RandomState([self.seed, zlib.crc32(np.packbits(convert_to_numpy(d[key]) > 0))])
+            kept = np.sort(rng.permutation(len(instances))[: self.most])
+            d[key] = instances[torch.from_numpy(kept)].to_map()[0]
+        return d
+
+
+class MergeInstancesd(MapTransform):
+    """Joins instance maps of one image: what a later one has is added unless an earlier one has it (M of eq. 2).
+
+    Args:
+        keys: of instance maps, integers ``(1, H, W)``; those of earlier keys stay whole.
+        merged_key: where the map goes, int32 ``(1, H, W)``, numbered from 1 without gaps.
+        iou: an instance with a greater IoU with an earlier one is left out; of the others, what earlier ones leave.
+        allow_missing_keys: whether keys may be missing, but not all.
+
+    Raises:
+        InputError: an IoU that is none.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, merged_key: str = "label", iou: float = 0.5, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if not 0 < iou <= 1:
+            raise InputError("MergeInstancesd iou", "a number above 0, up to 1", repr(iou))
+        self.merged_key, self.iou = merged_key, iou
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the map; raises InputError where no key is there."""
+        d = dict(data)
+        parts = [SparseInstances.from_map(torch.as_tensor(d[key])[0]) for key in self.key_iterator(d)]
+        if not parts:
+            raise InputError("MergeInstancesd", f"instance maps under {_listed(self.keys)}", "none")
+        d[self.merged_key] = SparseInstances.cat(parts).suppress(self.iou).to_map()[0]
+        return d
+
+
+def _listed(keys: Sequence[Hashable]) -> str:
+    return ", ".join(map(str, keys))

@@ -1,0 +1,108 @@
+"""A data set whose training images have masks that a network made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import orjson
+import tifffile
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from monai.utils import convert_to_numpy, ensure_tuple_rep
+
+from monai_ext.data.points import atomic_path
+from monai_ext.data.result_files import ResultFiles
+from monai_ext.errors import InputError
+
+__all__ = ["SaveMasksd"]
+
+
+class SaveMasksd(MapTransform):
+    """Writes maps of images as TIFF, on the grid of the image's file, and at the end a data list of them.
+
+    Args:
+        keys: of maps ``(1, H, W)``: instances, or masks (bool).
+        names: under which keys the data list has them; as many as ``keys``. Each is a folder of ``output_dir``.
+        output_dir: the data set's folder.
+        lists: items by the list's name, as ``load_datalist`` gives them. Files are named after the images' places
+            below the folder that holds them all.
+        image_key: the image, a MetaTensor as ``LoadFieldd`` gives it.
+        allow_missing_keys: pass over keys that are not there.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        names: str | Sequence[str],
+        output_dir: str | os.PathLike,
+        lists: Mapping[str, Sequence[Mapping[str, Any]]],
+        image_key: str = "source",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.names, self.output_dir = ensure_tuple_rep(names, len(self.keys)), Path(output_dir)
+        self.lists = lists
+        root = os.path.commonpath([Path(item["image"]).resolve().parent for items in lists.values() for item in items])
+        self.files = {name: ResultFiles(self.output_dir / name, root) for name in self.names}
+        self.image_key = image_key
+        self._maps: dict[Path, dict[str, str]] = {}
+        self._found = 0
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write an image's maps; the data are returned as they came."""
+        d = dict(data)
+        image = d[self.image_key]
+        scale = float(image.meta.get("scale") or 1)
+        maps = self._maps.setdefault(Path(str(image.meta["filename_or_obj"])).resolve(), {})
+        for key, name in self.key_iterator(d, self.names):
+            files = self.files[name]
+            path = files.path(files.source(image, self.image_key), ".tif")
+            values = _smallest(convert_to_numpy(d[key])[0])
+            if scale != 1:
+                shape = tuple(int(side) for side in image.meta["file_shape"])
+                values = cv2.resize(values, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+            with atomic_path(path) as temporary:
+                tifffile.imwrite(temporary, values, compression="zlib", metadata=None)
+            maps[name] = path.relative_to(self.output_dir).as_posix()
+            self._found += bool(values.any())
+        return d
+
+    def close(self, needed: str | None = None) -> Path:
+        """Write ``dataset.json``: the lists with the maps that were written, paths relative to the data set.
+
+        Args:
+            needed: what to say if there is not one instance in all maps; ``None`` if that is fine.
+
+        Returns:
+            the path of ``dataset.json``.
+
+        Raises:
+            InputError: all maps are empty, and something is needed.
+        """
+        if needed and not self._found:
+            raise InputError(self.output_dir, needed, f"none in {len(self._maps)} images")
+        path = self.output_dir / "dataset.json"
+        content = {name: [self._item(item) for item in items] for name, items in self.lists.items()}
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(orjson.dumps({"name": "masks", **content}, option=orjson.OPT_INDENT_2))
+        return path
+
+    def _item(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        own = {key: self._relative(value) for key, value in item.items()}
+        return own | self._maps.get(Path(item["image"]).resolve(), {})
+
+    def _relative(self, value: Any) -> Any:
+        is_path = isinstance(value, str) and Path(value).is_file()
+        return Path(os.path.relpath(Path(value).resolve(), self.output_dir.resolve())).as_posix() if is_path else value
+
+
+def _smallest(values: np.ndarray) -> np.ndarray:
+    """Instances in 16 bits, or 32 where they are too many; masks in 8."""
+    if values.dtype == bool:
+        return values.view(np.uint8)
+    return values.astype(np.uint16 if values.max(initial=0) < 1 << 16 else np.int32)

@@ -1,0 +1,218 @@
+"""Seeds of nuclei from what a classifier of tiles saw (Zhou et al. 2023, section III-A and Fig. 2)."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from monai.config import KeysCollection, NdarrayOrTensor
+from monai.transforms import MapTransform, Transform
+from monai.utils import convert_to_dst_type, convert_to_numpy, ensure_tuple_rep
+from skimage.morphology import disk
+
+from monai_ext.errors import InputError
+
+__all__ = ["SeedMasksFromRelevance", "SeedMasksFromRelevanced"]
+
+# a pixel as the diamond through the middles of its sides, in half px: whole numbers
+_DIAMOND = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]], np.int32)
+
+
+class SeedMasksFromRelevance(Transform):
+    """Turn a relevance map into a few nuclei that are likely to be right: the pseudo masks of Cyclic Learning.
+
+    The relevance may be smoothed; its positive part is divided by its maximum and cut at ``theta``. Each 8-connected
+    component is filled up to its convex hull (that of scikit-image's ``convex_hull_image``), and the union of the
+    hulls is dilated and eroded with a disk. Its components are the seeds: hulls that overlap, touch, or lie nearer to
+    each other than the disk closes are one. What is too small is left out, and of the rest at most ``max_seeds`` are
+    kept.
+
+    Args:
+        theta: share of the maximum that counts, in [0, 1); .35 in the paper.
+        min_area: smaller seeds are left out, px. Our reading of the release, for images at 40x.
+        max_seeds: the paper's K; ``None`` for all.
+        keep: which ones, where there are more: ``"random"`` as in the paper, or ``"top"``, those of the highest score.
+        radius: of the disk, px; 0 for no closing. Not given in the paper.
+        sigma: of a Gaussian that smooths the relevance first, px; 0, none, in the paper. Relevance comes in specks of
+            the network's first strides, which otherwise set the maximum and part nuclei.
+        quantile: of the positive relevance, which stands for its maximum; 1, the maximum itself, in the paper. Below, a
+            single spot cannot push all others under ``theta``.
+        seed: of the random choice, which depends on it and on the map's components alone: not on how many maps came
+            before, so that a stopped run goes on as it would have.
+        background: share of the maximum below which a pixel is taken for background by :meth:`settled`.
+
+    Raises:
+        InputError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        theta: float = 0.35,
+        min_area: int = 100,
+        max_seeds: int | None = 20,
+        keep: Literal["random", "top"] = "random",
+        radius: int = 2,
+        sigma: float = 0.0,
+        quantile: float = 1.0,
+        seed: int = 0,
+        background: float = 0.05,
+    ) -> None:
+        if not 0 <= theta < 1:
+            raise InputError("SeedMasksFromRelevance theta", "a share from 0 to below 1", repr(theta))
+        if keep not in ("random", "top"):
+            raise InputError("SeedMasksFromRelevance keep", "'random' or 'top'", repr(keep))
+        if not 0 <= background < 1:
+            raise InputError("SeedMasksFromRelevance background", "a share from 0 to below 1", repr(background))
+        if not 0 <= sigma < float("inf"):
+            raise InputError("SeedMasksFromRelevance sigma", "px, at least 0", repr(sigma))
+        if not 0 < quantile <= 1:
+            raise InputError("SeedMasksFromRelevance quantile", "a share above 0, at most 1", repr(quantile))
+        counts = {"min_area": min_area, "max_seeds": 0 if max_seeds is None else max_seeds, "radius": radius}
+        for name, value in {**counts, "seed": seed}.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise InputError(f"SeedMasksFromRelevance {name}", "a whole number of at least 0", repr(value))
+        self.theta, self.min_area, self.max_seeds, self.keep = theta, min_area, max_seeds, keep
+        self.sigma, self.quantile, self.seed, self._disk = sigma, quantile, seed, disk(radius, np.uint8)
+        self.background = background
+
+    def __call__(self, relevance: NdarrayOrTensor) -> tuple[NdarrayOrTensor, NdarrayOrTensor]:
+        """Find the seeds.
+
+        Args:
+            relevance: ``(1, H, W)`` or ``(H, W)``, signed, of any scale; array, tensor on any device, or MetaTensor.
+
+        Returns:
+            int32 ``(1, H, W)``, seeds numbered from 1 in the order of their scores, 0 elsewhere; and their scores,
+            float32 ``(N,)``, the mean share of the maximum, from high to low. Both of the input's kind. A map without
+            anything positive has no seeds.
+
+        Raises:
+            InputError: the map has another shape, or values that are not finite.
+        """
+        response = self._response(relevance)
+        mask = _fill_hulls(response > self.theta)
+        mask = cv2.morphologyEx(mask.view(np.uint8), cv2.MORPH_CLOSE, self._disk)
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8, ltype=cv2.CV_32S)
+        inside = np.flatnonzero(mask)
+        area = stats[:, cv2.CC_STAT_AREA]
+        score = np.bincount(labels.reshape(-1)[inside], response.reshape(-1)[inside], count) / area
+        kept = 1 + np.flatnonzero(area[1:] >= self.min_area)
+        if self.keep == "random" and self.max_seeds is not None and len(kept) > self.max_seeds:
+            rng = np.random.RandomState([self.seed, zlib.crc32(np.packbits(mask))])
+            kept = np.sort(rng.permutation(kept)[: self.max_seeds])
+        kept = kept[np.argsort(-score[kept], kind="stable")][: self.max_seeds]
+        number = np.zeros(count, np.int32)
+        number[kept] = np.arange(1, len(kept) + 1)
+        seeds = convert_to_dst_type(number[labels][None], relevance, dtype=np.int32)[0]
+        return seeds, convert_to_dst_type(score[kept], relevance, dtype=np.float32)[0]
+
+    def settled(self, relevance: NdarrayOrTensor, seeds: NdarrayOrTensor) -> NdarrayOrTensor:
+        """Where it is known what there is: in seeds, and where the response is so low that there is no nucleus.
+
+        The rest are nuclei that were not kept and what surrounds all of them. Not in the paper; for back ends that are
+        to learn nothing there.
+
+        Args:
+            relevance: as for a call.
+            seeds: what the call gave.
+
+        Returns:
+            bool ``(1, H, W)`` of the seeds' kind.
+        """
+        known = (self._response(relevance) < self.background) | (convert_to_numpy(seeds)[0] > 0)
+        return convert_to_dst_type(known[None], seeds, dtype=bool)[0]
+
+    def _response(self, relevance: NdarrayOrTensor) -> np.ndarray:
+        """The positive part as a share of its maximum."""
+        values = relevance.float() if isinstance(relevance, torch.Tensor) else relevance  # numpy has no bfloat16
+        image = np.ascontiguousarray(convert_to_numpy(values), dtype=np.float32)
+        if image.ndim == 3 and image.shape[0] == 1:
+            image = image[0]
+        if image.ndim != 2 or image.size == 0:
+            raise InputError("relevance map", "shape (1, H, W) or (H, W)", str(tuple(relevance.shape)))
+        if not cv2.checkRange(image)[0]:
+            bad = int(np.count_nonzero(~np.isfinite(image)))
+            raise InputError("relevance map", "finite values", f"NaN or infinity in {bad} of {image.size} px")
+        if self.sigma:
+            image = cv2.GaussianBlur(image, (0, 0), self.sigma)
+        positive = np.maximum(image, 0)
+        highest = float(positive.max())
+        if highest and self.quantile < 1:
+            highest = float(np.quantile(positive[positive > 0], self.quantile))
+        return np.minimum(positive / (highest or 1), 1)
+
+
+def _fill_hulls(mask: np.ndarray) -> np.ndarray:
+    """The union of the convex hulls of a mask's 8-connected components.
+
+    Args:
+        mask: ``(H, W)`` bool.
+
+    Returns:
+        ``(H, W)`` bool: pixels whose centre is in the hull of a component's diamonds, or on its border.
+    """
+    # a component in another one's hole is in its hull too, so the outer outlines are enough
+    outlines = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+    if not outlines:
+        return mask
+    # in half px, x and y; down on the left and up on the right, where down means towards lower y
+    hulls = [cv2.convexHull((2 * outline + _DIAMOND).reshape(-1, 1, 2))[:, 0] for outline in outlines]
+    start = np.concatenate(hulls).astype(np.int64)
+    run = np.concatenate([np.roll(hull, -1, axis=0) for hull in hulls]) - start
+    lower, upper = np.minimum(start[:, 1], start[:, 1] + run[:, 1]), np.maximum(start[:, 1], start[:, 1] + run[:, 1])
+    # the rows of px that each side crosses: its lower end excluded, so that a corner counts once
+    crossed = upper // 2 - lower // 2
+    side = np.repeat(np.arange(len(start)), crossed)
+    row = np.arange(len(side)) - np.repeat(np.cumsum(crossed) - crossed, crossed) + lower[side] // 2 + 1
+    # where, as an exact fraction: column = above / below
+    (x, y), (dx, dy) = start[side].T, run[side].T
+    above, below = x * dy + dx * (2 * row - y), 2 * dy
+    left = dy < 0
+    ends = np.zeros((mask.shape[0], mask.shape[1] + 1), np.int32)
+    np.add.at(ends, (row[left], -(-above[left] // below[left])), 1)
+    np.add.at(ends, (row[~left], above[~left] // below[~left] + 1), -1)
+    return np.cumsum(ends, axis=1)[:, :-1] > 0
+
+
+class SeedMasksFromRelevanced(MapTransform):
+    """Dictionary twin of :class:`SeedMasksFromRelevance`: keeps the map, adds the seeds and their scores.
+
+    Args:
+        keys: keys of ``(1, H, W)`` or ``(H, W)`` relevance maps.
+        seeds_key: where the ``(1, H, W)`` seeds go; one for each key.
+        scores_key: where the ``(N,)`` scores go; one for each key, None to leave them out.
+        known_key: where :meth:`SeedMasksFromRelevance.settled` goes; one for each key, None to leave it out.
+        allow_missing_keys: whether a missing key is left alone.
+        **seed_args: arguments of :class:`SeedMasksFromRelevance`.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "relevance",
+        seeds_key: str | Sequence[str] = "seeds",
+        scores_key: str | Sequence[str] | None = "seed_scores",
+        known_key: str | Sequence[str] | None = None,
+        allow_missing_keys: bool = False,
+        **seed_args: Any,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.seeds_key = ensure_tuple_rep(seeds_key, len(self.keys))
+        self.scores_key = ensure_tuple_rep(scores_key, len(self.keys))
+        self.known_key = ensure_tuple_rep(known_key, len(self.keys))
+        self.find = SeedMasksFromRelevance(**seed_args)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add seeds and scores; raises InputError where a map is unusable."""
+        d = dict(data)
+        own = (self.seeds_key, self.scores_key, self.known_key)
+        for key, seeds_key, scores_key, known_key in self.key_iterator(d, *own):
+            d[seeds_key], scores = self.find(d[key])
+            if scores_key is not None:
+                d[scores_key] = scores
+            if known_key is not None:
+                d[known_key] = self.find.settled(d[key], d[seeds_key])
+        return d

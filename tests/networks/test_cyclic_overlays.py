@@ -1,0 +1,87 @@
+"""The overlays of Cyclic Learning: both ends, masks found and inference build networks that fit each other."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from monai_ext.networks.nets import CyclicClassifier, NucleiHoVerNet, NucleiKGInstance, NucleiMaskRCNN
+
+CONFIGS = Path(__file__).parents[2] / "bundles/pathology_nuclei_instance_segmentation/configs"
+OVERLAYS = {
+    "resnet50": ("resnet50", NucleiMaskRCNN),
+    "resnet101": ("resnet101", NucleiMaskRCNN),
+    "resnet152": ("resnet152", NucleiMaskRCNN),
+    "swin_t": ("swin_t", NucleiMaskRCNN),
+    "hovernet": ("resnet18", NucleiHoVerNet),
+    "kg_instance": ("resnet18", NucleiKGInstance),
+    "paper_mask_rcnn": ("resnet18", NucleiMaskRCNN),
+}
+
+
+def read(*names):
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / f"{name}.json") for name in names])
+    return parser
+
+
+def network(*names):
+    with torch.device("meta"):  # shapes and names are all that counts
+        return read(*names).get_parsed_content("network_def")
+
+
+def shapes(module):
+    return {name: value.shape for name, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_one_overlay_for_all_that_load_its_weights(overlay):
+    backbone, kind = OVERLAYS[overlay]
+    trained = network("train", overlay)
+    assert isinstance(trained, kind)
+    assert trained.backbone.name == backbone
+    for other in ("found", "inference"):
+        assert shapes(network(other, overlay)) == shapes(trained)
+
+
+@pytest.mark.parametrize("overlay", [None, "resnet50", "resnet101", "resnet152", "swin_t"])
+def test_the_backbone_crosses_between_the_ends(overlay):
+    over = () if overlay is None else (overlay,)
+    front, back = network("front", *over), network("train", *over)
+    assert isinstance(front, CyclicClassifier)
+    assert shapes(front.backbone) == shapes(back.backbone)
+    assert shapes(network("seeds", *over)) == shapes(front)
+
+
+def test_the_papers_numbers():
+    cycle = read("cycle", "paper")
+    assert cycle["backbone"] == "resnet152"
+    assert cycle["backbone_weights"] == "IMAGENET1K_V1"
+    assert (cycle["cycles"], cycle["students"], cycle["sharing"]) == (5, 5, "bilateral")
+    front, back, seeds = read("front", "paper_front"), read("train", "paper_back"), read("seeds", "paper_seeds")
+    assert (front["learning_rate"], front["batch_size"], front["tile_size"]) == (1e-4, 10, 224)
+    assert (back["learning_rate"], back["weight_decay"], back["alpha"]) == (1e-3, 1e-4, 0.66)
+    assert (back["patch_size"], back["unlabelled"]) == (224, "background")
+    assert (seeds["theta"], seeds["max_seeds"], seeds["quantile"], seeds["sigma"]) == (0.35, 20, 1.0, 0.0)
+    with torch.device("meta"):
+        whole = back.get_parsed_content("network_def")
+    assert (whole.max_instances, whole.rpn_nms) == (400, (0.9, 0.7))
+    assert [len(set(each)) for each in whole.rpn.anchor_generator.sizes] == [1] * 5
+    assert whole.rpn.anchor_generator.sizes[0][0] == 8
+    assert whole.rpn.anchor_generator.sizes[-1][0] == 128
+
+
+def test_phases_of_the_paper_name_what_exists():
+    for overlays in (("cycle",), ("cycle", "paper"), ("cycle", "multi_gpu_cycle"), ("cycle", "dsb2018")):
+        parser = read(*overlays)
+        parser["back_end"] = ["configs/hovernet.json"]
+        for kind in ("front", "seeds", "back", "found", "evaluate"):
+            for name in parser.get_parsed_content(f"{kind}_configs"):
+                assert (CONFIGS.parent / name).is_file()
+
+
+def test_settings_name_entries_of_their_configurations():
+    own = read("cycle", "dsb2018")
+    for kind, config in (("front", "front"), ("back", "train")):
+        assert set(own[f"{kind}_settings"]) <= set(read(config).get())

@@ -1,0 +1,148 @@
+import pytest
+import torch
+from torchvision.models.detection.image_list import ImageList
+
+from monai_ext.data.instance_targets import instances_to_target
+from monai_ext.networks.nets import NucleiMaskRCNN
+from monai_ext.networks.nets.nuclei_mask_rcnn import _touches
+from tests.discs import disc_image, grid_ids
+
+TOLERANCE = 1e-5
+
+
+def network(seed=0, **options):
+    torch.manual_seed(seed)
+    return NucleiMaskRCNN("resnet18", channels=16, box_channels=32, **options)
+
+
+def batch(count=2, side=64):
+    images, ids = zip(*(disc_image(seed, 3, side) for seed in range(count)), strict=True)
+    return torch.stack(images), [instances_to_target(each) for each in ids]
+
+
+def losses(net, images, targets, seed=1):
+    torch.manual_seed(seed)  # of the samples
+    return net.losses(images, targets)
+
+
+def test_losses_are_torchvisions():
+    net = network().train()
+    images, targets = batch()
+    found = losses(net, images, targets)
+    torch.manual_seed(1)
+    features = net.fpn(net.features(images))
+    labelled = [{**target, "labels": torch.ones(3, dtype=torch.long)} for target in targets]
+    listed = ImageList(images, [(64, 64)] * 2)
+    proposals, expected = net.rpn(listed, features, labelled)
+    expected |= net.roi_heads(features, proposals, listed.image_sizes, labelled)[1]
+    assert len(expected) == 4
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_losses_are_linear_in_the_weights():
+    net = network().eval()
+    images, (first, second) = batch()
+
+    def total(weights):
+        given = [{**first, "weights": torch.tensor(weights)}, second]
+        return torch.stack(list(losses(net, images, given).values()))
+
+    low, high, middle = total([0.25, 1, 1]), total([0.75, 1, 1]), total([0.5, 1, 1])
+    assert (high > low).any()
+    torch.testing.assert_close(middle, (low + high) / 2, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def learnt(net, images, targets):
+    """The targets, and which anchors ``(A,)`` of the first image have a gradient."""
+    rows = []
+    score = net._score_anchors
+
+    def remembered(features):
+        objectness, deltas, anchors = score(features)
+        objectness.retain_grad()
+        deltas.retain_grad()
+        rows.extend([objectness, deltas, torch.cat(anchors)])
+        return objectness, deltas, anchors
+
+    net._score_anchors = remembered
+    sum(losses(net, images, targets).values()).backward()
+    objectness, deltas, anchors = rows
+    return anchors, (objectness.grad[0] != 0) | (deltas.grad[0] != 0).any(1)
+
+
+@pytest.mark.parametrize("unlabelled", ["background", "ignore"])
+def test_an_instance_of_weight_zero_has_no_gradient(unlabelled):
+    net = network(unlabelled=unlabelled, rpn_samples=10_000)  # all that may be
+    images, targets = batch(1)
+    targets[0]["weights"][1] = 0
+    anchors, seen = learnt(net, images, targets)
+    assert seen.any()
+    x0, y0, x1, y1 = targets[0]["boxes"][1].tolist()
+    others = targets[0]["masks"][[0, 2]].any(0)
+    meets = (anchors[:, 0] < x1) & (anchors[:, 2] > x0) & (anchors[:, 1] < y1) & (anchors[:, 3] > y0)
+    within = meets & ~_touches(anchors, others)
+    assert within.any()
+    centred = within & ((anchors[:, :2] + anchors[:, 2:]) / 2 - torch.tensor([x0 + x1, y0 + y1]) / 2).norm(dim=1).lt(3)
+    assert centred.any()
+    assert not seen[centred].any()
+
+
+def test_unknown_area_has_no_gradient():
+    images, targets = batch(1)
+    targets[0]["known"] = torch.arange(64).expand(64, 64) < 40
+    known = targets[0]["known"] | targets[0]["masks"].any(0)
+    for unlabelled, expected in (("ignore", False), ("background", True)):
+        anchors, seen = learnt(network(unlabelled=unlabelled, rpn_samples=10_000), images, targets)
+        nowhere_near = _touches(anchors, ~known) & ~_touches(anchors, targets[0]["masks"].any(0))
+        assert nowhere_near.any()
+        assert seen[nowhere_near].any() == expected
+        assert seen[~nowhere_near].any()
+
+
+def test_anchors_lie_on_the_maps_grid_whatever_the_size():
+    """Torchvision takes 250 px and 63 cells for a stride of 3."""
+    net = network()
+    for side in (250, 96):
+        with torch.no_grad():
+            anchors = net._score_anchors(net.fpn(net.features(torch.rand(1, 3, side, side))))[2]
+        for level, stride in zip(anchors, (4, 8, 16, 32, 64), strict=True):
+            cells = -(-side // stride)
+            centre = ((level[-1, :2] + level[-1, 2:]) / 2).tolist()
+            assert centre == [(cells - 1) * stride] * 2
+            assert len(level) == 3 * cells**2
+    sides = [(level[1, 2] - level[1, 0]).item() for level in anchors]
+    assert sides == [8, 16, 32, 64, 128]
+
+
+def test_the_first_image_does_not_settle_the_strides():
+    images, targets = batch(1)
+    first, second = network(), network()
+    first.predict(torch.rand(1, 3, 33, 33))
+    expected, found = losses(second, images, targets), losses(first, images, targets)
+    assert {name: value.item() for name, value in found.items()} == {k: v.item() for k, v in expected.items()}
+
+
+def test_proposals_are_suppressed_as_the_paper_says():
+    net = network()
+    assert net.train().rpn.nms_thresh == 0.9
+    assert net.eval().rpn.nms_thresh == 0.7
+
+
+def test_at_most_so_many_instances_are_learnt_at_once():
+    target = instances_to_target(grid_ids(21))
+    net = network()
+    counts = [net._drawn(target)["weights"] > 0 for _ in range(2)]
+    assert [each.sum() for each in counts] == [400, 400]
+    assert not torch.equal(*counts)
+    target["weights"][:50] = 0
+    assert net._drawn(target) is target
+
+
+def test_boxes_that_touch_an_area():
+    area = torch.zeros(10, 12, dtype=torch.bool)
+    area[4, 5] = True
+    boxes = torch.tensor(
+        [[5.0, 4, 6, 5], [5.9, 4.9, 7, 7], [6, 4, 9, 5], [0, 0, 5, 10], [-9, -9, 30, 30], [20, 20, 30, 30]]
+    )
+    assert _touches(boxes, area).tolist() == [True, True, False, False, True, False]

@@ -1,0 +1,306 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from scipy import ndimage
+from skimage.measure import label
+from skimage.morphology import binary_dilation, binary_erosion, convex_hull_image, disk
+
+from monai_ext.errors import InputError
+from monai_ext.transforms import SeedMasksFromRelevance, SeedMasksFromRelevanced
+from monai_ext.transforms.seeds import _fill_hulls
+
+SAME_SCORE = 1e-6
+
+
+def noise(seed, shape=(90, 120), sigma=2.0):
+    """Smooth relevance of both signs: many components of all shapes, some at the edge, some inside others."""
+    rng = np.random.default_rng(seed)
+    return ndimage.gaussian_filter(rng.normal(size=shape), sigma).astype(np.float32)
+
+
+def discs(*circles, shape=(60, 80)):
+    """Relevance 1 in discs ``(row, column, radius)``."""
+    rows, cols = np.indices(shape)
+    return np.any([np.hypot(rows - y, cols - x) <= r for y, x, r in circles], axis=0).astype(np.float32)
+
+
+def slow_hulls(mask):
+    parts = label(mask, connectivity=2)
+    union = np.zeros_like(mask)
+    for part in range(1, parts.max() + 1):
+        union |= convex_hull_image(parts == part)
+    return union
+
+
+def slow_seeds(relevance, theta, min_area, radius):
+    """Component after component with scikit-image."""
+    response = np.maximum(relevance, 0) / max(relevance.max(), 1e-30)
+    union = slow_hulls(response > theta)
+    closed = binary_erosion(binary_dilation(union, disk(radius)), disk(radius))
+    parts = label(closed, connectivity=2)
+    found = [(response[parts == part].mean(), parts == part) for part in range(1, parts.max() + 1)]
+    found = sorted((each for each in found if each[1].sum() >= min_area), key=lambda each: -each[0])
+    seeds = np.zeros(relevance.shape, np.int32)
+    for number, (_, mask) in enumerate(found, start=1):
+        seeds[mask] = number
+    return seeds, [score for score, _ in found]
+
+
+def partition(labels):
+    """The instances as sets of pixels, whatever their numbers."""
+    return {tuple(np.flatnonzero(labels == k)) for k in range(1, labels.max() + 1)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("theta", "min_area", "radius", "sigma"), [(0.35, 30, 2, 2), (0.2, 0, 0, 1), (0.0, 100, 2, 3), (0.5, 5, 4, 0.7)]
+)
+def test_as_scikit_image_component_by_component(seed, theta, min_area, radius, sigma):
+    relevance = noise(seed, sigma=sigma)
+    seeds, scores = SeedMasksFromRelevance(theta, min_area, None, radius=radius)(relevance)
+    slow, slow_scores = slow_seeds(relevance, theta, min_area, radius)
+    assert len(scores)
+    np.testing.assert_array_equal(seeds[0], slow)
+    np.testing.assert_allclose(scores, slow_scores, rtol=SAME_SCORE)
+
+
+@pytest.mark.parametrize("density", [0.02, 0.1, 0.3])
+@pytest.mark.parametrize("shape", [(40, 50), (1, 30), (30, 1), (2, 3), (1, 1)])
+def test_hulls_are_those_of_scikit_image(density, shape):
+    rng = np.random.default_rng(3)
+    for _ in range(10):
+        mask = rng.random(shape) < density
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            np.testing.assert_array_equal(_fill_hulls(mask), slow_hulls(mask))
+
+
+def test_a_negative_or_empty_map_has_no_seeds():
+    for relevance in (np.zeros((1, 40, 50)), -np.ones((40, 50)), np.full((40, 50), -0.0)):
+        seeds, scores = SeedMasksFromRelevance()(relevance)
+        assert seeds.shape == (1, 40, 50)
+        assert seeds.dtype == np.int32
+        assert not seeds.any()
+        assert scores.shape == (0,)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_map_that_is_not_finite_is_refused(value):
+    relevance = noise(0)
+    relevance[3, 4] = value
+    with pytest.raises(InputError, match="relevance map: expected finite values, found NaN or infinity in 1 of 10800"):
+        SeedMasksFromRelevance()(relevance)
+
+
+def test_a_map_of_another_shape_is_refused():
+    with pytest.raises(InputError, match=r"relevance map: expected shape \(1, H, W\) or \(H, W\), found \(3, 8, 9\)"):
+        SeedMasksFromRelevance()(np.zeros((3, 8, 9)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"theta": 1},
+        {"theta": -0.1},
+        {"min_area": -1},
+        {"max_seeds": 2.5},
+        {"keep": "best"},
+        {"radius": True},
+        {"sigma": -1},
+        {"quantile": 0},
+        {"background": -0.1},
+        {"background": 1.0},
+    ],
+)
+def test_arguments_out_of_range(options):
+    with pytest.raises(InputError, match=f"SeedMasksFromRelevance {next(iter(options))}: expected"):
+        SeedMasksFromRelevance(**options)
+
+
+def test_the_scale_of_relevance_does_not_matter():
+    relevance = noise(1)
+    wanted = SeedMasksFromRelevance(min_area=20)(relevance)[0]
+    for factor in (2.0**-40, 2.0**40):
+        np.testing.assert_array_equal(SeedMasksFromRelevance(min_area=20)(relevance * np.float32(factor))[0], wanted)
+
+
+@pytest.mark.parametrize("turn", [lambda x: x[::-1], lambda x: x[:, ::-1], lambda x: x.T], ids=["up", "left", "corner"])
+def test_a_turned_map_has_turned_seeds(turn):
+    relevance, find = noise(2), SeedMasksFromRelevance(min_area=20, max_seeds=None)
+    turned = find(np.ascontiguousarray(turn(relevance)))[0][0]
+    assert partition(turned) == partition(turn(find(relevance)[0][0]))
+
+
+def test_fragments_of_a_nucleus_are_one_seed():
+    ring = discs((30, 40, 12)) - discs((30, 40, 9))
+    dotted = ring * (np.indices(ring.shape)[1] % 3 > 0)  # gaps of a pixel
+    seeds, _ = SeedMasksFromRelevance()(dotted)
+    assert seeds.max() == 1
+    assert seeds[0][dotted > 0].all()
+
+
+def test_smoothing_joins_specks_and_tames_outliers():
+    specks = np.zeros((60, 80), np.float32)
+    specks[20:42:7, 30:52:7] = 1
+    specks[5, 70] = 4  # one pixel sets the maximum
+    assert SeedMasksFromRelevance(min_area=0)(specks)[0].max() == 1
+    seeds, _ = SeedMasksFromRelevance(min_area=150, sigma=4)(specks)
+    assert seeds.max() == 1
+    assert seeds[0, 20:42, 30:52].all()
+
+
+def test_a_quantile_in_place_of_the_maximum():
+    relevance = strips([0.5, 1.0, 0.7])
+    relevance[1, 1] = 100
+    assert SeedMasksFromRelevance()(relevance)[0].max() == 0
+    seeds, scores = SeedMasksFromRelevance(quantile=0.99)(relevance)
+    assert seeds.max() == 3
+    np.testing.assert_allclose(scores, [1, 0.7, 0.5], rtol=SAME_SCORE)
+    np.testing.assert_array_equal(SeedMasksFromRelevance(quantile=0.5)(np.zeros((9, 9)))[0], np.zeros((1, 9, 9)))
+
+
+def test_a_component_is_filled():
+    ring = discs((30, 40, 12)) - discs((30, 40, 9))
+    seeds, _ = SeedMasksFromRelevance()(ring)
+    assert seeds[0, 30, 40] == 1
+
+
+def test_hulls_that_overlap_are_one_seed_and_others_are_not():
+    hook = np.zeros((60, 80), np.float32)
+    hook[10:40, 10:14] = hook[36:40, 10:40] = 1
+    dot = discs((33, 16, 2))  # in the hook's hull, 6 px away
+    assert SeedMasksFromRelevance(min_area=0)(hook + dot)[0].max() == 1
+    assert SeedMasksFromRelevance(min_area=0)(discs((20, 20, 8), (20, 50, 8)))[0].max() == 2
+
+
+def test_small_seeds_are_left_out():
+    relevance = discs((15, 15, 8), (40, 60, 3))
+    small = int((SeedMasksFromRelevance(min_area=0)(relevance)[0][0, 30:] > 0).sum())
+    assert SeedMasksFromRelevance(min_area=small)(relevance)[0].max() == 2
+    assert SeedMasksFromRelevance(min_area=small + 1)(relevance)[0].max() == 1
+
+
+def strips(values):
+    """Separate squares of these relevances."""
+    relevance = np.zeros((30, 20 * len(values)), np.float32)
+    for index, value in enumerate(values):
+        relevance[8:22, 20 * index + 3 : 20 * index + 17] = value
+    return relevance
+
+
+def test_seeds_are_numbered_by_their_scores():
+    values = [0.5, 1.0, 0.7, 0.9]
+    seeds, scores = SeedMasksFromRelevance()(strips(values))
+    np.testing.assert_allclose(scores, sorted(values, reverse=True), rtol=SAME_SCORE)
+    assert [seeds[0, 15, 20 * index + 10] for index in range(4)] == [4, 1, 3, 2]
+
+
+def test_the_best_are_kept_on_demand():
+    values = np.linspace(0.5, 1, 30)[np.random.RandomState(0).permutation(30)]
+    seeds, scores = SeedMasksFromRelevance(max_seeds=5, keep="top")(strips(values))
+    np.testing.assert_allclose(scores, np.sort(values)[:-6:-1], rtol=SAME_SCORE)
+    assert seeds.max() == 5
+    assert SeedMasksFromRelevance(max_seeds=0)(strips(values))[0].max() == 0
+    assert SeedMasksFromRelevance(max_seeds=None)(strips(values))[0].max() == 30
+
+
+def test_the_random_choice_depends_on_seed_and_map_alone():
+    first, second = strips(np.linspace(0.5, 1, 40)), strips(np.linspace(1, 0.6, 41))
+    find = SeedMasksFromRelevance(seed=3)
+    wanted = find(first)[0]
+    find(second)
+    np.testing.assert_array_equal(find(first)[0], wanted)
+    np.testing.assert_array_equal(SeedMasksFromRelevance(seed=3)(first)[0], wanted)
+    assert wanted.max() == 20
+    others = [SeedMasksFromRelevance(seed=seed)(first)[0] > 0 for seed in range(20)]
+    assert len({other.tobytes() for other in others}) == 20
+    # every square has its chance
+    kept = np.mean(others, axis=0)[0, 15, 10::20]
+    assert kept.min() > 0
+    assert kept.max() < 1
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, MetaTensor])
+def test_the_kind_of_the_map_is_kept(kind):
+    relevance = kind(noise(4)[None])
+    wanted, scores = SeedMasksFromRelevance(min_area=20)(noise(4))
+    found, own = SeedMasksFromRelevance(min_area=20)(relevance)
+    assert type(found) is type(relevance)
+    assert type(own) is type(relevance)
+    assert str(found.dtype).endswith("int32")
+    assert str(own.dtype).endswith("float32")
+    np.testing.assert_array_equal(np.asarray(found), wanted)
+    np.testing.assert_array_equal(np.asarray(own), scores)
+
+
+def test_half_precision_and_other_memory_orders_are_read():
+    relevance = torch.from_numpy(noise(5))
+    wanted = SeedMasksFromRelevance(min_area=20)(relevance.bfloat16().float())[0]
+    assert torch.equal(SeedMasksFromRelevance(min_area=20)(relevance.bfloat16())[0], wanted)
+    turned = np.asfortranarray(noise(5))
+    np.testing.assert_array_equal(
+        SeedMasksFromRelevance(min_area=20)(turned)[0], SeedMasksFromRelevance(min_area=20)(noise(5))[0]
+    )
+
+
+def test_dictionary_twin():
+    data = {"relevance": noise(6), "other": noise(7), "image": 1}
+    twin = SeedMasksFromRelevanced(["relevance", "other"], ["seeds", "more"], ["scores", None], min_area=20)
+    found = twin(data)
+    assert found.keys() == {"relevance", "other", "image", "seeds", "more", "scores"}
+    for key, seeds in (("relevance", "seeds"), ("other", "more")):
+        np.testing.assert_array_equal(found[seeds], SeedMasksFromRelevance(min_area=20)(data[key])[0])
+    assert data.keys() == {"relevance", "other", "image"}
+
+
+def settled(relevance, **options):
+    find = SeedMasksFromRelevance(**options)
+    seeds, _ = find(relevance)
+    return seeds, find.settled(relevance, seeds)
+
+
+def test_settled_are_seeds_and_what_hardly_responds():
+    relevance = strips([1.0, 0.5, 0.2, 0.04])
+    seeds, known = settled(relevance, max_seeds=1, keep="top", background=0.05)
+    assert known.shape == (1, *relevance.shape)
+    assert known.dtype == bool
+    assert seeds.max() == 1
+    inside = [bool(known[0, 15, 20 * index + 10]) for index in range(4)]
+    assert inside == [True, False, False, True]  # the seed, a nucleus that was not kept, less than one, next to nothing
+    np.testing.assert_array_equal(known[0], (relevance < 0.05) | (seeds[0] > 0))
+    assert settled(relevance, background=0.3)[1][0, 15, 50]
+    assert not settled(relevance, background=0, max_seeds=0)[1].any()  # nothing is below 0
+
+
+def test_what_is_added_to_a_seed_is_known():
+    ring = discs((30, 40, 12)) - discs((30, 40, 9)) / 2  # inside, half of it
+    ring[30, 40] = 0.2
+    seeds, known = settled(ring, background=0.05)
+    assert seeds[0, 30, 40] == 1
+    assert known.all()
+
+
+def test_a_map_without_anything_positive_is_background():
+    seeds, known = settled(-np.ones((1, 20, 30), np.float32))
+    assert not seeds.any()
+    assert known.all()
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, MetaTensor])
+def test_settled_is_of_the_kind_of_the_map(kind):
+    seeds, known = settled(kind(noise(4)[None]), min_area=20)
+    assert type(known) is type(seeds)
+    np.testing.assert_array_equal(np.asarray(known), settled(noise(4), min_area=20)[1])
+
+
+def test_dictionary_twin_tells_what_is_known():
+    data = {"relevance": noise(6), "other": noise(7)}
+    twin = SeedMasksFromRelevanced(
+        ["relevance", "other"], ["seeds", "more"], None, known_key=["known", None], min_area=20, background=0.1
+    )
+    found = twin(data)
+    assert found.keys() == {"relevance", "other", "seeds", "more", "known"}
+    np.testing.assert_array_equal(found["known"], settled(data["relevance"], min_area=20, background=0.1)[1])
