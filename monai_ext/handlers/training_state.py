@@ -136,7 +136,7 @@ class TrainingState:
 
     def _collect(self, engine: Engine) -> None:
         output = engine.state.output  # a list of items, or a trainer's dictionary that is not taken apart
-        self._losses.append(float(output["loss"] if isinstance(output, Mapping) else self._loss(output)))
+        self._losses.append(float(output["loss"].detach() if isinstance(output, Mapping) else self._loss(output)))
 
     def save(self, engine: Engine) -> None:
         """Write what the finished epoch left behind (the first rank does)."""

@@ -93,7 +93,7 @@ def cells_agree(folder, name, plan, row, features):
     assert (len(table) > 0) == (row["tissue_mm2"] > 0)
     if not len(table):
         return
-    assert table["class"].tolist() == features.classes.tolist()
+    assert table["class"].fillna("").tolist() == [name or "" for name in features.classes]
     assert table["confidence"].is_monotonic_increasing
     np.testing.assert_allclose(features.measurements["confidence"], table["confidence"], atol=CSV_TOLERANCE)
     bounds = shapely.bounds(features.geometry)
