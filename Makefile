@@ -29,7 +29,7 @@ demo: $(READY)
 	@echo; echo "Open $(DEMO)/evaluation/report.html and $(DEMO)/inference/report.html in a browser."
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import load_decathlon_datalist
 
@@ -77,6 +77,7 @@ def tupac(src: Path, numbers, folder="mitoses_image_data") -> Path:
 # ------------------------------------------------------------------------------------------------------------ splits
 
 
+@settings(deadline=None)  # a busy machine is no error
 @given(
     st.dictionaries(st.text("0123456789", min_size=1, max_size=3), st.integers(0, 50), max_size=60), st.integers(0, 99)
 )
