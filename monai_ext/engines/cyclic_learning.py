@@ -26,6 +26,7 @@ __all__ = ["CyclicLearning"]
 
 _SHARING = ("bilateral", "unilateral", "none")
 _BEGIN = ("front", "teacher")
+_DATA = ("dataset_dir", "tiles_dir")  # settings that name what a phase learns from
 _PREFIX = "backbone."
 
 
@@ -188,9 +189,11 @@ class CyclicLearning:
         self, cycle: int, kind: str, name: str, result: Path, values: Mapping[str, Any], inputs: Sequence[Any]
     ) -> None:
         settings = {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+        own = self.own.get(kind, {})
         files = [str(path) for path in inputs if path is not None and Path(path).exists()]
+        files += [str(own[key]) for key in _DATA if key in own and _is_data_set(own[key])]  # changed ones start anew
         phase = Phase(
-            f"cycle {cycle}, {name}", self.configs[kind], str(result), {**self.own.get(kind, {}), **settings}, files,
+            f"cycle {cycle}, {name}", self.configs[kind], str(result), {**own, **settings}, files,
             parallel=kind in self.parallel,
         )  # fmt: skip
         self.runner(phase)
@@ -237,6 +240,10 @@ def _found_instances(folder: Path) -> dict[str, dict[str, Any]]:
     """What an evaluation left, by the image."""
     items = load_datalist(folder, ["test"], None, ("image", "label"), ("instances",))["test"]
     return {str(Path(item["image"]).resolve()): item for item in items if "instances" in item}
+
+
+def _is_data_set(folder: Any) -> bool:
+    return isinstance(folder, (str, os.PathLike)) and (Path(folder) / "dataset.json").is_file()
 
 
 def _backbone(folder: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -121,10 +121,6 @@ class MergeInstancesd(MapTransform):
         d = dict(data)
         parts = [SparseInstances.from_map(torch.as_tensor(d[key])[0]) for key in self.key_iterator(d)]
         if not parts:
-            raise InputError("MergeInstancesd", f"instance maps under {_listed(self.keys)}", "none")
+            raise InputError("MergeInstancesd", f"instance maps under {', '.join(map(str, self.keys))}", "none")
         d[self.merged_key] = SparseInstances.cat(parts).suppress(self.iou).to_map()[0]
         return d
-
-
-def _listed(keys: Sequence[Hashable]) -> str:
-    return ", ".join(map(str, keys))

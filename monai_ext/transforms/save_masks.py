@@ -51,7 +51,7 @@ class SaveMasksd(MapTransform):
         self.files = {name: ResultFiles(self.output_dir / name, root) for name in self.names}
         self.image_key = image_key
         self._maps: dict[Path, dict[str, str]] = {}
-        self._found = 0
+        self._found = dict.fromkeys(self.names, 0)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write an image's maps; the data are returned as they came."""
@@ -69,22 +69,22 @@ class SaveMasksd(MapTransform):
             with atomic_path(path) as temporary:
                 tifffile.imwrite(temporary, values, compression="zlib", metadata=None)
             maps[name] = path.relative_to(self.output_dir).as_posix()
-            self._found += bool(values.any())
+            self._found[name] += bool(values.any())
         return d
 
     def close(self, needed: str | None = None) -> Path:
         """Write ``dataset.json``: the lists with the maps that were written, paths relative to the data set.
 
         Args:
-            needed: what to say if there is not one instance in all maps; ``None`` if that is fine.
+            needed: what to say if there is not one instance in all maps of the first key; ``None`` if that is fine.
 
         Returns:
             the path of ``dataset.json``.
 
         Raises:
-            InputError: all maps are empty, and something is needed.
+            InputError: all maps of the first key are empty, and something is needed.
         """
-        if needed and not self._found:
+        if needed and not self._found[self.names[0]]:
             raise InputError(self.output_dir, needed, f"none in {len(self._maps)} images")
         path = self.output_dir / "dataset.json"
         content = {name: [self._item(item) for item in items] for name, items in self.lists.items()}

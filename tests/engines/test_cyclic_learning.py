@@ -12,11 +12,11 @@ from tests.engines.fake_phases import BACK, FIELD, FRONT, INSIDE
 FAKE = "$import tests.engines.fake_phases as fake"
 PHASES = {
     "front": (
-        {"ckpt_dir": "", "backbone_weights": None, "step": FRONT},
+        {"ckpt_dir": "", "backbone_weights": None, "step": FRONT, "dataset_dir": ""},
         "fake.front(@ckpt_dir, @backbone_weights, @step)",
     ),
     "seeds": (
-        {"front_dir": "", "output_dir": "", "test": [{"image": "a.png"}]},
+        {"front_dir": "", "output_dir": "", "test": [{"image": "a.png"}], "dataset_dir": ""},
         "fake.data_set(@output_dir, @front_dir, test=@test)",
     ),
     "back": (
@@ -163,6 +163,19 @@ def test_no_test_list_no_test_scores(place):
     place.learn(settings=settings, cycles=1, students=0).run()
     assert not (place.out / "cycle_1/student_0/test").exists()
     assert pd.read_csv(place.out / "cycles.csv").columns.tolist() == ["cycle", "student", "val_dice", "folder"]
+
+
+@pytest.mark.parametrize(("kind", "again"), [("front", "cycle_1/front"), ("seeds", "cycle_1/seeds")])
+def test_changed_data_are_learnt_anew(place, kind, again):
+    data = place.folder / "data"
+    data.mkdir()
+    settings = {"back": {"scores": {}}, kind: {"dataset_dir": str(data)}}
+    (data / "dataset.json").write_text(json.dumps({"training": []}))
+    place.learn(settings=settings, cycles=1, students=0).run()
+    (data / "dataset.json").write_text(json.dumps({"training": [{"image": "more.png"}]}))
+    place.learn(settings=settings, cycles=1, students=0).run()
+    assert {name for name, log in place.runs().items() if log == "run\nrun\n"} >= {again}
+    assert ("cycle_1/front" in {n for n, log in place.runs().items() if log != "run\n"}) == (kind == "front")
 
 
 def test_one_backbone_for_all_to_begin_with(place):

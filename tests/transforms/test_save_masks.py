@@ -134,14 +134,15 @@ def test_images_that_differ_in_their_suffix_have_maps_of_their_own(tmp_path):
 
 def test_nothing_found_is_an_error_where_something_is_needed(tmp_path):
     lists = lists_of(data_set(tmp_path / "data", ("a.png", "b.png", "c.png")))
-    save = SaveMasksd("seeds", "label", tmp_path / "out", lists)
+    save = SaveMasksd(["seeds", "known"], ["label", "known"], tmp_path / "out", lists)
+    known = {"known": np.ones((1, *SHAPE), bool)}  # background is known, which makes no seed
     for item in lists["training"]:
-        save({"source": loaded(item), "seeds": np.zeros((1, *SHAPE), np.int32)})
+        save({"source": loaded(item), "seeds": np.zeros((1, *SHAPE), np.int32), **known})
     with pytest.raises(InputError, match=r"out: expected at least one seed, found none in 2 images"):
         save.close("at least one seed")
     assert not (tmp_path / "out/dataset.json").exists()
     assert save.close().is_file()  # fine where nothing is needed
-    save({"source": loaded(lists["training"][0]), "seeds": squares()[None]})
+    save({"source": loaded(lists["training"][0]), "seeds": squares()[None], **known})
     assert save.close("at least one seed").is_file()
 
 
