@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from monai.inferers import SlidingWindowInferer
+from monai.utils import convert_to_tensor
 from torch import Tensor
 
-from monai_ext.inferers.halo import HaloInferer
+from monai_ext.errors import InputError
 from monai_ext.networks.nets.cyclic_classifier import CyclicClassifier
 from monai_ext.visualize.relevance import relevance
 
@@ -16,26 +19,30 @@ __all__ = ["RelevanceInferer"]
 _HAS_NUCLEI = 1
 
 
-class RelevanceInferer(HaloInferer):
-    """The relevance of pixels for the class of tiles with nuclei, large images tile by tile.
+class RelevanceInferer(SlidingWindowInferer):
+    """The relevance of pixels for the class of tiles with nuclei: images are read as the tiles that were learnt.
 
-    An image without any window of ``tile_size`` that the classifier takes to have nuclei has no relevance: explaining
-    the class that it predicts (Zhou et al. 2023, section III-A) would show what there is instead of nuclei. Windows,
-    since an image that is larger than the tiles of the training, and holds a few nuclei, may have none on average.
+    Tiles that overlap are explained one by one (Zhou et al. 2023, section III-A), and the mean of what they say counts,
+    weighted towards the middle of each. A larger image is no tile: convolutions that learnt with the padding at a
+    tile's edges answer otherwise inside an image, and its mean hides a few nuclei. A tile that the classifier takes to
+    have none adds no relevance, for explaining the class that it predicts would show what there is instead of nuclei.
 
     Args:
         tile_size: side of the tiles that the classifier was trained with, px.
-        margin: see :func:`~monai_ext.visualize.relevance`.
-        tile: see :class:`HaloInferer`.
-        halo: see :class:`HaloInferer`.
-        max_pixels: see :class:`HaloInferer`; four passes' activations of so many px are in memory.
+        margin: px that images are mirrored beyond their edges, so that tiles' edges, where padding draws relevance,
+            do not lie there.
+        overlap: share of a tile's side that it has in common with the next.
+        sw_batch_size: tiles explained together.
+
+    Raises:
+        InputError: a margin below 0.
     """
 
-    def __init__(
-        self, tile_size: int = 224, margin: int = 32, tile: int = 512, halo: int = 64, max_pixels: int = 1 << 20
-    ) -> None:
-        super().__init__(tile, halo, max_pixels=max_pixels)
-        self.tile_size, self.margin = tile_size, margin
+    def __init__(self, tile_size: int = 224, margin: int = 32, overlap: float = 0.5, sw_batch_size: int = 16) -> None:
+        if margin < 0:
+            raise InputError("RelevanceInferer margin", "px, at least 0", repr(margin))
+        super().__init__(tile_size, sw_batch_size, overlap, mode="gaussian", padding_mode="replicate")
+        self.margin = margin
 
     def __call__(self, inputs: Tensor, network: CyclicClassifier, *_: Any, **__: Any) -> Tensor:
         """Relevance of a batch.
@@ -48,12 +55,13 @@ class RelevanceInferer(HaloInferer):
             float32 ``(B, 1, H, W)``, signed; 0 where no nuclei are predicted.
         """
         network = getattr(network, "module", network)
+        height, width = inputs.shape[2:]
+        margin = min(self.margin, height - 1, width - 1)  # as far as an image can be mirrored
 
-        def explained(images: Tensor) -> Tensor:
+        def explained(tiles: Tensor) -> Tensor:
             with torch.no_grad():
-                windows = network.window_logits(images, self.tile_size)
-            positive = (windows.argmax(1) == _HAS_NUCLEI).flatten(1).any(1)
-            found = relevance(network, images, _HAS_NUCLEI, min(self.margin, min(images.shape[2:]) - 1))
-            return (found * positive[:, None, None])[:, None]
+                positive = network(tiles).argmax(1) == _HAS_NUCLEI
+            return (relevance(network, tiles, _HAS_NUCLEI) * positive[:, None, None])[:, None]
 
-        return super().__call__(inputs, explained)
+        mirrored = F.pad(convert_to_tensor(inputs, track_meta=False), (margin,) * 4, mode="reflect")
+        return super().__call__(mirrored, explained)[..., margin : margin + height, margin : margin + width]

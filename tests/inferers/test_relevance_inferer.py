@@ -1,108 +1,94 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from monai_ext.errors import InputError
 from monai_ext.inferers import RelevanceInferer
 from monai_ext.networks.nets import CyclicClassifier
 from monai_ext.visualize import relevance
 
 SAME = 1e-4  # of the largest relevance
-MARGIN = 16
+SIDE = 64
 
 
 def classifier(positive=True, seed=0):
     """One that takes all images to be of one class."""
     torch.manual_seed(seed)
     network = CyclicClassifier("resnet18").eval()
-    (head,) = [module for module in network.modules() if isinstance(module, nn.Linear)]
     with torch.no_grad():
-        head.bias.copy_(torch.tensor([-100.0, 100.0] if positive else [100.0, -100.0]))
+        network.head.bias.copy_(torch.tensor([-100.0, 100.0] if positive else [100.0, -100.0]))
     return network
 
 
-def field(height=64, width=64, seed=1, count=2):
+def field(height=SIDE, width=SIDE, seed=1, count=2):
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
 def inferer(**options):
-    return RelevanceInferer(tile_size=64, margin=MARGIN, **options)
+    return RelevanceInferer(**{"tile_size": SIDE, "margin": 0, **options})
 
 
 def assert_same(found, expected):
     torch.testing.assert_close(found, expected, rtol=0, atol=SAME * expected.abs().max().item())
 
 
-def test_one_image_is_explained_as_it_is():
+def test_a_tile_is_explained_as_it_is():
     network, images = classifier(), field()
     found = inferer()(images, network)
-    assert found.shape == (2, 1, 64, 64)
+    assert found.shape == (2, 1, SIDE, SIDE)
     assert found.dtype == torch.float32
     assert found.abs().max() > 0
-    assert_same(found[:, 0], relevance(network, images, 1, MARGIN))
+    assert_same(found[:, 0], relevance(network, images, 1))
 
 
-def test_a_negative_image_has_none():
+def test_a_negative_tile_has_none():
     assert not inferer()(field(), classifier(positive=False)).any()
 
 
-def test_of_a_batch_the_negative_ones_have_none():
-    network, images = classifier(), field()
-    (head,) = [module for module in network.modules() if isinstance(module, nn.Linear)]
+def test_of_an_image_the_negative_tiles_have_none():
+    network, image = classifier(), field(SIDE, 3 * SIDE, count=1)
+    tiles = torch.cat(image.split(SIDE, 3))
     with torch.no_grad():
-        head.bias.zero_()
-        scores = network(images)
-        head.bias.copy_(torch.tensor([(scores[:, 1] - scores[:, 0]).mean(), 0]))  # between the two
-        positive = network(images).argmax(1) == 1
-    assert positive.sum() == 1
-    found = inferer()(images, network)
-    assert found.flatten(1).any(1).tolist() == positive.tolist()
-    assert_same(found[positive, 0], relevance(network, images[positive], 1, MARGIN))
+        network.head.bias.zero_()
+        difference = (network(tiles) @ torch.tensor([1.0, -1.0])).sort().values
+        network.head.bias.copy_(torch.tensor([-(difference[0] + difference[1]) / 2, 0]))
+        positive = (network(tiles).argmax(1) == 1).tolist()
+    assert sum(positive) == 1
+    found = inferer(overlap=0)(image, network)
+    for tile, part, has_nuclei in zip(tiles, found[:, 0].split(SIDE, 2), positive, strict=True):
+        assert part.any() == has_nuclei
+        if has_nuclei:
+            assert_same(part, relevance(network, tile[None], 1))
 
 
-def explaining(monkeypatch):
-    """Relevance is the sum of the colours; the sizes of what is explained."""
-    seen = []
-
-    def fake(_, images, *__):
-        seen.append(tuple(images.shape[2:]))
-        return images.sum(1)
-
-    monkeypatch.setattr("monai_ext.inferers.relevance.relevance", fake)
-    return seen
-
-
-def test_one_window_with_nuclei_is_enough(monkeypatch):
-    explaining(monkeypatch)
-    network, images, sizes = classifier(), field(64, 160, count=3), []
-    logits = torch.zeros(3, 2, 1, 4)
-    logits[:, 0] = 1  # no nuclei
-    logits[1, 1, 0, 2] = logits[2, 1] = 2
-    monkeypatch.setattr(network, "window_logits", lambda _, size: sizes.append(size) or logits)
-    found = inferer()(images, network)
-    assert sizes == [64]
-    assert not found[0].any()
-    assert torch.equal(found[1:, 0], images[1:].sum(1))
+def test_the_mean_of_tiles_leans_to_their_middle():
+    """Against a loop over the three tiles of a row, Gaussian weights of an eighth of their side."""
+    network, image = classifier(), field(SIDE, 2 * SIDE, count=1)
+    place = torch.arange(SIDE) - (SIDE - 1) / 2
+    weight = torch.exp(-(place**2) / (2 * (SIDE / 8) ** 2))
+    weight = (weight[:, None] * weight).clamp(min=1e-3)  # MONAI's least
+    total, weights = torch.zeros(SIDE, 2 * SIDE), torch.zeros(SIDE, 2 * SIDE)
+    for left in (0, SIDE // 2, SIDE):
+        total[:, left : left + SIDE] += weight * relevance(network, image[..., left : left + SIDE], 1)[0]
+        weights[:, left : left + SIDE] += weight
+    found, expected = inferer(overlap=0.5)(image, network)[0, 0], total / weights
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.02 * expected.abs().max().item())
 
 
-def test_a_small_image_has_a_smaller_margin():
-    network, images = classifier(), field(8, 40, count=1)
-    assert_same(inferer()(images, network)[:, 0], relevance(network, images, 1, 7))
+def test_images_are_mirrored_beyond_their_edges():
+    network, images = classifier(), field(SIDE // 2, SIDE // 2)
+    margin = SIDE // 4
+    expected = relevance(network, F.pad(images, (margin,) * 4, mode="reflect"), 1)
+    inner = slice(margin, -margin)
+    assert_same(inferer(margin=margin)(images, network)[:, 0], expected[:, inner, inner])
 
 
-def test_a_large_image_is_explained_tile_by_tile():
-    network, image = classifier(), field(64, 96, count=1)
-    found = inferer(tile=32, halo=32, max_pixels=32 * 32)(image, network)
-    assert found.shape == (1, 1, 64, 96)
-    for rows, cols, read_rows, read_cols in (  # what is kept, and what is read for it
-        ((0, 32), (0, 32), (0, 64), (0, 64)),
-        ((32, 64), (64, 96), (0, 64), (32, 96)),
-    ):
-        expected = relevance(network, image[..., slice(*read_rows), slice(*read_cols)], 1, MARGIN)
-        top, left = rows[0] - read_rows[0], cols[0] - read_cols[0]
-        assert_same(
-            found[:, 0, slice(*rows), slice(*cols)],
-            expected[:, top : top + rows[1] - rows[0], left : left + cols[1] - cols[0]],
-        )
+@pytest.mark.parametrize("size", [(8, 40), (1, 1), (100, 33)])
+def test_images_smaller_than_a_tile(size):
+    found = inferer(margin=32)(field(*size, count=1), classifier())
+    assert found.shape == (1, 1, *size)
+    assert found.isfinite().all()
 
 
 def test_inside_no_grad_and_a_wrapper():
@@ -114,8 +100,6 @@ def test_inside_no_grad_and_a_wrapper():
         assert torch.equal(inferer()(images, wrapper), expected)
 
 
-@pytest.mark.parametrize(("size", "tiles"), [(64 * 128, [(64, 128)]), (64 * 128 - 1, [(64, 64)] * 2)])
-def test_the_limit_decides_whether_there_are_tiles(size, tiles, monkeypatch):
-    seen = explaining(monkeypatch)
-    inferer(tile=64, halo=0, max_pixels=size)(field(64, 128, count=1), classifier())
-    assert seen == tiles
+def test_a_margin_below_zero():
+    with pytest.raises(InputError, match="margin"):
+        RelevanceInferer(margin=-1)

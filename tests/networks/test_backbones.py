@@ -122,17 +122,3 @@ def test_every_weight_of_the_classifier_learns():
     network = CyclicClassifier("resnet18", num_classes=3)
     network(torch.randn(2, 3, 64, 64)).square().sum().backward()
     assert all(weight.grad.abs().sum() > 0 for weight in network.parameters())
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_windows_of_an_image_are_scored_as_wholes_are(name):
-    network = CyclicClassifier(name).eval()
-    images = torch.randn(2, 3, 96, 160)
-    with torch.no_grad():
-        logits = network(images)
-        windows = network.window_logits(images, 64)
-        assert windows.shape == (2, 2, 2, 4)
-        # windows of one stride side by side make up the image
-        torch.testing.assert_close(network.window_logits(images, 32).mean((2, 3)), logits, rtol=1e-5, atol=1e-5)
-        largest = network.window_logits(images, 1000)
-    torch.testing.assert_close(largest[..., 0, 0], logits, rtol=1e-5, atol=1e-5)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_ext.networks.blocks.backbones import Backbone
 
 __all__ = ["CyclicClassifier"]
-
-_STRIDE = 32  # of the backbone's last map
 
 
 class CyclicClassifier(nn.Module):
@@ -46,24 +43,6 @@ class CyclicClassifier(nn.Module):
         Returns:
             logits ``(B, num_classes)``.
         """
-        return self.head(self.pool(self._features(images)).flatten(1))
-
-    def window_logits(self, images: Tensor, size: int) -> Tensor:
-        """Score the windows of larger images, from one pass over each: at stride 32, without padding.
-
-        A window sees what is around it, so its logits are near those of the window cut out, not equal.
-
-        Args:
-            images: as for a call.
-            size: side of the windows, px, rounded to whole strides; no larger than the images.
-
-        Returns:
-            logits ``(B, num_classes, h, w)``.
-        """
-        features = self._features(images)
-        sides = [min(max(round(size / _STRIDE), 1), side) for side in features.shape[2:]]
-        return self.head(F.avg_pool2d(features, sides, stride=1).movedim(1, -1)).movedim(-1, 1)
-
-    def _features(self, images: Tensor) -> Tensor:
         features = self.backbone(images)["3"]
-        return self.norm(features.movedim(1, -1)).movedim(-1, 1)  # a LayerNorm reads channels last
+        features = self.norm(features.movedim(1, -1)).movedim(-1, 1)  # a LayerNorm reads channels last
+        return self.head(self.pool(features).flatten(1))
