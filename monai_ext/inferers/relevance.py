@@ -27,22 +27,36 @@ class RelevanceInferer(SlidingWindowInferer):
     tile's edges answer otherwise inside an image, and its mean hides a few nuclei. A tile that the classifier takes to
     have none adds no relevance, for explaining the class that it predicts would show what there is instead of nuclei.
 
+    A score is shared out among a tile's nuclei, so each of a few gets more than each of many. As in the paper, whose
+    images are the tiles, relevance counts relative to its tile's maximum therefore, or to a quantile in its place.
+
     Args:
         tile_size: side of the tiles that the classifier was trained with, px.
         margin: px that images are mirrored beyond their edges, so that tiles' edges, where padding draws relevance,
             do not lie there.
+        quantile: of a tile's positive relevance, by which the tile is divided; 1 for its maximum. A lower one is not
+            set by a single spot.
         overlap: share of a tile's side that it has in common with the next.
         sw_batch_size: tiles explained together.
 
     Raises:
-        InputError: a margin below 0.
+        InputError: a margin below 0, or a quantile outside (0, 1].
     """
 
-    def __init__(self, tile_size: int = 224, margin: int = 32, overlap: float = 0.5, sw_batch_size: int = 16) -> None:
+    def __init__(
+        self,
+        tile_size: int = 224,
+        margin: int = 32,
+        quantile: float = 0.98,
+        overlap: float = 0.5,
+        sw_batch_size: int = 16,
+    ) -> None:
         if margin < 0:
             raise InputError("RelevanceInferer margin", "px, at least 0", repr(margin))
+        if not 0 < quantile <= 1:
+            raise InputError("RelevanceInferer quantile", "a share above 0, at most 1", repr(quantile))
         super().__init__(tile_size, sw_batch_size, overlap, mode="gaussian", padding_mode="replicate")
-        self.margin = margin
+        self.margin, self.quantile = margin, quantile
 
     def __call__(self, inputs: Tensor, network: CyclicClassifier, *_: Any, **__: Any) -> Tensor:
         """Relevance of a batch.
@@ -52,7 +66,7 @@ class RelevanceInferer(SlidingWindowInferer):
             network: the front end, perhaps in a ``DistributedDataParallel``.
 
         Returns:
-            float32 ``(B, 1, H, W)``, signed; 0 where no nuclei are predicted.
+            float32 ``(B, 1, H, W)``, signed, in tiles' maxima; 0 where no nuclei are predicted.
         """
         network = getattr(network, "module", network)
         height, width = inputs.shape[2:]
@@ -61,7 +75,14 @@ class RelevanceInferer(SlidingWindowInferer):
         def explained(tiles: Tensor) -> Tensor:
             with torch.no_grad():
                 positive = network(tiles).argmax(1) == _HAS_NUCLEI
-            return (relevance(network, tiles, _HAS_NUCLEI) * positive[:, None, None])[:, None]
+            found = relevance(network, tiles, _HAS_NUCLEI)
+            highest = torch.stack([_quantile(map_[map_ > 0], self.quantile) for map_ in found])
+            return (found / highest[:, None, None] * positive[:, None, None])[:, None]
 
         mirrored = F.pad(convert_to_tensor(inputs, track_meta=False), (margin,) * 4, mode="reflect")
         return super().__call__(mirrored, explained)[..., margin : margin + height, margin : margin + width]
+
+
+def _quantile(values: Tensor, share: float) -> Tensor:
+    """The quantile; 1 of nothing, for what is divided by it."""
+    return values.quantile(share) if len(values) else values.new_ones(())

@@ -26,7 +26,13 @@ def field(height=SIDE, width=SIDE, seed=1, count=2):
 
 
 def inferer(**options):
-    return RelevanceInferer(**{"tile_size": SIDE, "margin": 0, **options})
+    return RelevanceInferer(**{"tile_size": SIDE, "margin": 0, "quantile": 1.0, **options})
+
+
+def relative(network, images):
+    """Relevance in maxima of each tile."""
+    found = relevance(network, images, 1)
+    return found / found.amax((1, 2), keepdim=True)
 
 
 def assert_same(found, expected):
@@ -39,7 +45,7 @@ def test_a_tile_is_explained_as_it_is():
     assert found.shape == (2, 1, SIDE, SIDE)
     assert found.dtype == torch.float32
     assert found.abs().max() > 0
-    assert_same(found[:, 0], relevance(network, images, 1))
+    assert_same(found[:, 0], relative(network, images))
 
 
 def test_a_negative_tile_has_none():
@@ -59,7 +65,7 @@ def test_of_an_image_the_negative_tiles_have_none():
     for tile, part, has_nuclei in zip(tiles, found[:, 0].split(SIDE, 2), positive, strict=True):
         assert part.any() == has_nuclei
         if has_nuclei:
-            assert_same(part, relevance(network, tile[None], 1))
+            assert_same(part, relative(network, tile[None]))
 
 
 def test_the_mean_of_tiles_leans_to_their_middle():
@@ -70,7 +76,7 @@ def test_the_mean_of_tiles_leans_to_their_middle():
     weight = (weight[:, None] * weight).clamp(min=1e-3)  # MONAI's least
     total, weights = torch.zeros(SIDE, 2 * SIDE), torch.zeros(SIDE, 2 * SIDE)
     for left in (0, SIDE // 2, SIDE):
-        total[:, left : left + SIDE] += weight * relevance(network, image[..., left : left + SIDE], 1)[0]
+        total[:, left : left + SIDE] += weight * relative(network, image[..., left : left + SIDE])[0]
         weights[:, left : left + SIDE] += weight
     found, expected = inferer(overlap=0.5)(image, network)[0, 0], total / weights
     torch.testing.assert_close(found, expected, rtol=0, atol=0.02 * expected.abs().max().item())
@@ -79,7 +85,7 @@ def test_the_mean_of_tiles_leans_to_their_middle():
 def test_images_are_mirrored_beyond_their_edges():
     network, images = classifier(), field(SIDE // 2, SIDE // 2)
     margin = SIDE // 4
-    expected = relevance(network, F.pad(images, (margin,) * 4, mode="reflect"), 1)
+    expected = relative(network, F.pad(images, (margin,) * 4, mode="reflect"))
     inner = slice(margin, -margin)
     assert_same(inferer(margin=margin)(images, network)[:, 0], expected[:, inner, inner])
 
@@ -100,6 +106,21 @@ def test_inside_no_grad_and_a_wrapper():
         assert torch.equal(inferer()(images, wrapper), expected)
 
 
-def test_a_margin_below_zero():
-    with pytest.raises(InputError, match="margin"):
-        RelevanceInferer(margin=-1)
+def test_a_quantile_stands_for_a_tiles_maximum():
+    network, images = classifier(), field(count=1)
+    found = relevance(network, images, 1)
+    expected = found / found[found > 0].quantile(0.9)
+    assert_same(inferer(quantile=0.9)(images, network)[:, 0], expected)
+
+
+def test_a_sparse_tile_counts_as_much_as_a_dense_one():
+    network, image = classifier(), field(SIDE, 2 * SIDE, count=1)
+    image[..., SIDE:] *= 0.1
+    found = inferer(overlap=0)(image, network)[0, 0]
+    assert [part.max().item() for part in found.split(SIDE, 1)] == pytest.approx([1, 1], rel=SAME)
+
+
+@pytest.mark.parametrize("options", [{"margin": -1}, {"quantile": 0}, {"quantile": 1.1}], ids=str)
+def test_arguments_out_of_range(options):
+    with pytest.raises(InputError, match=next(iter(options))):
+        RelevanceInferer(**options)
