@@ -21,7 +21,13 @@ def run(folder, momentum=0.02, resume=False, epochs=1, loaded=None):
     if loaded is not None:  # as MONAI Label inserts it
         handlers.insert(0, CheckpointLoader(str(loaded), {"model": network}))
     SupervisedTrainer(
-        "cpu", epochs, DataLoader(Dataset(data), batch_size=4), network, optimizer, nn.MSELoss(), train_handlers=handlers
+        "cpu",
+        epochs,
+        DataLoader(Dataset(data), batch_size=4),
+        network,
+        optimizer,
+        nn.MSELoss(),
+        train_handlers=handlers,
     ).run()
     return network, average.ema_model
 
