@@ -93,7 +93,7 @@ def read_points(path: str | os.PathLike, xy: bool = False, classes: Sequence[str
       any order. Further columns are ignored. An empty file means that there are no points.
     - ``.json``: a list of ``[row, col]`` or of ``{"row": .., "col": ..}``, or GeoJSON.
     - ``.geojson``: points and multipoints as they are, the centroid of anything with an area or a length.
-    - ``.png``, ``.tif``, ``.tiff``: an instance map (MONAI Label's kind of annotation), the centroid of each number's pixels;
+    - ``.png``, ``.tif``, ``.tiff``: an instance map (MONAI Label's annotations are such), the centroid of each number;
       or a mask, whose only number is 1 or 255, the centroid of each piece.
 
     Args:
