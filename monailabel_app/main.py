@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 from lib.bundles import BUNDLES
 from lib.errors import answered, known
@@ -92,11 +93,11 @@ class BundleApp(MONAILabelApp):
         with answered():
             path = self._path(request, datastore)
             start = time.monotonic()
-            infer = self._infers[request["model"]]
+            infer, asap = self._infers[request["model"]], request.get("output") == "asap"
             result, location, size = infer.annotate(path, request)
             answer = {
                 "name": f"MONAILabel Annotations - {request['model']} for {[*location, *size]}",
-                "description": infer.description,
+                "description": escape(infer.description, {'"': "&quot;"}) if asap else infer.description,
                 "model": request["model"],
                 "location": location,
                 "size": size,
