@@ -57,6 +57,9 @@ class BundleApp(MONAILabelApp):
             version=getattr(monai_ext, "__version__", "0.1.0"),
         )
 
+        # scoring computes all labelled images: not after every sample, while somebody waits for outlines
+        self._auto_update_scoring = False
+
     def init_infers(self) -> dict[str, InferTask]:
         """A task for each bundle."""
         return {name: BundleInfer(str(path), self.conf, BUNDLES[name].colours) for name, path in self.bundles.items()}

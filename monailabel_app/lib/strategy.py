@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from lib.errors import known
 from lib.infer import BundleInfer
 from monai_ext.errors import InputError
 from monai_ext.label import uncertainty
+from monai_ext.slides.levels import open_levels
 
 __all__ = ["Uncertainty"]
+
+_MOST_PIXELS = 16_000_000  # an annotator outlines fields; slides are too large to look at while somebody waits
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +27,7 @@ logger = logging.getLogger(__name__)
 class Uncertainty(Strategy):
     """The unlabelled image with the highest mean of 1 - confidence over what is found in it.
 
-    What was computed is kept with the image until the network's weights change.
+    Slides are left out. What was computed is kept with the image until the network's weights change.
 
     Args:
         infers: the bundles by name.
@@ -46,6 +50,9 @@ class Uncertainty(Strategy):
         values = {}
         for image in images:
             try:
+                levels, _ = open_levels(Path(datastore.get_image_uri(image)), "openslide")
+                if math.prod(levels.shapes[0]) > _MOST_PIXELS:
+                    continue
                 values[image] = self._of(model, image, datastore)
             except InputError as error:  # the others go on
                 logger.warning("left out: %s", error)

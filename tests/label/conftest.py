@@ -111,7 +111,8 @@ def make_studies(folder: Path, base: Path) -> None:
     for item in items:
         image, label = base / "nuclei" / item["image"], base / "nuclei" / item["label"]
         shutil.copy(image, folder)
-        shutil.copy(label, folder / "labels/final" / f"{image.stem}{label.suffix}")
+        if item not in fields["test"]:  # these are yet to be annotated
+            shutil.copy(label, folder / "labels/final" / f"{image.stem}{label.suffix}")
     mitoses = phantom("mitosis", base / "mitosis", "--slides", 6, "--fields", 1, "--size", FIELD)
     shown = {
         "nuclei": next(item for item in items if Path(item["image"]).stem == IMAGE),
