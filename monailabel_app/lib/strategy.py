@@ -64,10 +64,10 @@ class Uncertainty(Strategy):
     def _of(self, model: str, image: str, datastore: Datastore) -> float:
         infer = self.infers[model]
         weights = Path(infer.get_path()).stat().st_mtime_ns
-        before = datastore.get_image_info(image).get("uncertainty", {})
+        before = datastore.get_image_info(image).get("uncertainties", {})
         if before.get(model, {}).get("weights") != weights:
             path = datastore.get_image_uri(image)
             value = uncertainty(infer.find({"model": model, "image": path}))
             before = {**before, model: {"value": value, "weights": weights}}
-            datastore.update_image_info(image, {"uncertainty": before})
+            datastore.update_image_info(image, {"uncertainties": before})
         return before[model]["value"]
