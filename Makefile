@@ -2,16 +2,25 @@
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 READY := .venv/.ready
+LABEL_BIN := $(CURDIR)/.venv-label/bin
+LABEL_READY := .venv-label/.ready
 BUNDLE := bundles/pathology_mitosis_segmentation
 DEMO := $(CURDIR)/demo
 
-.PHONY: demo test test-all bench lint clean
+.PHONY: demo test test-all test-label bench lint clean
 
 $(READY): requirements.txt requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or later is needed, found $$($(PYTHON) --version); try make PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -e .
+	touch $@
+
+# MONAI Label needs numpy < 2: an environment of its own, with this folder on its path
+$(LABEL_READY): requirements-label.txt
+	test -x $(LABEL_BIN)/python || $(PYTHON) -m venv .venv-label
+	$(LABEL_BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-label.txt
+	$(LABEL_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
 demo: $(READY)
@@ -34,6 +43,9 @@ test: $(READY)
 test-all: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+test-label: $(READY) $(LABEL_READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/label $(PYTEST_ARGS)
+
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks --benchmark-columns=min,median,rounds --benchmark-sort=name $(PYTEST_ARGS)
 
@@ -42,4 +54,4 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf .venv demo build *.egg-info
+	rm -rf .venv .venv-label demo build *.egg-info

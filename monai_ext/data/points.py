@@ -24,6 +24,7 @@ from monai_ext.errors import InputError
 __all__ = ["as_points", "atomic_path", "points_outside", "read_points", "write_points"]
 
 _LIMIT = 1e9  # no image is larger
+_MASKS = (".png", ".tif", ".tiff")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
@@ -86,12 +87,14 @@ def as_points(points: Any, where: str | os.PathLike = "points") -> np.ndarray:
 
 
 def read_points(path: str | os.PathLike, xy: bool = False, classes: Sequence[str] | None = None) -> np.ndarray:
-    """Read points from a CSV, JSON or QuPath GeoJSON file.
+    """Read points from a CSV, JSON or QuPath GeoJSON file, or from a mask of the figures.
 
     - ``.csv``: ``row,col`` without a header (AMIDA13, TUPAC16), or with a header that names ``row,col`` (or ``y,x``) in
       any order. Further columns are ignored. An empty file means that there are no points.
     - ``.json``: a list of ``[row, col]`` or of ``{"row": .., "col": ..}``, or GeoJSON.
     - ``.geojson``: points and multipoints as they are, the centroid of anything with an area or a length.
+    - ``.png``, ``.tif``, ``.tiff``: an instance map (MONAI Label's annotations are such), the centroid of each number;
+      or a mask, whose only number is 1 or 255, the centroid of each piece.
 
     Args:
         path: the file.
@@ -106,6 +109,8 @@ def read_points(path: str | os.PathLike, xy: bool = False, classes: Sequence[str
     """
     path = Path(path)
     kind = path.suffix.lower()
+    if kind in _MASKS:
+        return _centroids(path)
     if kind not in (".csv", ".json", ".geojson"):
         raise InputError(path, "points in a .csv, .json or .geojson file", repr(path.suffix or "no suffix"))
     try:
@@ -115,6 +120,18 @@ def read_points(path: str | os.PathLike, xy: bool = False, classes: Sequence[str
     if kind == ".csv":
         return _read_csv(data, path, (1, 0) if xy else (0, 1))
     return _read_json(data, path, classes) if kind == ".json" else _read_geojson(data, path, classes)
+
+
+def _centroids(path: Path) -> np.ndarray:
+    from skimage.measure import label, regionprops_table
+
+    from monai_ext.data.image import read_mask
+
+    mask = read_mask(path)
+    found = regionprops_table(
+        label(mask) if mask.max(initial=0) in (1, 255) and len(np.unique(mask)) <= 2 else mask, properties=("centroid",)
+    )
+    return np.column_stack([found["centroid-0"], found["centroid-1"]]).astype(np.float32)
 
 
 def write_points(path: str | os.PathLike, points: Any) -> Path:

@@ -8,6 +8,7 @@ from monai_ext.handlers.multiclass_report import MulticlassReport
 from monai_ext.handlers.progress import EpochProgress
 from monai_ext.handlers.summary_report import SummaryReport
 from monai_ext.handlers.training_state import EpochSeed, TrainingState
+from monai_ext.handlers.weight_average import WeightAverage
 
 __all__ = [
     "ClassificationReport",
@@ -19,4 +20,5 @@ __all__ = [
     "MulticlassReport",
     "SummaryReport",
     "TrainingState",
+    "WeightAverage",
 ]

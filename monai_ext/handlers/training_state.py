@@ -115,7 +115,7 @@ class TrainingState:
         engine.add_event_handler(Events.STARTED, self.restore)
         engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self._losses.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def restore(self, engine: Engine) -> None:
         """Bring everything back, if there is something to bring back and the run is to resume."""
@@ -138,7 +138,7 @@ class TrainingState:
         output = engine.state.output  # a list of items, or a trainer's dictionary that is not taken apart
         self._losses.append(float(output["loss"].detach() if isinstance(output, Mapping) else self._loss(output)))
 
-    def save(self, engine: Engine) -> None:
+    def __call__(self, engine: Engine) -> None:
         """Write what the finished epoch left behind (the first rank does)."""
         epoch = engine.state.epoch
         entry = {

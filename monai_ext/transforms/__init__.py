@@ -13,11 +13,12 @@ from monai_ext.transforms.geojson import LoadGeoJSON, LoadGeoJSONd
 from monai_ext.transforms.instance_mask import InstancesToMask, InstancesToMaskd
 from monai_ext.transforms.instance_targets import InstancesToTargetd, KeepSured, MergeInstancesd, PickInstancesd
 from monai_ext.transforms.instances import NucleusInstances, NucleusInstancesd
+from monai_ext.transforms.label_image import LabelImaged
 from monai_ext.transforms.mark_done import MarkDoned
 from monai_ext.transforms.patches import RandFieldPatchesd
 from monai_ext.transforms.points import LoadPoints, LoadPointsd
 from monai_ext.transforms.save_detections import SaveDetectionsd
-from monai_ext.transforms.save_evidence import SaveEvidenced
+from monai_ext.transforms.save_evidence import EvidencePiecesd, SaveEvidenced
 from monai_ext.transforms.save_masks import SaveMasksd
 from monai_ext.transforms.save_nuclei import SaveNucleid
 from monai_ext.transforms.seeds import SeedMasksFromRelevance, SeedMasksFromRelevanced
@@ -28,11 +29,13 @@ __all__ = [
     "BlobDetectionsd",
     "ConcentricLabel",
     "ConcentricLabeld",
+    "EvidencePiecesd",
     "FindCellsd",
     "InstancesToMask",
     "InstancesToMaskd",
     "InstancesToTargetd",
     "KeepSured",
+    "LabelImaged",
     "LoadFieldd",
     "LoadGeoJSON",
     "LoadGeoJSONd",

@@ -14,14 +14,44 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy
 
-from monai_ext.data.geojson import Features, GeoJSONWriter, label_map_to_polygons
+from monai_ext.data.geojson import Color, Features, GeoJSONWriter, label_map_to_polygons
 from monai_ext.data.hotspot import mitosis_summary
 from monai_ext.data.result_files import ResultFiles
 from monai_ext.visualize.overlay import overlay
 
-__all__ = ["SaveDetectionsd"]
+__all__ = ["SaveDetectionsd", "detection_features"]
 
 _HOT_SPOT_COLOUR = (20, 20, 20)
+
+
+def detection_features(
+    points: np.ndarray,
+    labels: np.ndarray | None,
+    mpp: float = 0,
+    scale: float = 1,
+    classification: str = "Mitosis",
+    colour: Color = (200, 0, 0),
+) -> list[Features]:
+    """Detections as QuPath's objects: points and, where there are blobs, their outlines.
+
+    Args:
+        points: ``(N, 4)`` row, col, area (px), score, as ``BlobDetections`` gives them.
+        labels: ``(H, W)`` blobs, numbered as the points from 1.
+        mpp: um per px; 0 for no areas in um2.
+        scale: px of level 0 per px.
+        classification: QuPath class.
+        colour: its RGB.
+    """
+    measurements = {"score": points[:, 3], "area_px": points[:, 2]}
+    if mpp:
+        measurements["area_um2"] = points[:, 2] * mpp**2
+    look = {"classes": classification, "colors": {classification: colour}}
+    found = [Features.from_points(points[:, :2], scale=scale, measurements=measurements, **look)]
+    if labels is not None:
+        ids, outlines = label_map_to_polygons(labels, scale=scale)
+        own = {name: values[ids - 1] for name, values in measurements.items()}
+        found.append(Features(outlines, measurements=own, object_types="detection", **look))
+    return found
 
 
 class SaveDetectionsd(MapTransform):
@@ -89,7 +119,9 @@ class SaveDetectionsd(MapTransform):
             mpp, scale = float(image.meta.get("mpp") or self.mpp or 0), float(image.meta.get("scale") or 1)
 
             summary = mitosis_summary(points, tuple(image.shape[1:]), mpp)
-            self._write_geojson(self.files.path(source, ".geojson"), points, labels, (mpp, scale))
+            with GeoJSONWriter(self.files.path(source, ".geojson")) as writer:
+                for features in detection_features(points, labels, mpp, scale, self.classification, self.colour):
+                    writer.write(features)
             self._write_overlay(self.files.path(source, "_overlay.png"), image, points, labels, summary)
             if summary["hotspot_row"] is not None:
                 summary |= {name: (summary[name] + 0.5) * scale - 0.5 for name in ("hotspot_row", "hotspot_col")}
@@ -97,21 +129,6 @@ class SaveDetectionsd(MapTransform):
                 summary["hotspot_radius"] *= scale
             self.files.write_row({"image": source.as_posix(), **summary})
         return d
-
-    def _write_geojson(
-        self, path: Path, points: np.ndarray, labels: np.ndarray | None, resolution: tuple[float, float]
-    ) -> None:
-        mpp, scale = resolution
-        measurements = {"score": points[:, 3], "area_px": points[:, 2]}
-        if mpp:
-            measurements["area_um2"] = points[:, 2] * mpp**2
-        look = {"classes": self.classification, "colors": {self.classification: self.colour}}
-        with GeoJSONWriter(path) as writer:
-            writer.write(Features.from_points(points[:, :2], scale=scale, measurements=measurements, **look))
-            if labels is not None:
-                ids, outlines = label_map_to_polygons(labels, scale=scale)
-                own = {name: values[ids - 1] for name, values in measurements.items()}
-                writer.write(Features(outlines, measurements=own, object_types="detection", **look))
 
     def _write_overlay(
         self, path: Path, image: MetaTensor, points: np.ndarray, labels: np.ndarray | None, summary: dict[str, Any]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,86 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy, convert_to_tensor
 from skimage.measure import label as connected
 
-from monai_ext.data.geojson import Features, GeoJSONWriter, label_map_to_polygons
+from monai_ext.data.geojson import Color, Features, GeoJSONWriter, label_map_to_polygons
 from monai_ext.data.result_files import ResultFiles
 from monai_ext.metrics.evidence import evidence_mask
 from monai_ext.visualize.overlay import overlay
 
-__all__ = ["SaveEvidenced"]
+__all__ = ["EvidencePiecesd", "SaveEvidenced", "evidence_features"]
 
 _SMALLEST_SIDE = 384  # px of a picture; patches are magnified by whole numbers
+
+
+def evidence_pieces(evidence: Any, score: float, threshold: float, smooth: float, positive: float) -> np.ndarray:
+    """Connected pieces of the evidence, ``(H, W)`` int numbered from 1; none where the score is not above positive."""
+    mask = evidence_mask(convert_to_tensor(evidence).float(), threshold, smooth)[0].cpu().numpy()
+    return connected(mask & (score > positive), connectivity=2)
+
+
+def evidence_features(
+    pieces: np.ndarray,
+    heat: np.ndarray,
+    mpp: float = 0,
+    scale: float = 1,
+    classification: str = "Tumor",
+    colour: Color = (200, 0, 0),
+) -> Features:
+    """The outline of each piece with its area and its mean and highest evidence.
+
+    Args:
+        pieces: ``(H, W)`` integers, 0 is background.
+        heat: ``(H, W)`` evidence.
+        mpp: um per px; 0 for no areas in um2.
+        scale: px of level 0 per px.
+        classification: QuPath class.
+        colour: its RGB.
+    """
+    ids, outlines = label_map_to_polygons(pieces.astype(np.int32), scale=scale)
+    flat, area = pieces.ravel(), np.bincount(pieces.ravel(), minlength=pieces.max() + 1)
+    highest = np.zeros(len(area))
+    np.maximum.at(highest, flat, heat.ravel())
+    mean = np.bincount(flat, heat.ravel(), minlength=len(area)) / np.maximum(area, 1)
+    measured = {"area_px": area[ids], "mean_evidence": mean[ids], "max_evidence": highest[ids]}
+    if mpp:
+        measured["area_um2"] = area[ids] * mpp**2
+    return Features(outlines, measurements=measured, classes=classification, colors={classification: colour})
+
+
+class EvidencePiecesd(MapTransform):
+    """Adds the connected pieces of the evidence where the score is positive.
+
+    Args:
+        keys: key of the evidence ``(1, H, W)``.
+        pieces_key: where ``(1, H, W)`` integers go, numbered from 1.
+        score_key: key of the score.
+        threshold: see :class:`SaveEvidenced`.
+        smooth: see :class:`SaveEvidenced`.
+        positive: see :class:`SaveEvidenced`.
+        allow_missing_keys: pass over data without evidence.
+    """
+
+    def __init__(
+        self,
+        keys: str = "evidence",
+        *,
+        pieces_key: str = "pieces",
+        score_key: str = "score",
+        threshold: float = 0.5,
+        smooth: float = 2.0,
+        positive: float = 0.5,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.pieces_key, self.score_key = pieces_key, score_key
+        self.options = {"threshold": threshold, "smooth": smooth, "positive": positive}
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the pieces."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            score = float(convert_to_numpy(d[self.score_key]).item())
+            d[self.pieces_key] = evidence_pieces(d[key], score, **self.options)[None]
+        return d
 
 
 class SaveEvidenced(MapTransform):
@@ -83,30 +154,17 @@ class SaveEvidenced(MapTransform):
             source = self.files.source(image, self.image_key)
             score = float(convert_to_numpy(d[self.score_key]).item())
             mpp, scale = float(image.meta.get("mpp") or self.mpp or 0), float(image.meta.get("scale") or 1)
-            mask = evidence_mask(convert_to_tensor(evidence).float(), self.threshold, self.smooth)[0].cpu().numpy()
-            pieces = connected(mask & (score > self.positive), connectivity=2)
+            pieces = evidence_pieces(evidence, score, self.threshold, self.smooth, self.positive)
             heat = convert_to_numpy(evidence)[0]
-            self._write_geojson(self.files.path(source, ".geojson"), pieces, heat, (mpp, scale))
+            features = evidence_features(pieces, heat, mpp, scale, self.classification, self.colour)
+            with GeoJSONWriter(self.files.path(source, ".geojson")) as writer:
+                writer.write(features)
             self.files.write_picture(self.files.path(source, "_overlay.png"), self._picture(image, heat, pieces))
             area = int((pieces > 0).sum())
             row = {"score": round(score, 6), "positive": score > self.positive, "evidence_px": area}
             row |= {"evidence_um2": round(area * mpp**2, 3) if mpp else None, "evidence_share": area / pieces.size}
             self.files.write_row({"image": source.as_posix(), **row})
         return d
-
-    def _write_geojson(self, path: Path, pieces: np.ndarray, heat: np.ndarray, resolution: tuple[float, float]) -> None:
-        mpp, scale = resolution
-        ids, outlines = label_map_to_polygons(pieces.astype(np.int32), scale=scale)
-        flat, area = pieces.ravel(), np.bincount(pieces.ravel(), minlength=pieces.max() + 1)
-        highest = np.zeros(len(area))
-        np.maximum.at(highest, flat, heat.ravel())
-        mean = np.bincount(flat, heat.ravel(), minlength=len(area)) / np.maximum(area, 1)
-        measured = {"area_px": area[ids], "mean_evidence": mean[ids], "max_evidence": highest[ids]}
-        if mpp:
-            measured["area_um2"] = area[ids] * mpp**2
-        look = {"classes": self.classification, "colors": {self.classification: self.colour}}
-        with GeoJSONWriter(path) as writer:
-            writer.write(Features(outlines, measurements=measured, **look))
 
     def _picture(self, image: Any, heat: np.ndarray, pieces: np.ndarray) -> np.ndarray:
         times = max(1, round(_SMALLEST_SIDE / max(heat.shape)))

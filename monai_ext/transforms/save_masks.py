@@ -7,8 +7,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import orjson
 import tifffile
 from monai.config import KeysCollection
@@ -18,6 +16,7 @@ from monai.utils import convert_to_numpy, ensure_tuple_rep
 from monai_ext.data.points import atomic_path
 from monai_ext.data.result_files import ResultFiles
 from monai_ext.errors import InputError
+from monai_ext.transforms.label_image import file_labels
 
 __all__ = ["SaveMasksd"]
 
@@ -57,15 +56,11 @@ class SaveMasksd(MapTransform):
         """Write an image's maps; the data are returned as they came."""
         d = dict(data)
         image = d[self.image_key]
-        scale = float(image.meta.get("scale") or 1)
         maps = self._maps.setdefault(Path(str(image.meta["filename_or_obj"])).resolve(), {})
         for key, name in self.key_iterator(d, self.names):
             files = self.files[name]
             path = files.path(files.source(image, self.image_key), ".tif")
-            values = _smallest(convert_to_numpy(d[key])[0])
-            if scale != 1:
-                shape = tuple(int(side) for side in image.meta["file_shape"])
-                values = cv2.resize(values, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+            values = file_labels(convert_to_numpy(d[key])[0], image)
             with atomic_path(path) as temporary:
                 tifffile.imwrite(temporary, values, compression="zlib", metadata=None)
             maps[name] = path.relative_to(self.output_dir).as_posix()
@@ -99,10 +94,3 @@ class SaveMasksd(MapTransform):
     def _relative(self, value: Any) -> Any:
         is_path = isinstance(value, str) and Path(value).is_file()
         return Path(os.path.relpath(Path(value).resolve(), self.output_dir.resolve())).as_posix() if is_path else value
-
-
-def _smallest(values: np.ndarray) -> np.ndarray:
-    """Instances in 16 bits, or 32 where they are too many; masks in 8."""
-    if values.dtype == bool:
-        return values.view(np.uint8)
-    return values.astype(np.uint16 if values.max(initial=0) < 1 << 16 else np.int32)

@@ -7,8 +7,10 @@ import csv
 import io
 import pickle
 
+import cv2
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -214,3 +216,26 @@ def test_only_the_named_classes_of_geojson_count(tmp_path):
     assert read_points(path).tolist() == [[1, 2], [3, 4], [5, 6]]
     assert read_points(path, classes=["Mitosis"]).tolist() == [[1, 2]]
     assert read_points(path, classes=["None"]).shape == (0, 2)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        ((1, 1, 1), [[4, 12], [21, 30], [21, 36]]),  # a mask: pieces
+        ((255, 255, 255), [[4, 12], [21, 30], [21, 36]]),
+        ((1, 1, 300), [[12.5, 21], [21, 36]]),  # an instance map: an anaphase is one figure with two plates
+        ((7, 7, 7), [[np.mean([4, 21, 21]), np.mean([12, 30, 36])]]),
+        ((0, 0, 0), []),
+    ],
+)
+def test_masks_give_the_centre_of_each_figure(tmp_path, suffix, numbers, expected):
+    mask = np.zeros((40, 50), np.uint16)
+    for number, (row, col) in zip(numbers, [(4, 12), (21, 30), (21, 36)], strict=True):
+        mask[row - 1 : row + 2, col - 1 : col + 2] = number
+    path = tmp_path / f"a{suffix}"
+    tifffile.imwrite(path, mask) if suffix == ".tif" else cv2.imwrite(str(path), mask)
+    points = read_points(path)
+    assert points.dtype == np.float32
+    assert points.shape == (len(expected), 2)
+    np.testing.assert_allclose(sorted(points.tolist()), np.reshape(expected, (-1, 2)).tolist(), rtol=1e-6)

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
-from ignite.handlers import EMAHandler
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import IgniteMetricHandler, LrScheduleHandler, ValidationHandler, from_engine
@@ -15,6 +14,7 @@ from torch import nn
 
 from monai_ext.handlers.progress import EpochProgress
 from monai_ext.handlers.training_state import EpochSeed, TrainingState, plain_number
+from monai_ext.handlers.weight_average import WeightAverage
 
 EPOCHS = 6
 
@@ -55,7 +55,7 @@ class Run:
         loader = DataLoader(Dataset(data, transform), batch_size=2, shuffle=True, num_workers=workers)
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.05)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1 / (1 + epoch))
-        average = EMAHandler(self.network, momentum=0.2, handle_buffers="update")
+        average = WeightAverage(self.network, momentum=0.2, handle_buffers="update")
         metric = MSEMetric()
         if values is not None:
             metric = Scripted()

@@ -1,0 +1,74 @@
+"""Annotations as clients save them (label images, QuPath's GeoJSON, ASAP's XML), as labels that bundles learn from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from monai_ext.data.asap import read_asap
+from monai_ext.data.geojson import Features, read_geojson
+from monai_ext.data.image import read_field, read_mask
+from monai_ext.data.outlines import polygons_to_label_map
+from monai_ext.data.points import atomic_path, write_points
+
+__all__ = ["has_object", "object_map", "training_label"]
+
+_MASKS = (".png", ".tif", ".tiff", ".bmp")
+
+
+def _features(path: Path) -> Features:
+    if path.suffix.lower() == ".xml":
+        groups = read_asap(path)
+        return Features(np.concatenate([np.empty(0, object), *groups.values()]))
+    return read_geojson(path)
+
+
+def object_map(label: str | os.PathLike, image: str | os.PathLike) -> np.ndarray:
+    """The annotated objects of an image, ``(H, W)`` integers numbered from 1.
+
+    Args:
+        label: a label image, GeoJSON or ASAP's XML, in px of the image.
+        image: the image.
+
+    Raises:
+        InputError: one of them cannot be read.
+    """
+    label = Path(label)
+    if label.suffix.lower() in _MASKS:
+        return read_mask(label)
+    return polygons_to_label_map(_features(label).geometry, read_field(image).image.shape[1:])
+
+
+def has_object(label: str | os.PathLike) -> bool:
+    """Whether an annotation has anything in it: an image's label for methods that learn from those alone."""
+    label = Path(label)
+    return bool(read_mask(label).any()) if label.suffix.lower() in _MASKS else len(_features(label)) > 0
+
+
+def training_label(label: str | os.PathLike, image: str | os.PathLike, folder: str | os.PathLike, kind: str) -> str:
+    """An annotation as a file that a bundle's training reads.
+
+    Args:
+        label: see :func:`object_map`; a label image is taken as it is.
+        image: the image.
+        folder: where a converted label goes.
+        kind: ``"instances"`` for an instance map, ``"points"`` for centroids.
+
+    Returns:
+        its path.
+
+    Raises:
+        InputError: the annotation or the image cannot be read.
+    """
+    label = Path(label)
+    if label.suffix.lower() in _MASKS:
+        return str(label)
+    if kind == "points":
+        return str(write_points(Path(folder) / f"{label.stem}.csv", _features(label).points()))
+    path = Path(folder) / f"{label.stem}.tif"
+    with atomic_path(path) as temporary:
+        tifffile.imwrite(temporary, object_map(label, image), compression="zlib")
+    return str(path)

@@ -1,0 +1,83 @@
+"""A rectangle of a slide or image, at the resolution of a network, with what surrounds it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import shapely
+import torch
+from monai.data import MetaTensor
+
+from monai_ext.data.geojson import Features
+from monai_ext.errors import InputError
+from monai_ext.slides.reader import SlideReader
+
+__all__ = ["in_region", "load_region"]
+
+_MARGIN = 64  # px of the network's grid: a nucleus at the region's edge is seen whole
+_MOST_PIXELS = 100_000_000
+
+
+def load_region(
+    path: str | os.PathLike,
+    location: Sequence[int] = (0, 0),
+    size: Sequence[int] = (0, 0),
+    target_mpp: float | None = None,
+    mpp: float | None = None,
+) -> MetaTensor:
+    """Read a region with a margin, as :class:`~monai_ext.transforms.LoadFieldd` reads whole images.
+
+    Args:
+        path: a slide or an image.
+        location: ``x, y`` of its upper left corner, px of level 0.
+        size: ``width, height``, px of level 0; zeros for all that follows the corner.
+        target_mpp: um/px wanted.
+        mpp: um/px of level 0, in place of what the file states.
+
+    Returns:
+        uint8 ``(3, H, W)`` with ``LoadFieldd``'s metadata, and ``corner``, the ``x, y`` of its first pixel's corner,
+        and ``region``, the ``left, top, right, bottom`` that were asked for, both in px of level 0.
+
+    Raises:
+        InputError: the region is not in the image, or has more than 100 Mpx; the file cannot be read.
+    """
+    reader = SlideReader(path, target_mpp, mpp)
+    rows, cols = reader.level0_shape
+    left, top = (int(value) for value in location)
+    right, bottom = (
+        start + (int(side) or limit - start) for start, side, limit in zip((left, top), size, (cols, rows), strict=True)
+    )
+    if not (0 <= left < cols and 0 <= top < rows and left < right and top < bottom):
+        found = f"location {list(location)}, size {list(size)}"
+        raise InputError(path, f"a region inside its {cols} x {rows} px", found)
+    right, bottom = min(right, cols), min(bottom, rows)
+    first_row, first_col = (max(0, math.floor(at / reader.scale) - _MARGIN) for at in (top, left))
+    last_row, last_col = (
+        min(limit, math.ceil(at / reader.scale) + _MARGIN)
+        for at, limit in zip((bottom, right), reader.shape, strict=True)
+    )
+    if (last_row - first_row) * (last_col - first_col) > _MOST_PIXELS:
+        raise InputError(path, f"a region of at most {_MOST_PIXELS // 10**6} Mpx", f"{last_col} x {last_row} px")
+    pixels = reader.read(first_row, first_col, last_row - first_row, last_col - first_col)
+    meta = {
+        "filename_or_obj": str(path),
+        "mpp": reader.mpp,
+        "scale": reader.scale,
+        "file_shape": tuple(round(side * reader.scale) for side in pixels.shape[1:]),
+        "corner": (first_col * reader.scale, first_row * reader.scale),
+        "region": (left, top, right, bottom),
+    }
+    return MetaTensor(torch.from_numpy(np.ascontiguousarray(pixels)), meta=meta)
+
+
+def in_region(features: Features, image: MetaTensor) -> Features:
+    """Objects that were found in a loaded region, in px of the whole slide's level 0, without those of its margin."""
+    corner, (left, top, right, bottom) = image.meta["corner"], image.meta["region"]
+    geometry = shapely.transform(features.geometry, lambda xy: xy + corner)
+    centre = shapely.get_coordinates(shapely.centroid(geometry))
+    inside = ((centre >= (left, top)) & (centre < (right, bottom))).all(axis=1)
+    return replace(features, geometry=geometry)[inside]

@@ -1,0 +1,75 @@
+"""How well a network agrees with what people annotated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.metrics import DiceMetric
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+
+from lib.infer import BundleInfer
+from monai_ext.data.outlines import instance_centroids, polygons_to_label_map
+from monai_ext.errors import InputError
+from monai_ext.label import object_map
+from monai_ext.metrics import AggregatedJaccardIndex, DetectionF1
+
+__all__ = ["Agreement"]
+
+_RADIUS_PX = 30  # as in the bundles' evaluation
+
+
+class Agreement(ScoringMethod):
+    """Scores a bundle on all labelled images; each image's numbers are kept with its label.
+
+    Args:
+        infer: the bundle.
+        kind: ``"instances"`` for Dice and AJI, ``"points"`` for F1, ``"presence"`` for accuracy.
+    """
+
+    def __init__(self, infer: BundleInfer, kind: str) -> None:
+        super().__init__("Agreement with the final labels")
+        self.infer, self.kind = infer, kind
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """The means over images, and each image's own."""
+        scores = {}
+        for image in sorted(datastore.get_labeled_images()):
+            path = datastore.get_image_uri(image)
+            label = datastore.get_label_uri(image, DefaultLabelTag.FINAL)
+            truth = object_map(label, path).astype(np.int32)
+            features = self.infer.find({"model": request.get("method"), "image": path})
+            found = polygons_to_label_map(features.geometry, truth.shape)
+            scores[image] = self._score(found, truth)
+            info = dict(datastore.get_label_info(image, DefaultLabelTag.FINAL))
+            info["agreement"] = {**info.get("agreement", {}), str(request.get("method")): scores[image]}
+            datastore.update_label_info(image, DefaultLabelTag.FINAL, info)
+        if not scores:
+            raise InputError("datastore", "images with a final label", "none")
+        names = next(iter(scores.values()))
+        return {
+            **{name: float(np.nanmean([each[name] for each in scores.values()])) for name in names},
+            "images": scores,
+        }
+
+    def _score(self, found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+        if self.kind == "presence":
+            return {"accuracy": float(found.any() == truth.any())}
+        if self.kind == "points":
+            metric = DetectionF1(radius=_RADIUS_PX)
+            points = [torch.as_tensor(instance_centroids(each)[1], dtype=torch.float32) for each in (found, truth)]
+            metric([points[0]], [points[1]])
+            return {"f1": _number(metric.aggregate())}
+        dice, aji = DiceMetric(), AggregatedJaccardIndex()
+        maps = [torch.as_tensor(each)[None, None] for each in (found, truth)]
+        dice(maps[0] > 0, maps[1] > 0)
+        aji(maps[0], maps[1])
+        return {"dice": _number(dice.aggregate()), "aji": _number(aji.aggregate())}
+
+
+def _number(value: Any) -> float:
+    value = value[0] if isinstance(value, (list, tuple)) else value
+    return float(torch.as_tensor(value).float().mean())
