@@ -1,0 +1,80 @@
+"""Regions, contours and annotations, without a server."""
+
+import cv2
+import numpy as np
+import pytest
+import shapely
+import torch
+from monai.data import MetaTensor
+
+from monai_ext.data.geojson import Features, write_geojson
+from monai_ext.errors import InputError
+from monai_ext.label import as_annotation, has_object, in_region, load_region, object_map, training_label, uncertainty
+from monai_ext.transforms import LabelImaged
+
+
+@pytest.fixture
+def image(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), pixels[..., ::-1])
+    return tmp_path / "a.png", pixels
+
+
+def test_a_region_has_a_margin_and_knows_its_place(image):
+    path, pixels = image
+    region = load_region(path, (150, 100), (50, 40), target_mpp=0.25)
+    assert region.meta["corner"] == (86, 36)
+    assert region.meta["region"] == (150, 100, 200, 140)
+    np.testing.assert_array_equal(region.numpy(), np.moveaxis(pixels[36:204, 86:264], -1, 0))
+    centres = [[64.5, 64.5], [10, 10], [113, 103], [114.5, 64]]  # in the region but for the second and the last
+    found = in_region(Features(shapely.points(centres)), region)
+    assert shapely.get_coordinates(found.geometry).tolist() == [[150.5, 100.5], [199, 139]]
+
+
+def test_a_region_of_another_resolution(image):
+    region = load_region(image[0], (0, 0), (0, 0), target_mpp=0.5, mpp=0.25)
+    assert region.shape == (3, 150, 200)
+    assert (region.meta["scale"], region.meta["mpp"], region.meta["file_shape"]) == (2, 0.5, (300, 400))
+
+
+@pytest.mark.parametrize(("location", "size"), [((400, 0), (5, 5)), ((-1, 0), (5, 5)), ((0, 0), (-5, 5))])
+def test_a_region_outside(image, location, size):
+    with pytest.raises(InputError, match="inside its 400 x 300 px"):
+        load_region(image[0], location, size, target_mpp=0.25)
+
+
+def test_annotations_have_contours_and_points_by_label():
+    boxes = [shapely.box(0, 0, 10, 10), shapely.box(20, 0, 22, 2)]
+    features = Features([*boxes, shapely.Point(3.123, 4)], ["a", "a", "b"], colors={"a": (1, 2, 3)})
+    found = as_annotation(features, (5, 6), (7, 8), {"b": (9, 9, 9)}, min_area=30)
+    assert (found["location"], found["size"]) == ([5, 6], [7, 8])
+    assert found["labels"] == {"a": [1, 2, 3], "b": [9, 9, 9]}
+    a, b = found["elements"]
+    assert sorted(a["contours"][0]) == [[0, 0], [0, 10], [10, 0], [10, 10]]
+    assert len(a["contours"]) == 1
+    assert b == {"label": "b", "contours": [], "points": [[3.12, 4]]}
+
+
+def test_uncertainty_is_the_mean_doubt():
+    assert uncertainty(Features(shapely.points([[0, 0], [1, 1]]), measurements={"score": [1, 0.5]})) == 0.25
+    assert uncertainty(Features([])) == 0
+
+
+def test_annotations_become_labels(image, tmp_path):
+    path, _ = image
+    label = tmp_path / "a.geojson"
+    write_geojson(label, Features([shapely.box(10, 20, 14, 26)], "x"))
+    assert (object_map(label, path) == 1)[20:26, 10:14].all()
+    assert (object_map(label, path) > 0).sum() == 24
+    assert has_object(label)
+    points = training_label(label, path, tmp_path / "out", "points")
+    assert np.loadtxt(points, delimiter=",", skiprows=1).tolist() == [22.5, 11.5]
+    assert training_label(path, path, tmp_path, "instances") == str(path)  # an image is taken as it is
+
+
+def test_a_label_image_is_on_the_files_grid():
+    source = MetaTensor(torch.zeros(3, 2, 3), meta={"scale": 2.0, "file_shape": (4, 6)})
+    instances = torch.tensor([[[0, 7, 7], [300, 0, 0]]], dtype=torch.int32)
+    label = LabelImaged()({"instances": instances, "source": source})["pred"]
+    assert label.dtype == np.uint16
+    np.testing.assert_array_equal(label.T, np.kron(instances[0].numpy(), np.ones((2, 2), int)))
