@@ -180,7 +180,9 @@ def server(base) -> Client:
     app = base / "monailabel_app"
     shutil.copytree(ROOT / "monailabel_app", app, ignore=shutil.ignore_patterns("model", "logs", "__pycache__"))
     shutil.copytree(ROOT / "bundles", base / "bundles", ignore=shutil.ignore_patterns("eval", "runs"))
-    client = start(app, base / "studies", base / "server.log", "all")
+    studies = base / "served"  # annotations are written there
+    shutil.copytree(base / "studies", studies)
+    client = start(app, studies, base / "server.log", "all")
     yield client
     client.process.terminate()
     client.process.wait(30)
