@@ -75,9 +75,12 @@ class RelevanceInferer(SlidingWindowInferer):
         def explained(tiles: Tensor) -> Tensor:
             with torch.no_grad():
                 positive = network(tiles).argmax(1) == _HAS_NUCLEI
-            found = relevance(network, tiles, _HAS_NUCLEI)
-            highest = torch.stack([_quantile(map_[map_ > 0], self.quantile) for map_ in found])
-            return (found / highest[:, None, None] * positive[:, None, None])[:, None]
+            maps = tiles.new_zeros((len(tiles), 1, *tiles.shape[2:]), dtype=torch.float32)
+            if positive.any():  # relevance costs several passes, so of the others none is computed
+                found = relevance(network, tiles[positive], _HAS_NUCLEI)
+                highest = torch.stack([_quantile(map_[map_ > 0], self.quantile) for map_ in found])
+                maps[positive] = (found / highest[:, None, None])[:, None]
+            return maps
 
         mirrored = F.pad(convert_to_tensor(inputs, track_meta=False), (margin,) * 4, mode="reflect")
         return super().__call__(mirrored, explained)[..., margin : margin + height, margin : margin + width]
