@@ -1,4 +1,4 @@
-"""The command line: ``python -m monai_ext annotate | phantom | prepare | tune | report``."""
+"""The command line: ``python -m monai_ext annotate | phantom | prepare | report | templates | tune``."""
 
 from __future__ import annotations
 
@@ -31,15 +31,28 @@ def phantom(method: str, dst: str, **options: Any) -> str:
     """Write a synthetic data set, a slide, or slides and annotations as an official release has them.
 
     Args:
-        method: mitosis, metastasis, cells, nuclei or vessels; nucleus_patches for nuclei with classes; slide for one
-            pyramidal TIFF; camelyon16 for a release.
+        method: mitosis, metastasis, cells or nuclei; nucleus_patches for nuclei with classes; vessels; slide or
+            vessel_slide for one pyramidal TIFF; camelyon16 for a release.
         dst: the folder to write; for a slide, the file.
-        **options: see ``monai_ext.data.phantom.write_dataset``, ``write_nucleus_patches``, ``write_slide`` and
-            ``write_camelyon16``.
+        **options: see ``monai_ext.data.phantom``: ``write_dataset``, ``write_nucleus_patches``, ``write_vessels``,
+            ``write_slide``, ``write_vessel_slide`` and ``write_camelyon16``.
     """
-    from monai_ext.data.phantom import write_camelyon16, write_dataset, write_nucleus_patches, write_slide
+    from monai_ext.data.phantom import (
+        write_camelyon16,
+        write_dataset,
+        write_nucleus_patches,
+        write_slide,
+        write_vessel_slide,
+        write_vessels,
+    )
 
-    writers = {"slide": write_slide, "camelyon16": write_camelyon16, "nucleus_patches": write_nucleus_patches}
+    writers = {
+        "camelyon16": write_camelyon16,
+        "nucleus_patches": write_nucleus_patches,
+        "slide": write_slide,
+        "vessel_slide": write_vessel_slide,
+        "vessels": write_vessels,
+    }
     if method in writers:
         return _call(writers[method], f"phantom {method}", dst, **options)
     return _call(write_dataset, "phantom", method, dst, **options)
@@ -50,7 +63,7 @@ def prepare(name: str, src: str, dst: str, **options: Any) -> str:
 
     Args:
         name: mitos12, mitos14, amida13, tupac16, midog, pcam, camelyon16, hploc, lizard, monuseg, consep, ccrcc,
-            dsb2018, nucls, crchisto or qupath; or tiles.
+            dsb2018, nucls, crchisto, qupath or pvid; or tiles.
         src: the folder of the release as it was unpacked; for tiles, a data set of outlined nuclei, a slide or a folder
             of slides.
         dst: the folder to write.
@@ -64,6 +77,18 @@ def prepare(name: str, src: str, dst: str, **options: Any) -> str:
     if name not in converters:
         raise InputError("prepare", " or ".join(converters), repr(name))
     return _call(converters[name], f"prepare {name}", src, dst, **options)
+
+
+def templates(dst: str, **options: Any) -> str:
+    """Make a folder of cell templates from points on an image or from crops, and show what they find.
+
+    Args:
+        dst: the folder to write.
+        **options: image, points and size, or crops; see ``monai_ext.data.templates.choose_templates``.
+    """
+    from monai_ext.data.templates import choose_templates
+
+    return _call(choose_templates, "templates", dst, **options)
 
 
 def annotate(**options: Any) -> str:
@@ -126,10 +151,8 @@ def report(kind: str, **options: Any) -> str:
 def main() -> None:
     """Run a command; what is wrong with the input ends it with one line and exit code 1."""
     try:
-        fire.Fire(
-            {"annotate": annotate, "phantom": phantom, "prepare": prepare, "tune": tune, "report": report},
-            name="monai_ext",
-        )
+        commands = {"annotate": annotate, "phantom": phantom, "prepare": prepare}
+        fire.Fire(commands | {"report": report, "templates": templates, "tune": tune}, name="monai_ext")
     except Exception as error:
         cause = input_error_in(error)  # MONAI wraps what a configuration raises
         if cause is None:

@@ -1,5 +1,6 @@
 """Reading, checking and converting data."""
 
+from monai_ext.data.cache_names import item_hash, settings_hash
 from monai_ext.data.cohort import Cohort
 from monai_ext.data.datalist import check_label_item, check_mask_item, check_points_item, load_datalist
 from monai_ext.data.geojson import (
@@ -23,7 +24,17 @@ from monai_ext.data.nuclei import (
 )
 from monai_ext.data.points import read_points, write_points
 from monai_ext.data.teacher_labels import TeacherLabels
+from monai_ext.data.templates import keep_templates
 from monai_ext.data.tiles import load_tiles
+from monai_ext.data.vessels import (
+    SlideVessels,
+    Vessel,
+    check_vessel_image,
+    check_vessel_item,
+    keep_lumen,
+    vessel_items,
+    vessel_outlines,
+)
 
 __all__ = [
     "Cohort",
@@ -31,15 +42,22 @@ __all__ = [
     "Field",
     "GeoJSONWriter",
     "NucleusPatches",
+    "SlideVessels",
     "TeacherLabels",
+    "Vessel",
     "check_label_item",
     "check_mask_item",
     "check_nuclei_item",
     "check_points_item",
+    "check_vessel_image",
+    "check_vessel_item",
     "collate_targets",
     "crop_patches",
     "expert_nuclei",
     "hot_spot",
+    "item_hash",
+    "keep_lumen",
+    "keep_templates",
     "label_map_to_polygons",
     "load_datalist",
     "load_tiles",
@@ -50,6 +68,9 @@ __all__ = [
     "read_geojson",
     "read_mask",
     "read_points",
+    "settings_hash",
+    "vessel_items",
+    "vessel_outlines",
     "write_geojson",
     "write_nuclei",
     "write_points",

@@ -2,7 +2,8 @@
 
 from monai_ext.engines.cyclic_learning import CyclicLearning
 from monai_ext.engines.instance_trainer import InstanceTrainer
+from monai_ext.engines.loopback_trainer import LoopbackTrainer
 from monai_ext.engines.phases import Phase, PhaseRunner
 from monai_ext.engines.teacher_student import TeacherStudentChain
 
-__all__ = ["CyclicLearning", "InstanceTrainer", "Phase", "PhaseRunner", "TeacherStudentChain"]
+__all__ = ["CyclicLearning", "InstanceTrainer", "LoopbackTrainer", "Phase", "PhaseRunner", "TeacherStudentChain"]

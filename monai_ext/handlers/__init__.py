@@ -8,6 +8,8 @@ from monai_ext.handlers.multiclass_report import MulticlassReport
 from monai_ext.handlers.progress import EpochProgress
 from monai_ext.handlers.summary_report import SummaryReport
 from monai_ext.handlers.training_state import EpochSeed, TrainingState
+from monai_ext.handlers.vessel_report import VesselReport
+from monai_ext.handlers.vessel_summary import VesselSummary
 from monai_ext.handlers.weight_average import WeightAverage
 
 __all__ = [
@@ -20,5 +22,7 @@ __all__ = [
     "MulticlassReport",
     "SummaryReport",
     "TrainingState",
+    "VesselReport",
+    "VesselSummary",
     "WeightAverage",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class ScoresReport(ABC):
         rows = gather(self._rows)
         if engine.state.rank != 0:
             return
-        table = pd.DataFrame(rows).sort_values(list(self.order), ignore_index=True)
+        table = self.table(rows).sort_values(list(self.order), ignore_index=True)
         with atomic_path(self.output_dir / "scores.csv") as temporary:
             table.assign(image=[Path(name).name for name in table["image"]]).to_csv(temporary, index=False)
         metrics = {**self.metrics(table), self.what: len(table)}
@@ -83,6 +83,7 @@ class ScoresReport(ABC):
             confusion=self.confusion(table),
             tables=self.tables(metrics),
             cases=self.pictures(table),
+            legend=self.legend(),
             notes=self.notes,
         )
         said = ", ".join(
@@ -93,6 +94,10 @@ class ScoresReport(ABC):
     @abstractmethod
     def row(self, batch: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Any]:
         """``image``, ``group``, ``label`` and what else is kept of one item."""
+
+    def table(self, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+        """The rows of all ranks as a table."""
+        return pd.DataFrame(rows)
 
     @abstractmethod
     def metrics(self, table: pd.DataFrame) -> dict[str, Any]:
@@ -113,6 +118,10 @@ class ScoresReport(ABC):
     @abstractmethod
     def picture(self, row: Any) -> tuple[np.ndarray, str]:
         """An item's picture, RGB, and its caption."""
+
+    def legend(self) -> Mapping[str, tuple[int, int, int]]:
+        """What each colour in the pictures means, RGB."""
+        return {}
 
     def tables(self, metrics: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002 - for those that have some
         """Tables by heading; what is shown there may be taken out of ``metrics``."""

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
-from monai.handlers import from_engine
 from monai.utils import MAX_SEED
 
 from monai_ext.data.points import atomic_path
@@ -69,8 +68,8 @@ class TrainingState:
 
     Writes into ``folder``, each file whole or not at all: ``model.pt``, the network's plain state dict at the best
     value of the evaluator's key metric (of the last epoch, without an evaluator or before its first run);
-    ``training_state.pt`` after every ``interval`` epochs; ``history.json``, a list with an entry per epoch (loss,
-    learning rate, validation metrics).
+    ``training_state.pt`` after every ``interval`` epochs; ``history.json``, a list with an entry per epoch (loss
+    and its parts ``loss_...`` where a step tells them, learning rate, validation metrics).
 
     Attach it as the trainer's last handler, so that it sees an epoch with its validation and learning rate steps done.
 
@@ -102,8 +101,7 @@ class TrainingState:
         self.stale = tuple(stale)
         self.resume = as_flag(resume, "resume")
         self.history: list[dict[str, Any]] = []
-        self._loss = from_engine("loss", first=True)
-        self._losses: list[float] = []
+        self._losses: dict[str, list[float]] = {}
 
     @property
     def path(self) -> Path:
@@ -135,15 +133,18 @@ class TrainingState:
         engine.logger.info(f"Resumed after epoch {state['epoch']} from {self.path}")
 
     def _collect(self, engine: Engine) -> None:
-        output = engine.state.output  # a list of items, or a trainer's dictionary that is not taken apart
-        self._losses.append(float(output["loss"].detach() if isinstance(output, Mapping) else self._loss(output)))
+        output = engine.state.output  # a list of items, or a dictionary that is not taken apart
+        output = output[0] if isinstance(output, list) else output
+        for name in output:
+            if str(name).startswith("loss"):
+                self._losses.setdefault(str(name), []).append(float(torch.as_tensor(output[name]).detach()))
 
     def __call__(self, engine: Engine) -> None:
         """Write what the finished epoch left behind (the first rank does)."""
         epoch = engine.state.epoch
         entry = {
             "epoch": epoch,
-            "loss": plain_number(np.mean(self._losses)),
+            **{name: plain_number(np.mean(values)) for name, values in self._losses.items()},
             "lr": engine.optimizer.param_groups[0]["lr"],
         }
         best = True

@@ -2,6 +2,7 @@
 
 from monai_ext.inferers.autocast import AutocastInferer
 from monai_ext.inferers.cells import CellFinder, InstanceFinder
+from monai_ext.inferers.chunks import ChunkInferer
 from monai_ext.inferers.evidence import EvidenceInferer
 from monai_ext.inferers.halo import HaloInferer
 from monai_ext.inferers.instances import InstanceInferer
@@ -13,6 +14,7 @@ from monai_ext.slides.inferer import SlideInferer
 __all__ = [
     "AutocastInferer",
     "CellFinder",
+    "ChunkInferer",
     "EvidenceInferer",
     "ExactWindows",
     "HaloInferer",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -27,9 +27,10 @@ class AutocastInferer(SimpleInferer):
         super().__init__()
         self.enabled, self.device_type, self.dtype = as_flag(enabled, "enabled"), device_type, dtype
 
-    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """The network's output for a batch ``inputs``; further arguments are passed on."""
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """The network's output, a tensor or a mapping of tensors, for a batch ``inputs``; arguments are passed on."""
         if not self.enabled:
             return super().__call__(inputs, network, *args, **kwargs)
         with torch.autocast(self.device_type, self.dtype):
-            return super().__call__(inputs, network, *args, **kwargs).float()
+            out = super().__call__(inputs, network, *args, **kwargs)
+            return {name: part.float() for name, part in out.items()} if isinstance(out, Mapping) else out.float()

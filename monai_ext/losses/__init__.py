@@ -2,6 +2,16 @@
 
 from monai_ext.losses.concentric import ConcentricLoss
 from monai_ext.losses.distillation import DistillationLoss
+from monai_ext.losses.ghmc import GHMCLoss
+from monai_ext.losses.grid_locating import GridLocatingLoss
+from monai_ext.losses.loopback import LoopbackLoss
 from monai_ext.losses.self_training import SelfTrainingLoss
 
-__all__ = ["ConcentricLoss", "DistillationLoss", "SelfTrainingLoss"]
+__all__ = [
+    "ConcentricLoss",
+    "DistillationLoss",
+    "GHMCLoss",
+    "GridLocatingLoss",
+    "LoopbackLoss",
+    "SelfTrainingLoss",
+]

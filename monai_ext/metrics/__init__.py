@@ -6,6 +6,7 @@ from monai_ext.metrics.detection import DetectionF1, match_detections, sweep_det
 from monai_ext.metrics.evidence import EvidenceLocalization, GridPointing, evidence_mask, pointing_canvas
 from monai_ext.metrics.foreground import ForegroundHausdorff, ForegroundIoU, hausdorff_distance, outline_distances
 from monai_ext.metrics.froc import bootstrap_froc, froc_curve, match_lesions
+from monai_ext.metrics.grid_locating import GridLocating, grid_locating_scores, marked_grids
 from monai_ext.metrics.instance import AggregatedJaccardIndex, ObjectDice, PanopticQuality
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "EvidenceLocalization",
     "ForegroundHausdorff",
     "ForegroundIoU",
+    "GridLocating",
     "GridPointing",
     "Interval",
     "ObjectDice",
@@ -26,7 +28,9 @@ __all__ = [
     "class_scores_ci",
     "evidence_mask",
     "froc_curve",
+    "grid_locating_scores",
     "hausdorff_distance",
+    "marked_grids",
     "match_detections",
     "match_lesions",
     "outline_distances",

@@ -13,27 +13,48 @@ from monai_ext.transforms.geojson import LoadGeoJSON, LoadGeoJSONd
 from monai_ext.transforms.instance_mask import InstancesToMask, InstancesToMaskd
 from monai_ext.transforms.instance_targets import InstancesToTargetd, KeepSured, MergeInstancesd, PickInstancesd
 from monai_ext.transforms.instances import NucleusInstances, NucleusInstancesd
+from monai_ext.transforms.kcf import KCFPseudoMask, KCFPseudoMaskd
 from monai_ext.transforms.label_image import LabelImaged
+from monai_ext.transforms.load_vessel import LoadVesseld
+from monai_ext.transforms.lumen import KeepLumen, KeepLumend
 from monai_ext.transforms.mark_done import MarkDoned
+from monai_ext.transforms.mosaic import (
+    CellGridMosaic,
+    CellGridMosaicd,
+    CutCellPatches,
+    CutCellPatchesd,
+    PatchClassesd,
+    RestoreVesseld,
+    spread_patches,
+)
 from monai_ext.transforms.patches import RandFieldPatchesd
 from monai_ext.transforms.points import LoadPoints, LoadPointsd
 from monai_ext.transforms.save_detections import SaveDetectionsd
 from monai_ext.transforms.save_evidence import EvidencePiecesd, SaveEvidenced
 from monai_ext.transforms.save_masks import SaveMasksd
 from monai_ext.transforms.save_nuclei import SaveNucleid
+from monai_ext.transforms.save_vessels import SaveVesseld
 from monai_ext.transforms.seeds import SeedMasksFromRelevance, SeedMasksFromRelevanced
 from monai_ext.transforms.stain import MacenkoNormalize, MacenkoNormalized, RandStainJitter, RandStainJitterd
 
 __all__ = [
     "BlobDetections",
     "BlobDetectionsd",
+    "CellGridMosaic",
+    "CellGridMosaicd",
     "ConcentricLabel",
     "ConcentricLabeld",
+    "CutCellPatches",
+    "CutCellPatchesd",
     "EvidencePiecesd",
     "FindCellsd",
     "InstancesToMask",
     "InstancesToMaskd",
     "InstancesToTargetd",
+    "KCFPseudoMask",
+    "KCFPseudoMaskd",
+    "KeepLumen",
+    "KeepLumend",
     "KeepSured",
     "LabelImaged",
     "LoadFieldd",
@@ -41,23 +62,28 @@ __all__ = [
     "LoadGeoJSONd",
     "LoadPoints",
     "LoadPointsd",
+    "LoadVesseld",
     "MacenkoNormalize",
     "MacenkoNormalized",
     "MarkDoned",
     "MergeInstancesd",
     "NucleusInstances",
     "NucleusInstancesd",
+    "PatchClassesd",
     "PickInstancesd",
     "RandConcentricLabel",
     "RandConcentricLabeld",
     "RandFieldPatchesd",
     "RandStainJitter",
     "RandStainJitterd",
+    "RestoreVesseld",
     "SaveCellsd",
     "SaveDetectionsd",
     "SaveEvidenced",
     "SaveMasksd",
     "SaveNucleid",
+    "SaveVesseld",
     "SeedMasksFromRelevance",
     "SeedMasksFromRelevanced",
+    "spread_patches",
 ]

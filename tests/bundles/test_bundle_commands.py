@@ -32,28 +32,47 @@ def metrics(path):
     return flat(json.loads(path.read_text()))
 
 
+def learnt(history):
+    """The loss falls, among the epochs that sum the same losses as the last one: a later stage may add some."""
+    last = history[-1]
+    parts = {name for name in last if name.startswith("loss")}
+    first = next(entry for entry in history if parts <= entry.keys())
+    return last["loss"] < first["loss"]
+
+
 def scores(history):
     return [{k: v for k, v in entry.items() if k != "time"} for entry in history]
 
 
-def gives_tensors(place):
-    """Whether the network's output is a tensor; that of one for instances is a list of what it found."""
+def outputs(found):
+    """A network's tensors, in the order of its metadata's outputs."""
+    return list(found.values()) if isinstance(found, dict) else [found]
+
+
+def side_of(place, default):
+    """A side of the network's input; ``default`` where it takes any."""
+    side = place.metadata["network_data_format"]["inputs"]["image"]["spatial_shape"][0]
+    return side if isinstance(side, int) else default
+
+
+def lists_instances(place):
+    """Whether the network gives no tensors but a list of what it found."""
     parser = ConfigParser()
     parser.read_config(str(place.folder / "configs/inference.json"))
     network = parser.get_parsed_content("network_def").eval()
     with torch.no_grad():
-        return isinstance(network(torch.zeros(1, 3, 64, 64)), torch.Tensor)
+        return isinstance(network(torch.zeros(1, 3, side_of(place, 64), side_of(place, 64))), list)
 
 
 def skip_unless_tensors(place):
-    if not gives_tensors(place):
+    if lists_instances(place):
         pytest.skip("the network gives a list of instances, no tensor")
 
 
 def test_instances_have_the_shape_and_type_of_the_metadata(place):
     """What ``verify_net_in_out`` does, where the inferer makes a map of the instances that a network lists."""
-    if gives_tensors(place):
-        pytest.skip("the network gives a tensor: verify_net_in_out")
+    if not lists_instances(place):
+        pytest.skip("the network gives tensors")
     stated = place.metadata["network_data_format"]
     parser = ConfigParser()
     parser.read_config(str(place.folder / "configs/inference.json"))
@@ -71,6 +90,15 @@ def test_instances_have_the_shape_and_type_of_the_metadata(place):
 
 def test_network_keeps_the_shapes_of_its_metadata(place):
     skip_unless_tensors(place)
+    wanted = place.metadata["network_data_format"]["outputs"].values()
+    if len(wanted) > 1:  # MONAI's check knows networks with one tensor
+        network = load(place.folder.name, bundle_dir=str(place.folder.parent), net_override={}).eval()
+        side = side_of(place, 64)
+        found = outputs(network(torch.rand(1, 3, side, side)))
+        shapes = [(1, output["num_channels"], *output["spatial_shape"]) for output in wanted]
+        assert [tuple(tensor.shape) for tensor in found] == shapes
+        assert [str(tensor.dtype) for tensor in found] == [f"torch.{output['dtype']}" for output in wanted]
+        return
     verify_net_in_out(
         net_id="network_def",
         meta_file=str(place.folder / "configs/metadata.json"),
@@ -92,7 +120,7 @@ def test_training_runs(place):
     folder = place.train("one")
     history = place.history("one")
     assert [entry["epoch"] for entry in history] == list(range(1, len(history) + 1))
-    assert history[-1]["loss"] < history[0]["loss"]
+    assert learnt(history)
     assert (folder / "model.pt").is_file()
 
 
@@ -192,7 +220,7 @@ def test_two_processes_train(place):
     arguments = place.training_arguments("ranks")
     arguments[3] = arguments[3].replace("]", ",'configs/multi_gpu_train.json']")
     place.bundle(*arguments, launcher=TORCHRUN)
-    assert place.history("ranks")[-1]["loss"] < place.history("ranks")[0]["loss"]
+    assert learnt(place.history("ranks"))
 
 
 @pytest.mark.slow
@@ -226,7 +254,7 @@ def test_torchscript_export(place):
 def test_onnx_export(place):
     skip_unless_tensors(place)
     onnxruntime = pytest.importorskip("onnxruntime")
-    size = 128
+    size = side_of(place, 128)
     place.bundle(
         "onnx_export",
         *("--net_id", "network_def", "--filepath", "models/model.onnx", "--ckpt_file", "models/model.pt"),
@@ -235,8 +263,9 @@ def test_onnx_export(place):
     )
     image = np.random.RandomState(0).rand(1, 3, size, size).astype(np.float32)
     session = onnxruntime.InferenceSession(str(place.folder / "models/model.onnx"), providers=["CPUExecutionProvider"])
-    exported = session.run(None, {session.get_inputs()[0].name: image})[0]
+    exported = session.run(None, {session.get_inputs()[0].name: image})
     network = load(place.folder.name, bundle_dir=str(place.folder.parent), net_override={}).eval()
     with torch.no_grad():
-        expected = network(torch.from_numpy(image)).numpy()
-    assert np.abs(exported - expected).max() <= ONNX_TOLERANCE
+        expected = outputs(network(torch.from_numpy(image)))
+    for found, wanted in zip(exported, expected, strict=True):
+        assert np.abs(found - wanted.numpy()).max() <= ONNX_TOLERANCE

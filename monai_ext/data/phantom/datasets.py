@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import orjson
 import tifffile
@@ -25,14 +24,14 @@ from monai_ext.data.phantom.slide import PhantomSlide, phantom_slide
 from monai_ext.data.phantom.tissue import Tissue, plan_cells
 from monai_ext.errors import InputError
 
-__all__ = ["METHODS", "field_origins", "slide_lists", "write_dataset"]
+__all__ = ["METHODS", "DatasetFolder", "field_origins", "slide_lists", "write_dataset"]
 
 Items = dict[str, list[dict]]
 _IS_MITOSIS = np.array([form.label == CellClass.MITOSIS for form in FORMS.values()])
 _PATCH_CENTRE = 32  # px at 1 um/px: a metastasis patch is positive when this central square holds tumour
 
 
-class _Folder:
+class DatasetFolder:
     """Where the files of one data set go; paths handed back are relative to it."""
 
     def __init__(self, root: Path, mpp: float) -> None:
@@ -76,7 +75,7 @@ class _Method:
     """What a data set is made of: tissue, resolution, sizes, and who writes one slide's items."""
 
     description: str
-    write: Callable[[_Folder, PhantomSlide, np.random.Generator, int, int], Iterator[dict]]
+    write: Callable[[DatasetFolder, PhantomSlide, np.random.Generator, int, int], Iterator[dict]]
     tissue: Tissue
     mpp: float
     slides: int
@@ -106,7 +105,9 @@ def _planned_mitoses(slide: PhantomSlide, origin: tuple[int, int], size: int) ->
     return int(_IS_MITOSIS[cells.form].sum())
 
 
-def _mitosis(folder: _Folder, slide: PhantomSlide, rng: np.random.Generator, fields: int, size: int) -> Iterator[dict]:
+def _mitosis(
+    folder: DatasetFolder, slide: PhantomSlide, rng: np.random.Generator, fields: int, size: int
+) -> Iterator[dict]:
     area = (size / 512) ** 2
     low, high = max(1, int(5 * area)), max(2, int(10 * area))
     dense = (o for o in field_origins(rng) if low <= _planned_mitoses(slide, o, size) <= high)
@@ -122,7 +123,7 @@ def _mitosis(folder: _Folder, slide: PhantomSlide, rng: np.random.Generator, fie
 
 
 def _metastasis(
-    folder: _Folder, slide: PhantomSlide, rng: np.random.Generator, fields: int, size: int
+    folder: DatasetFolder, slide: PhantomSlide, rng: np.random.Generator, fields: int, size: int
 ) -> Iterator[dict]:
     centre = slice((size - _PATCH_CENTRE) // 2, (size + _PATCH_CENTRE) // 2)
     wanted, origins = [fields - fields // 2, fields // 2], field_origins(rng)
@@ -141,7 +142,9 @@ def _metastasis(
             yield {"image": image, "label": label, "mask": folder.map("masks", name, tumour)}
 
 
-def _cells(folder: _Folder, slide: PhantomSlide, rng: np.random.Generator, fields: int, size: int) -> Iterator[dict]:
+def _cells(
+    folder: DatasetFolder, slide: PhantomSlide, rng: np.random.Generator, fields: int, size: int
+) -> Iterator[dict]:
     for number, origin in zip(range(fields), field_origins(rng), strict=False):
         view = phantom_field((size, size), slide=slide, origin=origin)
         name = f"{slide.name}_{number:02d}"
@@ -153,7 +156,7 @@ def _cells(folder: _Folder, slide: PhantomSlide, rng: np.random.Generator, field
         }
 
 
-def _annotations(folder: _Folder, name: str, view: PhantomField, rng: np.random.Generator) -> dict[str, str]:
+def _annotations(folder: DatasetFolder, name: str, view: PhantomField, rng: np.random.Generator) -> dict[str, str]:
     """Outlines with the classes of a weak and of a strong classifier, both of which overlook the look-alikes."""
     numbers, outlines = label_map_to_polygons(view.instances)
     labels = view.labels[numbers - 1]
@@ -169,7 +172,9 @@ def _annotations(folder: _Folder, name: str, view: PhantomField, rng: np.random.
     }
 
 
-def _nuclei(folder: _Folder, slide: PhantomSlide, rng: np.random.Generator, fields: int, size: int) -> Iterator[dict]:
+def _nuclei(
+    folder: DatasetFolder, slide: PhantomSlide, rng: np.random.Generator, fields: int, size: int
+) -> Iterator[dict]:
     bare = replace(slide, tissue=Tissue(0.4, 0, 0, 0, 0, 0, 0, cellularity=0))
     for number, origin in zip(range(fields), field_origins(rng), strict=False):
         name = f"{slide.name}_{number:02d}"
@@ -194,36 +199,6 @@ def _with_nuclei(slide: PhantomSlide, origin: tuple[int, int], size: int) -> Pha
         origin = (origin[0] + size, origin[1])
 
 
-def _vessels(folder: _Folder, slide: PhantomSlide, rng: np.random.Generator, fields: int, size: int) -> Iterator[dict]:
-    wanted = [fields - fields // 2, fields // 2]
-    search = int(1000 / slide.mpp)
-    for origin in field_origins(rng):
-        for shape in slide.structures(origin, (search, search)):
-            if shape.kind != "vessel":
-                continue
-            outline = shape.outline
-            corner = (int(outline.y / slide.mpp) - size // 2, int(outline.x / slide.mpp) - size // 2)
-            if not wanted[shape.invaded] or min(corner) < 0:
-                continue
-            view = phantom_field((size, size), slide=slide, origin=corner)
-            _, parts = cv2.connectedComponents(view.vessel.astype(np.uint8))
-            vessel = parts == parts[size // 2, size // 2]
-            points = view.points(CellClass.TUMOUR)
-            points = points[vessel[tuple(points.T)]]
-            if not vessel.any() or not view.vessel[size // 2, size // 2] or bool(len(points)) != shape.invaded:
-                continue
-            wanted[shape.invaded] -= 1
-            name = f"{slide.name}_{sum(wanted):02d}"
-            yield {
-                "image": folder.image(name, view.image),
-                "label": int(shape.invaded),
-                "mask": folder.map("masks", name, vessel),
-                "centroids": folder.points("centroids", name, points),
-            }
-            if not any(wanted):
-                return
-
-
 METHODS: dict[str, _Method] = {
     "mitosis": _Method(
         "Synthetic H&E fields; label: CSV row,col of mitotic figures; lookalikes: CSV of what resembles them; "
@@ -244,11 +219,6 @@ METHODS: dict[str, _Method] = {
         "Synthetic H&E fields; label: instance map of nuclei; has_nuclei: whether there is any",
         _nuclei, Tissue(), 0.25, 12, 2, 256,
     ),
-    "vessels": _Method(
-        "Synthetic H&E crops, each about one vessel; label: 1 where it holds cancerous cells; mask: the vessel; "
-        "centroids: CSV row,col of the cancerous cells in it",
-        _vessels, Tissue(tumour=0.3, vessels=0.5, glands=0.1, invaded=0.5), 0.5, 12, 4, 320,
-    ),
 }  # fmt: skip
 
 
@@ -260,7 +230,11 @@ def slide_lists(count: int) -> list[str]:
 
 def _check(method: str, sizes: dict[str, int]) -> None:
     if method not in METHODS:
-        raise InputError("method", f"one of {', '.join(METHODS)}, nucleus_patches, slide, camelyon16", str(method))
+        raise InputError(
+            "method",
+            f"one of {', '.join(METHODS)}, nucleus_patches, vessels, slide, vessel_slide, camelyon16",
+            str(method),
+        )
     for name, least in (("slides", 3), ("fields", 1), ("size", 64)):
         if sizes[name] < least:
             raise InputError(name, f"at least {least}", str(sizes[name]))
@@ -281,10 +255,10 @@ def write_dataset(
     """Write a synthetic data set in the data contract of a bundle.
 
     Args:
-        method: `mitosis`, `metastasis`, `cells`, `nuclei` or `vessels`.
+        method: `mitosis`, `metastasis`, `cells` or `nuclei`.
         dst: folder to make; it appears only when the set is complete.
         slides: number of slides, each with its own stains and scanner; a slide is a group of the split.
-        fields: number of fields (patches, vessels) of each slide.
+        fields: number of fields (patches) of each slide.
         size: height and width of a field in pixels.
         seed: the same seed gives the same files.
         overwrite: replace a data set that the phantom wrote before.
@@ -310,7 +284,11 @@ def write_dataset(
             slide_seed = int(hash64(seed, method, number)[0] >> np.uint64(16))
             slide = phantom_slide(slide_seed, name=f"slide_{number:03d}", mpp=recipe.mpp, tissue=recipe.tissue)
             written = recipe.write(
-                _Folder(root, recipe.mpp), slide, np.random.default_rng(slide_seed), sizes["fields"], sizes["size"]
+                DatasetFolder(root, recipe.mpp),
+                slide,
+                np.random.default_rng(slide_seed),
+                sizes["fields"],
+                sizes["size"],
             )
             items[split] += [{**item, "group": slide.name, "mpp": recipe.mpp} for item in written]
         about = {

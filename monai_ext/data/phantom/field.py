@@ -11,8 +11,8 @@ from monai_ext.data.phantom.noise import hash64
 from monai_ext.data.phantom.nuclei import FORMS, CellClass
 from monai_ext.data.phantom.optics import beer_lambert
 from monai_ext.data.phantom.painting import Canvas, paint
+from monai_ext.data.phantom.places import FORM_NAMES, Cells
 from monai_ext.data.phantom.slide import PhantomSlide, phantom_slide
-from monai_ext.data.phantom.tissue import FORM_NAMES, Cells
 from monai_ext.errors import InputError
 
 __all__ = ["BLOCK", "PhantomField", "phantom_field"]

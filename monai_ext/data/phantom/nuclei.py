@@ -308,6 +308,12 @@ FORMS: dict[str, Form] = {
         Form("smudged", _C.LOOKALIKE, 11, 16, _smudged),
         Form("spindle", _C.LOOKALIKE, 9, 16, _spindle),
         Form("debris", _C.LOOKALIKE, 8, 16, _debris),
+        # large healthy cells in the blood, which resemble those of a well differentiated tumour
+        Form("monocyte", _C.LYMPHOCYTE, 8.5, 24,
+             _resting(axes=(4.7, 3.7), spread=0.18, wobble=0.16, density=1.15, contrast=0.3, membrane=0.3)),
+        Form("plump", _C.STROMA, 10, 32,
+             _resting(axes=(5.2, 4.1), spread=0.18, wobble=0.07, density=0.88, contrast=0.28, membrane=0.4,
+                      nucleoli=1)),
     )
 }  # fmt: skip
 REACH = max(form.radius for form in FORMS.values()) * 1.3  # um; no sprite, at any scale used, extends further

@@ -9,18 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from monai_ext.data.phantom.blood import fluid
 from monai_ext.data.phantom.noise import grid_noise, hash64
 from monai_ext.data.phantom.nuclei import FORMS, REACH, sprites
+from monai_ext.data.phantom.places import FORM_NAMES, Cells, Window
 from monai_ext.data.phantom.slide import PhantomSlide
-from monai_ext.data.phantom.tissue import (
-    FORM_NAMES,
-    Cells,
-    Structure,
-    Window,
-    fibre_coordinate,
-    plan_cells,
-    structures_in,
-)
+from monai_ext.data.phantom.tissue import Structure, fibre_coordinate, plan_cells, structures_in
 
 __all__ = ["Canvas", "paint"]
 
@@ -129,6 +123,11 @@ class Canvas:
             self.vessel[box] |= depth > 0
             layers = np.sin(depth * 2.6 + 2 * self.noise("layers", 30)[box])
             eosin = (0.85 + 0.12 * layers + 0.05 * grain) * wall + (0.05 + 0.02 * grain) * lumen
+            if self.slide.tissue.blood is not None:
+                plasma, fibrin = fluid(self.slide.seed, shape.label)
+                strands = np.exp(-(((self.noise("strand", 11)[box] + 0.5 * self.noise("strand", 5)[box]) / 0.18) ** 2))
+                patchy = _soft(self.noise("fibrin", 70)[box] + 2.2 * fibrin - 1.6, 1.0)
+                eosin += (plasma + 0.5 * patchy * (0.35 + strands)) * lumen
             hematoxylin = 0.05 * (1 - layers) * wall
         else:
             eosin = (0.55 + 0.07 * grain) * wall + 0.03 * lumen

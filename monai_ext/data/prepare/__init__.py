@@ -21,6 +21,7 @@ from monai_ext.data.prepare.mitosis import (
 from monai_ext.data.prepare.monuseg import prepare_monuseg
 from monai_ext.data.prepare.nucls import prepare_nucls
 from monai_ext.data.prepare.pcam import prepare_pcam
+from monai_ext.data.prepare.pvid import prepare_pvid
 from monai_ext.data.prepare.qupath import prepare_qupath
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "prepare_monuseg",
     "prepare_nucls",
     "prepare_pcam",
+    "prepare_pvid",
     "prepare_qupath",
     "prepare_tupac16",
 ]
@@ -60,4 +62,5 @@ PREPARE = {
     "nucls": prepare_nucls,
     "crchisto": prepare_crchisto,
     "qupath": prepare_qupath,
+    "pvid": prepare_pvid,
 }

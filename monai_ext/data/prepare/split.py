@@ -13,14 +13,29 @@ import orjson
 
 from monai_ext.errors import DataListError, InputError
 
-__all__ = ["DEAL_70_10_20", "DEAL_70_15_15", "PARTS", "carve_validation", "random_split", "read_split"]
+__all__ = [
+    "DEAL_60_20_20",
+    "DEAL_70_10_20",
+    "DEAL_70_15_15",
+    "PARTS",
+    "carve_validation",
+    "part_of",
+    "random_split",
+    "read_split",
+]
 
 PARTS = ("training", "validation", "test")
+DEAL_60_20_20 = ("training", "validation", "test", "training", "training")
 DEAL_70_10_20 = ("training", "validation", "test", *("training",) * 6, "test")
 _ROUND = ("training", "validation", "test")
 #: Shares of 70 % training, 15 % validation and 15 % test.
 DEAL_70_15_15 = (*_ROUND, *("training",) * 4, *_ROUND, *("training",) * 3, *_ROUND, *("training",) * 4)
 _ALIASES = {"train": "training", "val": "validation", "valid": "validation"} | {part: part for part in PARTS}
+
+
+def part_of(name: str) -> str | None:
+    """The part that a name in a file stands for (train, val and valid too), None for another name."""
+    return _ALIASES.get(name.strip().lower())
 
 
 def random_split(weights: Mapping[str, int], seed: int = 0, deal: Sequence[str] = DEAL_70_10_20) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from monai_ext.networks.blocks.attention import ChannelAttention, MultiBranchAttention, SpatialAttention
 from monai_ext.networks.blocks.backbones import BACKBONES, Backbone
+from monai_ext.networks.blocks.grid_gcn import GridGCN, GridGraphConv
 from monai_ext.networks.blocks.group_conv import GroupBatchNorm2d, GroupConv2d, GroupPool
 from monai_ext.networks.blocks.windows import pool_windows
 
@@ -9,6 +10,8 @@ __all__ = [
     "BACKBONES",
     "Backbone",
     "ChannelAttention",
+    "GridGCN",
+    "GridGraphConv",
     "GroupBatchNorm2d",
     "GroupConv2d",
     "GroupPool",

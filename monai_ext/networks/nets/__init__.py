@@ -5,6 +5,7 @@ from monai_ext.networks.nets.celnet import CELNet
 from monai_ext.networks.nets.cyclic_classifier import CyclicClassifier
 from monai_ext.networks.nets.group_densenet import GroupDenseNet
 from monai_ext.networks.nets.hematoxylin import HematoxylinMap
+from monai_ext.networks.nets.loopnet import LoopNet
 from monai_ext.networks.nets.nuclei_hovernet import NucleiHoVerNet
 from monai_ext.networks.nets.nuclei_kg_instance import NucleiKGInstance
 from monai_ext.networks.nets.nuclei_mask_rcnn import NucleiMaskRCNN
@@ -22,6 +23,7 @@ __all__ = [
     "GroupDenseNet",
     "HematoxylinMap",
     "InstanceBackEnd",
+    "LoopNet",
     "NucleiHoVerNet",
     "NucleiKGInstance",
     "NucleiMaskRCNN",

@@ -1,0 +1,288 @@
+"""Vessels: crops of an image or a slide with the outline of their lumen, and the items of a vessel data set."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from skimage.measure import label as connected_parts
+
+from monai_ext.data.datalist import check_label_item
+from monai_ext.data.geojson import Features, read_geojson
+from monai_ext.data.image import read_field, read_mask
+from monai_ext.data.outlines import label_map_to_polygons, polygons_to_mask
+from monai_ext.data.points import points_outside, read_points
+from monai_ext.errors import InputError
+
+__all__ = [
+    "SlideVessels",
+    "Vessel",
+    "check_vessel_image",
+    "check_vessel_item",
+    "keep_lumen",
+    "vessel_items",
+    "vessel_outlines",
+]
+
+_GEOJSON = (".geojson", ".json")
+_WHITE = 255
+
+
+@dataclass(frozen=True)
+class Vessel:
+    """A vessel of a slide.
+
+    Attributes:
+        name: the outline's own name, or ``vessel_0001`` and so on in the order of the file.
+        image: uint8 ``(3, H, W)``, the vessel's bounding box, white beyond its lumen.
+        lumen: bool ``(H, W)``.
+        offset: row, column of the crop's upper left corner, px of level 0.
+        scale: px of level 0 per px of the crop.
+        mpp: um per px of the crop.
+        outline: of the lumen, ``x, y`` in px of level 0.
+        kind: class of the outline, ``None`` for none.
+    """
+
+    name: str
+    image: np.ndarray
+    lumen: np.ndarray
+    offset: tuple[float, float]
+    scale: float
+    mpp: float
+    outline: shapely.Geometry
+    kind: str | None
+
+
+def keep_lumen(image: np.ndarray, lumen: np.ndarray, where: str | os.PathLike = "mask") -> np.ndarray:
+    """Remove the tissue around a vessel (LoopNet, section 3): what lies beyond its lumen becomes white.
+
+    Args:
+        image: uint8 ``(C, H, W)``.
+        lumen: ``(H, W)`` or ``(1, H, W)``, 0 beyond the lumen.
+        where: the mask's file, for the error.
+
+    Returns:
+        A new array like ``image``.
+
+    Raises:
+        InputError: a mask that does not fit its image, or an empty one.
+    """
+    inside = np.asarray(lumen) != 0
+    inside = inside[0] if inside.ndim == 3 and len(inside) == 1 else inside
+    if inside.shape != image.shape[1:]:
+        raise InputError(where, f"a mask of its image's size {tuple(image.shape[1:])}", str(inside.shape))
+    if not inside.any():
+        raise InputError(where, "a vessel's lumen", "an empty mask")
+    return np.where(inside, image, image.dtype.type(_WHITE))
+
+
+def vessel_outlines(path: str | os.PathLike, shape: Sequence[int], classes: Sequence[str] | None = None) -> Features:
+    """The outlines of vessels in a file.
+
+    Args:
+        path: GeoJSON, whose polygons are lumens in px of level 0; or a mask (PNG, TIFF) of level 0's size, whose
+            numbers are vessels or, where there is one number only, its connected parts.
+        shape: rows and columns of level 0.
+        classes: names of the GeoJSON classifications that count; ``None`` for all polygons.
+
+    Returns:
+        One feature with an area for each vessel.
+
+    Raises:
+        InputError: a file that cannot be read, a mask that does not fit, or no vessel in it.
+    """
+    path = Path(path)
+    if path.suffix.lower() in _GEOJSON:
+        features = read_geojson(path)
+        kept = shapely.area(features.geometry) > 0
+        if classes is not None:
+            kept &= np.isin(features.classes.astype(str), list(classes))
+        features = features[kept]
+    else:
+        mask = read_mask(path)
+        if mask.shape != tuple(shape):
+            raise InputError(path, f"a mask of its image's size {tuple(shape)}", str(mask.shape))
+        if len(np.unique(mask[mask > 0])) == 1:
+            mask = connected_parts(mask > 0)
+        features = Features(label_map_to_polygons(mask)[1])
+    if not len(features):
+        of = "" if classes is None else f" of class {' or '.join(classes)}"
+        raise InputError(path, f"outlines of vessels{of}", "none")
+    return features
+
+
+class SlideVessels(Sequence[Vessel]):
+    """The vessels of a slide or an image, in the order of the file; each is read when it is asked for.
+
+    Args:
+        path: a slide, or an image.
+        outlines: see :func:`vessel_outlines`.
+        target_mpp: um/px of the crops; ``None`` for level 0 as it is.
+        mpp: um/px of level 0, in place of what the file states.
+        classes: see :func:`vessel_outlines`.
+
+    Attributes:
+        names: of the vessels.
+        geometry: their outlines, ``x, y`` in px of level 0.
+
+    Raises:
+        InputError: a file that cannot be read, or a vessel outside the slide.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        outlines: str | os.PathLike,
+        target_mpp: float | None = None,
+        mpp: float | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        from monai_ext.slides.reader import SlideReader  # it imports this package
+
+        self.path, self.outlines = path, outlines
+        self._reader = SlideReader(path, target_mpp, mpp)
+        self._features = vessel_outlines(outlines, self._reader.level0_shape, classes)
+        self.geometry = self._features.geometry
+        self.names = [name or f"vessel_{n + 1:04d}" for n, name in enumerate(self._features.names)]
+        self._boxes = [self._box(number) for number in range(len(self._features))]
+
+    def _box(self, number: int) -> tuple[int, int, int, int]:
+        """Row, column, height and width of a vessel in the grid; what reaches over the slide's border is cut off."""
+        scale, (height, width) = self._reader.scale, self._reader.level0_shape
+        left, top, right, bottom = self.geometry[number].bounds
+        first = [max(0, math.floor(begin / scale)) for begin in (top, left)]
+        end = [math.ceil(min(stop, limit) / scale) for stop, limit in ((bottom, height), (right, width))]
+        size = [stop - begin for begin, stop in zip(first, end, strict=True)]
+        if min(size) < 1:
+            found = f"{self.names[number]} at rows {top:g} to {bottom:g}, columns {left:g} to {right:g}"
+            raise InputError(self.outlines, f"vessels inside {self.path} ({height} x {width} px)", found)
+        return (*first, *size)
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def __getitem__(self, number: int) -> Vessel:
+        """Read a vessel.
+
+        Raises:
+            InputError: pixels that cannot be read, or an outline between them.
+        """
+        outline, scale = self.geometry[number], self._reader.scale
+        row, col, height, width = self._boxes[number]
+        offset = (row * scale, col * scale)
+        lumen = polygons_to_mask(np.array([outline]), (height, width), offset, scale)
+        name = self.names[number]
+        image = keep_lumen(self._reader.read(row, col, height, width), lumen, f"{self.outlines}, {name}")
+        return Vessel(name, image, lumen, offset, scale, self._reader.mpp, outline, self._features.classes[number])
+
+
+def _outlines_of(image: str | os.PathLike, outlines: str | os.PathLike | None) -> Path | None:
+    """The outlines of an image's vessels: the file given, or ``<image>_vessels.geojson`` beside it, if there is one."""
+    if outlines is not None:
+        return Path(outlines)
+    beside = Path(image).with_name(f"{Path(image).stem}_vessels.geojson")
+    return beside if beside.is_file() else None
+
+
+def check_vessel_image(
+    path: str | os.PathLike,
+    mpp: float | None = None,
+    target_mpp: float | None = None,
+    outlines: str | os.PathLike | None = None,
+) -> None:
+    """See that a vessel's image, or a slide and the outlines of its vessels, can be used; slides' pixels are not read.
+
+    For :class:`~monai_ext.data.Cohort`, as its ``check``.
+
+    Raises:
+        InputError: if not.
+    """
+    own = _outlines_of(path, outlines)
+    if own is not None:
+        SlideVessels(path, own, target_mpp, mpp)
+    else:
+        read_field(path, mpp, target_mpp)
+
+
+def vessel_items(items: Sequence[Mapping[str, Any]], outlines: str | os.PathLike | None = None) -> list[dict[str, Any]]:
+    """What to infer on: images of vessels as they are, of each slide its vessels.
+
+    Args:
+        items: with ``image``, as a :class:`~monai_ext.data.Cohort` has them. An image beside which
+            ``<image>_vessels.geojson`` lies is a slide.
+        outlines: the outlines of all vessels of the image, GeoJSON or a mask, where there is one image only.
+
+    Returns:
+        Items for :class:`~monai_ext.transforms.LoadVesseld` with ``file``, the image's path, and ``last`` for the last
+        one of a file. Those of slides have ``vessel``, the name, and ``outline`` as WKT in px of level 0.
+
+    Raises:
+        InputError: outlines of one file for several images.
+    """
+    if outlines is not None and len(items) > 1:
+        expected = "one image; for several, <image>_vessels.geojson beside each"
+        raise InputError("--outlines", expected, f"{len(items)} images")
+    found = []
+    for item in items:
+        plain = {
+            "file": item["image"],
+            **{name: value for name, value in item.items() if name not in ("label", "centroids")},
+        }
+        own = _outlines_of(item["image"], outlines)
+        if own is None:
+            found.append({**plain, "last": True})
+            continue
+        vessels = SlideVessels(item["image"], own, mpp=item.get("mpp"))
+        of_slide = {"outlines": str(own), "group": Path(item["image"]).stem}
+        found += [
+            {**plain, **of_slide, "number": number, "vessel": vessels.names[number], "outline": outline.wkt}
+            for number, outline in enumerate(vessels.geometry)
+        ]
+        for entry in found[-len(vessels) :]:
+            entry["last"] = entry["number"] + 1 == len(vessels)
+    return found
+
+
+def check_vessel_item(item: Mapping[str, Any]) -> list[str]:
+    """What is wrong with one vessel, a line each.
+
+    For :func:`~monai_ext.data.load_datalist` with ``path_keys=("image",)``, as the label is no path.
+
+    Args:
+        item: ``image``; ``label``, 0 healthy or 1 invaded; if there are any ``mask``, the lumen, of the image's size,
+            and ``centroids`` of its cancerous cells.
+    """
+    problems = check_label_item(item)
+    if problems:
+        return problems
+    if "mask" in item and not read_mask(item["mask"]).any():
+        problems.append(f"{item['mask']}: expected a vessel's lumen, found an empty mask")
+    if "centroids" in item:
+        shape = read_field(item["image"], item.get("mpp")).image.shape[1:]
+        problems += check_centroids(item["centroids"], shape, item["label"])
+    return problems
+
+
+def check_centroids(path: str | os.PathLike, shape: Sequence[int], label: int) -> list[str]:
+    """What is wrong with the centroids of a vessel's cancerous cells, a line each.
+
+    Args:
+        path: the file of points.
+        shape: rows and columns of the vessel's image.
+        label: of the vessel, 0 or 1.
+    """
+    try:
+        points = read_points(path)
+    except InputError as error:
+        return [str(error)]
+    if found := points_outside(points, shape):
+        return [f"{path}: expected points row,col inside {shape[0]} x {shape[1]} px, found {found}"]
+    if len(points) and not label:
+        return [f"{path}: expected no cancerous cells in a healthy vessel (label 0), found {len(points)}"]
+    return []

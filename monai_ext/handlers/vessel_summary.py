@@ -1,0 +1,88 @@
+"""What an inference over vessels says of each slide: its vessels by suspicion, a verdict, a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pandas as pd
+from ignite.engine import Engine, Events
+
+from monai_ext.data.points import atomic_path
+from monai_ext.visualize.report import write_report
+
+__all__ = ["VesselSummary"]
+
+_VERDICTS = {True: "MVI", False: "no MVI found"}
+
+
+class VesselSummary:
+    """Writes ``summary.csv``, a row for each vessel, the most suspicious of a slide first; ``slides.csv``; a report.
+
+    ``slides.csv`` has of each slide its vessels, those called invaded, the suspicious cells in these, the highest
+    probability and a verdict: one invaded vessel makes it MVI. Attach it to an evaluator whose post-processing is
+    :class:`~monai_ext.transforms.SaveVesseld`.
+
+    Args:
+        output_dir: where the files go.
+        title: the report's title.
+        notes: further lines for the report: weights, thresholds.
+        pictures: number of overlays shown, the most suspicious vessels of all slides.
+    """
+
+    def __init__(
+        self, output_dir: str | Path, title: str = "Vessels", notes: Mapping[str, Any] | None = None, pictures: int = 8
+    ) -> None:
+        self.output_dir, self.title, self.notes = Path(output_dir), title, dict(notes or {})
+        self.pictures = pictures
+        self._rows: list[dict[str, Any]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator."""
+        engine.add_event_handler(Events.STARTED, lambda _: self._rows.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _collect(self, engine: Engine) -> None:
+        self._rows += [output["row"] for output in engine.state.output if "row" in output]
+
+    def _write(self, engine: Engine) -> None:  # noqa: ARG002 - ignite passes it
+        vessels = pd.DataFrame(self._rows).sort_values(
+            ["slide", "probability"], ascending=[True, False], ignore_index=True, kind="stable"
+        )
+        slides = (
+            vessels.assign(own=vessels["suspicious_cells"].where(vessels["invaded"], 0))
+            .groupby("slide")
+            .agg(
+                vessels=("vessel", "size"),
+                invaded=("invaded", "sum"),
+                suspicious_cells=("own", "sum"),
+                highest_probability=("probability", "max"),
+            )
+            .reset_index()
+        )
+        slides["verdict"] = [_VERDICTS[bool(count)] for count in slides["invaded"]]
+        for name, table in (("summary", vessels.drop(columns="overlay")), ("slides", slides)):
+            with atomic_path(self.output_dir / f"{name}.csv") as temporary:
+                table.to_csv(temporary, index=False)
+        shown = vessels.sort_values("probability", ascending=False, kind="stable").head(self.pictures)
+        cases = [
+            (cv2.imread(str(self.output_dir / row.overlay))[..., ::-1], f"{row.slide}, {row.vessel}: {row.probability}")
+            for row in shown.itertuples()
+        ]
+        write_report(
+            self.output_dir / "report.html",
+            title=self.title,
+            metrics={
+                "slides": len(slides),
+                "vessels": len(vessels),
+                "invaded": int(vessels["invaded"].sum()),
+                "suspicious cells": int(slides["suspicious_cells"].sum()),
+            },
+            tables={"Slides": slides.round(3), "Vessels": vessels.drop(columns="overlay")},
+            cases={"Most suspicious vessels": cases},
+            notes=self.notes,
+        )
+        print(f"{self.output_dir / 'report.html'}: {int(vessels['invaded'].sum())} of {len(vessels)} vessels invaded")

@@ -1,0 +1,78 @@
+"""Loading a vessel, from an image of its own or from a slide."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from monai_ext.data.vessels import SlideVessels
+from monai_ext.transforms.fields import LoadFieldd
+from monai_ext.transforms.lumen import KeepLumend
+
+__all__ = ["LoadVesseld"]
+
+
+class LoadVesseld(MapTransform):
+    """Loads vessels as 8-bit RGB at ``target_mpp``, white beyond their lumen.
+
+    An item with ``outlines`` (a file, see :func:`~monai_ext.data.vessel_outlines`) and ``number`` is a vessel of a
+    slide; any other is an image of one vessel, perhaps with a mask.
+
+    Args:
+        keys: paths; become uint8 MetaTensors ``(3, H, W)`` whose metadata hold ``filename_or_obj``, ``mpp``, ``scale``
+            (see :class:`LoadFieldd`) and ``offset``, the upper left corner's row and column in px of level 0.
+        mask_key: path of the lumen, dropped; a vessel without is taken as it is.
+        points_key: points, brought to the image's grid as :class:`LoadFieldd` does; there may be none.
+        mpp: um/px of all files at full resolution.
+        target_mpp: um/px wanted; ``None`` leaves images as they are.
+        allow_missing_keys: pass over keys that are not there.
+
+    Raises:
+        InputError: a file that cannot be read, or a mask that does not fit.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        mask_key: str = "mask",
+        points_key: str = "centroids",
+        mpp: float | None = None,
+        target_mpp: float | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.mask_key, self.points_key = mask_key, points_key
+        self.mpp, self.target_mpp = mpp, target_mpp
+        self.keep = KeepLumend(self.keys, mask_key, allow_missing_keys)
+        self._open: tuple[Any, SlideVessels | None] = (None, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """An open slide is no setting: caches are named by what is left."""
+        return self.__dict__ | {"_open": (None, None)}
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace paths by what they hold."""
+        d = dict(data)
+        if "outlines" in d:
+            for key in self.key_iterator(d):
+                d[key] = self._from_slide(d[key], d["outlines"], d["number"], d.get("mpp"))
+            return d
+        points, masks = ([key] if key in d else [] for key in (self.points_key, self.mask_key))
+        load = LoadFieldd(self.keys, points, masks, None, self.mpp, self.target_mpp, self.allow_missing_keys)
+        d = load(d)
+        for key in self.key_iterator(d):
+            d[key].meta["offset"] = (0.0, 0.0)
+        return self.keep(d)
+
+    def _from_slide(self, path: str, outlines: str, number: int, mpp: float | None) -> MetaTensor:
+        which = (path, outlines)
+        if self._open[0] != which:
+            self._open = (which, SlideVessels(path, outlines, self.target_mpp, self.mpp or mpp))
+        vessel = self._open[1][number]
+        meta = {"filename_or_obj": str(path), "mpp": vessel.mpp, "scale": vessel.scale, "offset": vessel.offset}
+        return MetaTensor(torch.from_numpy(vessel.image.copy()), meta=meta)

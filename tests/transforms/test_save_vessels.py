@@ -1,0 +1,172 @@
+"""From an inference over vessels to files: of images that are vessels, and of the vessels of a slide."""
+
+import json
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+import tifffile
+import torch
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedEvaluator
+from monai.transforms import Compose
+from torch import nn
+
+from monai_ext.data import Cohort, Features, check_vessel_image, read_geojson, vessel_items, write_geojson
+from monai_ext.errors import InputError
+from monai_ext.handlers import VesselSummary
+from monai_ext.transforms import CellGridMosaicd, CutCellPatchesd, LoadVesseld, SaveVesseld
+
+PATCH, GRID = 10, 3
+RED, GREY = (230, 20, 20), (120, 120, 120)
+ABS = 1e-6
+
+
+class ByColour(nn.Module):
+    """A patch whose pixels are red is cancerous; a vessel with one is invaded."""
+
+    def forward(self, mosaics):
+        red = mosaics[:, :1] - mosaics[:, 1:2] > 50
+        share = nn.functional.avg_pool2d(red.float(), 4)
+        return {
+            "p_loc": torch.cat([torch.zeros_like(share), 1 - share, share], 1),
+            "score": share.amax((1, 2, 3))[:, None],
+        }
+
+
+def find(data):
+    """A cell in the middle of every patch that is not white."""
+    image = np.asarray(data["image"])
+    rows, cols = (np.arange(PATCH // 2, side, PATCH) for side in image.shape[1:])
+    points = np.array([[r, c, 1, 0] for r in rows for c in cols if (image[:, r, c] < 255).any()], np.float32)
+    points = points.reshape(-1, 4)
+    mask = np.zeros((1, *image.shape[1:]), bool)
+    mask[0, points[:, 0].astype(int), points[:, 1].astype(int)] = True
+    return {**data, "cell_mask": mask, "cell_points": torch.from_numpy(points)}
+
+
+def infer(source, output, outlines=None, **options):
+    cohort = Cohort(source, output, check=lambda *given: check_vessel_image(*given, outlines), **options)
+    load = LoadVesseld("image")
+    steps = [load, find, CutCellPatchesd("image", PATCH / 3, patch=4), CellGridMosaicd("image", GRID, False, "split")]
+    save = SaveVesseld("p_loc", cohort, output, load)
+
+    def post(data):
+        return save({**data, "p_loc": data["pred"]["p_loc"], "score": data["pred"]["score"]})
+
+    loader = DataLoader(Dataset(vessel_items(cohort.items, outlines), Compose(steps)), batch_size=1)
+    prepare = lambda batch, *_, **__: (batch["image"].float(), None)  # noqa: E731
+    SupervisedEvaluator(
+        "cpu", loader, ByColour(), prepare_batch=prepare, postprocessing=post, val_handlers=[VesselSummary(output)]
+    ).run()
+    cohort.close()
+    return pd.read_csv(output / "summary.csv"), pd.read_csv(output / "slides.csv")
+
+
+def picture(rows, cols, red):
+    """Patches of grey, some red; no two pixels of a patch alike, as those of one colour count as blank."""
+    image = np.empty((rows * PATCH, cols * PATCH, 3), np.uint8)
+    image[:] = GREY
+    for row, col in red:
+        image[row * PATCH : (row + 1) * PATCH, col * PATCH : (col + 1) * PATCH] = RED
+    image[::2] -= 1
+    return image
+
+
+def save(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image[..., ::-1])
+
+
+def test_images_of_vessels(tmp_path):
+    source, output = tmp_path / "in", tmp_path / "out"
+    save(source / "s1/a.png", picture(4, 5, [(0, 1), (3, 4)]))  # 20 patches: three mosaics
+    save(source / "s1/b.png", picture(2, 2, []))
+    save(source / "s2/c.png", np.full((PATCH, PATCH, 3), 255, np.uint8))  # no cell at all
+    vessels, slides = infer(source, output)
+    assert vessels[["slide", "vessel", "invaded"]].to_numpy().tolist() == [
+        ["s1", "a", True],
+        ["s1", "b", False],
+        ["s2", "c", False],
+    ]
+    assert vessels[["cells", "suspicious_cells", "patches", "cancerous_patches"]].to_numpy().tolist() == [
+        [20, 2, 20, 2],
+        [4, 0, 4, 0],
+        [0, 0, 0, 0],
+    ]
+    assert slides[["slide", "vessels", "invaded", "suspicious_cells", "verdict"]].to_numpy().tolist() == [
+        ["s1", 2, 1, 2, "MVI"],
+        ["s2", 1, 0, 0, "no MVI found"],
+    ]
+    classes = cv2.imread(str(output / "s1/a_classes.png"), cv2.IMREAD_UNCHANGED)
+    expected = np.ones((40, 50), np.uint8)
+    expected[:10, 10:20] = expected[30:, 40:] = 2
+    np.testing.assert_array_equal(classes, expected)
+    assert not cv2.imread(str(output / "s2/c_classes.png"), cv2.IMREAD_UNCHANGED).any()
+    features = read_geojson(output / "s1/a.geojson")
+    patches = features.geometry[features.classes == "Cancerous patch"]
+    assert sorted(patch.bounds for patch in patches) == [(10, 0, 20, 10), (40, 30, 50, 40)]
+    tumour = shapely.get_coordinates(features.geometry[features.classes == "Tumor"]).tolist()
+    assert sorted(tumour) == [[15.5, 5.5], [45.5, 35.5]]
+    assert (features.classes == "Healthy cell").sum() == 18
+    assert features.geometry[features.classes == "Invaded vessel"][0].bounds == (0, 0, 50, 40)
+    assert {entry["status"] for entry in json.loads((output / "state.json").read_text()).values()} == {"done"}
+    assert "<html" in (output / "report.html").read_text()
+    assert cv2.imread(str(output / "s1/a_overlay.png")) is not None
+
+
+@pytest.fixture
+def slide(tmp_path):
+    """Tissue with two vessels: one of 3 x 4 patches with a cancerous one, one of 2 x 2 patches without."""
+    pixels = np.full((200, 300, 3), 180, np.uint8)
+    pixels[50:80, 100:140] = picture(3, 4, [(1, 2)])
+    pixels[150:170, 200:220] = picture(2, 2, [])
+    path = tmp_path / "in/slide.tif"
+    path.parent.mkdir()
+    options = {"photometric": "rgb", "tile": (64, 64), "resolutionunit": "CENTIMETER", "metadata": None}
+    tifffile.imwrite(path, pixels, resolution=(20000, 20000), **options)
+    outlines = [shapely.box(200, 150, 220, 170), shapely.box(100, 50, 140, 80)]
+    return path, Features(outlines, "Vessel", names=["small", None])
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["--outlines", "beside"])
+def test_vessels_of_a_slide(slide, tmp_path, given):
+    path, outlines = slide
+    file = write_geojson(tmp_path / "v.geojson" if given else path.with_name("slide_vessels.geojson"), outlines)
+    vessels, slides = infer(path, tmp_path / "out", file if given else None)
+    assert vessels[["slide", "vessel", "invaded"]].to_numpy().tolist() == [
+        ["slide", "vessel_0002", True],
+        ["slide", "small", False],
+    ]
+    assert slides["verdict"].tolist() == ["MVI"]
+    features = read_geojson(tmp_path / "out/slide.geojson")
+    (patch,) = features.geometry[features.classes == "Cancerous patch"]
+    assert patch.bounds == (120, 60, 130, 70)
+    (cell,) = features.geometry[features.classes == "Tumor"]
+    assert shapely.get_coordinates(cell).tolist() == [[125.5, 65.5]]
+    (invaded,) = features.geometry[features.classes == "Invaded vessel"]
+    assert invaded.bounds == (100, 50, 140, 80)
+    assert list(features.names[features.classes == "Healthy vessel"]) == ["small"]
+    assert (tmp_path / "out/slide/vessel_0002_overlay.png").is_file()
+    assert cv2.imread(str(tmp_path / "out/slide/small_classes.png"), cv2.IMREAD_UNCHANGED).shape == (20, 20)
+
+
+def test_outlines_of_one_file_serve_one_image(slide, tmp_path):
+    path, outlines = slide
+    file = write_geojson(tmp_path / "v.geojson", outlines)
+    with pytest.raises(InputError, match=r"--outlines: expected one image; for several, .* found 2 images"):
+        vessel_items([{"image": str(path)}] * 2, file)
+
+
+def test_a_slide_whose_outlines_do_not_fit_fails_and_the_rest_goes_on(slide, tmp_path):
+    path, _ = slide
+    write_geojson(path.with_name("slide_vessels.geojson"), Features([shapely.box(900, 900, 990, 990)]))
+    save(path.with_name("v.png"), picture(2, 2, []))
+    with pytest.raises(SystemExit):
+        infer(path.parent, tmp_path / "out")
+    state = json.loads((tmp_path / "out/state.json").read_text())
+    assert {entry["status"] for entry in state.values()} == {"failed", "done"}
+    reason = next(entry["reason"] for entry in state.values() if entry["status"] == "failed")
+    assert "expected vessels inside" in reason
