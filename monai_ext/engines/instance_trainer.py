@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from ignite.engine import Engine
 from monai.engines import SupervisedTrainer
-from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 
 from monai_ext.data.instance_targets import Target
+from monai_ext.engines.clip_gradients import clip_gradients
 from monai_ext.losses import SelfTrainingLoss
 
 __all__ = ["InstanceTrainer"]
@@ -59,13 +58,7 @@ class InstanceTrainer(SupervisedTrainer):
             **kwargs,
         )
         self.self_training_loss = loss_function or SelfTrainingLoss()
-        if clip is not None:
-            self.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip, clip)
-
-    def _clip(self, _: Engine, most: float) -> None:
-        if self.scaler is not None:
-            self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.network.parameters(), most)
+        clip_gradients(self, clip)
 
     def _objective(self, losses: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]], _: Sequence[Target]) -> Tensor:
         """The loss of the step; ``SupervisedTrainer`` calls it in the step's precision."""

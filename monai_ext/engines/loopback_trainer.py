@@ -12,6 +12,7 @@ from monai.engines import SupervisedTrainer, default_prepare_batch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from monai_ext.engines.clip_gradients import clip_gradients
 from monai_ext.errors import InputError
 from monai_ext.losses import GridLocatingLoss, LoopbackLoss
 
@@ -53,6 +54,7 @@ class LoopbackTrainer(SupervisedTrainer):
         loopback_loss: ``L_loop``; ``None`` for :class:`LoopbackLoss`.
         evaluator: the validating engine.
         cells_key: the batch's cells, ``(B, 1, h, w)``.
+        clip: largest norm of the gradient of all parameters; ``None`` for any.
         prepare_batch: as in ``SupervisedTrainer``.
         kwargs: further arguments of ``SupervisedTrainer``.
 
@@ -76,6 +78,7 @@ class LoopbackTrainer(SupervisedTrainer):
         loopback_loss: LoopbackLoss | None = None,
         evaluator: Engine | None = None,
         cells_key: str = "cells",
+        clip: float | None = None,
         prepare_batch: Callable = default_prepare_batch,
         **kwargs: Any,
     ) -> None:
@@ -98,6 +101,7 @@ class LoopbackTrainer(SupervisedTrainer):
         self.loopback_loss = loopback_loss or LoopbackLoss()
         self.evaluator, self.cells_key, self._prepare_batch = evaluator, cells_key, prepare_batch
         self._fresh = deepcopy(optimizer.state_dict())
+        clip_gradients(self, clip)
         if stage1_epochs:
             self.add_event_handler(Events.EPOCH_STARTED(once=stage1_epochs + 1), self._begin_stage2)
 

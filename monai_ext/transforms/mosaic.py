@@ -124,18 +124,23 @@ class CellGridMosaic(Randomizable, Transform):
         grid: places along a side.
         shuffle: draw the order of the patches.
         limit: ``"draw"`` or ``"split"``; by default the former where patches are shuffled, else the latter.
+        spacing: use each second (2) or third (3) row and column only. A graph convolution is a mean over nine places,
+            so of patches that lie side by side the locating head says nearly the same; apart, each has its own answer.
 
     Raises:
         InputError: an argument outside its range.
     """
 
-    def __init__(self, grid: int = 20, shuffle: bool = True, limit: str | None = None) -> None:
+    def __init__(self, grid: int = 20, shuffle: bool = True, limit: str | None = None, spacing: int = 1) -> None:
         if grid < 1:
             raise InputError("grid", "at least one place", repr(grid))
+        if spacing < 1:
+            raise InputError("spacing", "at least 1", repr(spacing))
         if limit not in (None, "draw", "split"):
             raise InputError("limit", "'draw' or 'split'", repr(limit))
         self.grid, self.shuffle = grid, as_flag(shuffle, "shuffle")
         self.limit = limit or ("draw" if self.shuffle else "split")
+        self.places = torch.arange(grid**2).view(grid, grid)[::spacing, ::spacing].flatten()
         self._orders: list[np.ndarray] = [np.zeros(0, np.int64)]
 
     def randomize(self, cells: np.ndarray) -> None:
@@ -144,7 +149,7 @@ class CellGridMosaic(Randomizable, Transform):
         Args:
             cells: ``(N,)``, whether each patch holds a cell.
         """
-        count, places = len(cells), self.grid**2
+        count, places = len(cells), len(self.places)
         order = self.R.permutation(count) if self.shuffle or self.limit == "draw" else np.arange(count)
         if self.limit == "draw" and count > places:
             order = order[np.argsort(~cells[order], kind="stable")][:places]
@@ -186,9 +191,9 @@ class CellGridMosaic(Randomizable, Transform):
         self, patches: torch.Tensor, grids: Mapping[str, tuple[torch.Tensor, int]], order: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         def laid(values: torch.Tensor, blank: int) -> torch.Tensor:
-            places = values.new_full((self.grid**2, *values.shape[1:]), blank)
-            places[: len(order)] = values[order]
-            return places
+            filled = values.new_full((self.grid**2, *values.shape[1:]), blank)
+            filled[self.places[: len(order)]] = values[order]
+            return filled
 
         image = _joined(laid(patches, WHITE), (self.grid, self.grid))
         return {"image": image} | {name: laid(*grid).view(1, self.grid, self.grid) for name, grid in grids.items()}
@@ -355,6 +360,7 @@ class CellGridMosaicd(Randomizable, MapTransform):
         grid: see :class:`CellGridMosaic`.
         shuffle: see :class:`CellGridMosaic`.
         limit: see :class:`CellGridMosaic`.
+        spacing: see :class:`CellGridMosaic`.
         allow_missing_keys: pass over keys that are not there.
     """
 
@@ -364,10 +370,11 @@ class CellGridMosaicd(Randomizable, MapTransform):
         grid: int = 20,
         shuffle: bool = True,
         limit: str | None = None,
+        spacing: int = 1,
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
-        self.mosaic = CellGridMosaic(grid, shuffle, limit)
+        self.mosaic = CellGridMosaic(grid, shuffle, limit, spacing)
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> CellGridMosaicd:
         """Set the random state of this transform and of its array twin."""

@@ -120,17 +120,18 @@ def test_what_cannot_be_cut_is_refused(image, mask, expected):
     share=st.floats(0, 1),
     shuffle=st.booleans(),
     limit=st.sampled_from(["draw", "split"]),
+    spacing=st.integers(1, 3),
 )
-def test_inverse_puts_every_patch_back(rows, cols, seed, share, shuffle, limit):
+def test_inverse_puts_every_patch_back(rows, cols, seed, share, shuffle, limit, spacing):
     chosen = np.random.default_rng(seed).random(rows * cols) < share
     image, mask = whole_patches(rows, cols, chosen, seed)
-    mosaic = CellGridMosaic(GRID, shuffle, limit).set_random_state(seed)
+    mosaic = CellGridMosaic(GRID, shuffle, limit, spacing).set_random_state(seed)
     made = mosaic(*cut(image, mask))
-    count = int(chosen.sum())
-    assert len(made) == (1 if limit == "draw" else max(1, -(-count // GRID**2)))
+    count, room = int(chosen.sum()), (-(-GRID // spacing)) ** 2
+    assert len(made) == (1 if limit == "draw" else max(1, -(-count // room)))
     order = torch.stack([one["order"] for one in made])
     taken = order[order >= 0].tolist()
-    assert len(set(taken)) == len(taken) == (min(count, GRID**2) if limit == "draw" else count)
+    assert len(set(taken)) == len(taken) == (min(count, room) if limit == "draw" else count)
     assert all(chosen[taken])
     back = mosaic.inverse([one["image"] for one in made], order, (rows, cols), fill=7)
     for number in range(rows * cols):
@@ -148,6 +149,15 @@ def test_blank_places_come_last_and_are_white():
     assert one["cells"].flatten().tolist() == [True] * 5 + [False] * 11
     assert (one["order"].flatten()[5:] == -1).all()
     assert (one["image"][:, 2 * SIDE :] == 255).all()
+
+
+def test_patches_may_lie_apart():
+    image, mask = whole_patches(2, 4, [True] * 8)
+    made = CellGridMosaic(GRID, shuffle=False, spacing=2)(*cut(image, mask))
+    places = torch.stack([one["order"][0] for one in made])
+    assert places[:, ::2, ::2].tolist() == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
+    places[:, ::2, ::2] = -1
+    assert (places == -1).all()
 
 
 def test_order_is_the_vessel_s_or_drawn_from_the_seed():
@@ -320,6 +330,7 @@ def test_a_loader_flattens_several_mosaics():
         (CutCellPatches, {"cell_size": 5, "patch": 0}),
         (CellGridMosaic, {"grid": 0}),
         (CellGridMosaic, {"limit": "all"}),
+        (CellGridMosaic, {"spacing": 0}),
     ],
 )
 def test_arguments_out_of_range_are_refused(transform, options):

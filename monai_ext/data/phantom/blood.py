@@ -43,11 +43,11 @@ class Blood:
         atypical: chance that a healthy vessel holds one to three cells with the looks of cancerous ones.
     """
 
-    large: Range = (0.15, 0.6)
-    tumour: Range = (0.35, 0.95)
+    large: Range = (0.3, 0.8)
+    tumour: Range = (0.55, 0.95)
     fewest: int = 3
     lymphocytes: Range = (0.02, 0.25)
-    grade: Range = (1.0, 1.35)
+    grade: Range = (0.9, 1.2)
     atypical: float = 0.08
 
 
