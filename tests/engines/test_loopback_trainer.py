@@ -15,6 +15,7 @@ from monai.optimizers import WarmupCosineSchedule
 from pytorch_optimizer import Ranger
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import AdamW  # Ranger centres gradients in place
 from torch.optim.lr_scheduler import SequentialLR
 
 from monai_ext.engines import LoopbackTrainer
@@ -374,6 +375,17 @@ def test_mixed_precision_on_a_gpu():
     trainer.run()
     assert trainer.scaler.get_scale() > 0
     assert all(value.isfinite().all() for value in network.state_dict().values())
+
+
+@pytest.mark.parametrize("stage1", [0, 1])
+def test_long_gradients_are_cut(tmp_path, stage1):
+    lengths = []
+    for folder, clip in (("free", None), ("cut", 0.01)):
+        run = Run(tmp_path / folder, epochs=1, stage1=stage1, items=vessels(4), optimizer=AdamW, clip=clip)()
+        gradients = [p.grad for p in run.network.parameters() if p.grad is not None]
+        lengths.append(float(nn.utils.get_total_norm(gradients)))
+    assert lengths[0] > 0.1
+    assert lengths[1] == pytest.approx(0.01, rel=1e-3)
 
 
 def test_a_batch_without_cells():

@@ -29,7 +29,7 @@ _APART = 7.5  # um from a large cell's middle within which no small one lies
 
 @dataclass(frozen=True)
 class Blood:
-    """Composition of what lies in vessels. A vessel's own shares are drawn between two limits, on a logarithmic scale.
+    """Composition of what lies in vessels. A vessel's own shares are drawn between two limits.
 
     An invaded vessel is hard to tell where few of its large cells are cancerous, and where those look as healthy ones
     do; a healthy one where cells look cancerous that are not.
@@ -44,10 +44,10 @@ class Blood:
     """
 
     large: Range = (0.3, 0.8)
-    tumour: Range = (0.55, 0.95)
+    tumour: Range = (0.1, 1.0)
     fewest: int = 3
     lymphocytes: Range = (0.02, 0.25)
-    grade: Range = (0.9, 1.2)
+    grade: Range = (0.95, 1.3)
     atypical: float = 0.08
 
 
@@ -74,7 +74,7 @@ def blood_cells(seed: int, blood: Blood, shape: Structure) -> Iterator[Cells]:
     together = noise_at(seed, y, x, "kind", 60) + 0.7 * rng.standard_normal(count)
     malignant = 0
     if shape.invaded:
-        malignant = max(blood.fewest, round(_log_uniform(rng, blood.tumour) * count))
+        malignant = max(blood.fewest, round(rng.uniform(*blood.tumour) * count))
     elif rng.uniform() < blood.atypical:
         malignant = int(rng.integers(1, 4))
     cancerous = np.zeros(count, bool)
