@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
 from monai_ext.errors import InputError
@@ -63,6 +64,8 @@ class GHMCLoss(nn.Module):
         """
         if label.shape != logits.shape:
             raise InputError("label", f"the logits' shape {tuple(logits.shape)}", str(tuple(label.shape)))
+        # a MetaTensor would become the state, which torch.load(weights_only=True) then refuses
+        logits, label = (convert_to_tensor(given, track_meta=False) for given in (logits, label))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         label = label.to(logits)
         length = (logits.detach().sigmoid() - label).abs()

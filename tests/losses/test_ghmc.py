@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from monai.data import MetaTensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from monai_ext.errors import InputError
@@ -107,6 +108,13 @@ def test_a_resumed_loss_goes_on():
     loss(*batch(0))
     other.load_state_dict(loss.state_dict())
     assert torch.equal(loss(*batch(1)), other(*batch(1)))
+
+
+def test_metadata_do_not_enter_the_state(tmp_path):
+    loss = GHMCLoss()
+    loss(*(MetaTensor(given) for given in batch()))
+    torch.save(loss.state_dict(), tmp_path / "loss.pt")
+    assert torch.load(tmp_path / "loss.pt", weights_only=True)["counts"].sum() == 16
 
 
 def test_half_precision_is_computed_in_full():
