@@ -39,7 +39,8 @@ def needed_files(text: str) -> dict[str, Path]:
     files = set(found.values())
     for path in found.values():
         if path.name == "__init__.py":
-            files.update(p for p in path.parent.iterdir() if p.is_file() and p.suffix not in (".py", ".pyc"))
+            beside = (p for p in path.parent.iterdir() if p.is_file() and p.suffix not in (".py", ".pyc"))
+            files.update(p for p in beside if not p.name.startswith("."))
     return {path.relative_to(_ROOT.parent).as_posix(): path for path in files}
 
 
