@@ -1,4 +1,4 @@
-"""The command line: ``python -m monai_ext annotate | phantom | prepare | report | templates | tune``."""
+"""The command line: ``python -m monai_ext annotate | export | phantom | prepare | report | templates | tune``."""
 
 from __future__ import annotations
 
@@ -102,6 +102,19 @@ def annotate(**options: Any) -> str:
     return _call(add, "annotate", **{"source" if name == "from" else name: value for name, value in options.items()})
 
 
+def export(name: str, dst: str, **options: Any) -> str:
+    """Write a bundle as a zip that MONAI can download and that runs without this repository.
+
+    Args:
+        name: of the bundle, or all.
+        dst: the folder to write to.
+        **options: url, max_mb, bundles, overwrite; see ``monai_ext.distribution.export_bundles``.
+    """
+    from monai_ext.distribution import export_bundles
+
+    return _call(export_bundles, "export", name, dst, **options)
+
+
 def tune(method: str, **options: Any) -> str:
     """Choose what a method leaves open on the validation list.
 
@@ -151,8 +164,8 @@ def report(kind: str, **options: Any) -> str:
 def main() -> None:
     """Run a command; what is wrong with the input ends it with one line and exit code 1."""
     try:
-        commands = {"annotate": annotate, "phantom": phantom, "prepare": prepare}
-        fire.Fire(commands | {"report": report, "templates": templates, "tune": tune}, name="monai_ext")
+        commands = (annotate, export, phantom, prepare, report, templates, tune)
+        fire.Fire({command.__name__: command for command in commands}, name="monai_ext")
     except Exception as error:
         cause = input_error_in(error)  # MONAI wraps what a configuration raises
         if cause is None:

@@ -1,6 +1,9 @@
 """What a bundle's folder holds: files, metadata, identifiers."""
 
+import ast
 import json
+import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import jsonschema
@@ -8,6 +11,9 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.bundle.properties import InferProperties, TrainProperties
+
+from monai_ext.distribution.contents import collect, requirements
+from tests.bundles.conftest import ROOT
 
 FILES = [
     "LICENSE",
@@ -37,6 +43,7 @@ SECTIONS = [
     "License",
 ]
 MOST_BYTES = 25e6
+BROUGHT_ALONG = {"markupsafe"}  # by jinja2
 SCHEMA = json.loads((Path(__file__).parent / "meta_schema_20240725.json").read_text())
 
 
@@ -45,7 +52,9 @@ def test_files_are_there(bundle):
 
 
 def test_large_files_are_not_committed(bundle):
-    assert [p.name for p in (bundle / "models").iterdir() if p.stat().st_size > MOST_BYTES] == []
+    shared = collect(bundle)
+    files = {name: path for name, path in shared.files.items() if isinstance(path, Path) and name not in shared.large}
+    assert [name for name, path in files.items() if path.stat().st_size > MOST_BYTES] == []
 
 
 def test_readme_has_the_zoo_sections_in_order(bundle):
@@ -59,6 +68,36 @@ def test_metadata_follow_the_schema(bundle):
     metadata = json.loads((bundle / "configs/metadata.json").read_text())
     jsonschema.validate(metadata, SCHEMA)
     assert metadata["version"] in metadata["changelog"]
+
+
+def test_versions_are_those_that_the_tests_run_with(bundle):
+    """Exact pins, so that a zip's environment is the tested one; none of what the zip carries itself."""
+    pins = {line.split(";")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()}
+    metadata = json.loads((bundle / "configs/metadata.json").read_text())
+    assert set(requirements(metadata).decode().split()) - pins == set()
+
+
+def test_every_package_that_the_code_imports_is_listed(bundle):
+    """Those imported when a module is; a package that one method alone needs may be imported in its function."""
+    metadata = json.loads((bundle / "configs/metadata.json").read_text())
+    listed = {line.split("==")[0].lower() for line in requirements(metadata).decode().split()}
+    sources = [path for path in collect(bundle).files.values() if isinstance(path, Path) and path.suffix == ".py"]
+    names = {name.partition(".")[0] for path in sources for name in imported_at_once(ast.parse(path.read_bytes()))}
+    names -= {*sys.stdlib_module_names, "monai_ext"}
+    providers = packages_distributions()
+    packages = {name: {package.lower().replace("_", "-") for package in providers[name]} for name in names}
+    assert {name for name in names if not packages[name] & (listed | BROUGHT_ALONG)} == set()
+
+
+def imported_at_once(node):
+    """The modules that a module's own statements import: not its functions, nor what only a type checker reads."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            yield child.module
+        elif not isinstance(child, ast.FunctionDef | ast.If):
+            yield from imported_at_once(child)
 
 
 @pytest.mark.parametrize(("kind", "properties"), [("train", TrainProperties), ("inference", InferProperties)])

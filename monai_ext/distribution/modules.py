@@ -1,0 +1,69 @@
+"""The part of this package that a text needs: the modules that it names, and whatever they import."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+__all__ = ["needed_files"]
+
+_PACKAGE = __name__.partition(".")[0]
+_ROOT = Path(__file__).parents[1]
+_NAME = re.compile(rf"\b{_PACKAGE}\b(?:\.\w+)*")
+_COMMAND = re.compile(rf"-m {_PACKAGE}\b")
+
+
+def needed_files(text: str) -> dict[str, Path]:
+    """The files of this package that configurations and the commands of a README need.
+
+    Args:
+        text: in which ``monai_ext.a.b`` names a module or what is in one, and ``-m monai_ext`` the command line.
+
+    Returns:
+        the files by their names, ``monai_ext/a/b.py``: the modules named, those that they import, also within
+        functions, the packages around them, and the files beside the modules of those that are no modules themselves.
+    """
+    waiting = set(_NAME.findall(text))
+    if _COMMAND.search(text):
+        waiting.add(f"{_PACKAGE}.__main__")
+    found: dict[str, Path] = {}
+    while waiting:
+        for module, path in _modules(waiting.pop()):
+            if module not in found:
+                found[module] = path
+                waiting.update(_imports(module, path))
+    files = set(found.values())
+    for path in found.values():
+        if path.name == "__init__.py":
+            beside = (p for p in path.parent.iterdir() if p.is_file() and p.suffix not in (".py", ".pyc"))
+            files.update(p for p in beside if not p.name.startswith("."))
+    return {path.relative_to(_ROOT.parent).as_posix(): path for path in files}
+
+
+def _modules(name: str) -> Iterator[tuple[str, Path]]:
+    """The modules that a dotted name passes through, with their files; the rest of it is an attribute."""
+    parts = name.split(".")
+    for end in range(1, len(parts) + 1):
+        path = _ROOT.parent.joinpath(*parts[:end])
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if parts[0] != _PACKAGE or not path.is_file():
+            return
+        yield ".".join(parts[:end]), path
+
+
+@cache
+def _imports(module: str, path: Path) -> tuple[str, ...]:
+    """What a module's import statements name."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names += (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            source = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            names += (f"{source}.{alias.name}" for alias in node.names)
+    return tuple(names)
