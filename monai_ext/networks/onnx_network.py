@@ -21,7 +21,8 @@ class OnnxNetwork(nn.Module):
     """Runs an ONNX file by onnxruntime: torch tensors in and out, so that nothing around a network need know.
 
     What asks for a network's layers or gradients, such as :class:`~monai_ext.visualize.EvidenceMap`, cannot use it.
-    Its representation carries the file's SHA-256, by which slides tell whether they were computed by the same weights.
+    Its representation carries the SHA-256 of what it was read from, by which slides tell whether they were computed by
+    the same weights.
 
     Args:
         path: a file with one input, such as ``python -m monai.bundle onnx_export`` writes.
@@ -45,9 +46,8 @@ class OnnxNetwork(nn.Module):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()
         gpu = [(_CUDA, {"device_id": device.index or 0})] if device.type == "cuda" else []
-        content = path.read_bytes()
         try:
-            self.session = onnxruntime.InferenceSession(content, options, providers=[*gpu, _CPU])
+            self.session = onnxruntime.InferenceSession(path, options, providers=[*gpu, _CPU])
         # onnxruntime's exceptions for damaged and for unsupported files have no common base
         except Exception as error:
             raise InputError(path, "an ONNX file", " ".join(str(error).split())[:200]) from error
@@ -55,7 +55,9 @@ class OnnxNetwork(nn.Module):
         if len(inputs) != 1:
             raise InputError(path, "a network with one input", f"{len(inputs)}: {', '.join(inputs)}")
         self.input, self.outputs = inputs[0], [each.name for each in self.session.get_outputs()]
-        self.digest = hashlib.sha256(content).hexdigest()
+        # torch.onnx.export itself, unlike MONAI's command, puts weights beside the graph
+        files = [each for each in (path, path.with_name(f"{path.name}.data")) if each.is_file()]
+        self.digest = hashlib.sha256(b"".join(each.read_bytes() for each in files)).hexdigest()
 
     def extra_repr(self) -> str:
         """What computes, and of which file."""
@@ -70,6 +72,6 @@ class OnnxNetwork(nn.Module):
         Returns:
             its output, or several by their names, on the device of ``images``.
         """
-        feed = {self.input: np.ascontiguousarray(convert_to_numpy(images, dtype=np.float32))}
+        feed = {self.input: np.ascontiguousarray(convert_to_numpy(images.float()))}
         found = [torch.from_numpy(each).to(images.device) for each in self.session.run(None, feed)]
         return found[0] if len(found) == 1 else dict(zip(self.outputs, found, strict=True))
