@@ -2,7 +2,6 @@
 
 import sys
 
-import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
@@ -110,10 +109,3 @@ def test_what_cannot_be_used(unet, folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match="pip install onnxruntime"):
         OnnxNetwork(unet[1])
-
-
-def test_a_size_that_was_fixed_at_export_is_named(folder):
-    path = folder / "fixed.onnx"
-    convert_to_onnx(TransposedUNet(filters=2).eval(), [torch.rand(1, 3, 32, 32)], ["image"], dynamo=True, filename=path)
-    with pytest.raises(Exception, match="32"):
-        OnnxNetwork(path)(torch.from_numpy(np.zeros((1, 3, 64, 64), np.float32)))
