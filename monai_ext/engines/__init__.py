@@ -1,9 +1,19 @@
-"""Trainings of several phases."""
+"""Trainings of several phases or sites."""
 
 from monai_ext.engines.cyclic_learning import CyclicLearning
+from monai_ext.engines.federated import average_weights, federated_round
 from monai_ext.engines.instance_trainer import InstanceTrainer
 from monai_ext.engines.loopback_trainer import LoopbackTrainer
 from monai_ext.engines.phases import Phase, PhaseRunner
 from monai_ext.engines.teacher_student import TeacherStudentChain
 
-__all__ = ["CyclicLearning", "InstanceTrainer", "LoopbackTrainer", "Phase", "PhaseRunner", "TeacherStudentChain"]
+__all__ = [
+    "CyclicLearning",
+    "InstanceTrainer",
+    "LoopbackTrainer",
+    "Phase",
+    "PhaseRunner",
+    "TeacherStudentChain",
+    "average_weights",
+    "federated_round",
+]

@@ -7,14 +7,12 @@ import signal
 import subprocess
 import time
 
-import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser, load, verify_net_in_out
 
 from tests.bundles.conftest import environment
 
-ONNX_TOLERANCE = 1e-4
 SEED_TOLERANCE = 0.0
 RANKS_TOLERANCE = 1e-3
 EVALUATE = "['configs/train.json','configs/quickstart.json','configs/evaluate.json']"
@@ -248,24 +246,3 @@ def test_torchscript_export(place):
     network = load(place.folder.name, bundle_dir=str(place.folder.parent), net_override={}).eval()
     with torch.no_grad():
         torch.testing.assert_close(torch.jit.load(str(place.folder / "models/model.ts"))(image), network(image))
-
-
-@pytest.mark.slow
-def test_onnx_export(place):
-    skip_unless_tensors(place)
-    onnxruntime = pytest.importorskip("onnxruntime")
-    size = side_of(place, 128)
-    place.bundle(
-        "onnx_export",
-        *("--net_id", "network_def", "--filepath", "models/model.onnx", "--ckpt_file", "models/model.pt"),
-        *("--meta_file", "configs/metadata.json", "--config_file", "configs/inference.json"),
-        *("--input_shape", f"[1,3,{size},{size}]"),
-    )
-    image = np.random.RandomState(0).rand(1, 3, size, size).astype(np.float32)
-    session = onnxruntime.InferenceSession(str(place.folder / "models/model.onnx"), providers=["CPUExecutionProvider"])
-    exported = session.run(None, {session.get_inputs()[0].name: image})
-    network = load(place.folder.name, bundle_dir=str(place.folder.parent), net_override={}).eval()
-    with torch.no_grad():
-        expected = outputs(network(torch.from_numpy(image)))
-    for found, wanted in zip(exported, expected, strict=True):
-        assert np.abs(found - wanted.numpy()).max() <= ONNX_TOLERANCE

@@ -27,7 +27,7 @@ class _TwoConvs(nn.Sequential):
 def _padded(x: Tensor) -> Tensor:
     """Lengthen both sides to multiples of 16 px by repeating the last row and column."""
     rows, cols = -x.shape[2] % 16, -x.shape[3] % 16
-    return F.pad(x, [0, cols, 0, rows], mode="replicate") if rows + cols > 0 else x
+    return F.pad(x, [0, cols, 0, rows], mode="replicate")  # also by 0: an exported graph would keep only one branch
 
 
 class TransposedUNet(nn.Module):

@@ -1,0 +1,51 @@
+"""The shipped networks by torch and by onnxruntime: the same weights, the same batch, the same number of threads."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.networks import convert_to_onnx
+
+from monai_ext.networks import OnnxNetwork, load_weights
+
+pytest.importorskip("onnxruntime")
+BUNDLES = sorted(path.parents[1] for path in Path(__file__).parents[1].glob("bundles/*/configs/onnx_export.json"))
+SHAPE = (4, 3, 256, 256)
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module", params=BUNDLES, ids=lambda path: path.name.removeprefix("pathology_"))
+def pair(request, tmp_path_factory):
+    """A shipped network, and the ONNX file of it."""
+    parser = ConfigParser()
+    parser.read_config(str(request.param / "configs/inference.json"))
+    network = load_weights(parser.get_parsed_content("network_def"), request.param / "models/model.pt").eval()
+    options = json.loads((request.param / "configs/onnx_export.json").read_text())["converter_kwargs"]
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    convert_to_onnx(network, [torch.rand(2, 3, 128, 160)], filename=str(path), **options)
+    return request.param.name, network, path
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("runtime", ["torch", "torch, channels last", "onnxruntime"])
+def test_network(benchmark, pair, runtime, threads):
+    name, network, path = pair
+    benchmark.group = f"{name}, {SHAPE}, {threads} thread(s)"
+    images, before = torch.randn(SHAPE), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad():
+            expected = network(images)
+            run = network
+            if runtime == "onnxruntime":
+                run = OnnxNetwork(path)
+            elif runtime != "torch":
+                images = images.contiguous(memory_format=torch.channels_last)
+                run = network.to(memory_format=torch.channels_last)
+            found = benchmark.pedantic(lambda: run(images), rounds=5, warmup_rounds=1)
+    finally:
+        torch.set_num_threads(before)
+        network.to(memory_format=torch.contiguous_format)
+    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)

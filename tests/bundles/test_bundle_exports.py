@@ -1,0 +1,96 @@
+"""Networks that left torch give the same results in the same workflows."""
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from ignite.engine import Events
+from monai.bundle import ConfigParser, onnx_export
+
+from monai_ext.data.phantom import write_slide
+from monai_ext.networks import OnnxNetwork, load_weights
+
+pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.slow
+LOGITS = 1e-4
+HEAT = 1e-4  # probabilities
+UNEQUAL = 1e-4  # share of a label image's pixels
+SIDE = 1024  # px of a slide
+
+
+@pytest.fixture(scope="module")
+def exported(place):
+    """The bundle with the ONNX file that the documented command writes."""
+    if not (place.folder / "configs/onnx_export.json").is_file():
+        pytest.skip("no onnx_export.json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place.folder)
+        onnx_export(args_file="configs/onnx_export.json")
+    return place
+
+
+def parsed(place, *names, **overrides):
+    parser = ConfigParser()
+    parser.read_config([str(place.folder / f"configs/{name}.json") for name in names])
+    parser.update({"bundle_root": str(place.folder), "device": "cpu", **overrides})
+    return parser
+
+
+def overlay(place, name):
+    if not (place.folder / f"configs/{name}.json").is_file():
+        pytest.skip(f"no {name}.json")
+    return name
+
+
+def named(found):
+    return {"": found} if isinstance(found, torch.Tensor) else found
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 128, 160), (3, 3, 96, 224), (2, 3, 131, 97)], ids=str)
+def test_any_batch_and_size(exported, shape):
+    network = parsed(exported, "inference").get_parsed_content("network_def")
+    network = load_weights(network, exported.folder / "models/model.pt").eval()
+    images = torch.randn(shape)
+    with torch.no_grad():
+        expected = named(network(images))
+    found = named(OnnxNetwork(exported.folder / "models/model.onnx")(images))
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=LOGITS)
+
+
+def label_images(place, output, *names):
+    """What the workflow makes of each image of the phantom, post-processing included, and by which network."""
+    parser = parsed(place, *names, dataset_dir=str(place.data), output_dir=str(output), handlers=[])
+    evaluator, images = parser.get_parsed_content("evaluator"), []
+    evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: images.extend(engine.state.output))
+    evaluator.run()
+    return [np.asarray(item["pred"]) for item in images], evaluator.network
+
+
+def test_inference_gives_the_same_label_images(exported, tmp_path):
+    expected, _ = label_images(exported, tmp_path / "torch", "inference")
+    found, network = label_images(exported, tmp_path / "onnx", "inference", overlay(exported, "inference_onnx"))
+    assert isinstance(network, OnnxNetwork)
+    assert sum(image.max() > 0 for image in expected) > 0  # there is something to compare
+    for one, two in zip(expected, found, strict=True):
+        assert np.mean(one != two) <= UNEQUAL
+
+
+def heat_maps(place, source, output, *names, **overrides):
+    parser = parsed(place, *names, dataset_dir=str(source), output_dir=str(output), **overrides)
+    parser.get_parsed_content("run")
+    return np.stack([tifffile.imread(path) for path in sorted(output.glob("*_heatmap.ome.tif"))])
+
+
+def test_slides_give_the_same_heat_maps(exported, tmp_path):
+    name = overlay(exported, "slides_onnx")
+    source = tmp_path / "slides"
+    source.mkdir()
+    for seed in range(3):  # one of them has tissue
+        write_slide(source / f"s{seed}.tif", SIDE, seed=seed)
+    options = {"predictor": "@exact_windows"}
+    expected = heat_maps(exported, source, tmp_path / "torch", "inference", "slides", **options)
+    found = heat_maps(exported, source, tmp_path / "onnx", "inference", "slides", name)
+    assert expected.max() > 0
+    np.testing.assert_allclose(found, expected, rtol=0, atol=HEAT)
