@@ -60,7 +60,7 @@ def test_a_round_of_two_sites(place, tmp_path, monkeypatch):
             by_hand = (samples[0] * trained[0][name] + samples[1] * trained[1][name]) / sum(samples)
             torch.testing.assert_close(value, by_hand, rtol=TOLERANCE, atol=TOLERANCE)
     for client in clients:
-        assert client.train_workflow.parser.get_parsed_content("lr_scheduler").t_total == ROUNDS
+        assert client.trainer.optimizer.param_groups[0]["lr"] > 0  # a schedule of one round would have ended
         assert client.trainer.state.epoch == 1
         found = client.evaluate(ExchangeObject(weights=averaged)).metrics
         assert all(torch.equal(value, averaged[name]) for name, value in client.evaluator.network.state_dict().items())
