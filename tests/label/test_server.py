@@ -14,7 +14,7 @@ import shapely
 import tifffile
 
 from monai_ext.data.image import read_mask
-from monai_ext.data.outlines import polygons_to_mask
+from monai_ext.data.outlines import label_map_to_polygons, polygons_to_mask
 from monai_ext.data.points import read_points
 from tests.bundles.conftest import BUNDLES
 from tests.label.conftest import CORNERS, FIELD, IMAGE, phantom
@@ -73,9 +73,12 @@ def test_cancerous_patches_lie_on_cancerous_cells(server, base):
     """More often than chance would have it: than on any cell that was found."""
     folder, options = base / "vessels", ("--slides", 6, "--vessels", 2, "--invaded", 0.5, "--radius", "(60,75)")
     found = phantom("vessels", folder, *options)
-    wsi = json.dumps({"level": 0, "location": [0, 0], "size": [0, 0], "tile_size": [1024, 1024], "params": {}})
     on_cancerous, on_any = [], []
     for item in (each for part in ("training", "validation", "test") for each in found[part] if each["label"]):
+        _, lumens = label_map_to_polygons(read_mask(folder / item["mask"]))
+        lumen = max(shapely.get_parts(lumens), key=shapely.area)
+        params = {"outline": shapely.get_coordinates(lumen.exterior).tolist()}
+        wsi = json.dumps({"level": 0, "location": [0, 0], "size": [0, 0], "tile_size": [1024, 1024], "params": params})
         answer = server.send(
             "POST", f"/infer/wsi_v2/{VESSELS}?output=json", {"wsi": wsi}, {"file": folder / item["image"]}
         )
@@ -199,7 +202,7 @@ def test_a_region_outside_is_answered(server, location):
 
 
 def test_vessels_are_looked_at_one_by_one(server):
-    answer = server.send("POST", f"/infer/wsi/{VESSELS}?image=slide&output=json", {})
+    answer = server.region(VESSELS, "slide", output="json")
     assert answer.status == 422
     assert "this bundle does not take whole slides" in answer.json["detail"]
     x, y = CORNERS["mitosis"]
