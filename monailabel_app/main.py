@@ -53,7 +53,7 @@ class BundleApp(MONAILabelApp):
             studies=studies,
             conf=conf,
             name="Weakly supervised pathology",
-            description="Nuclei, cells, mitoses and metastases from weak labels",
+            description="Nuclei, cells, mitoses, metastases and invaded vessels from weak labels",
             version=getattr(monai_ext, "__version__", "0.1.0"),
         )
 

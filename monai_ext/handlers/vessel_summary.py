@@ -22,8 +22,8 @@ class VesselSummary:
     """Writes ``summary.csv``, a row for each vessel, the most suspicious of a slide first; ``slides.csv``; a report.
 
     ``slides.csv`` has of each slide its vessels, those called invaded, the suspicious cells in these, the highest
-    probability and a verdict: one invaded vessel makes it MVI. Attach it to an evaluator whose post-processing is
-    :class:`~monai_ext.transforms.SaveVesseld`.
+    probability and a verdict: one invaded vessel makes it MVI. Attach it to an evaluator, after
+    the handler that runs :class:`~monai_ext.transforms.SaveVesseld`.
 
     Args:
         output_dir: where the files go.

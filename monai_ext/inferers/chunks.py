@@ -31,10 +31,25 @@ class ChunkInferer(SimpleInferer):
         self.batch_size = batch_size
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The network's output, a tensor or a mapping of tensors, for a batch ``inputs`` of at least one."""
-        call = super().__call__
-        call = super().__call__
-        parts = [call(part, network, *args, **kwargs) for part in inputs.split(self.batch_size)]
+        """Run the network.
+
+        Args:
+            inputs: ``(..., C, H, W)``, at least one image; ``(B, M, C, H, W)`` are M mosaics of each of B vessels.
+            network: called with ``(N, C, H, W)``; gives a tensor or a mapping of tensors.
+            *args: for the network.
+            **kwargs: for the network.
+
+        Returns:
+            The network's output, with the leading dimensions of the inputs.
+        """
+        call, leading = super().__call__, inputs.shape[:-3]
+        images = inputs.reshape(-1, *inputs.shape[-3:])
+        parts = [call(part, network, *args, **kwargs) for part in images.split(self.batch_size)]
+
+        def joined(outputs: list[Tensor]) -> Tensor:
+            whole = torch.cat(outputs)
+            return whole.reshape(*leading, *whole.shape[1:])
+
         if isinstance(parts[0], Mapping):
-            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        return torch.cat(parts)
+            return {name: joined([part[name] for part in parts]) for name in parts[0]}
+        return joined(parts)

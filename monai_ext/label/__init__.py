@@ -1,15 +1,17 @@
 """What an annotation server needs of the bundles: regions of slides, results as contours, annotations as labels."""
 
-from monai_ext.label.annotations import has_object, object_map, training_label
+from monai_ext.label.annotations import has_finding, has_object, object_map, training_label
 from monai_ext.label.contours import as_annotation, found_features, uncertainty
-from monai_ext.label.regions import in_region, load_region
+from monai_ext.label.regions import in_region, load_region, load_vessel_region
 
 __all__ = [
     "as_annotation",
     "found_features",
+    "has_finding",
     "has_object",
     "in_region",
     "load_region",
+    "load_vessel_region",
     "object_map",
     "training_label",
     "uncertainty",

@@ -13,8 +13,9 @@ from monai_ext.data.geojson import Features, read_geojson
 from monai_ext.data.image import read_field, read_mask
 from monai_ext.data.outlines import polygons_to_label_map
 from monai_ext.data.points import atomic_path, write_points
+from monai_ext.transforms.diagnose_vessel import HEALTHY_CLASSES
 
-__all__ = ["has_object", "object_map", "training_label"]
+__all__ = ["has_finding", "has_object", "object_map", "training_label"]
 
 _MASKS = (".png", ".tif", ".tiff", ".bmp")
 
@@ -22,7 +23,8 @@ _MASKS = (".png", ".tif", ".tiff", ".bmp")
 def _features(path: Path) -> Features:
     if path.suffix.lower() == ".xml":
         groups = read_asap(path)
-        return Features(np.concatenate([np.empty(0, object), *groups.values()]))
+        classes = np.repeat(np.array([*groups, None], object), [*map(len, groups.values()), 0])
+        return Features(np.concatenate([np.empty(0, object), *groups.values()]), classes)
     return read_geojson(path)
 
 
@@ -42,10 +44,15 @@ def object_map(label: str | os.PathLike, image: str | os.PathLike) -> np.ndarray
     return polygons_to_label_map(_features(label).geometry, read_field(image).image.shape[1:])
 
 
+def has_finding(features: Features) -> bool:
+    """Whether there is any object but those that are called healthy."""
+    return not np.isin(features.classes.astype(str), HEALTHY_CLASSES).all()
+
+
 def has_object(label: str | os.PathLike) -> bool:
-    """Whether an annotation has anything in it: an image's label for methods that learn from those alone."""
+    """Whether an annotation has any finding in it: an image's label for methods that learn from those alone."""
     label = Path(label)
-    return bool(read_mask(label).any()) if label.suffix.lower() in _MASKS else len(_features(label)) > 0
+    return bool(read_mask(label).any()) if label.suffix.lower() in _MASKS else has_finding(_features(label))
 
 
 def training_label(label: str | os.PathLike, image: str | os.PathLike, folder: str | os.PathLike, kind: str) -> str:

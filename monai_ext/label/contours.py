@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import shapely
 from monai.utils import convert_to_numpy
 
 from monai_ext.data.geojson import Color, Features
+from monai_ext.transforms.diagnose_vessel import HEALTHY_CLASSES, VesselDiagnosis
 from monai_ext.transforms.save_detections import detection_features
 from monai_ext.transforms.save_evidence import evidence_features
 
@@ -26,7 +28,7 @@ def found_features(data: Mapping[str, Any], image_key: str = "source") -> Featur
     """The objects in an item after a bundle's post-processing, in px of level 0 from the image's corner.
 
     Args:
-        data: with ``cells``, or ``points`` and ``blobs``, or ``pieces`` and ``evidence``.
+        data: with ``diagnosis``, or ``cells``, or ``points`` and ``blobs``, or ``pieces`` and ``evidence``.
         image_key: of the image, a MetaTensor with ``mpp`` and ``scale``.
 
     Returns:
@@ -35,6 +37,8 @@ def found_features(data: Mapping[str, Any], image_key: str = "source") -> Featur
     Raises:
         KeyError: the item has nothing of the kind.
     """
+    if "diagnosis" in data:
+        return _vessel_features(data["diagnosis"])
     meta = data[image_key].meta
     place = {"mpp": float(meta.get("mpp") or 0), "scale": float(meta.get("scale") or 1)}
     if "cells" in data:
@@ -42,13 +46,22 @@ def found_features(data: Mapping[str, Any], image_key: str = "source") -> Featur
         names = np.array([name or _NUCLEUS for name in found.classes], dtype=object)
         return Features(found.geometry, names, found.measurements, colors=found.colors)
     if "points" in data:
-        parts = detection_features(convert_to_numpy(data["points"]), convert_to_numpy(data["blobs"]), **place)
-        measurements = {
-            name: np.concatenate([part.measurements[name] for part in parts]) for name in parts[0].measurements
-        }
-        geometry, classes = (np.concatenate([getattr(part, key) for part in parts]) for key in ("geometry", "classes"))
-        return Features(geometry, classes, measurements, colors=parts[0].colors)
+        return _joined(detection_features(convert_to_numpy(data["points"]), convert_to_numpy(data["blobs"]), **place))
     return evidence_features(convert_to_numpy(data["pieces"])[0], convert_to_numpy(data["evidence"])[0], **place)
+
+
+def _vessel_features(diagnosis: VesselDiagnosis) -> Features:
+    """A vessel's outline, which is its verdict, and its cells; cancerous ones and patches of invaded vessels only."""
+    sure = {"confidence": abs(2 * diagnosis.score - 1)}
+    parts = [part for part in diagnosis.features() if diagnosis.invaded or part.classes[0] in HEALTHY_CLASSES]
+    return _joined([replace(part, measurements=sure) for part in parts])
+
+
+def _joined(parts: Sequence[Features]) -> Features:
+    """Parts with the same measurements as one."""
+    measurements = {name: np.concatenate([part.measurements[name] for part in parts]) for name in parts[0].measurements}
+    geometry, classes = (np.concatenate([getattr(part, key) for part in parts]) for key in ("geometry", "classes"))
+    return Features(geometry, classes, measurements, colors=parts[0].colors)
 
 
 def as_annotation(

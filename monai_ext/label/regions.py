@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import shapely
@@ -13,10 +14,12 @@ import torch
 from monai.data import MetaTensor
 
 from monai_ext.data.geojson import Features
+from monai_ext.data.outlines import polygons_to_mask
+from monai_ext.data.vessels import keep_lumen
 from monai_ext.errors import InputError
 from monai_ext.slides.reader import SlideReader
 
-__all__ = ["in_region", "load_region"]
+__all__ = ["in_region", "load_region", "load_vessel_region"]
 
 _MARGIN = 64  # px of the network's grid: a nucleus at the region's edge is seen whole
 _MOST_PIXELS = 100_000_000
@@ -28,6 +31,7 @@ def load_region(
     size: Sequence[int] = (0, 0),
     target_mpp: float | None = None,
     mpp: float | None = None,
+    margin: int = _MARGIN,
 ) -> MetaTensor:
     """Read a region with a margin, as :class:`~monai_ext.transforms.LoadFieldd` reads whole images.
 
@@ -37,6 +41,7 @@ def load_region(
         size: ``width, height``, px of level 0; zeros for all that follows the corner.
         target_mpp: um/px wanted.
         mpp: um/px of level 0, in place of what the file states.
+        margin: read around the region, px of the network's grid.
 
     Returns:
         uint8 ``(3, H, W)`` with ``LoadFieldd``'s metadata, and ``corner``, the ``x, y`` of its first pixel's corner,
@@ -55,9 +60,9 @@ def load_region(
         found = f"location {list(location)}, size {list(size)}"
         raise InputError(path, f"a region inside its {cols} x {rows} px", found)
     right, bottom = min(right, cols), min(bottom, rows)
-    first_row, first_col = (max(0, math.floor(at / reader.scale) - _MARGIN) for at in (top, left))
+    first_row, first_col = (max(0, math.floor(at / reader.scale) - margin) for at in (top, left))
     last_row, last_col = (
-        min(limit, math.ceil(at / reader.scale) + _MARGIN)
+        min(limit, math.ceil(at / reader.scale) + margin)
         for at, limit in zip((bottom, right), reader.shape, strict=True)
     )
     if (last_row - first_row) * (last_col - first_col) > _MOST_PIXELS:
@@ -72,6 +77,44 @@ def load_region(
         "region": (left, top, right, bottom),
     }
     return MetaTensor(torch.from_numpy(np.ascontiguousarray(pixels)), meta=meta)
+
+
+def load_vessel_region(
+    path: str | os.PathLike,
+    location: Sequence[int] = (0, 0),
+    size: Sequence[int] = (0, 0),
+    target_mpp: float | None = None,
+    mpp: float | None = None,
+    outline: Sequence[Sequence[float]] | None = None,
+) -> dict[str, Any]:
+    """Read a region that is one vessel's lumen, as :class:`~monai_ext.transforms.LoadVesseld` reads vessels.
+
+    Args:
+        path: see :func:`load_region`, as for the next four.
+        location: of the region.
+        size: of the region.
+        target_mpp: um/px wanted.
+        mpp: um/px of level 0.
+        outline: the lumen's corners ``x, y``, px of level 0; beyond it the image becomes white. ``None`` for the region
+            as it is.
+
+    Returns:
+        ``image``, see :func:`load_region`; ``source``, the same without white; with an outline ``outline``, WKT in px
+        of level 0 from the image's corner.
+
+    Raises:
+        InputError: as :func:`load_region`, or an outline that is none or lies elsewhere.
+    """
+    source = load_region(path, location, size, target_mpp, mpp, margin=0)
+    if outline is None:
+        return {"image": source, "source": source}
+    try:
+        lumen = shapely.Polygon(np.asarray(outline, dtype=np.float64) - source.meta["corner"])
+    except (TypeError, ValueError, shapely.errors.ShapelyError) as error:
+        raise InputError("outline", "three or more [x, y]", f"{outline!r:.80}") from error
+    inside = polygons_to_mask(np.array([lumen]), source.shape[1:], scale=source.meta["scale"])
+    image = MetaTensor(torch.from_numpy(keep_lumen(source.numpy(), inside, "outline")), meta=source.meta)
+    return {"image": image, "source": source, "outline": lumen.wkt}
 
 
 def in_region(features: Features, image: MetaTensor) -> Features:

@@ -8,6 +8,7 @@ from monai_ext.transforms.concentric import (
     RandConcentricLabel,
     RandConcentricLabeld,
 )
+from monai_ext.transforms.diagnose_vessel import DiagnoseVesseld, VesselDiagnosis
 from monai_ext.transforms.fields import LoadFieldd
 from monai_ext.transforms.geojson import LoadGeoJSON, LoadGeoJSONd
 from monai_ext.transforms.instance_mask import InstancesToMask, InstancesToMaskd
@@ -46,6 +47,7 @@ __all__ = [
     "ConcentricLabeld",
     "CutCellPatches",
     "CutCellPatchesd",
+    "DiagnoseVesseld",
     "EvidencePiecesd",
     "FindCellsd",
     "InstancesToMask",
@@ -85,5 +87,6 @@ __all__ = [
     "SaveVesseld",
     "SeedMasksFromRelevance",
     "SeedMasksFromRelevanced",
+    "VesselDiagnosis",
     "spread_patches",
 ]

@@ -30,6 +30,8 @@ class LoadVesseld(MapTransform):
         points_key: points, brought to the image's grid as :class:`LoadFieldd` does; there may be none.
         mpp: um/px of all files at full resolution.
         target_mpp: um/px wanted; ``None`` leaves images as they are.
+        source_key: where the image goes a second time, an image with a mask with the tissue around; ``None`` for
+            nowhere.
         allow_missing_keys: pass over keys that are not there.
 
     Raises:
@@ -43,11 +45,12 @@ class LoadVesseld(MapTransform):
         points_key: str = "centroids",
         mpp: float | None = None,
         target_mpp: float | None = None,
+        source_key: str | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.mask_key, self.points_key = mask_key, points_key
-        self.mpp, self.target_mpp = mpp, target_mpp
+        self.mpp, self.target_mpp, self.source_key = mpp, target_mpp, source_key
         self.keep = KeepLumend(self.keys, mask_key, allow_missing_keys)
         self._open: tuple[Any, SlideVessels | None] = (None, None)
 
@@ -57,17 +60,20 @@ class LoadVesseld(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace paths by what they hold."""
-        d = dict(data)
-        if "outlines" in d:
+        d, of_slide = dict(data), "outlines" in data
+        if of_slide:
             for key in self.key_iterator(d):
                 d[key] = self._from_slide(d[key], d["outlines"], d["number"], d.get("mpp"))
-            return d
-        points, masks = ([key] if key in d else [] for key in (self.points_key, self.mask_key))
-        load = LoadFieldd(self.keys, points, masks, None, self.mpp, self.target_mpp, self.allow_missing_keys)
-        d = load(d)
-        for key in self.key_iterator(d):
-            d[key].meta["offset"] = (0.0, 0.0)
-        return self.keep(d)
+        else:
+            points, masks = ([key] if key in d else [] for key in (self.points_key, self.mask_key))
+            load = LoadFieldd(self.keys, points, masks, None, self.mpp, self.target_mpp, self.allow_missing_keys)
+            d = load(d)
+            for key in self.key_iterator(d):
+                d[key].meta["offset"] = (0.0, 0.0)
+        if self.source_key is not None:
+            for key in self.key_iterator(d):
+                d[self.source_key] = d[key]
+        return d if of_slide else self.keep(d)
 
     def _from_slide(self, path: str, outlines: str, number: int, mpp: float | None) -> MetaTensor:
         which = (path, outlines)

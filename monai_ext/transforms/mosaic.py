@@ -353,7 +353,8 @@ class CellGridMosaicd(Randomizable, MapTransform):
 
     The patches give way to a mosaic; ``cells`` and ``order`` are added, and ``classes`` where there are
     ``patch_classes``. With ``limit="split"`` it returns a list of such dictionaries, one for each mosaic, which MONAI's
-    loaders flatten; ``mosaic`` and ``mosaics`` number and count those of a vessel.
+    loaders flatten; ``mosaic`` and ``mosaics`` number and count them. With ``stack`` the vessel stays one
+    item, in which image, ``cells``, ``order`` and ``classes`` have the mosaics as their first dimension.
 
     Args:
         keys: key of the patches.
@@ -361,6 +362,7 @@ class CellGridMosaicd(Randomizable, MapTransform):
         shuffle: see :class:`CellGridMosaic`.
         limit: see :class:`CellGridMosaic`.
         spacing: see :class:`CellGridMosaic`.
+        stack: give one item, whose mosaics are a batch.
         allow_missing_keys: pass over keys that are not there.
     """
 
@@ -371,10 +373,12 @@ class CellGridMosaicd(Randomizable, MapTransform):
         shuffle: bool = True,
         limit: str | None = None,
         spacing: int = 1,
+        stack: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         self.mosaic = CellGridMosaic(grid, shuffle, limit, spacing)
+        self.stack = as_flag(stack, "stack")
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> CellGridMosaicd:
         """Set the random state of this transform and of its array twin."""
@@ -388,11 +392,13 @@ class CellGridMosaicd(Randomizable, MapTransform):
         found = [d]
         for key in self.key_iterator(d):
             made = self.mosaic(d[key], d.pop("patch_numbers"), d.pop("patch_cells"), d.pop("patch_classes", None))
+            if self.stack:
+                made = [{name: torch.stack([one[name] for one in made]) for name in made[0]}]
             found = [
                 d | {key: one.pop("image"), **one, "mosaic": number, "mosaics": len(made)}
                 for number, one in enumerate(made)
             ]
-        return found if self.mosaic.limit == "split" else found[0]
+        return found if self.mosaic.limit == "split" and not self.stack else found[0]
 
 
 class RestoreVesseld(MapTransform):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from monai_ext.transforms.diagnose_vessel import VESSEL_COLOURS
+
 __all__ = ["BUNDLES", "Bundle"]
 
 _RED = (200, 0, 0)
@@ -31,5 +33,6 @@ BUNDLES = {
             "nucleus": _GREEN,
         }
     ),
+    "pathology_mvi_vessel_classification": Bundle("presence", VESSEL_COLOURS),
     "pathology_nuclei_instance_segmentation": Bundle(),
 }

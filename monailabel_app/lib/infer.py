@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
+from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.transform.writer import Writer
 
 from monai_ext.data.geojson import Features, read_geojson
 from monai_ext.data.image import SLIDE_SUFFIXES, TIFF_SUFFIXES
 from monai_ext.errors import InputError
-from monai_ext.label import as_annotation, found_features, in_region, load_region
+from monai_ext.label import as_annotation, found_features, in_region, load_region, load_vessel_region
 from monai_ext.slides.levels import open_levels
-from monai_ext.transforms import LoadFieldd
+from monai_ext.transforms import LoadFieldd, LoadVesseld
 
 __all__ = ["BundleInfer"]
 
@@ -34,7 +35,8 @@ class BundleInfer(BundleInferTask):
     """
 
     def __init__(self, path: str, conf: dict[str, str], colours: Mapping[str, Sequence[int]]) -> None:
-        super().__init__(path, conf, post_filter=None, add_post_restore=False)
+        # by its name alone one would be taken for a classifier, whose answer is no image
+        super().__init__(path, conf, type=InferType.SEGMENTATION, post_filter=None, add_post_restore=False)
         # clients recognise what they drew before by these names
         self.labels = {name: number for number, name in enumerate(colours, start=1)}
         self._config["label_colors"] = {name: list(colour) for name, colour in colours.items()}
@@ -52,7 +54,8 @@ class BundleInfer(BundleInferTask):
         if self._weights_at != (now := self._weights_time()):
             self.bundle_config.parse(True)  # thresholds that belonged to other weights are gone
             self._weights_at = now
-        return [_LoadRegion(each) if isinstance(each, LoadFieldd) else each for each in super().pre_transforms(data)]
+        loads = (LoadFieldd, LoadVesseld)
+        return [_LoadRegion(each) if isinstance(each, loads) else each for each in super().pre_transforms(data)]
 
     def find(self, request: Mapping[str, Any]) -> Features:
         """The objects in an image or a region, in px of level 0."""
@@ -108,7 +111,8 @@ class BundleInfer(BundleInferTask):
         self, path: str, request: Mapping[str, Any], location: Sequence[int], size: Sequence[int]
     ) -> dict[str, Any]:
         if not (Path(self.bundle_path) / "configs/slides.json").is_file():
-            raise InputError(path, f"a region of at most {_LARGEST_REGION} px a side: no slides.json", f"{list(size)}")
+            expected = f"a region of at most {_LARGEST_REGION} px a side, as this bundle does not take whole slides"
+            raise InputError(path, expected, f"{list(size)}")
         parser = ConfigParser()
         parser.read_config([str(Path(self.bundle_path) / f"configs/{name}.json") for name in ("inference", "slides")])
         with tempfile.TemporaryDirectory() as folder:
@@ -135,15 +139,17 @@ class BundleInfer(BundleInferTask):
 
 
 class _LoadRegion:
-    """Loads what a request asks for, in place of the bundle's loader."""
+    """Loads what a request asks for, in place of the bundle's loader; for a loader of vessels it is one vessel."""
 
-    def __init__(self, loader: LoadFieldd) -> None:
+    def __init__(self, loader: LoadFieldd | LoadVesseld) -> None:
         self.loader = loader
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         place = {key: data.get(key) or (0, 0) for key in ("location", "size")}
-        image = load_region(data["image"], **place, target_mpp=self.loader.target_mpp, mpp=data.get("mpp"))
-        return {**data, "image": image}
+        place |= {"target_mpp": self.loader.target_mpp, "mpp": data.get("mpp")}
+        if isinstance(self.loader, LoadVesseld):
+            return {**data, **load_vessel_region(data["image"], **place, outline=data.get("outline"))}
+        return {**data, "image": load_region(data["image"], **place)}
 
 
 def _collect(data: Mapping[str, Any]) -> dict[str, Any]:

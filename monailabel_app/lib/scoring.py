@@ -12,9 +12,10 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 
 from lib.infer import BundleInfer
+from monai_ext.data.geojson import Features
 from monai_ext.data.outlines import instance_centroids, polygons_to_label_map
 from monai_ext.errors import InputError
-from monai_ext.label import object_map
+from monai_ext.label import has_finding, has_object, object_map
 from monai_ext.metrics import AggregatedJaccardIndex, DetectionF1
 
 __all__ = ["Agreement"]
@@ -40,10 +41,7 @@ class Agreement(ScoringMethod):
         for image in sorted(datastore.get_labeled_images()):
             path = datastore.get_image_uri(image)
             label = datastore.get_label_uri(image, DefaultLabelTag.FINAL)
-            truth = object_map(label, path).astype(np.int32)
-            features = self.infer.find({"model": request.get("method"), "image": path})
-            found = polygons_to_label_map(features.geometry, truth.shape)
-            scores[image] = self._score(found, truth)
+            scores[image] = self._score(self.infer.find({"model": request.get("method"), "image": path}), label, path)
             info = dict(datastore.get_label_info(image, DefaultLabelTag.FINAL))
             info["agreement"] = {**info.get("agreement", {}), str(request.get("method")): scores[image]}
             datastore.update_label_info(image, DefaultLabelTag.FINAL, info)
@@ -55,9 +53,11 @@ class Agreement(ScoringMethod):
             "images": scores,
         }
 
-    def _score(self, found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    def _score(self, features: Features, label: str, image: str) -> dict[str, float]:
         if self.kind == "presence":
-            return {"accuracy": float(found.any() == truth.any())}
+            return {"accuracy": float(has_finding(features) == has_object(label))}
+        truth = object_map(label, image).astype(np.int32)
+        found = polygons_to_label_map(features.geometry, truth.shape)
         if self.kind == "points":
             metric = DetectionF1(radius=_RADIUS_PX)
             points = [torch.as_tensor(instance_centroids(each)[1], dtype=torch.float32) for each in (found, truth)]

@@ -22,6 +22,12 @@ def test_parts_are_put_together(count):
     torch.testing.assert_close(ChunkInferer(2)(images, torch.square), images.square())
 
 
+def test_mosaics_of_vessels_keep_their_vessel():
+    images = torch.rand(2, 3, 1, 4, 4)
+    found = ChunkInferer(4)(images, lambda batch: {"map": batch + 1, "logit": batch.sum((1, 2, 3))[:, None]})
+    torch.testing.assert_close(found, {"map": images + 1, "logit": images.sum((2, 3, 4))[..., None]})
+
+
 def test_no_image_at_once_is_refused():
     with pytest.raises(InputError, match="at least 1"):
         ChunkInferer(0)

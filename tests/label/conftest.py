@@ -19,7 +19,7 @@ import pytest
 import tifffile
 
 from monai_ext.data.image import read_field, read_mask
-from tests.bundles.conftest import ROOT, environment
+from tests.bundles.conftest import BUNDLES, ROOT, environment
 
 PYTHON = Path(os.environ.get("MONAI_LABEL_PYTHON", ROOT / ".venv-label/bin/python"))
 FIELD = 256  # px
@@ -176,13 +176,14 @@ def base(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(base) -> Client:
-    """The project's app with all bundles."""
+    """The project's app with all bundles that have weights."""
     app = base / "monailabel_app"
     shutil.copytree(ROOT / "monailabel_app", app, ignore=shutil.ignore_patterns("model", "logs", "__pycache__"))
     shutil.copytree(ROOT / "bundles", base / "bundles", ignore=shutil.ignore_patterns("eval", "runs"))
     studies = base / "served"  # annotations are written there
     shutil.copytree(base / "studies", studies)
-    client = start(app, studies, base / "server.log", "all")
+    models = [path.name for path in BUNDLES if (path / "models/model.pt").is_file()]
+    client = start(app, studies, base / "server.log", ",".join(models))
     yield client
     client.process.terminate()
     client.process.wait(30)

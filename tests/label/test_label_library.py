@@ -9,8 +9,19 @@ from monai.data import MetaTensor
 
 from monai_ext.data.geojson import Features, write_geojson
 from monai_ext.errors import InputError
-from monai_ext.label import as_annotation, has_object, in_region, load_region, object_map, training_label, uncertainty
-from monai_ext.transforms import LabelImaged
+from monai_ext.label import (
+    as_annotation,
+    found_features,
+    has_finding,
+    has_object,
+    in_region,
+    load_region,
+    load_vessel_region,
+    object_map,
+    training_label,
+    uncertainty,
+)
+from monai_ext.transforms import LabelImaged, VesselDiagnosis
 
 
 @pytest.fixture
@@ -43,6 +54,48 @@ def test_a_region_outside(image, location, size):
         load_region(image[0], location, size, target_mpp=0.25)
 
 
+def test_a_region_is_a_vessel_s_lumen(image):
+    path, pixels = image
+    whole = load_vessel_region(path, (150, 100), (50, 40), 0.5)
+    assert "outline" not in whole
+    np.testing.assert_array_equal(whole["image"].numpy(), np.moveaxis(pixels[100:140, 150:200], -1, 0))
+    drawn = load_vessel_region(
+        path, (150, 100), (50, 40), 0.5, outline=[[150, 100], [170, 100], [170, 130], [150, 130]]
+    )
+    assert (drawn["image"][:, 30:] == 255).all()
+    assert (drawn["image"][..., 20:] == 255).all()
+    np.testing.assert_array_equal(drawn["image"][:, :30, :20], whole["image"][:, :30, :20])
+    np.testing.assert_array_equal(drawn["source"], whole["image"])
+    assert shapely.from_wkt(drawn["outline"]).bounds == (0, 0, 20, 30)
+
+
+@pytest.mark.parametrize(
+    ("outline", "found"),
+    [
+        ("abc", "three or more"),
+        ([[1, 2]], "three or more"),
+        ([[0, 0], [9, 0], [9, 9]], "a vessel's lumen, found an empty mask"),
+    ],
+)
+def test_an_outline_that_is_none(image, outline, found):
+    with pytest.raises(InputError, match=found):
+        load_vessel_region(image[0], (150, 100), (50, 40), 0.5, outline=outline)
+
+
+@pytest.mark.parametrize(("score", "invaded"), [(0.9, True), (0.4, False)])
+def test_a_vessel_has_a_verdict_and_suspicious_parts_if_it_is_invaded(score, invaded):
+    heat = np.zeros((3, 2, 2))
+    heat[1, 0, 0] = heat[2, 0, 1] = heat[0, 1] = 1  # a healthy patch, a cancerous one, two without cells
+    cells = np.array([[4, 4], [4, 14], [5, 15]])
+    found = found_features({"diagnosis": VesselDiagnosis("v", score, invaded, heat, 2, cells, 10, (20, 20))})
+    names, counts = np.unique(found.classes.astype(str), return_counts=True)
+    suspicious = {"Cancerous patch": 1, "Tumor": 2} if invaded else {}
+    verdict = "Invaded vessel" if invaded else "Healthy vessel"
+    assert dict(zip(names, counts, strict=True)) == {"Healthy cell": 1, verdict: 1} | suspicious
+    assert has_finding(found) == invaded
+    assert uncertainty(found) == pytest.approx(1 - abs(2 * score - 1))
+
+
 def test_annotations_have_contours_and_points_by_label():
     boxes = [shapely.box(0, 0, 10, 10), shapely.box(20, 0, 22, 2)]
     features = Features([*boxes, shapely.Point(3.123, 4)], ["a", "a", "b"], colors={"a": (1, 2, 3)})
@@ -67,6 +120,8 @@ def test_annotations_become_labels(image, tmp_path):
     assert (object_map(label, path) == 1)[20:26, 10:14].all()
     assert (object_map(label, path) > 0).sum() == 24
     assert has_object(label)
+    healthy = write_geojson(tmp_path / "b.geojson", Features([shapely.box(0, 0, 9, 9)], "Healthy vessel"))
+    assert not has_object(healthy)
     points = training_label(label, path, tmp_path / "out", "points")
     assert np.loadtxt(points, delimiter=",", skiprows=1).tolist() == [22.5, 11.5]
     assert training_label(path, path, tmp_path, "instances") == str(path)  # an image is taken as it is

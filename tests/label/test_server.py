@@ -14,17 +14,19 @@ import shapely
 import tifffile
 
 from monai_ext.data.image import read_mask
-from monai_ext.data.outlines import polygons_to_mask
+from monai_ext.data.outlines import label_map_to_polygons, polygons_to_mask
 from monai_ext.data.points import read_points
 from tests.bundles.conftest import BUNDLES
-from tests.label.conftest import CORNERS, FIELD, IMAGE
+from tests.label.conftest import CORNERS, FIELD, IMAGE, phantom
 
 MODELS = [path.name for path in BUNDLES]
 NUCLEI = ["pathology_nuclei_instance_segmentation", "pathology_cell_semantic_segmentation"]
 MITOSIS = "pathology_mitosis_segmentation"
 METASTASIS = "pathology_metastasis_evidence_localization"
+VESSELS = "pathology_mvi_vessel_classification"
 LEAST_IOU = 0.6  # of the outlined area with the phantom's nuclei
 MITOSIS_RADIUS_PX = 30
+TEMPLATE_PX = 40  # px of the slide: a cell at the outline may be centred beyond it
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +63,35 @@ def test_info_names_every_bundle(server):
         assert set(model["config"]["label_colors"]) == set(model["labels"])
     assert "uncertainty" in info["strategies"]
     assert sorted(info["scoring"]) == MODELS
+
+
+@pytest.mark.skipif(
+    not any((path / "models/model.pt").is_file() for path in BUNDLES if path.name == VESSELS),
+    reason=f"no weights in bundles/{VESSELS}/models",
+)
+def test_cancerous_patches_lie_on_cancerous_cells(server, base):
+    """More often than chance would have it: than on any cell that was found."""
+    folder, options = base / "vessels", ("--slides", 6, "--vessels", 2, "--invaded", 0.5, "--radius", "(60,75)")
+    found = phantom("vessels", folder, *options)
+    on_cancerous, on_any = [], []
+    for item in (each for part in ("training", "validation", "test") for each in found[part] if each["label"]):
+        _, lumens = label_map_to_polygons(read_mask(folder / item["mask"]))
+        lumen = max(shapely.get_parts(lumens), key=shapely.area)
+        params = {"outline": shapely.get_coordinates(lumen.exterior).tolist()}
+        wsi = json.dumps({"level": 0, "location": [0, 0], "size": [0, 0], "tile_size": [1024, 1024], "params": params})
+        answer = server.send(
+            "POST", f"/infer/wsi_v2/{VESSELS}?output=json", {"wsi": wsi}, {"file": folder / item["image"]}
+        )
+        objects = {each["label"]: each for each in answer.json["annotations"][0]["annotation"]["elements"]}
+        if "Cancerous patch" not in objects:
+            continue
+        area = shapely.union_all(shapely.polygons(objects["Cancerous patch"]["contours"]))
+        cells = [xy for name in ("Tumor", "Healthy cell") if name in objects for xy in objects[name]["points"]]
+        cancerous = read_points(folder / item["centroids"])[:, ::-1] + 0.5
+        on_cancerous += shapely.contains_xy(area, cancerous).tolist()
+        on_any += shapely.contains_xy(area, np.array(cells)).tolist()
+    assert on_cancerous, "no invaded vessel was found"
+    assert np.mean(on_cancerous) > np.mean(on_any)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -170,6 +201,21 @@ def test_a_region_outside_is_answered(server, location):
     assert server.region(NUCLEI[0], "slide", CORNERS["nuclei"], (100, 100), "json").status == 200
 
 
+def test_vessels_are_looked_at_one_by_one(server):
+    answer = server.region(VESSELS, "slide", output="json")
+    assert answer.status == 422
+    assert "this bundle does not take whole slides" in answer.json["detail"]
+    x, y = CORNERS["mitosis"]
+    outline = [[x, y], [x + FIELD, y], [x, y + FIELD]]
+    answer = server.region(VESSELS, "slide", (x, y), (FIELD, FIELD), "json", params={"outline": outline})
+    (element, *others) = answer.json["annotations"][0]["annotation"]["elements"]
+    assert element["label"] in ("Invaded vessel", "Healthy vessel")
+    assert sorted(element["contours"][0]) == sorted(outline)
+    points = [point for other in others for point in other["points"]]
+    assert points
+    assert shapely.dwithin(shapely.points(points), shapely.Polygon(outline), TEMPLATE_PX).all()
+
+
 def test_two_clients_at_once(server):
     def ask(model):
         return server.region(model, "slide", CORNERS["nuclei"], (FIELD, FIELD), "json")
@@ -210,7 +256,9 @@ def test_the_least_certain_image_comes_next(server):
     assert (again["id"], again["uncertainty"]) == (first["id"], first["uncertainty"])
 
 
-@pytest.mark.parametrize(("model", "name"), [(NUCLEI[0], "dice"), (MITOSIS, "f1"), (METASTASIS, "accuracy")])
+@pytest.mark.parametrize(
+    ("model", "name"), [(NUCLEI[0], "dice"), (MITOSIS, "f1"), (METASTASIS, "accuracy"), (VESSELS, "accuracy")]
+)
 def test_scoring(server, model, name):
     answer = server.send("POST", f"/scoring/{model}?run_sync=true", {}).json
     assert 0 <= answer[name] <= 1

@@ -225,8 +225,9 @@ def test_spread_gives_each_pixel_its_patch_s_value():
 # ---- as a pipeline
 
 
-def pipeline(shuffle=True, limit=None):
-    return Compose([CutCellPatchesd("image", SIDE / 3, patch=SIDE), CellGridMosaicd("image", GRID, shuffle, limit)])
+def pipeline(shuffle=True, limit=None, **options):
+    mosaic = CellGridMosaicd("image", GRID, shuffle, limit, **options)
+    return Compose([CutCellPatchesd("image", SIDE / 3, patch=SIDE), mosaic])
 
 
 def item(rows=3, cols=4):
@@ -303,6 +304,15 @@ def test_all_mosaics_of_a_large_vessel_go_back_together():
     assert [(one["mosaic"], one["mosaics"]) for one in made] == [(0, 3), (1, 3), (2, 3)]
     orders = [one["order"] for one in made]
     back = RestoreVesseld("pred", spread=False)({**made[0], "order": orders, "pred": orders})["pred"]
+    assert back.flatten().tolist() == list(range(36))
+
+
+def test_mosaics_may_be_a_batch_of_one_item():
+    apart = pipeline(shuffle=False)(item(6, 6))
+    together = pipeline(shuffle=False, stack=True)(item(6, 6))
+    for name in ("image", "cells", "order"):
+        torch.testing.assert_close(together[name], torch.stack([one[name] for one in apart]))
+    back = RestoreVesseld("pred", spread=False)({**together, "pred": together["order"]})["pred"]
     assert back.flatten().tolist() == list(range(36))
 
 

@@ -11,13 +11,15 @@ import tifffile
 import torch
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
-from monai.transforms import Compose
+from monai.handlers import PostProcessing
+from monai.transforms import Compose, FlattenSubKeysd
 from torch import nn
 
 from monai_ext.data import Cohort, Features, check_vessel_image, read_geojson, vessel_items, write_geojson
 from monai_ext.errors import InputError
 from monai_ext.handlers import VesselSummary
-from monai_ext.transforms import CellGridMosaicd, CutCellPatchesd, LoadVesseld, SaveVesseld
+from monai_ext.inferers import ChunkInferer
+from monai_ext.transforms import CellGridMosaicd, CutCellPatchesd, DiagnoseVesseld, LoadVesseld, SaveVesseld
 
 PATCH, GRID = 10, 3
 RED, GREY = (230, 20, 20), (120, 120, 120)
@@ -49,17 +51,21 @@ def find(data):
 
 def infer(source, output, outlines=None, **options):
     cohort = Cohort(source, output, check=lambda *given: check_vessel_image(*given, outlines), **options)
-    load = LoadVesseld("image")
-    steps = [load, find, CutCellPatchesd("image", PATCH / 3, patch=4), CellGridMosaicd("image", GRID, False, "split")]
-    save = SaveVesseld("p_loc", cohort, output, load)
-
-    def post(data):
-        return save({**data, "p_loc": data["pred"]["p_loc"], "score": data["pred"]["score"]})
+    cut = CutCellPatchesd("image", PATCH / 3, patch=4)
+    steps = [LoadVesseld("image", source_key="source"), find, cut, CellGridMosaicd("image", GRID, False, stack=True)]
+    post = Compose([FlattenSubKeysd("pred"), DiagnoseVesseld()])
+    write = SaveVesseld("diagnosis", cohort, output)
 
     loader = DataLoader(Dataset(vessel_items(cohort.items, outlines), Compose(steps)), batch_size=1)
     prepare = lambda batch, *_, **__: (batch["image"].float(), None)  # noqa: E731
     SupervisedEvaluator(
-        "cpu", loader, ByColour(), prepare_batch=prepare, postprocessing=post, val_handlers=[VesselSummary(output)]
+        "cpu",
+        loader,
+        ByColour(),
+        prepare_batch=prepare,
+        inferer=ChunkInferer(2),
+        postprocessing=post,
+        val_handlers=[PostProcessing(write), VesselSummary(output)],
     ).run()
     cohort.close()
     return pd.read_csv(output / "summary.csv"), pd.read_csv(output / "slides.csv")
