@@ -45,8 +45,8 @@ class _Crop(NamedTuple):
 def write_vessels(
     dst: str | Path,
     *,
-    slides: int = 60,
-    vessels: int = 10,
+    slides: int = 120,
+    vessels: int = 5,
     invaded: float = 0.4,
     radius: tuple[float, float] = (60.0, 260.0),
     few: float = Blood.tumour[0],
