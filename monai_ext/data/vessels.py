@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from monai_ext.data.geojson import Features, read_geojson
 from monai_ext.data.image import read_field, read_mask
 from monai_ext.data.outlines import label_map_to_polygons, polygons_to_mask
 from monai_ext.data.points import points_outside, read_points
-from monai_ext.errors import InputError
+from monai_ext.errors import DataListError, InputError
 
 __all__ = [
     "SlideVessels",
@@ -32,6 +34,7 @@ __all__ = [
 
 _GEOJSON = (".geojson", ".json")
 _WHITE = 255
+_LONGEST_NAME = 100  # characters
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ class SlideVessels(Sequence[Vessel]):
         classes: see :func:`vessel_outlines`.
 
     Attributes:
-        names: of the vessels.
+        names: of the vessels, fit for names of files and different from each other.
         geometry: their outlines, ``x, y`` in px of level 0.
 
     Raises:
@@ -149,7 +152,7 @@ class SlideVessels(Sequence[Vessel]):
         self._reader = SlideReader(path, target_mpp, mpp)
         self._features = vessel_outlines(outlines, self._reader.level0_shape, classes)
         self.geometry = self._features.geometry
-        self.names = [name or f"vessel_{n + 1:04d}" for n, name in enumerate(self._features.names)]
+        self.names = _file_names(self._features.names)
         self._boxes = [self._box(number) for number in range(len(self._features))]
 
     def _box(self, number: int) -> tuple[int, int, int, int]:
@@ -167,19 +170,36 @@ class SlideVessels(Sequence[Vessel]):
     def __len__(self) -> int:
         return len(self._features)
 
+    def size(self, number: int) -> tuple[int, int]:
+        """Height and width of a vessel's crop, px."""
+        return self._boxes[number][2:]
+
     def __getitem__(self, number: int) -> Vessel:
-        """Read a vessel.
+        """Read a vessel; all white where its outline lies between the pixels.
 
         Raises:
-            InputError: pixels that cannot be read, or an outline between them.
+            InputError: pixels that cannot be read.
         """
         outline, scale = self.geometry[number], self._reader.scale
         row, col, height, width = self._boxes[number]
         offset = (row * scale, col * scale)
         lumen = polygons_to_mask(np.array([outline]), (height, width), offset, scale)
         name = self.names[number]
-        image = keep_lumen(self._reader.read(row, col, height, width), lumen, f"{self.outlines}, {name}")
+        pixels = self._reader.read(row, col, height, width)
+        image = keep_lumen(pixels, lumen) if lumen.any() else np.full_like(pixels, _WHITE)
         return Vessel(name, image, lumen, offset, scale, self._reader.mpp, outline, self._features.classes[number])
+
+
+def _file_names(names: Sequence[str | None]) -> list[str]:
+    """``vessel_0001`` for what has no name; what no file should be called is replaced, and repeats are numbered."""
+    taken: set[str] = set()
+    found = []
+    for number, name in enumerate(names, start=1):
+        plain = re.sub(r"[^\w-]+", "_", name or "")[:_LONGEST_NAME].strip("_") or f"vessel_{number:04d}"
+        repeats = (f"{plain}_{repeat}" for repeat in range(2, len(names) + 2))
+        found.append(next(each for each in (plain, *repeats) if each.lower() not in taken))
+        taken.add(found[-1].lower())
+    return found
 
 
 def _outlines_of(image: str | os.PathLike, outlines: str | os.PathLike | None) -> Path | None:
@@ -195,28 +215,49 @@ def check_vessel_image(
     mpp: float | None = None,
     target_mpp: float | None = None,
     outlines: str | os.PathLike | None = None,
+    least: int = 1,
 ) -> None:
     """See that a vessel's image, or a slide and the outlines of its vessels, can be used; slides' pixels are not read.
 
     For :class:`~monai_ext.data.Cohort`, as its ``check``.
+
+    Args:
+        path: an image, or a slide.
+        mpp: um/px of it at full resolution, in place of what it states.
+        target_mpp: um/px to work at.
+        outlines: see :func:`vessel_items`.
+        least: sides of the smallest vessel, px at ``target_mpp``.
 
     Raises:
         InputError: if not.
     """
     own = _outlines_of(path, outlines)
     if own is not None:
-        SlideVessels(path, own, target_mpp, mpp)
+        vessels = SlideVessels(path, own, target_mpp, mpp)
+        sizes = [vessels.size(number) for number in range(len(vessels))]
     else:
-        read_field(path, mpp, target_mpp)
+        sizes = [read_field(path, mpp, target_mpp).image.shape[1:]]
+    if max(min(size) for size in sizes) < least:
+        found = "{} x {} px".format(*max(sizes, key=min))
+        raise InputError(own or path, f"a vessel of at least {least} px a side, as the largest template", found)
 
 
-def vessel_items(items: Sequence[Mapping[str, Any]], outlines: str | os.PathLike | None = None) -> list[dict[str, Any]]:
+def vessel_items(
+    items: Sequence[Mapping[str, Any]],
+    outlines: str | os.PathLike | None = None,
+    mpp: float | None = None,
+    target_mpp: float | None = None,
+    least: int = 1,
+) -> list[dict[str, Any]]:
     """What to infer on: images of vessels as they are, of each slide its vessels.
 
     Args:
         items: with ``image``, as a :class:`~monai_ext.data.Cohort` has them. An image beside which
             ``<image>_vessels.geojson`` lies is a slide.
         outlines: the outlines of all vessels of the image, GeoJSON or a mask, where there is one image only.
+        mpp: um/px of all images at full resolution, in place of what they state.
+        target_mpp: um/px to work at.
+        least: outlines whose crop has a side shorter than that, px at ``target_mpp``, are left out, and it is said.
 
     Returns:
         Items for :class:`~monai_ext.transforms.LoadVesseld` with ``file``, the image's path, and ``last`` for the last
@@ -224,11 +265,12 @@ def vessel_items(items: Sequence[Mapping[str, Any]], outlines: str | os.PathLike
 
     Raises:
         InputError: outlines of one file for several images.
+        DataListError: masks that do not fit their images, or are empty.
     """
     if outlines is not None and len(items) > 1:
         expected = "one image; for several, <image>_vessels.geojson beside each"
         raise InputError("--outlines", expected, f"{len(items)} images")
-    found = []
+    found, problems = [], []
     for item in items:
         plain = {
             "file": item["image"],
@@ -236,17 +278,40 @@ def vessel_items(items: Sequence[Mapping[str, Any]], outlines: str | os.PathLike
         }
         own = _outlines_of(item["image"], outlines)
         if own is None:
+            problems += _unfit_mask(item)
             found.append({**plain, "last": True})
             continue
-        vessels = SlideVessels(item["image"], own, mpp=item.get("mpp"))
+        vessels = SlideVessels(item["image"], own, target_mpp, mpp or item.get("mpp"))
+        kept = [number for number in range(len(vessels)) if min(vessels.size(number)) >= least]
+        if len(kept) < len(vessels):
+            print(f"{own}: {len(vessels) - len(kept)} outlines narrower than {least} px left out", file=sys.stderr)
         of_slide = {"outlines": str(own), "group": Path(item["image"]).stem}
         found += [
-            {**plain, **of_slide, "number": number, "vessel": vessels.names[number], "outline": outline.wkt}
-            for number, outline in enumerate(vessels.geometry)
+            {
+                **plain,
+                **of_slide,
+                "number": number,
+                "vessel": vessels.names[number],
+                "outline": vessels.geometry[number].wkt,
+                "last": number == kept[-1],
+            }
+            for number in kept
         ]
-        for entry in found[-len(vessels) :]:
-            entry["last"] = entry["number"] + 1 == len(vessels)
+    if problems:
+        raise DataListError("mask", problems)
     return found
+
+
+def _unfit_mask(item: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the mask of a vessel's image, if it has one."""
+    if not item.get("mask"):
+        return []
+    try:
+        # at the file's resolution, which is the mask's
+        keep_lumen(read_field(item["image"]).image, read_mask(item["mask"]), item["mask"])
+    except InputError as error:
+        return [str(error)]
+    return []
 
 
 def check_vessel_item(item: Mapping[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from monai.data.utils import set_rnd
 from monai.utils import MAX_SEED
 
 from monai_ext.data.points import atomic_path
+from monai_ext.errors import InputError
 from monai_ext.flags import as_flag
 
 __all__ = ["EpochSeed", "TrainingState", "plain_number", "read_curves"]
@@ -64,10 +65,11 @@ class EpochSeed:
 
 
 class TrainingState:
-    """Keeps the best weights, the history and all that a resumed run needs.
+    """Keeps the best or the last weights, the history and all that a resumed run needs.
 
     Writes into ``folder``, each file whole or not at all: ``model.pt``, the network's plain state dict at the best
-    value of the evaluator's key metric (of the last epoch, without an evaluator or before its first run);
+    value of the evaluator's key metric (of the last epoch, without an evaluator or before its first run, or where the
+    last ones are to be kept);
     ``training_state.pt`` after every ``interval`` epochs; ``history.json``, a list with an entry per epoch (loss
     and its parts ``loss_...`` where a step tells them, learning rate, validation metrics).
 
@@ -82,6 +84,7 @@ class TrainingState:
         weights: which of ``objects`` is written to ``model.pt``.
         stale: files in ``folder`` that were made from the weights before, such as tuned thresholds; removed when new
             weights are written.
+        keep: ``"best"`` or ``"last"``, the weights that ``model.pt`` holds.
         interval: epochs between two states to resume from; the last epoch's is always written.
     """
 
@@ -94,11 +97,14 @@ class TrainingState:
         weights: str = "network",
         interval: int = 1,
         stale: Sequence[str] = (),
+        keep: str = "best",
     ) -> None:
+        if keep not in ("best", "last"):
+            raise InputError("keep", "'best' or 'last'", repr(keep))
         self.folder = Path(folder)
         self.objects = {k: _unwrapped(v) for k, v in objects.items()}
         self.evaluator, self.weights, self.interval = evaluator, weights, interval
-        self.stale = tuple(stale)
+        self.stale, self.keep = tuple(stale), keep
         self.resume = as_flag(resume, "resume")
         self.history: list[dict[str, Any]] = []
         self._losses: dict[str, list[float]] = {}
@@ -150,7 +156,7 @@ class TrainingState:
         best = True
         if self.evaluator is not None:
             # until the first validation the last weights are all there is; -1 stands for none yet
-            best = self.evaluator.state.best_metric_epoch in (epoch, -1)
+            best = self.keep == "last" or self.evaluator.state.best_metric_epoch in (epoch, -1)
             if self.evaluator.state.epoch == epoch:
                 entry |= {k: plain_number(v) for k, v in self.evaluator.state.metrics.items() if np.isscalar(v)}
         self.history.append(entry)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 from monai.utils import convert_to_numpy
@@ -35,7 +36,8 @@ class VesselReport(ScoresReport):
     true and false positives and false negatives), ``metrics.json`` (accuracy, AUC, precision and recall of both
     classes, locating) and ``report.html``. Attach it to an evaluator of mosaics whose post-processing leaves ``score``
     (probability) and ``located``, class ids ``(1, grid, grid)``; the batch has ``file``, ``label``, ``order``,
-    ``mosaic``, and perhaps ``classes`` and ``missed`` of :class:`~monai_ext.transforms.PatchClassesd`.
+    ``mosaic``, ``patch_px``, ``grid_shape`` and ``vessel_shape``, and perhaps ``classes`` and ``missed`` of
+    :class:`~monai_ext.transforms.PatchClassesd`.
 
     Args:
         output_dir: where the files go.
@@ -74,6 +76,7 @@ class VesselReport(ScoresReport):
             "score": float(convert_to_numpy(output["score"]).item()),
             "patch_px": int(batch["patch_px"]),
             "columns": int(convert_to_numpy(batch["grid_shape"])[1]),
+            **dict(zip(("height", "width"), (int(side) for side in batch["vessel_shape"]), strict=True)),
             "located": order[found].tolist(),
             "cancerous": None,
             "missed": 0,
@@ -163,17 +166,19 @@ class VesselReport(ScoresReport):
 
     def picture(self, row: Any) -> tuple[np.ndarray, str]:
         """The vessel with the patches that were found, found falsely and missed."""
-        image = read_field(row.image).image
+        # patches are counted in px of the resolution that the network works at
+        image = np.moveaxis(read_field(row.image).image, 0, -1)
+        image = cv2.resize(image, (row.width, row.height), interpolation=cv2.INTER_AREA)
         located = _numbers(row.located)
         truth = _numbers(row.cancerous) if isinstance(row.cancerous, str) else set()
         kinds = {"TP": located & truth, "FP": located - truth, "FN": truth - located}
-        labels, names = np.zeros(image.shape[1:], np.int32), []
+        labels, names = np.zeros(image.shape[:2], np.int32), []
         for kind, numbers in kinds.items():
             for number in sorted(numbers):
                 top, left = (row.patch_px * at for at in divmod(number, row.columns))
                 names.append(kind)
                 labels[top : top + row.patch_px, left : left + row.patch_px] = len(names)
-        drawn = overlay(image, labels=labels, classes=names, thickness=2, channel_dim=0)
+        drawn = overlay(image, labels=labels, classes=names, thickness=2, channel_dim=-1)
         text = f"{Path(row.image).name} ({row.group}): {self.classes[row.label]}, {row.score:.3f}"
         if pd.notna(row.tp):
             text += ", {} patches found, {} falsely, {} missed".format(*(int(getattr(row, name)) for name in _COUNTS))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from monai.inferers import SimpleInferer
+from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor
 
 from monai_ext.errors import InputError
@@ -14,21 +14,22 @@ from monai_ext.errors import InputError
 __all__ = ["ChunkInferer"]
 
 
-class ChunkInferer(SimpleInferer):
+class ChunkInferer(Inferer):
     """Runs the network on at most ``batch_size`` images at once: memory does not grow with the mosaics of a vessel.
 
     Args:
         batch_size: images at once.
+        inferer: what runs the network on them; by default it is called as it is.
 
     Raises:
         InputError: fewer than one.
     """
 
-    def __init__(self, batch_size: int = 8) -> None:
+    def __init__(self, batch_size: int = 8, inferer: Inferer | None = None) -> None:
         super().__init__()
         if batch_size < 1:
             raise InputError("batch_size", "at least 1", repr(batch_size))
-        self.batch_size = batch_size
+        self.batch_size, self.inferer = batch_size, inferer or SimpleInferer()
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run the network.
@@ -42,9 +43,9 @@ class ChunkInferer(SimpleInferer):
         Returns:
             The network's output, with the leading dimensions of the inputs.
         """
-        call, leading = super().__call__, inputs.shape[:-3]
+        leading = inputs.shape[:-3]
         images = inputs.reshape(-1, *inputs.shape[-3:])
-        parts = [call(part, network, *args, **kwargs) for part in images.split(self.batch_size)]
+        parts = [self.inferer(part, network, *args, **kwargs) for part in images.split(self.batch_size)]
 
         def joined(outputs: list[Tensor]) -> Tensor:
             whole = torch.cat(outputs)

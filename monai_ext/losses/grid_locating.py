@@ -1,13 +1,14 @@
-"""The loss of LoopNet's cell locating branch under pseudo masks (Zhang et al., CVPR 2023, equation 2)."""
+"""Losses of LoopNet's locating branch: under pseudo masks (Zhang et al., CVPR 2023, equation 2), and with truth."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_ext.errors import InputError
 
-__all__ = ["GridLocatingLoss"]
+__all__ = ["GridLocatingLoss", "KnownGridLoss"]
 
 
 class GridLocatingLoss(nn.Module):
@@ -41,3 +42,27 @@ class GridLocatingLoss(nn.Module):
         known = ~(invaded & cell)
         terms = torch.where(known, torch.where(cell, healthy, background), 0)
         return -(terms.sum((1, 2)) / known.sum((1, 2)).clamp(min=1)).mean()
+
+
+class KnownGridLoss(nn.Module):
+    """Cross-entropy with the classes of patches, for the paper's 'Fully': a mean over the patches that are known.
+
+    Of a vessel whose cells nobody marked nothing counts, its blank places included.
+    """
+
+    def forward(self, logits: Tensor, classes: Tensor, label: Tensor) -> Tensor:  # noqa: ARG002  as GridLocatingLoss
+        """The loss of a batch.
+
+        Args:
+            logits: ``(B, 3, h, w)`` before softmax: background, healthy, cancerous.
+            classes: int64 ``(B, 1, h, w)``, below 0 where unknown.
+            label: not used; the trainer gives it to every loss of this branch.
+
+        Returns:
+            a scalar; 0, with zero gradient, where nothing is known.
+        """
+        unmarked = (classes < 0).flatten(1).any(1)
+        classes = classes[:, 0].masked_fill(unmarked[:, None, None], -1)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        total = F.cross_entropy(logits, classes, ignore_index=-1, reduction="sum")
+        return total / (classes >= 0).sum().clamp(min=1)

@@ -35,13 +35,14 @@ def marked_grids(outputs: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[
     """Predictions and truth of the mosaics that :class:`GridLocating` can judge, as a handler's ``output_transform``.
 
     Args:
-        outputs: with ``label``, and class ids ``located`` and ``truth``, ``(1, h, w)``; below 0 where unknown.
+        outputs: with ``label``; ``missed`` of :class:`~monai_ext.transforms.PatchClassesd`; class ids ``located`` and
+            ``truth``, ``(1, h, w)``; and ``order``, ``(1, h, w)``, below 0 at a blank place, where nothing lies.
 
     Returns:
-        The two grids of each invaded vessel whose cells were marked.
+        The two grids of each mosaic of an invaded vessel whose cells were marked.
     """
-    marked = [out for out in outputs if float(out["label"]) > 0.5 and int(out["truth"].min()) >= 0]
-    return [out["located"] for out in marked], [out["truth"] for out in marked]
+    marked = [out for out in outputs if float(out["label"]) > 0.5 and int(out["missed"]) >= 0]
+    return [out["located"] * (out["order"] >= 0) for out in marked], [out["truth"] for out in marked]
 
 
 class GridLocating(UnevenCumulative):

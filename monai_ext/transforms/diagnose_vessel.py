@@ -122,7 +122,7 @@ class DiagnoseVesseld(MapTransform):
         score_key: key of the mosaics' probabilities ``(M, 1)``; the highest is the vessel's.
         points_key: key of the cells found in the vessel, as :class:`KCFPseudoMaskd` gives them.
         source_key: key of the vessel's image, as :class:`LoadVesseld` gives it.
-        positive: vessels with a higher probability are invaded.
+        positive: vessels with a higher probability are invaded, if any patch with a cell was found in them.
         allow_missing_keys: pass over keys that are not there.
     """
 
@@ -153,13 +153,15 @@ class DiagnoseVesseld(MapTransform):
         grid = tuple(int(side) for side in d["grid_shape"])
         heat = CellGridMosaic.inverse(convert_to_tensor(maps).cpu(), order, grid).numpy()
         heat[0][heat.sum(0) == 0] = 1  # patches in no mosaic hold no cell
-        score = float(convert_to_numpy(d[self.score_key]).max())
+        patches = int((order >= 0).sum())
+        # of a vessel without cells the network has seen nothing
+        score = float(convert_to_numpy(d[self.score_key]).max()) if patches else 0.0
         return VesselDiagnosis(
             name=str(d.get("vessel") or Path(str(image.meta["filename_or_obj"])).stem),
             score=score,
             invaded=score > self.positive,
             heat=heat,
-            patches=int((order >= 0).sum()),
+            patches=patches,
             cells=convert_to_numpy(d[self.points_key])[:, :2],
             side=int(d["patch_px"]),
             shape=tuple(image.shape[1:]),

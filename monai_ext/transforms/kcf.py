@@ -166,8 +166,13 @@ class KCFPseudoMask(Transform):
         settings = (regularisation, output_sigma, kernel_sigma)
         self._weights = [kernel_regression(template, *settings) for template in self._filters]
         self._scales = [1 / (template.numel() * kernel_sigma**2) for template in self._filters]
-        self._half = max(side for template in self._filters for side in template.shape[1:]) // 2 + 1
+        self._half = self.largest // 2 + 1
         self._banks: dict[tuple, _Bank] = {}
+
+    @property
+    def largest(self) -> int:
+        """The longest side of a template, px; no side of an image may be shorter."""
+        return max(side for template in self._filters for side in template.shape[1:])
 
     def __getstate__(self) -> dict[str, Any]:
         """Spectra are no setting: caches are named by what is left."""

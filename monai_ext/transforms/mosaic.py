@@ -117,8 +117,8 @@ class CellGridMosaic(Randomizable, Transform):
 
     The places are filled row by row: in an order drawn at each call (for training, as the paper's "randomly
     concatenated"), or as the patches follow each other in the vessel (for evaluation). With more patches than places
-    ``limit`` decides: ``"draw"`` takes as many as fit by chance, those with cells before the others; ``"split"`` makes
-    as many mosaics as it takes, equally full.
+    ``limit`` decides: ``"draw"`` takes as many as fit by chance; ``"split"`` makes as many mosaics as it takes, equally
+    full.
 
     Args:
         grid: places along a side.
@@ -143,17 +143,12 @@ class CellGridMosaic(Randomizable, Transform):
         self.places = torch.arange(grid**2).view(grid, grid)[::spacing, ::spacing].flatten()
         self._orders: list[np.ndarray] = [np.zeros(0, np.int64)]
 
-    def randomize(self, cells: np.ndarray) -> None:
-        """Decide which patches each mosaic takes, in which order.
-
-        Args:
-            cells: ``(N,)``, whether each patch holds a cell.
-        """
-        count, places = len(cells), len(self.places)
+    def randomize(self, count: int) -> None:
+        """Decide which of ``count`` patches each mosaic takes, in which order."""
+        places = len(self.places)
         order = self.R.permutation(count) if self.shuffle or self.limit == "draw" else np.arange(count)
-        if self.limit == "draw" and count > places:
-            order = order[np.argsort(~cells[order], kind="stable")][:places]
-            order = self.R.permutation(order)
+        if self.limit == "draw":
+            order = order[:places]
         if not self.shuffle:
             order = np.sort(order)
         self._orders = np.array_split(order, max(1, math.ceil(len(order) / places)))
@@ -184,7 +179,7 @@ class CellGridMosaic(Randomizable, Transform):
         grids = {"cells": (cells, False), "order": (numbers, -1)}
         if classes is not None:
             grids["classes"] = (convert_to_tensor(classes, track_meta=False), 0)
-        self.randomize(cells.numpy())
+        self.randomize(len(patches))
         return [self._mosaic(patches, grids, torch.from_numpy(order)) for order in self._orders]
 
     def _mosaic(

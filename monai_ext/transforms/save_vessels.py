@@ -75,7 +75,7 @@ class SaveVesseld(MapTransform):
         pictures = {kind: self.files.path(stem, f"_{kind}.png") for kind in ("overlay", "classes")}
         with atomic_path(pictures["classes"]) as temporary:
             cv2.imwrite(str(temporary), found.spread(found.classes))
-        self.files.write_picture(pictures["overlay"], _picture(image, found))
+        self.files.write_picture(pictures["overlay"], _picture(image, found, self.files.max_side))
         self._features += found.features()
         if bool(d.get("last", True)):
             self._finish(source, str(d["file"]))
@@ -101,13 +101,18 @@ class SaveVesseld(MapTransform):
         self.cohort.done(file)
 
 
-def _picture(image: Any, found: VesselDiagnosis) -> np.ndarray:
-    """The image beside itself, with the probability of cancerous cells and the patches called so."""
-    times = max(1, round(_SMALLEST_SIDE / max(found.shape)))
-    heat, patches = (
-        found.spread(map_).repeat(times, 0).repeat(times, 1) for map_ in (found.heat[CANCEROUS], found.pieces)
-    )
-    plain = overlay(image, channel_dim=0).repeat(times, axis=0).repeat(times, axis=1)
-    outlined = {"classes": ["Tumor"] * int(patches.max()), "colours": VESSEL_COLOURS}
+def _picture(image: Any, found: VesselDiagnosis, max_side: int) -> np.ndarray:
+    """The image beside itself, with the probability of cancerous cells and the patches called so.
+
+    It has its final size before anything is drawn: a vessel of 10,000 px takes no more memory than its picture.
+    """
+    height, width = found.shape
+    scale = min(max(1, round(_SMALLEST_SIDE / max(height, width))), max_side / max(height, 2 * width))
+    size = (max(1, int(height * scale)), max(1, int(width * scale)))
+    interpolation = cv2.INTER_NEAREST if scale >= 1 else cv2.INTER_AREA
+    plain = cv2.resize(overlay(image, channel_dim=0), size[::-1], interpolation=interpolation)
+    at = np.ix_(*((np.arange(side) / scale).astype(int) // found.side for side in size))
+    heat, patches = found.heat[CANCEROUS][at], found.pieces[at]
+    outlined = {"classes": ["Tumor"] * int(found.pieces.max()), "colours": VESSEL_COLOURS}
     marked = overlay(plain, heat=heat, labels=patches, heat_alpha=0.4, channel_dim=-1, **outlined)
-    return np.concatenate([plain, np.full((plain.shape[0], 4, 3), 255, np.uint8), marked], axis=1)
+    return np.concatenate([plain, np.full((size[0], 4, 3), 255, np.uint8), marked], axis=1)

@@ -12,6 +12,7 @@ from monai.metrics import MSEMetric
 from monai.transforms import Compose, MapTransform, RandGaussianNoised, Randomizable
 from torch import nn
 
+from monai_ext.errors import InputError
 from monai_ext.handlers.progress import EpochProgress
 from monai_ext.handlers.training_state import EpochSeed, TrainingState, plain_number
 from monai_ext.handlers.weight_average import WeightAverage
@@ -42,7 +43,17 @@ class Run:
     """A training of two weights, with everything that draws random numbers or has a state."""
 
     def __init__(
-        self, folder, resume=False, epochs=EPOCHS, values=None, interval=1, workers=0, amp=False, stop=None, every=1
+        self,
+        folder,
+        resume=False,
+        epochs=EPOCHS,
+        values=None,
+        interval=1,
+        workers=0,
+        amp=False,
+        stop=None,
+        every=1,
+        keep="best",
     ):
         torch.manual_seed(0)
         self.network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.3), nn.Linear(4, 2))
@@ -72,7 +83,9 @@ class Run:
             "optimizer": optimizer,
             "scheduler": scheduler,
         }
-        self.state = TrainingState(folder, objects, self.evaluator, resume, weights="average", interval=every)
+        self.state = TrainingState(
+            folder, objects, self.evaluator, resume, weights="average", interval=every, keep=keep
+        )
         self.trainer = SupervisedTrainer(
             "cpu",
             epochs,
@@ -185,6 +198,15 @@ def test_best_model_is_kept(values, best, stop, tmp_path):
     assert [entry["epoch"] for entry in history] == list(range(1, EPOCHS + 1))
     assert [entry["score"] for entry in history] == pytest.approx(values)
     assert state["best_metric_epoch"] == best
+
+
+def test_the_last_model_is_kept_where_it_is_wanted(tmp_path):
+    Run(tmp_path, values=[0.0, 0.9, 0.0, 0.0, 0.0, 0.2], keep="last")()
+    model, _, state = left(tmp_path)
+    assert state["best_metric_epoch"] == 2
+    assert_equal(model, state["objects"]["average"])
+    with pytest.raises(InputError, match="keep: expected 'best' or 'last', found 'first'"):
+        Run(tmp_path, keep="first")
 
 
 def test_epochs_without_validation(tmp_path):

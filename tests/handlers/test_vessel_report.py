@@ -29,7 +29,8 @@ def mosaic(file, label, score, order, located, truth=None, number=0, missed=0, g
     found[order < 0] = 2  # nothing that is said of blank places counts
     common = {"file": str(file), "group": group, "mosaic": number, "missed": missed, "patch_px": 8}
     item = {"image": torch.zeros(1), "label": torch.tensor([float(label)]), "order": order, "classes": classes}
-    return item | common | {"grid_shape": torch.tensor([4, 5]), "_score": torch.tensor([score]), "_located": found}
+    shapes = {"grid_shape": torch.tensor([4, 5]), "vessel_shape": torch.tensor([30, 37])}
+    return item | common | shapes | {"_score": torch.tensor([score]), "_located": found}
 
 
 class Oracle(nn.Module):

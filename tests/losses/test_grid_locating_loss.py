@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from monai_ext.errors import InputError
-from monai_ext.losses import GridLocatingLoss
+from monai_ext.losses import GridLocatingLoss, KnownGridLoss
 
 REL = 1e-9
 HALF = 1e-2
@@ -84,3 +84,26 @@ def test_half_precision_is_computed_in_full():
 def test_bad_shapes():
     with pytest.raises(InputError, match=r"cells: expected shape \(4, 1, 3, 5\)"):
         GridLocatingLoss()(torch.zeros(4, 3, 3, 5), torch.zeros(4, 3, 5), torch.zeros(4))
+
+
+def test_known_classes_teach_and_unmarked_vessels_do_not():
+    torch.manual_seed(0)
+    logits = torch.randn(3, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+    classes = torch.tensor([[[0, 1], [2, 0]], [[-100, -100], [0, 0]], [[1, 1], [1, 2]]])[:, None]
+    terms = [
+        -logits[n].log_softmax(0)[classes[n, 0, row, col], row, col]
+        for n in (0, 2)  # of the second, blank places count no more than the others
+        for row in range(2)
+        for col in range(2)
+    ]
+    loss = KnownGridLoss()(logits, classes, torch.ones(3, 1))
+    torch.testing.assert_close(loss, torch.stack(terms).mean())
+    assert torch.autograd.gradcheck(lambda x: KnownGridLoss()(x, classes, torch.ones(3, 1)), logits)
+
+
+def test_where_nothing_is_known_the_loss_is_zero():
+    logits = torch.randn(2, 3, 2, 2, requires_grad=True)
+    loss = KnownGridLoss()(logits, torch.full((2, 1, 2, 2), -100), torch.ones(2, 1))
+    loss.backward()
+    assert loss.item() == 0
+    assert not logits.grad.any()

@@ -123,12 +123,20 @@ def test_one_score_as_handlers_expect_it():
 
 
 def test_only_marked_invaded_vessels_are_judged():
-    def out(label, *truth):
-        return {"label": torch.tensor([label]), "truth": torch.tensor([[truth]]), "located": torch.tensor([[[label]]])}
+    def out(label, *truth, missed=0):
+        grids = {"truth": truth, "located": (2, 1, 2), "order": (-1, 5, 7)}  # what is found at a blank place is nothing
+        grids = {name: torch.tensor([[values]]) for name, values in grids.items()}
+        return {"label": torch.tensor([label]), "missed": torch.tensor(missed), **grids}
 
-    outputs = [out(1.0, 0, 1, 2), out(0.0, 0, 1, 1), out(1.0, 0, -100, -100), out(1.0, 0, 1, 1)]
+    outputs = [
+        out(1.0, 0, 1, 2),
+        out(0.0, 0, 1, 1),
+        out(1.0, 0, -100, -100, missed=-1),
+        out(1.0, 0, 1, 1),
+        out(1.0, 0, 0, 0, missed=-1),  # unmarked, and without cells
+    ]
     located, truth = marked_grids(outputs)
-    assert [grid is outputs[n]["located"] for grid, n in zip(located, (0, 3), strict=True)] == [True, True]
+    assert [grid.flatten().tolist() for grid in located] == [[0, 1, 2]] * 2
     assert [grid.flatten().tolist() for grid in truth] == [[0, 1, 2], [0, 1, 1]]
     assert marked_grids([]) == ([], [])
 

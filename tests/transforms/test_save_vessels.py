@@ -16,10 +16,12 @@ from monai.transforms import Compose, FlattenSubKeysd
 from torch import nn
 
 from monai_ext.data import Cohort, Features, check_vessel_image, read_geojson, vessel_items, write_geojson
-from monai_ext.errors import InputError
+from monai_ext.errors import DataListError, InputError
 from monai_ext.handlers import VesselSummary
 from monai_ext.inferers import ChunkInferer
 from monai_ext.transforms import CellGridMosaicd, CutCellPatchesd, DiagnoseVesseld, LoadVesseld, SaveVesseld
+from monai_ext.transforms.diagnose_vessel import VesselDiagnosis
+from monai_ext.transforms.save_vessels import _picture
 
 PATCH, GRID = 10, 3
 RED, GREY = (230, 20, 20), (120, 120, 120)
@@ -49,14 +51,21 @@ def find(data):
     return {**data, "cell_mask": mask, "cell_points": torch.from_numpy(points)}
 
 
-def infer(source, output, outlines=None, **options):
-    cohort = Cohort(source, output, check=lambda *given: check_vessel_image(*given, outlines), **options)
+def infer(source, output, outlines=None, mpp=None, least=1, **options):
+    check = lambda *given: check_vessel_image(*given, outlines, least)  # noqa: E731
+    cohort = Cohort(source, output, mpp, check=check, **options)
     cut = CutCellPatchesd("image", PATCH / 3, patch=4)
-    steps = [LoadVesseld("image", source_key="source"), find, cut, CellGridMosaicd("image", GRID, False, stack=True)]
+    steps = [
+        LoadVesseld("image", mpp=mpp, source_key="source"),
+        find,
+        cut,
+        CellGridMosaicd("image", GRID, False, stack=True),
+    ]
     post = Compose([FlattenSubKeysd("pred"), DiagnoseVesseld()])
     write = SaveVesseld("diagnosis", cohort, output)
 
-    loader = DataLoader(Dataset(vessel_items(cohort.items, outlines), Compose(steps)), batch_size=1)
+    items = vessel_items(cohort.items, outlines, mpp, least=least)
+    loader = DataLoader(Dataset(items, Compose(steps)), batch_size=1)
     prepare = lambda batch, *_, **__: (batch["image"].float(), None)  # noqa: E731
     SupervisedEvaluator(
         "cpu",
@@ -157,6 +166,65 @@ def test_vessels_of_a_slide(slide, tmp_path, given):
     assert list(features.names[features.classes == "Healthy vessel"]) == ["small"]
     assert (tmp_path / "out/slide/vessel_0002_overlay.png").is_file()
     assert cv2.imread(str(tmp_path / "out/slide/small_classes.png"), cv2.IMREAD_UNCHANGED).shape == (20, 20)
+
+
+def test_names_of_outlines_stay_in_their_folder_and_apart(slide, tmp_path):
+    path, outlines = slide
+    shapes = [*outlines.geometry, *outlines.geometry, outlines.geometry[0]]
+    names = ["../../../evil", "v", "v", "V", "a/b: c"]
+    file = write_geojson(tmp_path / "v.geojson", Features(shapes, "Vessel", names=names))
+    vessels, _ = infer(path, tmp_path / "out", file)
+    assert set(vessels["vessel"]) == {"evil", "v", "v_2", "V_3", "a_b_c"}
+    written = {p.name for p in tmp_path.rglob("*_overlay.png")}
+    assert written == {p.name for p in (tmp_path / "out/slide").glob("*_overlay.png")}
+    assert len(written) == len(names)
+
+
+def test_a_slide_without_resolution_takes_the_one_given(slide, tmp_path):
+    path, outlines = slide
+    plain = path.with_name("plain.png")
+    cv2.imwrite(str(plain), tifffile.imread(path)[..., ::-1])
+    file = write_geojson(tmp_path / "v.geojson", outlines)
+    vessels, _ = infer(plain, tmp_path / "out", file, mpp=0.5)
+    assert sorted(vessels["invaded"]) == [False, True]
+
+
+def test_outlines_that_hold_nothing_do_not_stop_the_others(slide, tmp_path, capsys):
+    path, outlines = slide
+    between = shapely.box(30.6, 20.1, 30.8, 55.3)  # as narrow as that it holds no pixel's centre
+    speck = shapely.box(10, 10, 13, 13)
+    features = Features([*outlines.geometry, speck, between], "Vessel", names=["a", "b", "speck", "thin"])
+    file = write_geojson(tmp_path / "v.geojson", features)
+    vessels, _ = infer(path, tmp_path / "all", file)
+    assert vessels.set_index("vessel").loc["thin", ["invaded", "probability", "patches"]].tolist() == [False, 0, 0]
+    vessels, _ = infer(path, tmp_path / "out", file, least=PATCH)
+    assert set(vessels["vessel"]) == {"a", "b"}
+    assert "v.geojson: 2 outlines narrower than 10 px left out" in capsys.readouterr().err
+
+
+def test_images_smaller_than_a_template_are_left_out(tmp_path):
+    save(tmp_path / "in/a.png", picture(2, 2, []))
+    save(tmp_path / "in/b.png", picture(1, 1, []))
+    with pytest.raises(SystemExit):
+        infer(tmp_path / "in", tmp_path / "out", least=PATCH + 1)
+    state = json.loads((tmp_path / "out/state.json").read_text())
+    (reason,) = (entry["reason"] for entry in state.values() if entry["status"] == "failed")
+    assert "b.png: expected a vessel of at least 11 px a side, as the largest template, found 10 x 10 px" in reason
+
+
+def test_masks_that_do_not_fit_are_named_together(tmp_path):
+    for name in "ab":
+        save(tmp_path / f"{name}.png", picture(2, 2, []))
+        save(tmp_path / f"{name}_mask.png", np.full((20, 21), 255, np.uint8))
+    items = [{"image": str(tmp_path / f"{n}.png"), "mask": str(tmp_path / f"{n}_mask.png")} for n in "ab"]
+    with pytest.raises(DataListError, match=r"a_mask.png: expected a mask of its image's size(.|\n)*b_mask.png"):
+        vessel_items(items)
+
+
+def test_a_large_vessel_s_picture_is_small(tmp_path):
+    diagnosis = VesselDiagnosis("v", 1.0, True, np.ones((3, 40, 60)) / 3, 1, np.zeros((0, 2)), 50, (2000, 3000))
+    found = _picture(np.zeros((3, 2000, 3000), np.uint8), diagnosis, 400)
+    assert max(found.shape) <= 404  # the gap included
 
 
 def test_outlines_of_one_file_serve_one_image(slide, tmp_path):

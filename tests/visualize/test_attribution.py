@@ -90,10 +90,19 @@ def test_another_method_is_refused():
 
 
 class Mosaics(list):
-    def add(self, name, label, red, classes):
+    """Vessels, each a list of mosaics."""
+
+    def add(self, name, label, red, classes, blank=(), missed=0):
         truth = torch.tensor(classes).view(1, GRID, GRID)
-        item = {"image": mosaic(red)[0], "label": torch.tensor([float(label)]), "classes": truth}
-        self.append([{**item, "file": f"{name}.png", "group": name[0]}])
+        order = torch.arange(GRID**2)
+        order[list(blank)] = -1
+        item = {"image": mosaic(red)[0], "label": torch.tensor([float(label)]), "classes": truth, "missed": missed}
+        item |= {"order": order.view(1, GRID, GRID), "file": f"{name}.png", "group": name[0]}
+        vessel = next((vessel for vessel in self if vessel[0]["file"] == item["file"]), None)
+        if vessel is None:
+            self.append([item])
+        else:
+            vessel.append(item)
 
 
 def test_methods_and_the_network_are_judged_on_the_same_grids(tmp_path):
@@ -102,23 +111,27 @@ def test_methods_and_the_network_are_judged_on_the_same_grids(tmp_path):
     data = Mosaics()
     data.add("a1", 1, [(0, 2), (3, 1)], truth)
     data.add("a2", 0, [(0, 0)], [1] * GRID**2)  # healthy: not judged
-    data.add("b1", 1, [(0, 2)], [-100] * GRID**2)  # nobody marked its cells
+    data.add("b1", 1, [(0, 2)], [-100] * GRID**2, missed=-1)  # nobody marked its cells
     data.add("b2", 1, [(0, 2), (2, 2)], truth)
+    # two mosaics: (2, 2) of the second is blank, and a cancerous patch is in neither
+    data.add("c1", 1, [(0, 2), (3, 1)], truth, missed=1)
+    data.add("c1", 1, [(0, 2), (2, 2)], truth, blank=[10], missed=1)
     table = attribution_report(RedPatches(), data, tmp_path, ["cam", "lrp"], blank=1.0)
-    assert table["method"].value_counts().to_dict() == {"LoopNet": 2, "cam": 2, "lrp": 2}
+    assert table["method"].value_counts().to_dict() == {"LoopNet": 3, "cam": 3, "lrp": 3}
     by_image = table.set_index(["image", "method"])
     for method in ("LoopNet", "cam", "lrp"):
         assert by_image.loc[("a1.png", method), ["tp", "fp", "fn"]].tolist() == [2, 0, 0]
         assert by_image.loc[("b2.png", method), ["tp", "fp", "fn"]].tolist() == [1, 1, 1]
+        assert by_image.loc[("c1.png", method), ["tp", "fp", "fn"]].tolist() == [3, 0, 2]
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["cam"]["dice"]["value"] == pytest.approx(0.75)
-    assert metrics["mosaics"] == 2
-    assert len(pd.read_csv(tmp_path / "attributions.csv")) == 6
+    assert metrics["cam"]["dice"]["value"] == pytest.approx((1 + 0.5 + 0.75) / 3)
+    assert metrics["vessels"] == 3
+    assert len(pd.read_csv(tmp_path / "attributions.csv")) == 9
     assert "<html" in (tmp_path / "report.html").read_text()
 
 
 def test_without_marked_cells_nothing_can_be_judged(tmp_path):
     data = Mosaics()
-    data.add("a1", 1, [], [-100] * GRID**2)
+    data.add("a1", 1, [], [-100] * GRID**2, missed=-1)
     with pytest.raises(InputError, match="whose cancerous cells were marked"):
         attribution_report(RedPatches(), data, tmp_path)
