@@ -133,6 +133,7 @@ class SlideVessels(Sequence[Vessel]):
     Attributes:
         names: of the vessels, fit for names of files and different from each other.
         geometry: their outlines, ``x, y`` in px of level 0.
+        kinds: classes of the outlines, ``None`` for none.
 
     Raises:
         InputError: a file that cannot be read, or a vessel outside the slide.
@@ -152,6 +153,7 @@ class SlideVessels(Sequence[Vessel]):
         self._reader = SlideReader(path, target_mpp, mpp)
         self._features = vessel_outlines(outlines, self._reader.level0_shape, classes)
         self.geometry = self._features.geometry
+        self.kinds = list(self._features.classes)
         self.names = _file_names(self._features.names)
         self._boxes = [self._box(number) for number in range(len(self._features))]
 
@@ -187,7 +189,7 @@ class SlideVessels(Sequence[Vessel]):
         name = self.names[number]
         pixels = self._reader.read(row, col, height, width)
         image = keep_lumen(pixels, lumen) if lumen.any() else np.full_like(pixels, _WHITE)
-        return Vessel(name, image, lumen, offset, scale, self._reader.mpp, outline, self._features.classes[number])
+        return Vessel(name, image, lumen, offset, scale, self._reader.mpp, outline, self.kinds[number])
 
 
 def _file_names(names: Sequence[str | None]) -> list[str]:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import shapely
+import tifffile
 
 from monai_ext.data import Features, load_datalist, read_mask, read_points, write_geojson
 from monai_ext.data.prepare import PREPARE
@@ -153,3 +154,41 @@ def test_what_is_wrong_with_the_files(tmp_path, spoil, expected):
     src = release(tmp_path / "src")
     spoil(src)
     assert expected in "\n".join(problems(src, tmp_path / "dst"))
+
+
+def outlined(folder, kinds=("healthy", "MVI"), slides=5):
+    """Slides of noise, each with a vessel of each kind."""
+    (folder / "slides").mkdir(parents=True)
+    boxes = [shapely.box(10 + 100 * n, 20, 60 + 100 * n, 90) for n in range(len(kinds))]
+    for number in range(slides):
+        pixels = np.random.default_rng(number).integers(0, 200, (120, 400, 3), np.uint8)
+        options = {"photometric": "rgb", "tile": (64, 64), "resolutionunit": "CENTIMETER", "metadata": None}
+        tifffile.imwrite(folder / f"slides/s{number}.tif", pixels, resolution=(40000, 40000), **options)
+        features = Features(boxes, list(kinds), names=["a", None][: len(kinds)])
+        write_geojson(folder / f"slides/s{number}_vessels.geojson", features)
+    return folder
+
+
+def test_vessels_outlined_on_slides(tmp_path):
+    src = outlined(tmp_path / "src")
+    content = json.loads(PREPARE["pvid"](src, tmp_path / "dst").read_text())
+    items = {item["image"]: item for part in PARTS for item in content[part]}
+    assert {len(content[part]) for part in PARTS} == {2, 6}
+    assert sorted(items)[:2] == ["images/s0_a.png", "images/s0_vessel_0002.png"]
+    invaded = items["images/s0_vessel_0002.png"]
+    assert (invaded["label"], invaded["group"], invaded["mpp"]) == (1, "s0", pytest.approx(0.25))
+    assert items["images/s0_a.png"]["label"] == 0
+    image = cv2.imread(str(tmp_path / "dst" / invaded["image"]))[..., ::-1]
+    np.testing.assert_array_equal(image, tifffile.imread(src / "slides/s0.tif")[20:90, 110:160])
+    assert (read_mask(tmp_path / "dst" / invaded["mask"]) > 0).all()
+    lists = load_datalist(tmp_path / "dst", PARTS, check_vessel_item, ["image"], ["mask"])
+    assert len(lists["training"]) == 6
+
+
+def test_outlines_without_a_label_or_without_a_file_are_named(tmp_path):
+    src = outlined(tmp_path / "src", ("MVI", "Vessel"))
+    (src / "slides/s4_vessels.geojson").unlink()
+    found = problems(src, tmp_path / "dst")
+    assert len(found) == 5
+    assert "s0_vessels.geojson: expected outlines of class healthy or MVI, found Vessel" in found[0]
+    assert "s4_vessels.geojson" in found[-1]

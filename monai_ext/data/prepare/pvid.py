@@ -20,7 +20,7 @@ from monai_ext.data.points import points_outside, write_points
 from monai_ext.data.prepare.common import find_files, prepare
 from monai_ext.data.prepare.samples import Sample, labels_per_group, put, write_png
 from monai_ext.data.prepare.split import DEAL_60_20_20, PARTS, part_of, random_split
-from monai_ext.data.vessels import keep_lumen
+from monai_ext.data.vessels import SlideVessels, keep_lumen
 from monai_ext.errors import InputError
 
 __all__ = ["prepare_pvid"]
@@ -88,10 +88,53 @@ class _VesselImage(Sample):
         return read_mask(self.lumen)
 
 
+@dataclass
+class _SlideVessel(Sample):
+    """A vessel of a slide, cut out by its outline.
+
+    Args:
+        vessels: those of the slide.
+        number: which of them.
+        label: 0 healthy, 1 invaded.
+    """
+
+    vessels: SlideVessels
+    number: int
+    label: int
+
+    @property
+    def labels(self) -> int:
+        """The label, so that a split has its share of either class in every part."""
+        return self.label
+
+    def check(self) -> list[str]:
+        """Read it in full."""
+        try:
+            found = self.vessels[self.number].lumen.any()
+        except InputError as error:
+            return [str(error)]
+        name = self.vessels.names[self.number]
+        return [] if found else [f"{self.vessels.outlines}: expected a lumen, found no pixel in {name}"]
+
+    def write(self, dst: Path, link: bool) -> dict[str, object]:  # noqa: ARG002  there is no file to link
+        """The crop, white beyond the lumen, and the lumen."""
+        vessel = self.vessels[self.number]
+        entry: dict[str, object] = {"image": f"images/{self.name}.png", "label": self.label}
+        entry["mask"] = f"masks/{self.name}.png"
+        write_png(dst / entry["image"], np.moveaxis(vessel.image, 0, -1))
+        write_png(dst / entry["mask"], vessel.lumen.astype(np.uint8) * 255)
+        return entry | ({} if vessel.mpp is None else {"mpp": vessel.mpp})
+
+
 def prepare_pvid(src: str | os.PathLike, dst: str | os.PathLike, **options: Any) -> Path:
     """Convert vessel images with labels; a slide is never in two parts.
 
-    Layout::
+    Layout, where vessels are outlined on slides::
+
+        slides/<slide>.svs        or any other format of slides or images
+        slides/<slide>_vessels.geojson   polygons in pixels of level 0 along each lumen, of class healthy or MVI
+
+    or, where they are images already::
 
         labels.csv                columns vessel, slide, label and perhaps split, mpp
         images/<vessel>.png       or JPEG, BMP, TIFF: a crop about one vessel
@@ -99,8 +142,8 @@ def prepare_pvid(src: str | os.PathLike, dst: str | os.PathLike, **options: Any)
                                   this folder the images count as free of tissue around the vessel
         centroids.csv             perhaps: columns vessel, row, col, a line for each cancerous cell
 
-    ``label`` is 0 (or healthy) or 1 (or MVI). ``split`` (training, validation, test) is used where it is filled;
-    without it slides are dealt out 60/20/20, as the paper has 3,000, 1,000 and 1,000 vessels.
+    ``label`` is 0 (or healthy) or 1 (or MVI). ``split`` (training, validation, test) is used if it is filled in all
+    lines; without it slides are dealt out 60/20/20, as the paper has 3,000, 1,000 and 1,000 vessels.
 
     Args:
         src: the folder of that layout.
@@ -114,6 +157,8 @@ def prepare_pvid(src: str | os.PathLike, dst: str | os.PathLike, **options: Any)
     stated: dict[str, str] = {}
 
     def collect(folder: Path, problems: list[str]) -> list[Sample]:
+        if (folder / "slides").is_dir():
+            return list(_of_slides(folder / "slides", dst, problems))
         table = _read_table(folder / "labels.csv", ("vessel", "slide", "label"), problems)
         if table is None:
             return []
@@ -128,6 +173,23 @@ def prepare_pvid(src: str | os.PathLike, dst: str | os.PathLike, **options: Any)
         return stated or random_split(labels_per_group(samples), seed, DEAL_60_20_20)
 
     return prepare("pvid", src, dst, collect, paper=paper, **options)
+
+
+def _of_slides(folder: Path, skip: str | os.PathLike, problems: list[str]) -> Iterator[_SlideVessel]:
+    """The outlined vessels of slides, each with the label that its outline's class says."""
+    for name, path in _by_name(folder, SUFFIXES, skip, problems).items():
+        outlines = path.with_name(f"{name}_vessels.geojson")
+        try:
+            vessels = SlideVessels(path, outlines)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        kinds = [str(kind).lower() for kind in vessels.kinds]
+        if unknown := sorted({str(vessels.kinds[n]) for n, kind in enumerate(kinds) if kind not in _LABELS}):
+            problems.append(f"{outlines}: expected outlines of class healthy or MVI, found {', '.join(unknown)}")
+            continue
+        for number, kind in enumerate(kinds):
+            yield _SlideVessel(name, f"{name}_{vessels.names[number]}", vessels, number, _LABELS[kind])
 
 
 def _read_table(path: Path, columns: tuple[str, ...], problems: list[str]) -> pd.DataFrame | None:
