@@ -48,7 +48,9 @@ class Command:
 
     @property
     def text(self) -> str:
-        return " ".join(f'"{word}"' if re.fullmatch(r"[^\"$`\\]*'[^\"$`\\]*", word) else shlex.quote(word) for word in self.words)
+        return " ".join(
+            f'"{word}"' if re.fullmatch(r"[^\"$`\\]*'[^\"$`\\]*", word) else shlex.quote(word) for word in self.words
+        )
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}: {self.text}"
