@@ -57,7 +57,7 @@ def items(folder: Path) -> list[dict]:
     """A data set's items, of all its lists, with absolute paths."""
     lists = json.loads((folder / "dataset.json").read_text())
     found = [item for name in LISTS for item in lists[name]]
-    return [{k: folder / v if k in ("image", "label", "centroids") else v for k, v in item.items()} for item in found]
+    return [{k: folder / v if (folder / str(v)).is_file() else v for k, v in item.items()} for item in found]
 
 
 def images(folder: Callable[[], Path], count: int = 2) -> Recipe:
@@ -93,7 +93,7 @@ def slides(count: int = 1) -> Recipe:
 def vessel_slide(path: Path) -> None:
     """A slide, and ``<slide>_vessels.geojson`` beside it."""
     made = path.with_suffix(".tif")
-    write_vessel_slide(made, SLIDE, radius=(40, 60))
+    write_vessel_slide(made, 2 * SLIDE, radius=(40, 60))
     made.replace(path)
 
 
@@ -162,6 +162,12 @@ def crchisto(path: Path) -> None:
             test_prepare_cells.picture(name, number, (32, 32), dark=(colour, 60, 150))
 
 
+def warm_start(path: Path) -> None:
+    """An overlay: training goes on from the shipped weights."""
+    load = "$monai_ext.networks.load_weights(@network_def, 'models/model.pt').to(@device)"
+    path.write_text(json.dumps({"network": load}))
+
+
 def reviewed(path: Path) -> None:
     """Cells that an expert has seen, in the classes of the shipped classifier."""
     kinds = cycle(["tumor_any", "nonTIL_stromal", "sTIL", "other_nucleus"])
@@ -184,7 +190,7 @@ RELEASES: dict[str, Recipe] = {
     "mitos12": test_prepare.mitos12,
     "monuseg": test_prepare_cells.monuseg,
     "nucls": nucls,
-    "pcam": lambda path: test_prepare_pcam.kaggle(path, 160),
+    "pcam": lambda path: test_prepare_pcam.kaggle(path, 120),
     "pvid": test_prepare_pvid.release,
     "tupac16": tupac16,
 }

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import runpy
 import shutil
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from tests.docs.places import RELEASES
 from tests.docs.shell import ROOT, Command
-from tests.docs.table import DOWNLOADED, PLACES, shortened
+from tests.docs.table import DOWNLOADED, PLACES, named, shortened
 
 LIMIT_S = 600
 TOLD = 3000  # characters
@@ -80,13 +79,11 @@ class Desk:
 
     def lay_out(self, folder: str, words: tuple[str, ...]) -> None:
         """Make what the words name and is not there yet."""
-        for place, recipes in PLACES.items():
-            for name, recipe in recipes.items():
-                path = self.tree / place / name
-                named = rf"(^|['\"]){re.escape(os.path.relpath(path, self.tree / folder))}($|['\"/])"
-                if not path.exists() and any(re.search(named, word) for word in words):
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    recipe(path)
+        for place, name in named(folder, words):
+            path = self.tree / place / name
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                PLACES[place][name](path)
 
     def moved(self, folder: str, words: tuple[str, ...]) -> tuple[str, ...]:
         """A release to prepare is that of its own name; a data set goes where none is yet."""

@@ -79,28 +79,28 @@ def blocks(text: str) -> Iterator[tuple[int, int, str]]:
 def script(text: str, page: str) -> str:
     """The bash blocks of a page, each on the lines where the page has it.
 
-    Each block is typed where the text said last (``From `bundles/x`:``), else where the one before it ended. A page of a
-    bundle begins in the bundle's folder, any other in the repository's root; and so does a block that activates the
+    Each block is typed where the text said last (``From `bundles/x`:``), else where the one before it ended. A page of
+    a bundle begins in the bundle's folder, any other in the repository's root; and so does a block that activates the
     repository's environment.
     """
     lines = text.splitlines()
-    kept, read = [""] * len(lines), 0
+    kept, said, read = [""] * len(lines), "", 0
     own = match[0] if (match := BUNDLE_PAGE.match(page)) else "."
     for start, end, language in blocks(text):
+        said += "\n".join(lines[read : start - 1]) + "\n"
+        read = end + 1
         if language != "bash":
-            read = end
             continue
-        kept[start:end] = lines[start:end]
-        told = list(TOLD.finditer("\n".join(lines[read:start])))
+        told, said = list(TOLD.finditer(said)), ""
         if lines[start].strip().startswith(". .venv/bin/activate"):
             folder = "."
         elif told:
             folder = told[-1]["bundle"] or (own if told[-1]["own"] else ".")
         else:
-            folder = None if read and any(kept[:start]) else own
+            folder = None if any(kept) else own
         if folder:
             kept[start - 1] = f'cd "$TREE/{folder}"'
-        read = end
+        kept[start:end] = lines[start:end]
     return "\n".join(kept) + "\n"
 
 

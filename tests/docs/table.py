@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ PLACES: dict[str, dict[str, Recipe]] = {
         "MODELS": shipped(CELLS),
         "NUCLS": places.nucls,
         "SLIDES": slides(),
+        "configs/warm.json": places.warm_start,
         "STUDENT": shipped(CELLS, "models/classifier"),
         "reviewed": places.reviewed,
     },
@@ -142,10 +144,11 @@ NOT_RUN = (
     Rule(r"--nnodes=|\$ scontrol|\$ head|\$ -m ", why="several machines"),
     Rule(r"_trt\.json|trt_export", why="a GPU and TensorRT"),
     Rule(r"paper_network\.json", why="134 million parameters, and weights that are not here"),
-    Rule(r"--seed [1-4]( |$)|eval/annotations_[1-4] ", why="another seed of a command that is run"),
+    Rule(r"(--seed |(data|eval)/\w+_)[1-4]( |$)", why="another seed of a command that is run"),
     Rule(rf"{NUCLEI}.*models/cycle/cycle_", why="goes on from a cycle of half an hour"),
 )
 
+WARM = "['configs/train.json','configs/warm.json']"  # from the shipped weights: an epoch from none finds no cells
 TRAIN = ("--epochs", "1", "--val_interval", "1")
 SHORTER = (
     # training
@@ -156,20 +159,24 @@ SHORTER = (
     Rule(rf"{NUCLEI}\$ .* training .*configs/train", add=(*TRAIN, "--patch_size", "64")),
     Rule(rf"{VESSELS}\$ .* training ", add=("--stage1_epochs", "1", "--stage2_epochs", "1", "--warmup_epochs", "1")),
     Rule(rf"{VESSELS}\$ .*configs/paper\.json", add=("--grid", "6", "--batch_size", "2")),
+    Rule(rf"{CELLS}\$ .* training .*models/mine", replace={r"^configs/train\.json$": f"{WARM}"}),
+    Rule(r"configs/chain\.json --fields_dir", add=("--segmentation_configs", WARM)),
     Rule(
         r"configs/chain\.json",
         replace={r"'epochs':\d+": "'epochs':1"},
         add=("--per_class", "4", "--shared_settings", "{'epochs':1,'val_interval':1,'patches_per_field':1}"),
     ),
+    Rule(r"configs/attributions\.json", add=("--attribution_limit", "1", "--attribution_methods", "['cam','lrp']")),
     # tuning
     Rule(r"tune expert-count", add=("--counts", "(2,4)", "--learning_rates", "(1e-3,)", "--epochs", "1")),
     Rule(r"tune instances", add=("--thresholds", "(0.4,0.5,0.1)", "--sigmas", "(0,0.125,0.125)")),
     Rule(r"tune mitosis", add=("--areas", "(100,900,100)", "--scores", "(0.3,0.8,0.1)")),
-    Rule(r"tune evidence", add=("--alphas", "(0.5,1)", "--betas", "(0.5,1)", "--sigmas", "(2,)")),
+    Rule(r"tune evidence", add=("--alphas", "(0.5,1)", "--betas", "(0.5,1)", "--sigmas", "(2,)", "--limit", "12")),
+    Rule(r"evaluate_evidence\.json", add=("--evidence_limit", "12")),
     # data
     Rule(r"annotate .*--per_class", replace={"^10$": "3", "^50$": "6"}),
     Rule(r"prepare (camelyon16|hploc) ", add=("--patches", "12")),
-    Rule(r"phantom vessels --dst DATA$", add=("--slides", "6", "--vessels", "1", "--radius", "(60,75)")),
+    Rule(r"phantom vessels ", add=("--slides", "6", "--vessels", "1", "--radius", "(60,75)")),
     Rule(r"phantom camelyon16 ", add=("--size", "768")),
     Rule(r"phantom slide ", add=("--size", "(512,768)")),
     # placeholders that stand for something else than in the other commands of the folder
@@ -197,3 +204,14 @@ def shortened(command: Command) -> tuple[str, ...]:
                 words = [re.sub(old, new, word) for word in words]
             words += rule.add
     return tuple(words)
+
+
+def named(folder: str, words: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The places, as folder and name in ``PLACES``, that words typed in ``folder`` name."""
+    found = []
+    for place, names in PLACES.items():
+        for name in names:
+            path = re.escape(os.path.relpath(f"{place}/{name}", folder))
+            if any(re.search(rf"(^|['\"]){path}($|['\"/])", word) for word in words):
+                found.append((place, name))
+    return found
