@@ -37,7 +37,6 @@ PLACES: dict[str, dict[str, Recipe]] = {
     ".": {
         "DATA": copied(partial(fields, "mitosis")),
         "MODELS": shipped(MITOSIS),
-        "SLIDES": slides(),
         "project": places.test_prepare_cells.qupath,
         "eval/scores": scores("celnet_0", "celnet_1", "resnet18_0", "resnet18_1"),
     },
