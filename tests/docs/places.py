@@ -81,11 +81,11 @@ def points(path: Path) -> None:
     write_geojson(path, Features([shapely.Point(col + 0.5, row + 0.5) for row, col in marked]))
 
 
-def slides(count: int = 1) -> Recipe:
+def slides(count: int = 1, side: int = SLIDE) -> Recipe:
     def make(path: Path) -> None:
         path.mkdir()
         for seed in range(count):
-            write_slide(path / f"s{seed}.tif", SLIDE, seed=seed, mpp=0.5)
+            write_slide(path / f"s{seed}.tif", side, seed=seed, mpp=0.5)
 
     return make
 
@@ -119,20 +119,21 @@ def tupac16(path: Path) -> None:
 
 
 def bowl(path: Path) -> None:
-    """Phantom nuclei under the names of a few cases of the bundle's list, which is cut down to them."""
+    """Phantoms, nuclei on the left, none on the right, named as a few cases of the bundle's list, cut down to these."""
     listing = path.parent / "docs/dsb2018_split.csv"
     header, *lines = listing.read_text().splitlines()
     parts = {part: [line for line in lines if line.endswith(part)] for part in LISTS}
     lines = [line for part, count in zip(LISTS, (6, 2, 2), strict=True) for line in parts[part][:count]]
     listing.write_text("\n".join([header, *lines]) + "\n")
     made = items(fields("nuclei", slides=24))
-    filled = [item for item in made if item["has_nuclei"]][: len(lines)]
-    for line, item in zip(lines, filled, strict=True):
+    filled, empty = ([item for item in made if item["has_nuclei"] == has] for has in (1, 0))
+    for line, item, beside in zip(lines, filled, cycle(empty)):
         folder = path / "stage1_train" / line.split(",")[0]
         for kind in ("images", "masks"):
             (folder / kind).mkdir(parents=True)
-        shutil.copy(item["image"], folder / "images" / f"{folder.name}.png")
-        label = read_mask(item["label"])
+        halves = [read_field(half["image"]).image for half in (item, beside)]
+        image, label = np.concatenate(halves, axis=2), np.pad(read_mask(item["label"]), ((0, 0), (0, SIDE)))
+        cv2.imwrite(str(folder / "images" / f"{folder.name}.png"), np.moveaxis(image, 0, -1)[..., ::-1])
         for value in np.unique(label[label > 0]):
             cv2.imwrite(str(folder / "masks" / f"{value}.png"), np.where(label == value, 255, 0).astype(np.uint8))
 

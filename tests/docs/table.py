@@ -73,7 +73,7 @@ PLACES: dict[str, dict[str, Recipe]] = {
         "DSB": places.bowl,
         "FIELDS": copied(partial(fields, "nuclei")),
         "IMAGES": images(partial(fields, "nuclei")),
-        "SLIDES": slides(3),
+        "SLIDES": slides(3, 768),
         "data/fields": copied(partial(fields, "nuclei")),
         "models/cycle": shipped(NUCLEI),
     },
@@ -176,6 +176,8 @@ SHORTER = (
     Rule(r"annotate .*--per_class", replace={"^10$": "3", "^50$": "6"}),
     Rule(r"prepare (camelyon16|hploc) ", add=("--patches", "12")),
     Rule(r"phantom vessels ", add=("--slides", "6", "--vessels", "1", "--radius", "(60,75)")),
+    Rule(r"prepare tiles --src SLIDES", add=("--size", "64")),
+    Rule(r"prepare qupath ", add=("--mpp", "0.25")),
     Rule(r"phantom camelyon16 ", add=("--size", "768")),
     Rule(r"phantom slide ", add=("--size", "(512,768)")),
     # placeholders that stand for something else than in the other commands of the folder

@@ -74,7 +74,7 @@ def test_variables_that_the_page_leaves_open():
         ("bundles/b/docs/README.md", "{block}", ["bundles/b"]),
         ("docs/page.md", "From `bundles/b` or `bundles/c`:\n{block}\nthen\n{block}", ["bundles/b"] * 2),
         ("docs/page.md", "from `bundles/b`:\n{block}\nFrom the repository's\nroot:\n{block}", ["bundles/b", "."]),
-        ("bundles/b/docs/README.md", "the repository's root\n{block}\nthis bundle's folder\n{block}", [".", "bundles/b"]),
+        ("bundles/b/README.md", "the repository's root\n{block}\nthis bundle's folder\n{block}", [".", "bundles/b"]),
         ("docs/page.md", "From `bundles/b`:\n```\nfrom `bundles/c`\n```\n{block}", ["bundles/b"]),
         ("docs/page.md", "From `bundles/b`:\n{block}\n{activated}", ["bundles/b", "."]),
         ("docs/page.md", "{moving}\n{block}", ["bundles/c", "bundles/c"]),
