@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import orjson
 import shapely
@@ -115,6 +116,9 @@ class SaveNucleid(MapTransform):
         classes = data.get(self.classes_key)
         if classes is not None and self.classes_as not in found:
             found[self.classes_as] = read_mask(classes)
+            if scale != 1:  # the file's pixels became the loaded image's
+                size = image.shape[:0:-1]
+                found[self.classes_as] = cv2.resize(found[self.classes_as], size, interpolation=cv2.INTER_NEAREST_EXACT)
         if not found:
             raise InputError(file, f"{self.annotations_key!r} or {self.classes_key!r} in its item", "neither")
         return found

@@ -56,12 +56,13 @@ def test_what_is_written_is_what_the_classifiers_read(tmp_path, scale):
     assert np.asarray(nuclei[0]["image"])[:, 16, 16].tolist() == [40] * 3
 
 
-def test_a_class_map_is_an_annotation(tmp_path):
-    classes = np.zeros((90, 90), np.uint8)
-    classes[10:22, 60:72] = 2
+@pytest.mark.parametrize("scale", [1, 2])
+def test_a_class_map_is_an_annotation(tmp_path, scale):
+    classes = np.zeros((90 * scale, 90 * scale), np.uint8)
+    classes[10 * scale : 22 * scale, 60 * scale : 72 * scale] = 2
     tifffile.imwrite(tmp_path / "classes.tif", classes)
     save = SaveNucleid(output_dir=tmp_path / "out", class_names=NAMES, data_root_dir=tmp_path)
-    save(item(tmp_path, "test", classes=str(tmp_path / "classes.tif")))
+    save(item(tmp_path, "test", scale, classes=str(tmp_path / "classes.tif")))
     save.close()
     text = (tmp_path / "out/nuclei/images/test/a.csv").read_text().splitlines()
     assert text[0] == "row,col,scale,ea"

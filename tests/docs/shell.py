@@ -1,0 +1,143 @@
+"""What a page tells its reader to type.
+
+Bash itself reads the blocks of a page, with a search path on which there is nothing: every command that it does not
+find is one that a reader would run, and is noted with the line, the folder and the words. So quotes, variables, loops,
+tests and ``cd`` mean here what they mean to the reader.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FENCE = re.compile(r"^ *(?P<marks>`{3,}|~{3,}) *\{? *\.?(?P<language>[\w-]*)(?P<rest>.*)$")
+BUNDLE_PAGE = re.compile(r"^bundles/\w+")
+TOLD = re.compile(
+    r"the\s+(?P<root>repository's\s+root)|(?P<own>this\s+bundle's\s+folder)"
+    r"|(?:[Ff]rom|such\s+as|folder\s+\()\s*`(?P<bundle>bundles/\w+)`"
+)
+NOTE = r"""
+set -u
+note() { printf '%s\0' "${BASH_LINENO[1]}" "$PWD" "$#" "$@" >>"$NOTES"; }
+command_not_found_handle() { note "$@"; }
+"""
+SHADOWED = (".", "source", ".venv-label/bin/python")  # what bash would find all the same
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of a page, as the shell would hand it over.
+
+    Attributes:
+        page: relative to the repository.
+        line: of the page, from 1.
+        folder: where it is typed, relative to the repository's root; ``.`` is the root.
+        words: the program and its arguments.
+    """
+
+    page: str
+    line: int
+    folder: str
+    words: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return " ".join(
+            f'"{word}"' if re.fullmatch(r"[^\"$`\\]*'[^\"$`\\]*", word) else shlex.quote(word) for word in self.words
+        )
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}: {self.text}"
+
+
+def pages() -> list[str]:
+    """The pages of the documentation, relative to the repository."""
+    found = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("bundles/*/docs/README.md")]
+    return sorted(str(path.relative_to(ROOT)) for path in found)
+
+
+def blocks(text: str) -> Iterator[tuple[int, int, str]]:
+    """First and last line of each fenced block, its fences left out, counted from 0, and its language."""
+    lines, start = text.splitlines(), None
+    for number, line in enumerate(lines):
+        fence = FENCE.match(line)
+        if start is None and fence:
+            start, marks, language = number + 1, fence["marks"], fence["language"]
+        elif start is not None and fence and fence["marks"].startswith(marks) and not fence["language"]:
+            yield start, number, language
+            start = None
+    if start is not None:
+        raise ValueError(f"line {start}: a block without an end")
+
+
+def script(text: str, page: str) -> str:
+    """The bash blocks of a page, each on the lines where the page has it.
+
+    Each block is typed where the text said last (``From `bundles/x`:``), else where the one before it ended. A page of
+    a bundle begins in the bundle's folder, any other in the repository's root; and so does a block that activates the
+    repository's environment.
+    """
+    lines = text.splitlines()
+    kept, said, read = [""] * len(lines), "", 0
+    own = match[0] if (match := BUNDLE_PAGE.match(page)) else "."
+    for start, end, language in blocks(text):
+        said += "\n".join(lines[read : start - 1]) + "\n"
+        read = end + 1
+        if language != "bash":
+            continue
+        told, said = list(TOLD.finditer(said)), ""
+        if lines[start].strip().startswith(". .venv/bin/activate"):
+            folder = "."
+        elif told:
+            folder = told[-1]["bundle"] or (own if told[-1]["own"] else ".")
+        else:
+            folder = None if any(kept) else own
+        if folder:
+            kept[start - 1] = f'cd "$TREE/{folder}"'
+        kept[start:end] = lines[start:end]
+    return "\n".join(kept) + "\n"
+
+
+def commands(text: str, page: str, tree: Path = ROOT, variables: Mapping[str, str] | None = None) -> list[Command]:
+    """The commands of a page in the order in which its reader would run them; nothing is run.
+
+    Args:
+        text: of the page.
+        page: its path, relative to the repository.
+        tree: a folder that has what the page changes into.
+        variables: those that the page leaves to its reader.
+
+    Raises:
+        ValueError: what bash says of a block: a variable that was never set, a folder that is not there, wrong syntax.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        notes, start, typed = (Path(folder) / name for name in ("notes", "start", "page"))
+        notes.touch()
+        shadows = "".join(f'function {name} {{ note {name} "$@"; }}\n' for name in SHADOWED)
+        start.write_text(NOTE + shadows)
+        typed.write_text(script(text, page))
+        surroundings = {"PATH": "/nonexistent", "BASH_ENV": str(start), "NOTES": str(notes), "TREE": str(tree)}
+        done = subprocess.run(
+            ["/bin/bash", "--noprofile", "--norc", typed],
+            cwd=tree,
+            env={**surroundings, **(variables or {})},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if said := done.stderr.replace(f"{typed}: line ", f"{page}:"):
+            raise ValueError(said)
+        fields = iter(notes.read_text().split("\0")[:-1])
+    found = []
+    for line in fields:
+        folder = str(Path(next(fields)).relative_to(tree))
+        words = tuple(next(fields) for _ in range(int(next(fields))))
+        found.append(Command(page, int(line), folder, words))
+    return found

@@ -1,0 +1,218 @@
+"""What becomes of each documented command: run on small data, run by another test, or not run, and why."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+from tests.docs import places
+from tests.docs.places import Recipe, copied, fields, images, one_image, scores, shipped, slides
+from tests.docs.shell import Command
+
+CELLS = "bundles/pathology_cell_semantic_segmentation"
+EVIDENCE = "bundles/pathology_metastasis_evidence_localization"
+MITOSIS = "bundles/pathology_mitosis_segmentation"
+NUCLEI = "bundles/pathology_nuclei_instance_segmentation"
+VESSELS = "bundles/pathology_mvi_vessel_classification"
+
+COMMANDS_TEST = "tests/bundles/test_bundle_commands.py"
+CYCLE_TEST = "tests/bundles/test_cyclic_chain.py"
+EXPORTS_TEST = "tests/bundles/test_bundle_exports.py"
+LABEL_TEST = "tests/label/test_server.py"
+SHARED_TEST = "tests/bundles/test_bundle_distribution.py::test_runs_where_this_repository_is_not"
+
+PATCHES = partial(fields, "metastasis", slides=12, fields=6, size=96)
+
+#: What a page leaves to its reader, and Slurm to itself.
+VARIABLES = {"B": "mobilenet_v2", "SLURM_JOB_NODELIST": "one,two", "SLURM_NNODES": "2", "SLURM_JOB_ID": "7"}
+
+#: A folder that a page has its reader download, and what is in it.
+DOWNLOADED = {"pathology_mitosis_segmentation": MITOSIS}
+
+#: By the folder in which commands are typed, what lies there before.
+PLACES: dict[str, dict[str, Recipe]] = {
+    ".": {
+        "DATA": copied(partial(fields, "mitosis")),
+        "MODELS": shipped(MITOSIS),
+        "project": places.test_prepare_cells.qupath,
+        "eval/scores": scores("celnet_0", "celnet_1", "resnet18_0", "resnet18_1"),
+    },
+    CELLS: {
+        "CRCHISTO": places.crchisto,
+        "DATA": copied(partial(fields, "cells")),
+        "DSB": places.bowl,
+        "F": copied(partial(fields, "cells")),
+        "IMAGES": images(partial(fields, "cells")),
+        "MODELS": shipped(CELLS),
+        "NUCLS": places.nucls,
+        "SLIDES": slides(),
+        "configs/warm.json": places.warm_start,
+        "STUDENT": shipped(CELLS, "models/classifier"),
+        "reviewed": places.reviewed,
+    },
+    EVIDENCE: {
+        "DATA": copied(PATCHES),
+        "IMAGES": images(PATCHES),
+        "KAGGLE": places.RELEASES["pcam"],
+        "SLIDES": copied(places.camelyon16, "testing/images"),
+        "models/camelyon16": shipped(EVIDENCE),
+        "models/mine": shipped(EVIDENCE),
+    },
+    MITOSIS: {
+        "DATA": copied(partial(fields, "mitosis")),
+        "IMAGE": images(partial(fields, "mitosis"), 1),
+        "IMAGES": images(partial(fields, "mitosis")),
+        "SLIDES": slides(),
+        "mitosis_fields": places.tupac16,
+        "models/mine": shipped(MITOSIS),
+    },
+    NUCLEI: {
+        "DSB": places.bowl,
+        "FIELDS": copied(partial(fields, "nuclei")),
+        "IMAGES": images(partial(fields, "nuclei")),
+        "SLIDES": slides(3, 768),
+        "data/fields": copied(partial(fields, "nuclei")),
+        "models/cycle": shipped(NUCLEI),
+    },
+    VESSELS: {
+        "DATA": copied(places.vessels),
+        "IMAGE.png": one_image(places.vessels),
+        "OTHER_IMAGE.png": one_image(places.vessels, 1),
+        "POINTS.geojson": places.points,
+        "PVID": copied(places.vessels),
+        "SLIDE.svs": places.vessel_slide,
+        "VESSELS": images(places.vessels),
+        "models/mine": shipped(VESSELS),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is done with the commands that it matches.
+
+    Attributes:
+        match: a regular expression, sought in ``folder$ command``.
+        why: they are not run; the reason.
+        by: they are not run here, but by this test.
+        replace: regular expressions for parts of words, and what stands there instead.
+        add: further options.
+    """
+
+    match: str
+    why: str = ""
+    by: str = ""
+    replace: Mapping[str, str] = field(default_factory=dict)
+    add: tuple[str, ...] = ()
+
+    def matches(self, command: Command) -> bool:
+        return re.search(self.match, f"{command.folder}$ {command.text}") is not None
+
+
+ELSEWHERE = (
+    Rule(r"torchrun .*configs/cycle\.json", by=f"{CYCLE_TEST}::test_two_processes"),
+    Rule(r"torchrun --(standalone|nproc).* training ", by=f"{COMMANDS_TEST}::test_two_processes_train"),
+    Rule(r"torchrun --standalone.*multi_gpu_evaluate", by=f"{COMMANDS_TEST}::test_two_processes_evaluate_as_one_does"),
+    Rule(
+        r"torchrun --standalone.*multi_gpu_slides",
+        by="tests/bundles/test_bundle_slides.py::test_two_processes_write_the_same_files",
+    ),
+    Rule(r" training .*configs/cycle\.json", by=f"{CYCLE_TEST}::whole"),
+    Rule(r" ckpt_export ", by=f"{COMMANDS_TEST}::test_torchscript_export"),
+    Rule(r" onnx_export ", by=f"{EXPORTS_TEST}::exported"),
+    Rule(r"inference_onnx\.json", by=f"{EXPORTS_TEST}::test_inference_gives_the_same_label_images"),
+    Rule(r"slides_onnx\.json", by=f"{EXPORTS_TEST}::test_slides_give_the_same_heat_maps"),
+    Rule(r"\$ pip install|monai\.bundle download --name \w+ --bundle_dir", by=SHARED_TEST),
+    Rule(r"^pathology_mitosis_segmentation\$ .* run ", by=SHARED_TEST),
+    Rule(r" download .*--source github", by="tests/bundles/test_bundle_distribution.py::test_download_from_a_release"),
+    Rule(r" download_large_files", by="tests/distribution/test_large_files.py"),
+    Rule(r"monailabel\.main start_server", by="tests/label/conftest.py::start"),
+    Rule(r"curl .*/infer/", by=f"{LABEL_TEST}::test_outlines_lie_on_the_nuclei_of_the_slide"),
+    Rule(r"curl .*/(datastore|train)/", by=f"{LABEL_TEST}::test_infer_edit_train_infer"),
+    Rule(r"curl .*/(activelearning|scoring)/", by=LABEL_TEST),
+)
+
+NOT_RUN = (
+    Rule(r"\$ \. ", why="the tests run in the environment that it activates"),
+    Rule(
+        r"\$ make ", why="makes the environment in which the tests run; the demo's steps are those of the bundle's page"
+    ),
+    Rule(r"--nnodes=|\$ scontrol|\$ head|\$ -m ", why="several machines"),
+    Rule(r"_trt\.json|trt_export", why="a GPU and TensorRT"),
+    Rule(r"paper_network\.json", why="134 million parameters, and weights that are not here"),
+    Rule(r"(--seed |(data|eval)/\w+_)[1-4]( |$)", why="another seed of a command that is run"),
+    Rule(rf"{NUCLEI}.*models/cycle/cycle_", why="goes on from a cycle of half an hour"),
+)
+
+WARM = "['configs/train.json','configs/warm.json']"  # from the shipped weights: an epoch from none finds no cells
+TRAIN = ("--epochs", "1", "--val_interval", "1")
+SHORTER = (
+    # training
+    Rule(rf"{MITOSIS}\$ .* training ", add=(*TRAIN, "--patch_size", "96", "--patches_per_field", "1")),
+    Rule(rf"{EVIDENCE}\$ .* training ", add=(*TRAIN, "--batch_size", "12")),
+    Rule(rf"{CELLS}\$ .* training .*configs/train", add=(*TRAIN, "--patch_size", "64", "--patches_per_field", "1")),
+    Rule(rf"{CELLS}\$ .* training .*configs/classify", add=TRAIN, replace={"^100$": "4"}),
+    Rule(rf"{NUCLEI}\$ .* training .*configs/train", add=(*TRAIN, "--patch_size", "64")),
+    Rule(rf"{VESSELS}\$ .* training ", add=("--stage1_epochs", "1", "--stage2_epochs", "1", "--warmup_epochs", "1")),
+    Rule(rf"{VESSELS}\$ .*configs/paper\.json", add=("--grid", "6", "--batch_size", "2")),
+    Rule(rf"{CELLS}\$ .* training .*models/mine", replace={r"^configs/train\.json$": f"{WARM}"}),
+    Rule(r"configs/chain\.json --fields_dir", add=("--segmentation_configs", WARM)),
+    Rule(
+        r"configs/chain\.json",
+        replace={r"'epochs':\d+": "'epochs':1"},
+        add=("--per_class", "4", "--shared_settings", "{'epochs':1,'val_interval':1,'patches_per_field':1}"),
+    ),
+    Rule(r"configs/attributions\.json", add=("--attribution_limit", "1", "--attribution_methods", "['cam','lrp']")),
+    # tuning
+    Rule(r"tune expert-count", add=("--counts", "(2,4)", "--learning_rates", "(1e-3,)", "--epochs", "1")),
+    Rule(r"tune instances", add=("--thresholds", "(0.4,0.5,0.1)", "--sigmas", "(0,0.125,0.125)")),
+    Rule(r"tune mitosis", add=("--areas", "(100,900,100)", "--scores", "(0.3,0.8,0.1)")),
+    Rule(r"tune evidence", add=("--alphas", "(0.5,1)", "--betas", "(0.5,1)", "--sigmas", "(2,)", "--limit", "12")),
+    Rule(r"evaluate_evidence\.json", add=("--evidence_limit", "12")),
+    # data
+    Rule(r"annotate .*--per_class", replace={"^10$": "3", "^50$": "6"}),
+    Rule(r"prepare (camelyon16|hploc) ", add=("--patches", "12")),
+    Rule(r"phantom vessels ", add=("--slides", "6", "--vessels", "1", "--radius", "(60,75)")),
+    Rule(r"prepare tiles --src SLIDES", add=("--size", "64")),
+    Rule(r"prepare qupath ", add=("--mpp", "0.25")),
+    Rule(r"phantom camelyon16 ", add=("--size", "768")),
+    Rule(r"phantom slide ", add=("--size", "(512,768)")),
+    # placeholders that stand for something else than in the other commands of the folder
+    Rule(rf"{VESSELS}\$ .* templates ", replace={"IMAGE$": "IMAGE.png"}, add=("--overwrite",)),
+    Rule(
+        r"benchmarks/agreement\.py",
+        replace={"^DATA$": f"{EVIDENCE}/DATA", "CMU-1-Small-Region.svs": f"{EVIDENCE}/SLIDES/test_001.tif"},
+    ),
+    Rule(rf"{VESSELS}\$ .* report classifiers ", replace={"eval/classifier": "eval/test"}),
+    Rule(rf"{NUCLEI}\$ .*--tiles_dir TILES", replace={"^TILES$": "FIELDS"}),
+)
+
+
+def fate(command: Command) -> Rule | None:
+    """The rule by which a command is not run here; ``None`` if it is run."""
+    return next((rule for rule in (*NOT_RUN, *ELSEWHERE) if rule.matches(command)), None)
+
+
+def shortened(command: Command) -> tuple[str, ...]:
+    """The command's words, on small data."""
+    words = list(command.words)
+    for rule in SHORTER:
+        if rule.matches(command):
+            for old, new in rule.replace.items():
+                words = [re.sub(old, new, word) for word in words]
+            words += rule.add
+    return tuple(words)
+
+
+def named(folder: str, words: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The places, as folder and name in ``PLACES``, that words typed in ``folder`` name."""
+    found = []
+    for place, names in PLACES.items():
+        for name in names:
+            path = re.escape(os.path.relpath(f"{place}/{name}", folder))
+            if any(re.search(rf"(^|['\"]){path}($|['\"/])", word) for word in words):
+                found.append((place, name))
+    return found
