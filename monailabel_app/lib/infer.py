@@ -57,6 +57,10 @@ class BundleInfer(BundleInferTask):
         loads = (LoadFieldd, LoadVesseld)
         return [_LoadRegion(each) if isinstance(each, loads) else each for each in super().pre_transforms(data)]
 
+    def _get_network(self, device: str, data: Mapping[str, Any] | None) -> torch.nn.Module:
+        """In the memory layout that the bundles' own inference takes, in which convolutions are faster."""
+        return super()._get_network(device, data).to(memory_format=torch.channels_last)
+
     def find(self, request: Mapping[str, Any]) -> Features:
         """The objects in an image or a region, in px of level 0."""
         return self({**request, "skip_writer": True})[1]["features"]

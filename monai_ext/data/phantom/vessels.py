@@ -32,7 +32,7 @@ _LINING = 3.0  # um of the wall that count as lumen: the endothelium
 _MARGIN = 8  # px of tissue around a lumen's box
 _SMALLEST, _LARGEST = 40.0, 300.0  # um: smaller ones have no room for large cells, larger ones too many cells to number
 # what is chosen as templates, one from each of the first training slides in turn
-_TEMPLATES = ("lymphocyte", "tumour", "plump", "endothelial", "monocyte", "tumour_dark", "lymphocyte", "tumour")
+_TEMPLATES = ("lymphocyte", "tumour", "plump", "endothelial", "monocyte", "tumour_dark")
 
 
 class _Crop(NamedTuple):
@@ -45,8 +45,8 @@ class _Crop(NamedTuple):
 def write_vessels(
     dst: str | Path,
     *,
-    slides: int = 60,
-    vessels: int = 10,
+    slides: int = 120,
+    vessels: int = 5,
     invaded: float = 0.4,
     radius: tuple[float, float] = (60.0, 260.0),
     few: float = Blood.tumour[0],
@@ -59,7 +59,8 @@ def write_vessels(
     """Write a data set of vessels at .5 um/px: images, lumens, labels, centroids of cancerous cells, and templates.
 
     Healthy vessels hold endothelium, lymphocytes, red cells, fibrin and large cells that resemble tumour; invaded ones
-    tumour cells among them. `templates/` holds crops of eight typical cells of training slides.
+    tumour cells among them. `templates/` holds crops of a typical cell of
+    each of six forms, from training slides.
 
     Args:
         dst: folder to make; it appears only when the set is complete.
