@@ -7,7 +7,7 @@ LABEL_READY := .venv-label/.ready
 BUNDLE := bundles/pathology_mitosis_segmentation
 DEMO := $(CURDIR)/demo
 
-.PHONY: demo test test-slow test-all test-label bench lint clean
+.PHONY: demo test test-slow test-all test-label bench lint docs pictures clean
 
 $(READY): requirements.txt requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -55,5 +55,11 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+pictures: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python docs/make_pictures.py $(PICTURES)
+
 clean:
-	rm -rf .venv .venv-label demo build *.egg-info
+	rm -rf .venv .venv-label demo site build *.egg-info
