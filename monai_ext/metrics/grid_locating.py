@@ -35,14 +35,16 @@ def marked_grids(outputs: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[
     """Predictions and truth of the mosaics that :class:`GridLocating` can judge, as a handler's ``output_transform``.
 
     Args:
-        outputs: with ``label``; ``missed`` of :class:`~monai_ext.transforms.PatchClassesd`; class ids ``located`` and
-            ``truth``, ``(1, h, w)``; and ``order``, ``(1, h, w)``, below 0 at a blank place, where nothing lies.
+        outputs: with ``label``; class ids ``located`` and ``truth``, ``(1, h, w)``; ``uncut``, the number of cancerous
+            patches in no mosaic, below 0 where nobody marked any (``missed`` of
+            :class:`~monai_ext.transforms.PatchClassesd`); and ``places``, ``(1, h, w)``, the patches' numbers, below 0
+            where none lies (``order`` of :class:`~monai_ext.transforms.CellGridMosaicd`).
 
     Returns:
         The two grids of each mosaic of an invaded vessel whose cells were marked.
     """
-    marked = [out for out in outputs if float(out["label"]) > 0.5 and int(out["missed"]) >= 0]
-    return [out["located"] * (out["order"] >= 0) for out in marked], [out["truth"] for out in marked]
+    marked = [out for out in outputs if float(out["label"]) > 0.5 and int(out["uncut"]) >= 0]
+    return [out["located"] * (out["places"] >= 0) for out in marked], [out["truth"] for out in marked]
 
 
 class GridLocating(UnevenCumulative):

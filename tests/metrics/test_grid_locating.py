@@ -123,17 +123,17 @@ def test_one_score_as_handlers_expect_it():
 
 
 def test_only_marked_invaded_vessels_are_judged():
-    def out(label, *truth, missed=0):
-        grids = {"truth": truth, "located": (2, 1, 2), "order": (-1, 5, 7)}  # what is found at a blank place is nothing
+    def out(label, *truth, uncut=0):
+        grids = {"truth": truth, "located": (2, 1, 2), "places": (-1, 5, 7)}  # nothing is found at a blank place
         grids = {name: torch.tensor([[values]]) for name, values in grids.items()}
-        return {"label": torch.tensor([label]), "missed": torch.tensor(missed), **grids}
+        return {"label": torch.tensor([label]), "uncut": torch.tensor(uncut), **grids}
 
     outputs = [
         out(1.0, 0, 1, 2),
         out(0.0, 0, 1, 1),
-        out(1.0, 0, -100, -100, missed=-1),
+        out(1.0, 0, -100, -100, uncut=-1),
         out(1.0, 0, 1, 1),
-        out(1.0, 0, 0, 0, missed=-1),  # unmarked, and without cells
+        out(1.0, 0, 0, 0, uncut=-1),  # unmarked, and without cells
     ]
     located, truth = marked_grids(outputs)
     assert [grid.flatten().tolist() for grid in located] == [[0, 1, 2]] * 2
