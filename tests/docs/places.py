@@ -93,7 +93,7 @@ def slides(count: int = 1, side: int = SLIDE) -> Recipe:
 def vessel_slide(path: Path) -> None:
     """A slide, and ``<slide>_vessels.geojson`` beside it."""
     made = path.with_suffix(".tif")
-    write_vessel_slide(made, 2 * SLIDE, radius=(40, 60))
+    write_vessel_slide(made, 2 * SLIDE, seed=2, radius=(50, 60), invaded=0.5)
     made.replace(path)
 
 
