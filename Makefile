@@ -7,7 +7,7 @@ LABEL_READY := .venv-label/.ready
 BUNDLE := bundles/pathology_mitosis_segmentation
 DEMO := $(CURDIR)/demo
 
-.PHONY: demo test test-slow test-all test-label bench lint docs pictures clean
+.PHONY: demo test test-slow test-docs test-all test-label bench lint docs pictures clean
 
 $(READY): requirements.txt requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -41,12 +41,15 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 test-slow: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow --ignore tests/label $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow --ignore tests/label --ignore tests/docs $(PYTEST_ARGS)
+
+test-docs: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/docs $(PYTEST_ARGS)
 
 test-label: $(READY) $(LABEL_READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/label $(PYTEST_ARGS)
 
-test-all: test test-slow test-label
+test-all: test test-slow test-label test-docs
 
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks --benchmark-columns=min,median,rounds --benchmark-sort=name $(PYTEST_ARGS)

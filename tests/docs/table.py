@@ -159,7 +159,9 @@ SHORTER = (
     Rule(rf"{VESSELS}\$ .* training ", add=("--stage1_epochs", "1", "--stage2_epochs", "1", "--warmup_epochs", "1")),
     Rule(rf"{VESSELS}\$ .*configs/paper\.json", add=("--grid", "6", "--batch_size", "2")),
     Rule(rf"{CELLS}\$ .* training .*models/mine", replace={r"^configs/train\.json$": f"{WARM}"}),
-    Rule(r"configs/chain\.json --fields_dir", add=("--segmentation_configs", WARM)),
+    # so few fields hold some classes only, which no classifier can learn from
+    Rule(r"configs/chain\.json --fields_dir", add=("--segmentation_configs", WARM, "--stop", "extraction")),
+    Rule(r"configs/chain\.json .*--dataset_dir D$", replace={"^D$": "data/crc_0"}),
     Rule(
         r"configs/chain\.json",
         replace={r"'epochs':\d+": "'epochs':1"},
