@@ -475,6 +475,7 @@ def test_wrong_folder(tmp_path, name):
         "nucls": "rgb/<name>.png",
         "crchisto": "<class>/img<N>_<k>.jpeg",
         "qupath": "ssa or ea/<name>.geojson",
+        "pvid": "labels.csv",
     }
     assert looked_for.get(name, "<case>/<nn>.tif") in str(error.value)
     assert not (tmp_path / "dst").exists()

@@ -24,7 +24,11 @@ TOLD = re.compile(
 )
 NOTE = r"""
 set -u
-note() { printf '%s\0' "${BASH_LINENO[1]}" "$PWD" "$#" "$@" >>"$NOTES"; }
+# in a pipe, what stands before it has been noted once there is nothing left to read
+note() {
+  [ ! -p /dev/stdin ] || while read -r; do :; done
+  printf '%s\0' "${BASH_LINENO[1]}" "$PWD" "$#" "$@" >>"$NOTES"
+}
 command_not_found_handle() { note "$@"; }
 """
 SHADOWED = (".", "source", ".venv-label/bin/python")  # what bash would find all the same
@@ -127,6 +131,7 @@ def commands(text: str, page: str, tree: Path = ROOT, variables: Mapping[str, st
             ["/bin/bash", "--noprofile", "--norc", typed],
             cwd=tree,
             env={**surroundings, **(variables or {})},
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=60,
