@@ -44,7 +44,8 @@ def collect(bundle: Path) -> BundleContents:
     """The files that a bundle is made of: not what trainings and evaluations left in its folder.
 
     Beside ``LICENSE``, ``configs`` and ``docs`` these are ``models/model.pt``, other weights that ``inference.json``
-    names, settings (``models/*.json``), and large files, which are downloaded if they are not there.
+    names, settings (``models/*.json``), templates of cells (``models/templates``), and large files, which are
+    downloaded if they are not there.
 
     Args:
         bundle: its folder.
@@ -64,7 +65,8 @@ def collect(bundle: Path) -> BundleContents:
         if not (bundle / name).is_file():
             raise InputError(bundle / name, "the bundle's weights", "no such file")
     paths = [bundle / name for name in {*_NEEDED, *weights, *large}]
-    paths += [path for pattern in ("configs/**/*", "docs/**/*", "models/*.json") for path in bundle.glob(pattern)]
+    kept = ("configs/**/*", "docs/**/*", "models/*.json", "models/templates/*.png")
+    paths += [path for pattern in kept for path in bundle.glob(pattern)]
     own = {path.relative_to(bundle).as_posix(): path for path in paths if path.is_file()}
     own = {name: path for name, path in own.items() if not any(part.startswith(".") for part in Path(name).parts)}
     texts = [path.read_text(encoding="utf-8") for name, path in own.items() if name.endswith((".json", "README.md"))]

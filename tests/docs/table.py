@@ -143,8 +143,9 @@ NOT_RUN = (
     Rule(r"--nnodes=|\$ scontrol|\$ head|\$ -m ", why="several machines"),
     Rule(r"_trt\.json|trt_export", why="a GPU and TensorRT"),
     Rule(r"paper_network\.json", why="134 million parameters, and weights that are not here"),
-    Rule(r"(--seed |(data|eval)/\w+_)[1-4]( |$)", why="another seed of a command that is run"),
+    Rule(r"^(?!.* phantom ).*(--seed |(data|eval)/\w+_)[1-4]( |$)", why="another seed of a command that is run"),
     Rule(rf"{NUCLEI}.*models/cycle/cycle_", why="goes on from a cycle of half an hour"),
+    Rule(r"--ckpt_dir models/resnet18( |$)", why="on the bundle's page the same runs with the ResNet18 trained there"),
 )
 
 WARM = "['configs/train.json','configs/warm.json']"  # from the shipped weights: an epoch from none finds no cells
