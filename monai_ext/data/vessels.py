@@ -34,7 +34,7 @@ __all__ = [
 
 _GEOJSON = (".geojson", ".json")
 _WHITE = 255
-_LONGEST_NAME = 100  # characters
+_LONGEST_NAME = 100  # bytes; file systems take 255
 
 
 @dataclass(frozen=True)
@@ -194,13 +194,16 @@ class SlideVessels(Sequence[Vessel]):
 
 def _file_names(names: Sequence[str | None]) -> list[str]:
     """``vessel_0001`` for what has no name; what no file should be called is replaced, and repeats are numbered."""
-    taken: set[str] = set()
+    repeats: dict[str, int] = {}  # of each name in use, as file systems compare them
     found = []
     for number, name in enumerate(names, start=1):
-        plain = re.sub(r"[^\w-]+", "_", name or "")[:_LONGEST_NAME].strip("_") or f"vessel_{number:04d}"
-        repeats = (f"{plain}_{repeat}" for repeat in range(2, len(names) + 2))
-        found.append(next(each for each in (plain, *repeats) if each.lower() not in taken))
-        taken.add(found[-1].lower())
+        plain = re.sub(r"[^\w-]+", "_", name or "").encode()[:_LONGEST_NAME].decode(errors="ignore").strip("_")
+        own = plain = plain or f"vessel_{number:04d}"
+        while own.lower() in repeats:
+            repeats[plain.lower()] += 1
+            own = f"{plain}_{repeats[plain.lower()]}"
+        repeats[own.lower()] = 1
+        found.append(own)
     return found
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import shapely
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from monai.data import MetaTensor
 
 from monai_ext.data import Features, load_datalist, write_geojson, write_points
@@ -185,3 +187,14 @@ def test_bad_vessels_are_named(dataset, drop, change, expected):
         read(drop, **change)
     (problem,) = error.value.problems
     assert expected in problem
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(["v", "V", "v_2", "V_3", "../v", "", "vessel_0002", None, "ü" * 300]), min_size=1))
+def test_vessels_are_files_of_their_own(tmp_path, tissue, names):
+    outlines = tmp_path / "slide_vessels.geojson"
+    write_geojson(outlines, Features([shapely.box(5, 5, 30, 30)] * len(names), names=names))
+    found = SlideVessels(tissue[1], outlines, mpp=0.5).names
+    assert len({name.lower() for name in found}) == len(names)
+    assert not any(set(name) & set("/\\.") or len(name.encode()) > 120 for name in found)
+    assert found[0] == {"../v": "v", "": "vessel_0001", None: "vessel_0001", "ü" * 300: "ü" * 50}.get(*names[:1] * 2)

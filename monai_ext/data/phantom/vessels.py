@@ -31,7 +31,7 @@ _MPP = 0.5
 _LINING = 3.0  # um of the wall that count as lumen: the endothelium
 _MARGIN = 8  # px of tissue around a lumen's box
 _SMALLEST, _LARGEST = 40.0, 300.0  # um: smaller ones have no room for large cells, larger ones too many cells to number
-# what is chosen as templates, one from each of the first training slides in turn
+# the cells whose crops become templates, at most one from a vessel
 _TEMPLATES = ("lymphocyte", "tumour", "plump", "endothelial", "monocyte", "tumour_dark")
 
 
@@ -59,8 +59,7 @@ def write_vessels(
     """Write a data set of vessels at .5 um/px: images, lumens, labels, centroids of cancerous cells, and templates.
 
     Healthy vessels hold endothelium, lymphocytes, red cells, fibrin and large cells that resemble tumour; invaded ones
-    tumour cells among them. `templates/` holds crops of a typical cell of
-    each of six forms, from training slides.
+    tumour cells among them. `templates/` holds a crop of a typical cell of each of six forms, from training slides.
 
     Args:
         dst: folder to make; it appears only when the set is complete.

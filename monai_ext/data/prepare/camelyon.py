@@ -178,7 +178,7 @@ def _read_release(src: Path, dst: str | os.PathLike, mpp: float | None, problems
             problems.append(f"{image}: expected {expected}, found {found}")
         else:
             exhaustive = name not in _NOT_EXHAUSTIVE
-            slides.append(Slide(name, name, image, int(has_tumour), annotations.get(name), mpp, exhaustive))
+            slides.append(Slide(name, name, int(has_tumour), image, annotations.get(name), mpp, exhaustive))
     return slides
 
 

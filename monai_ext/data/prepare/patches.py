@@ -19,7 +19,7 @@ from tqdm import tqdm
 from monai_ext.data.asap import read_asap_region
 from monai_ext.data.geojson import Features, write_geojson
 from monai_ext.data.outlines import polygons_to_mask
-from monai_ext.data.prepare.samples import Sample, put, write_png
+from monai_ext.data.prepare.samples import LabelledSample, Sample, put, write_png
 from monai_ext.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,27 +33,20 @@ _TRIES = 30  # places looked at for each one wanted; most of them qualify
 
 
 @dataclass
-class Slide(Sample):
-    """A slide, its label and its tumour's outlines.
+class Slide(LabelledSample):
+    """A slide, its label (1 where it holds tumour) and its tumour's outlines.
 
     Args:
         image: the slide's file.
-        label: 1 where it holds tumour.
         annotation: ASAP's XML, or None.
         mpp: um per pixel of level 0; None: as the file states.
         exhaustive: whether all of its tumour is outlined.
     """
 
     image: Path
-    label: int
     annotation: Path | None = None
     mpp: float | None = None
     exhaustive: bool = True
-
-    @property
-    def labels(self) -> int:
-        """Whether it holds tumour."""
-        return self.label
 
     def region(self) -> np.ndarray:
         """Its tumour: ``(N,)`` disjoint shapely polygons in level-0 pixels."""
@@ -107,7 +100,7 @@ class PatchGrid:
 
 
 @dataclass
-class Patch(Sample):
+class Patch(LabelledSample):
     """A square of a slide: written as PNG.
 
     Args:
@@ -115,7 +108,6 @@ class Patch(Sample):
         grid: its resolution and size.
         row: its first row, in pixels of the grid.
         col: its first column.
-        label: its class.
         mask: ``(size, size)`` bool, its tumour, if that is to be written.
     """
 
@@ -123,13 +115,7 @@ class Patch(Sample):
     grid: PatchGrid
     row: int
     col: int
-    label: int
     mask: np.ndarray | None = None
-
-    @property
-    def labels(self) -> int:
-        """The label."""
-        return self.label
 
     def check(self) -> list[str]:
         """Its slide was checked."""
@@ -316,7 +302,8 @@ def _find(
             verdict = rule.holds(coarse, row, col)
             if verdict is not None:
                 name = f"{slide.name}/{row:06d}_{col:06d}"
-                found[row, col] = Patch(slide.group, name, slide, coarse.grid, row, col, *verdict)
+                label, mask = verdict
+                found[row, col] = Patch(slide.group, name, label, slide, coarse.grid, row, col, mask)
                 if len(found) == number:
                     return found
     return found

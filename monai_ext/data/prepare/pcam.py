@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from monai_ext.data.prepare.common import find_files, note, prepare
-from monai_ext.data.prepare.samples import LabelledImage, Sample, write_png
+from monai_ext.data.prepare.samples import LabelledImage, LabelledSample, Sample, write_png
 from monai_ext.errors import InputError
 
 __all__ = ["prepare_pcam"]
@@ -29,16 +29,11 @@ _PNG_BYTES = 26_000  # of one patch on a disk
 
 
 @dataclass
-class _Patch(Sample):
+class _Patch(LabelledSample):
     """One image of an HDF5 file: written as PNG."""
 
     patches: h5py.Dataset
     index: int
-    label: int
-
-    @property
-    def labels(self) -> int:
-        return self.label
 
     def check(self) -> list[str]:
         try:
@@ -119,7 +114,7 @@ def _kaggle(table: Path, problems: list[str]) -> list[Sample]:
         elif name not in images:
             problems.append(f"{folder / name}.tif: expected a patch, found none")
         else:
-            samples.append(LabelledImage(name, name, images[name], int(label), _MPP))
+            samples.append(LabelledImage(name, name, int(label), images[name], _MPP))
     if unlabelled := len(images.keys() - labels.keys()):
         note(folder, f"{unlabelled} patches without a label left out")
     return samples
@@ -170,7 +165,7 @@ def _hdf5_part(name: str, files: Mapping[str, Path], problems: list[str]) -> lis
         if len(groups) != len(labels):
             raise InputError(meta, f"a line for each of {len(labels)} patches", str(len(groups)))
     return [
-        _Patch(group, own, patches, index, int(label))
+        _Patch(group, own, int(label), patches, index)
         for index, (group, own, label) in enumerate(zip(groups, names, labels, strict=True))
     ]
 

@@ -18,7 +18,7 @@ from monai_ext.data.geojson import rasterize, read_geojson
 from monai_ext.data.image import SUFFIXES, read_field, read_mask
 from monai_ext.data.points import points_outside, write_points
 from monai_ext.data.prepare.common import find_files, prepare
-from monai_ext.data.prepare.samples import Sample, labels_per_group, put, write_png
+from monai_ext.data.prepare.samples import LabelledSample, Sample, labels_per_group, put, write_png
 from monai_ext.data.prepare.split import DEAL_60_20_20, PARTS, part_of, random_split
 from monai_ext.data.vessels import SlideVessels, keep_lumen
 from monai_ext.errors import InputError
@@ -30,27 +30,20 @@ _LABELS = {"0": 0, "healthy": 0, "1": 1, "mvi": 1}
 
 
 @dataclass
-class _VesselImage(Sample):
-    """A vessel.
+class _VesselImage(LabelledSample):
+    """A vessel, healthy (0) or invaded (1).
 
     Args:
         image: its image.
-        label: 0 healthy, 1 invaded.
         lumen: PNG or GeoJSON of its lumen; None where the tissue around it is gone already.
         centroids: ``(N, 2)`` ``row, col`` of its cancerous cells; None where nobody marked any.
         mpp: um per pixel, if known.
     """
 
     image: Path
-    label: int
     lumen: Path | None
     centroids: np.ndarray | None
     mpp: float | None
-
-    @property
-    def labels(self) -> int:
-        """The label, so that a split has its share of either class in every part."""
-        return self.label
 
     def check(self) -> list[str]:
         """Decode image and mask in full and compare them, and the centroids with both."""
@@ -89,23 +82,16 @@ class _VesselImage(Sample):
 
 
 @dataclass
-class _SlideVessel(Sample):
-    """A vessel of a slide, cut out by its outline.
+class _SlideVessel(LabelledSample):
+    """A vessel of a slide, healthy (0) or invaded (1), cut out by its outline.
 
     Args:
         vessels: those of the slide.
         number: which of them.
-        label: 0 healthy, 1 invaded.
     """
 
     vessels: SlideVessels
     number: int
-    label: int
-
-    @property
-    def labels(self) -> int:
-        """The label, so that a split has its share of either class in every part."""
-        return self.label
 
     def check(self) -> list[str]:
         """Read it in full."""
@@ -189,7 +175,7 @@ def _of_slides(folder: Path, skip: str | os.PathLike, problems: list[str]) -> It
             problems.append(f"{outlines}: expected outlines of class healthy or MVI, found {', '.join(unknown)}")
             continue
         for number, kind in enumerate(kinds):
-            yield _SlideVessel(name, f"{name}_{vessels.names[number]}", vessels, number, _LABELS[kind])
+            yield _SlideVessel(name, f"{name}_{vessels.names[number]}", _LABELS[kind], vessels, number)
 
 
 def _read_table(path: Path, columns: tuple[str, ...], problems: list[str]) -> pd.DataFrame | None:
@@ -278,5 +264,5 @@ def _vessels(
         # whoever marked cells marked all: a healthy vessel then has none
         marked = centroids.get(vessel, np.zeros((0, 2)) if centroids and not number else None)
         yield _VesselImage(
-            slide, vessel, images[vessel], number, masks.get(vessel), marked, float(mpp) if mpp else None
+            slide, vessel, number, images[vessel], masks.get(vessel), marked, float(mpp) if mpp else None
         )

@@ -20,7 +20,16 @@ from monai_ext.data.image import read_field
 from monai_ext.data.points import atomic_path, points_outside, write_points
 from monai_ext.errors import InputError
 
-__all__ = ["LabelledImage", "PointsImage", "Sample", "cache_in_threads", "labels_per_group", "put", "write_png"]
+__all__ = [
+    "LabelledImage",
+    "LabelledSample",
+    "PointsImage",
+    "Sample",
+    "cache_in_threads",
+    "labels_per_group",
+    "put",
+    "write_png",
+]
 
 _MPP = 0.25
 
@@ -114,23 +123,32 @@ class PointsImage(Sample):
 
 
 @dataclass
-class LabelledImage(Sample):
-    """An image file with one label.
+class LabelledSample(Sample):
+    """One image with one label.
 
     Args:
-        image: the image's file.
         label: its class, 0 or 1.
-        mpp: um per pixel.
     """
 
-    image: Path
     label: int
-    mpp: float
 
     @property
     def labels(self) -> int:
         """The label, so that a split has its share of either class in every part."""
         return self.label
+
+
+@dataclass
+class LabelledImage(LabelledSample):
+    """An image file with one label.
+
+    Args:
+        image: the image's file.
+        mpp: um per pixel.
+    """
+
+    image: Path
+    mpp: float
 
     def check(self) -> list[str]:
         """Decode the image in full, because a download cut short still has a good header."""
