@@ -149,6 +149,8 @@ class KCFPseudoMask(Transform):
         for name, value in (("threshold", threshold), ("least", least)):
             if not 0 < value <= 1:
                 raise InputError(name, "a number above 0, at most 1", repr(value))
+        if rotations != int(rotations):
+            raise InputError("rotations", "a whole number", repr(rotations))
         arrays = {name: convert_to_numpy(template) for name, template in templates.items()}
         for name, array in arrays.items():
             check_template(array, name)
