@@ -1,4 +1,7 @@
-"""The command line: ``python -m monai_ext annotate | export | phantom | prepare | report | templates | tune``."""
+"""The command line: ``python -m monai_ext annotate | export | phantom | prepare | report | templates | tune``.
+
+``python -m monai_ext prepare pvid --help`` shows what one converter, phantom, tuning or report does, with its options.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +30,9 @@ def _call(function: Callable[..., Any], name: str, *args: Any, **options: Any) -
     return str(function(*args, **options))
 
 
-def phantom(method: str, dst: str, **options: Any) -> str:
-    """Write a synthetic data set, a slide, or slides and annotations as an official release has them.
-
-    Args:
-        method: mitosis, metastasis, cells or nuclei; nucleus_patches for nuclei with classes; vessels; slide or
-            vessel_slide for one pyramidal TIFF; camelyon16 for a release.
-        dst: the folder to write; for a slide, the file.
-        **options: see ``monai_ext.data.phantom``: ``write_dataset``, ``write_nucleus_patches``, ``write_vessels``,
-            ``write_slide``, ``write_vessel_slide`` and ``write_camelyon16``.
-    """
+def _phantoms() -> dict[str, Callable[..., Any]]:
     from monai_ext.data.phantom import (
+        METHODS,
         write_camelyon16,
         write_dataset,
         write_nucleus_patches,
@@ -46,16 +41,71 @@ def phantom(method: str, dst: str, **options: Any) -> str:
         write_vessels,
     )
 
-    writers = {
+    return {
+        **dict.fromkeys(METHODS, write_dataset),
         "camelyon16": write_camelyon16,
         "nucleus_patches": write_nucleus_patches,
         "slide": write_slide,
         "vessel_slide": write_vessel_slide,
         "vessels": write_vessels,
     }
-    if method in writers:
-        return _call(writers[method], f"phantom {method}", dst, **options)
-    return _call(write_dataset, "phantom", method, dst, **options)
+
+
+def _converters() -> dict[str, Callable[..., Any]]:
+    from monai_ext.data.prepare import PREPARE
+    from monai_ext.data.tiles import prepare_tiles
+
+    return {**PREPARE, "tiles": prepare_tiles}
+
+
+def _tunings() -> dict[str, Callable[..., Any]]:
+    from monai_ext.tuning import tune_evidence, tune_expert_count, tune_instances, tune_mitosis
+
+    return {
+        "mitosis": tune_mitosis,
+        "evidence": tune_evidence,
+        "instances": tune_instances,
+        "expert-count": tune_expert_count,
+    }
+
+
+def _reports() -> dict[str, Callable[..., Any]]:
+    from monai_ext.agreement import compare_cells
+    from monai_ext.comparison import compare_annotations, compare_classifiers, compare_instances
+    from monai_ext.slides import evaluate_slides
+
+    return {
+        "annotations": compare_annotations,
+        "cells": compare_cells,
+        "classifiers": compare_classifiers,
+        "instances": compare_instances,
+        "slides": evaluate_slides,
+    }
+
+
+_KINDS = {"phantom": _phantoms, "prepare": _converters, "report": _reports, "tune": _tunings}
+
+
+def _call_one(command: str, kind: str, *args: Any, **options: Any) -> str:
+    """One of the functions that a command stands for."""
+    known = _KINDS[command]()
+    if kind not in known:
+        raise InputError(command, " or ".join(known), repr(kind))
+    return _call(known[kind], f"{command} {kind}", *args, **options)
+
+
+def phantom(method: str, dst: str, **options: Any) -> str:
+    """Write a synthetic data set, a slide, or slides and annotations as an official release has them.
+
+    Args:
+        method: mitosis, metastasis, cells or nuclei; nucleus_patches for nuclei with classes; vessels; slide or
+            vessel_slide for one pyramidal TIFF; camelyon16 for a release.
+        dst: the folder to write; for a slide, the file.
+        options: of the method; ``phantom METHOD --help`` shows them.
+    """
+    from monai_ext.data.phantom import METHODS
+
+    return _call_one("phantom", method, *([method] if method in METHODS else []), dst, **options)
 
 
 def prepare(name: str, src: str, dst: str, **options: Any) -> str:
@@ -67,16 +117,9 @@ def prepare(name: str, src: str, dst: str, **options: Any) -> str:
         src: the folder of the release as it was unpacked; for tiles, a data set of outlined nuclei, a slide or a folder
             of slides.
         dst: the folder to write.
-        **options: see ``monai_ext.data.prepare``: split, seed, overwrite, link, and each converter's own; and
-            ``monai_ext.data.tiles.prepare_tiles``.
+        options: of the converter; ``prepare NAME --help`` shows them.
     """
-    from monai_ext.data.prepare import PREPARE
-    from monai_ext.data.tiles import prepare_tiles
-
-    converters = {**PREPARE, "tiles": prepare_tiles}
-    if name not in converters:
-        raise InputError("prepare", " or ".join(converters), repr(name))
-    return _call(converters[name], f"prepare {name}", src, dst, **options)
+    return _call_one("prepare", name, src, dst, **options)
 
 
 def templates(dst: str, **options: Any) -> str:
@@ -84,22 +127,24 @@ def templates(dst: str, **options: Any) -> str:
 
     Args:
         dst: the folder to write.
-        **options: image, points and size, or crops; see ``monai_ext.data.templates.choose_templates``.
+        options: image, points and size, or crops, and more; see ``monai_ext.data.templates.choose_templates``.
     """
     from monai_ext.data.templates import choose_templates
 
     return _call(choose_templates, "templates", dst, **options)
 
 
-def annotate(**options: Any) -> str:
+def annotate(dataset_dir: str, **options: Any) -> str:
     """Add a column of automatic annotations to a data set of nuclei, learnt from another column.
 
     Args:
-        **options: dataset_dir, column, from; see ``monai_ext.data.annotator.annotate``.
+        dataset_dir: the data set's folder.
+        options: column, from and more; see ``monai_ext.data.annotator.annotate``.
     """
     from monai_ext.data.annotator import annotate as add
 
-    return _call(add, "annotate", **{"source" if name == "from" else name: value for name, value in options.items()})
+    options = {"source" if name == "from" else name: value for name, value in options.items()}
+    return _call(add, "annotate", dataset_dir, **options)
 
 
 def export(name: str, dst: str, **options: Any) -> str:
@@ -108,7 +153,7 @@ def export(name: str, dst: str, **options: Any) -> str:
     Args:
         name: of the bundle, or all.
         dst: the folder to write to.
-        **options: url, max_mb, bundles, overwrite; see ``monai_ext.distribution.export_bundles``.
+        options: url, max_mb, bundles and overwrite; see ``monai_ext.distribution.export_bundles``.
     """
     from monai_ext.distribution import export_bundles
 
@@ -120,20 +165,9 @@ def tune(method: str, **options: Any) -> str:
 
     Args:
         method: mitosis, evidence, instances or expert-count.
-        **options: see ``tune_mitosis``, ``tune_evidence``, ``tune_instances`` and ``tune_expert_count`` of
-            ``monai_ext.tuning``.
+        options: of the method; ``tune METHOD --help`` shows them.
     """
-    from monai_ext.tuning import tune_evidence, tune_expert_count, tune_instances, tune_mitosis
-
-    methods = {
-        "mitosis": tune_mitosis,
-        "evidence": tune_evidence,
-        "instances": tune_instances,
-        "expert-count": tune_expert_count,
-    }
-    if method not in methods:
-        raise InputError("tune", " or ".join(methods), repr(method))
-    return _call(methods[method], f"tune {method}", **options)
+    return _call_one("tune", method, **options)
 
 
 def report(kind: str, **options: Any) -> str:
@@ -143,29 +177,22 @@ def report(kind: str, **options: Any) -> str:
         kind: classifiers or instances, to compare the scores of several evaluations; slides, for AUC and FROC of a
             cohort; annotations, to score a data set's annotations of nuclei against each other; cells, for outlines
             against others, such as QuPath's own.
-        **options: see ``monai_ext.comparison``, ``monai_ext.agreement`` and ``monai_ext.slides.evaluate_slides``.
+        options: of the report; ``report KIND --help`` shows them.
     """
-    from monai_ext.agreement import compare_cells
-    from monai_ext.comparison import compare_annotations, compare_classifiers, compare_instances
-    from monai_ext.slides import evaluate_slides
-
-    kinds = {
-        "annotations": compare_annotations,
-        "cells": compare_cells,
-        "classifiers": compare_classifiers,
-        "instances": compare_instances,
-        "slides": evaluate_slides,
-    }
-    if kind not in kinds:
-        raise InputError("report", " or ".join(kinds), repr(kind))
-    return _call(kinds[kind], f"report {kind}", **options)
+    return _call_one("report", kind, **options)
 
 
 def main() -> None:
     """Run a command; what is wrong with the input ends it with one line and exit code 1."""
     try:
-        commands = (annotate, export, phantom, prepare, report, templates, tune)
-        fire.Fire({command.__name__: command for command in commands}, name="monai_ext")
+        functions = (annotate, export, phantom, prepare, report, templates, tune)
+        commands = {function.__name__: function for function in functions}
+        command, kind = (*sys.argv[1:3], "", "")[:2]
+        if command in commands and {"-h", "--help"} & set(sys.argv):
+            one = _KINDS.get(command, dict)().get(kind)
+            name = f"monai_ext {command} {kind if one else ''}".rstrip()
+            fire.Fire(one or commands[command], command=["--", "--help"], name=name)
+        fire.Fire(commands, name="monai_ext")
     except Exception as error:
         cause = input_error_in(error)  # MONAI wraps what a configuration raises
         if cause is None:

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -50,6 +51,26 @@ def test_wrong_input_is_one_line(args, expected, monkeypatch, tmp_path, capsys):
 def test_wrong_usage_is_exit_code_2(args, monkeypatch, capsys):
     assert call(monkeypatch, *args) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["prepare", "pvid", "--help"], "labels.csv"),
+        (["phantom", "cells", "-h"], "--fields"),
+        (["tune", "mitosis", "--dataset_dir", "d", "--help"], "--areas"),
+        (["report", "slides", "--help"], "--"),
+        (["report", "--help"], "classifiers or instances"),
+        (["annotate", "--help"], "DATASET_DIR"),
+    ],
+    ids=" ".join,
+)
+def test_help_is_that_of_the_function_behind(args, expected, monkeypatch, capfd):
+    assert call(monkeypatch, *args) == 0
+    said = capfd.readouterr()
+    # fire prints in bold what a terminal, and no pager, shows so
+    assert expected in re.sub(r"\x1b\[\dm|.\x08", "", said.out + said.err)
+    assert "InputError" not in said.err
 
 
 def test_all_problems_of_a_data_list_are_shown(monkeypatch, capsys):
