@@ -13,7 +13,6 @@ from monai.bundle import ConfigParser, load, verify_net_in_out
 
 from tests.bundles.conftest import environment
 
-SEED_TOLERANCE = 0.0
 RANKS_TOLERANCE = 1e-3
 EVALUATE = "['configs/train.json','configs/quickstart.json','configs/evaluate.json']"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
@@ -181,14 +180,8 @@ def test_first_mistakes_end_with_one_line(place, arguments, expected):
 
 
 @pytest.mark.slow
-def test_equal_seeds_give_equal_metrics(place):
-    place.train("one")
-    place.train("two")
-    assert scores(place.history("one")) == scores(place.history("two"))
-
-
-@pytest.mark.slow
 def test_a_killed_training_resumes_to_the_same_end(place):
+    """Of equal seeds everything comes out equal, in two halves too."""
     folder = place.train("one")
     killed = place.folder / "models/killed"
     process = subprocess.Popen(
