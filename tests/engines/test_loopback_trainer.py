@@ -25,6 +25,7 @@ from monai_ext.inferers import AutocastInferer
 from monai_ext.losses import GHMCLoss, GridLocatingLoss, LoopbackLoss
 from monai_ext.metrics import GridLocating
 from monai_ext.networks.nets import LoopNet
+from tests.killed import KillableRun, Killed, assert_equal
 
 REL = 1e-5
 PATCH, GRID = 8, 4
@@ -72,11 +73,7 @@ def vessels(count, seed=0):
     return items
 
 
-class Killed(BaseException):
-    """What no handler catches."""
-
-
-class Run:
+class Run(KillableRun):
     """A training as a bundle would configure it."""
 
     def __init__(
@@ -147,15 +144,7 @@ class Run:
             **options,
         )
         if stop is not None:
-            self.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=stop), self._kill)
-
-    @staticmethod
-    def _kill():
-        raise Killed
-
-    def __call__(self):
-        self.trainer.run()
-        return self
+            self.kill_after(stop)
 
 
 def part(name):
@@ -164,21 +153,6 @@ def part(name):
 
 def left(folder):
     return [torch.load(folder / name, weights_only=True) for name in ("training_state.pt", "model.pt")]
-
-
-def assert_equal(a, b):
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_equal(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_equal(x, y)
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    else:
-        assert a == b
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,9 @@ from monai_ext.errors import InputError
 from monai_ext.handlers.progress import EpochProgress
 from monai_ext.handlers.training_state import EpochSeed, TrainingState, plain_number
 from monai_ext.handlers.weight_average import WeightAverage
+from tests.killed import KillableRun, Killed, assert_equal
 
 EPOCHS = 6
-
-
-class Killed(BaseException):
-    """What no handler catches."""
 
 
 class Draw(Randomizable, MapTransform):
@@ -39,7 +36,7 @@ class Scripted(MSEMetric):
         return torch.tensor(self.values[self.epoch() - 1])
 
 
-class Run:
+class Run(KillableRun):
     """A training of two weights, with everything that draws random numbers or has a state."""
 
     def __init__(
@@ -104,36 +101,13 @@ class Run:
             ],
         )
         if stop is not None:
-            self.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=stop), self._kill)
-
-    @staticmethod
-    def _kill():
-        raise Killed
-
-    def __call__(self):
-        self.trainer.run()
-        return self
+            self.kill_after(stop)
 
 
 def left(folder):
     """The files of a run, as what they mean."""
     state = torch.load(folder / "training_state.pt", weights_only=True)
     return torch.load(folder / "model.pt", weights_only=True), json.loads((folder / "history.json").read_text()), state
-
-
-def assert_equal(a, b):
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_equal(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_equal(x, y)
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    else:
-        assert a == b or (a != a and b != b)
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
