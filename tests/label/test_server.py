@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import shapely
 import tifffile
+import torch
 
 from monai_ext.data.image import read_mask
 from monai_ext.data.outlines import label_map_to_polygons, polygons_to_mask
@@ -141,6 +142,35 @@ def test_outlines_lie_on_the_nuclei_of_the_slide(server, base, model, output):
     assert best > LEAST_IOU
     for shift in ((0, 3), (0, -3), (3, 0), (-3, 0)):  # px of level 0: no offset
         assert iou(np.roll(drawn, shift, (0, 1))[inside], truth[inside] > 0) < best
+
+
+def test_colours_and_resolution_are_the_client_s(server):
+    """What ``params`` may say of a request."""
+    model, size = NUCLEI[0], (FIELD, FIELD)
+    named = server.region(model, IMAGE, (0, 0), size, params={"label_colors": {"nucleus": [1, 2, 253]}})
+    assert b'Color="#0102fd"' in named.body.replace(b"FD", b"fd")
+    plain, stated, coarser = (
+        polygons(server.region(model, IMAGE, (0, 0), size, "json", params=params))
+        for params in ({}, {"mpp": 0.25}, {"mpp": 0.5})
+    )
+    assert shapely.equals_exact(plain, stated).all()  # without a resolution it is taken as it is
+    assert shapely.bounds(coarser).max() <= FIELD  # still px of the image
+    assert len(coarser) != len(plain) or not shapely.equals_exact(coarser, plain).all()
+
+
+def test_training_may_begin_anew(server):
+    """Normalising layers count the batches that they have seen."""
+    weights = server.app / "model" / METASTASIS / "models/model.pt"
+
+    def batches():
+        state = torch.load(weights, weights_only=True)
+        return max(int(value) for name, value in state.items() if name.endswith("num_batches_tracked"))
+
+    before = batches()
+    server.train(METASTASIS, max_epochs=1, val_split=0.2)
+    assert batches() > before
+    server.train(METASTASIS, max_epochs=1, val_split=0.2, pretrained=False)
+    assert batches() < before
 
 
 def test_a_whole_slide_is_streamed(server, base):
