@@ -147,7 +147,7 @@ def test_overlays_change_what_exists(bundle):
         bases[-1].read_config([str(path) for path in files])
     for path in paths:
         for key in json.loads(path.read_text()):
-            parent = key.rsplit("#", 1)[0]
+            parent = key.lstrip("+~").rsplit("#", 1)[0]  # MONAI's marks for adding to a list and for leaving out
             if "#" in key:
                 assert any(base.get(parent) is not None for base in bases), f"{path.name}: {key}"
 

@@ -11,6 +11,7 @@ import pytest
 import shapely
 import shapely.affinity
 import tifffile
+import torch
 from monai.bundle import ConfigParser
 
 from monai_ext.data import Features, read_geojson, write_geojson
@@ -88,6 +89,22 @@ def test_every_overlay_makes_a_trainer(place, name):
     parser.update({"bundle_root": str(place.folder), "dataset_dir": str(place.data), "device": "cpu"})
     trainer = parser.get_parsed_content("train#trainer")
     assert trainer.stage1_epochs <= trainer.state.max_epochs == parser.get_parsed_content("epochs")
+
+
+def test_a_trained_classifier_goes_on_with_stage_2(place, tmp_path):
+    """Normalising layers count the batches that they have seen."""
+    weights = place.source / "models/model.pt"
+    configs = "['configs/train.json','configs/from_classifier.json']"
+    options = {"dataset_dir": place.data, "ckpt_dir": tmp_path, "classifier": weights, "stage2_epochs": 1}
+    arguments = [str(part) for key, value in options.items() for part in (f"--{key}", value)]
+    place.bundle("run", "training", "--config_file", configs, *arguments)
+    (epoch,) = json.loads((tmp_path / "history.json").read_text())
+    assert epoch["loss_loop"] > 0
+    before, after = (
+        int(torch.load(path, weights_only=True)["backbone.bn1.num_batches_tracked"])
+        for path in (weights, tmp_path / "model.pt")
+    )
+    assert after == before + 1
 
 
 def test_attributions_are_judged_beside_the_locating_branch(place, tmp_path):
