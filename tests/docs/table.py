@@ -121,6 +121,10 @@ ELSEWHERE = (
         by="tests/bundles/test_bundle_slides.py::test_two_processes_write_the_same_files",
     ),
     Rule(r" training .*configs/cycle\.json", by=f"{CYCLE_TEST}::whole"),
+    Rule(
+        r" training .*configs/from_classifier\.json",
+        by="tests/bundles/test_vessel_bundle.py::test_a_trained_classifier_goes_on_with_stage_2",
+    ),
     Rule(r" ckpt_export ", by=f"{COMMANDS_TEST}::test_torchscript_export"),
     Rule(r" onnx_export ", by=f"{EXPORTS_TEST}::exported"),
     Rule(r"inference_onnx\.json", by=f"{EXPORTS_TEST}::test_inference_gives_the_same_label_images"),
@@ -143,7 +147,10 @@ NOT_RUN = (
     Rule(r"--nnodes=|\$ scontrol|\$ head|\$ -m ", why="several machines"),
     Rule(r"_trt\.json|trt_export", why="a GPU and TensorRT"),
     Rule(r"paper_network\.json", why="134 million parameters, and weights that are not here"),
-    Rule(r"^(?!.* phantom ).*(--seed |(data|eval)/\w+_)[1-4]( |$)", why="another seed of a command that is run"),
+    Rule(
+        r"^(?!.*( phantom |from_classifier\.json)).*(--seed |(data|eval)/\w+_)[1-4]( |$)",
+        why="another seed of a command that is run",
+    ),
     Rule(rf"{NUCLEI}.*models/cycle/cycle_", why="goes on from a cycle of half an hour"),
     Rule(r"--ckpt_dir models/resnet18( |$)", why="on the bundle's page the same runs with the ResNet18 trained there"),
 )
