@@ -24,7 +24,7 @@ from monai_ext.errors import InputError
 __all__ = ["as_points", "atomic_path", "points_outside", "read_points", "write_points"]
 
 _LIMIT = 1e9  # no image is larger
-_MASKS = (".png", ".tif", ".tiff")
+_MASKS = (".png", ".tif", ".tiff", ".bmp")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
@@ -93,8 +93,8 @@ def read_points(path: str | os.PathLike, xy: bool = False, classes: Sequence[str
       any order. Further columns are ignored. An empty file means that there are no points.
     - ``.json``: a list of ``[row, col]`` or of ``{"row": .., "col": ..}``, or GeoJSON.
     - ``.geojson``: points and multipoints as they are, the centroid of anything with an area or a length.
-    - ``.png``, ``.tif``, ``.tiff``: an instance map (MONAI Label's annotations are such), the centroid of each number;
-      or a mask, whose only number is 1 or 255, the centroid of each piece.
+    - ``.png``, ``.tif``, ``.tiff``, ``.bmp``: an instance map (MONAI Label's annotations are such), the centroid of
+      each number; or a mask, whose only number is 1 or 255, the centroid of each piece.
 
     Args:
         path: the file.

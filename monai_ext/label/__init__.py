@@ -1,6 +1,6 @@
 """What an annotation server needs of the bundles: regions of slides, results as contours, annotations as labels."""
 
-from monai_ext.label.annotations import has_finding, has_object, object_map, training_label
+from monai_ext.label.annotations import has_finding, has_object, object_map, object_points, training_label
 from monai_ext.label.contours import as_annotation, found_features, uncertainty
 from monai_ext.label.regions import in_region, load_region, load_vessel_region
 
@@ -13,6 +13,7 @@ __all__ = [
     "load_region",
     "load_vessel_region",
     "object_map",
+    "object_points",
     "training_label",
     "uncertainty",
 ]

@@ -12,10 +12,10 @@ from monai_ext.data.asap import read_asap
 from monai_ext.data.geojson import Features, read_geojson
 from monai_ext.data.image import read_field, read_mask
 from monai_ext.data.outlines import polygons_to_label_map
-from monai_ext.data.points import atomic_path, write_points
+from monai_ext.data.points import atomic_path, read_points, write_points
 from monai_ext.transforms.diagnose_vessel import HEALTHY_CLASSES
 
-__all__ = ["has_finding", "has_object", "object_map", "training_label"]
+__all__ = ["has_finding", "has_object", "object_map", "object_points", "training_label"]
 
 _MASKS = (".png", ".tif", ".tiff", ".bmp")
 
@@ -42,6 +42,19 @@ def object_map(label: str | os.PathLike, image: str | os.PathLike) -> np.ndarray
     if label.suffix.lower() in _MASKS:
         return read_mask(label)
     return polygons_to_label_map(_features(label).geometry, read_field(image).image.shape[1:])
+
+
+def object_points(label: str | os.PathLike) -> np.ndarray:
+    """The centres of the annotated objects, ``(N, 2)`` ``row, col`` in px of the image.
+
+    Args:
+        label: a label image (see :func:`~monai_ext.data.read_points`), GeoJSON or ASAP's XML.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    label = Path(label)
+    return read_points(label) if label.suffix.lower() in _MASKS else _features(label).points()
 
 
 def has_finding(features: Features) -> bool:
@@ -74,7 +87,7 @@ def training_label(label: str | os.PathLike, image: str | os.PathLike, folder: s
     if label.suffix.lower() in _MASKS:
         return str(label)
     if kind == "points":
-        return str(write_points(Path(folder) / f"{label.stem}.csv", _features(label).points()))
+        return str(write_points(Path(folder) / f"{label.stem}.csv", object_points(label)))
     path = Path(folder) / f"{label.stem}.tif"
     with atomic_path(path) as temporary:
         tifffile.imwrite(temporary, object_map(label, image), compression="zlib")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import shapely
 import torch
 from monai.metrics import DiceMetric
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
@@ -13,9 +14,9 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 
 from lib.infer import BundleInfer
 from monai_ext.data.geojson import Features
-from monai_ext.data.outlines import instance_centroids, polygons_to_label_map
+from monai_ext.data.outlines import polygons_to_label_map
 from monai_ext.errors import InputError
-from monai_ext.label import has_finding, has_object, object_map
+from monai_ext.label import has_finding, has_object, object_map, object_points
 from monai_ext.metrics import AggregatedJaccardIndex, DetectionF1
 
 __all__ = ["Agreement"]
@@ -56,14 +57,14 @@ class Agreement(ScoringMethod):
     def _score(self, features: Features, label: str, image: str) -> dict[str, float]:
         if self.kind == "presence":
             return {"accuracy": float(has_finding(features) == has_object(label))}
-        truth = object_map(label, image).astype(np.int32)
-        found = polygons_to_label_map(features.geometry, truth.shape)
         if self.kind == "points":
             metric = DetectionF1(radius=_RADIUS_PX)
-            points = [torch.as_tensor(instance_centroids(each)[1], dtype=torch.float32) for each in (found, truth)]
-            metric([points[0]], [points[1]])
+            found = features[shapely.get_type_id(features.geometry) == shapely.GeometryType.POINT].points()
+            metric(*([torch.as_tensor(each, dtype=torch.float32)] for each in (found, object_points(label))))
             return {"f1": _number(metric.aggregate())}
-        dice, aji = DiceMetric(), AggregatedJaccardIndex()
+        truth = object_map(label, image).astype(np.int32)
+        found = polygons_to_label_map(features.geometry, truth.shape)
+        dice, aji = DiceMetric(ignore_empty=False), AggregatedJaccardIndex()  # rightly nothing: 1
         maps = [torch.as_tensor(each)[None, None] for each in (found, truth)]
         dice(maps[0] > 0, maps[1] > 0)
         aji(maps[0], maps[1])

@@ -18,6 +18,7 @@ from monai_ext.label import (
     load_region,
     load_vessel_region,
     object_map,
+    object_points,
     training_label,
     uncertainty,
 )
@@ -125,6 +126,15 @@ def test_annotations_become_labels(image, tmp_path):
     points = training_label(label, path, tmp_path / "out", "points")
     assert np.loadtxt(points, delimiter=",", skiprows=1).tolist() == [22.5, 11.5]
     assert training_label(path, path, tmp_path, "instances") == str(path)  # an image is taken as it is
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp"])
+@pytest.mark.parametrize(("first", "second"), [(255, 255), (1, 1), (3, 9)], ids=["a mask", "ones", "numbers"])
+def test_centres_of_a_label_image(tmp_path, suffix, first, second):
+    label = np.zeros((30, 40), np.uint8)
+    label[2:5, 4:9], label[20:21, 30:33] = first, second
+    cv2.imwrite(str(tmp_path / f"a{suffix}"), label)
+    assert object_points(tmp_path / f"a{suffix}").tolist() == [[3, 6], [20, 31]]
 
 
 def test_a_label_image_is_on_the_files_grid():

@@ -293,6 +293,12 @@ def test_scoring(server, model, name):
     answer = server.send("POST", f"/scoring/{model}?run_sync=true", {}).json
     assert 0 <= answer[name] <= 1
     assert all(name in each for each in answer["images"].values())
+    if name == "dice":
+        labels = (server.studies / "labels/final").iterdir()
+        empty = {path.stem for path in labels if path.suffix in (".png", ".tif") and not read_mask(path).any()}
+        assert empty
+        for image in empty:  # 1 where nothing was found, as there is nothing, else 0
+            assert answer["images"][image]["dice"] == answer["images"][image]["aji"]
 
 
 def test_annotations_of_qupath_are_learnt_from(server, tmp_path):
