@@ -65,9 +65,11 @@ def load_region(
         min(limit, math.ceil(at / reader.scale) + margin)
         for at, limit in zip((bottom, right), reader.shape, strict=True)
     )
-    if (last_row - first_row) * (last_col - first_col) > _MOST_PIXELS:
-        raise InputError(path, f"a region of at most {_MOST_PIXELS // 10**6} Mpx", f"{last_col} x {last_row} px")
-    pixels = reader.read(first_row, first_col, last_row - first_row, last_col - first_col)
+    height, width = last_row - first_row, last_col - first_col
+    if height * width > _MOST_PIXELS:
+        found = f"{width} x {height} px at {reader.mpp or 'no known'} um/px"
+        raise InputError(path, f"a region of at most {_MOST_PIXELS // 10**6} Mpx", found)
+    pixels = reader.read(first_row, first_col, height, width)
     meta = {
         "filename_or_obj": str(path),
         "mpp": reader.mpp,

@@ -19,6 +19,7 @@ from monai_ext.label import (
     load_vessel_region,
     object_map,
     object_points,
+    regions,
     training_label,
     uncertainty,
 )
@@ -53,6 +54,12 @@ def test_a_region_of_another_resolution(image):
 def test_a_region_outside(image, location, size):
     with pytest.raises(InputError, match="inside its 400 x 300 px"):
         load_region(image[0], location, size, target_mpp=0.25)
+
+
+def test_a_region_too_large(image, monkeypatch):
+    monkeypatch.setattr(regions, "_MOST_PIXELS", 10**4)
+    with pytest.raises(InputError, match=r"found 178 x 168 px at 0\.25 um/px"):  # 50 x 40 with what surrounds it
+        load_region(image[0], (150, 100), (50, 40), mpp=0.25, target_mpp=0.25)
 
 
 def test_a_region_is_a_vessel_s_lumen(image):
