@@ -73,11 +73,7 @@ class Workplace:
         return json.loads((self.folder / "models" / name / "history.json").read_text())
 
 
-# of a bundle's tests, in whichever file, the data and the trained network are made once
-@pytest.fixture(
-    scope="session",
-    params=[pytest.param(path, id=path.name, marks=pytest.mark.xdist_group(path.name)) for path in BUNDLES],
-)
+@pytest.fixture(scope="session", params=BUNDLES, ids=lambda path: path.name)
 def place(request, tmp_path_factory) -> Workplace:
     """The bundle under test."""
     base = tmp_path_factory.mktemp(request.param.name)
