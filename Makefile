@@ -44,7 +44,7 @@ test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow --ignore tests/label --ignore tests/docs $(PYTEST_ARGS)
 
 test-docs: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/docs $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/docs $(PYTEST_ARGS)
 
 test-label: $(READY) $(LABEL_READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/label $(PYTEST_ARGS)
