@@ -24,6 +24,7 @@ from monai_ext.metrics.bootstrap import (
     weighted_mean,
 )
 from monai_ext.metrics.classification import WEIGHTED, class_scores_ci, weighted_f1, weighted_share
+from monai_ext.metrics.grid_locating import grid_locating_scores
 from monai_ext.visualize.report import write_report
 
 __all__ = ["compare_annotations", "compare_classifiers", "compare_instances"]
@@ -47,7 +48,7 @@ def compare_classifiers(runs: Mapping[str, str | Sequence[str]], dst: str) -> st
 
     Groups (slides, patients) are resampled over all runs together, so differences are paired; a row whose runs were
     tested on other groups than those of the first one gets none. Two classes are compared by AUC and accuracy, several
-    by weighted F1 and accuracy.
+    by weighted F1 and accuracy; vessels also by the mean Dice of what was located, where cells were marked.
 
     Args:
         runs: for each row of the table the folders of its evaluations, one for each seed, or a pattern such as
@@ -63,6 +64,8 @@ def compare_classifiers(runs: Mapping[str, str | Sequence[str]], dst: str) -> st
     _check_runs(runs)
     scores = {name: [_read(path) for path in _folders(name, folders)] for name, folders in runs.items()}
     statistics = {title: (dict, statistic) for title, statistic in _statistics(scores).items()}
+    if all(set(_COUNTS) <= set(table) for tables in scores.values() for table in tables):
+        statistics["Dice"] = (_located, weighted_mean)
     return _compare(runs, scores, statistics, dst)
 
 
@@ -162,6 +165,11 @@ def _column(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def _counts(table: pd.DataFrame) -> dict[str, object]:
     return {"score": table[_COUNTS].to_numpy(), "label": np.zeros(len(table)), "group": table["group"]}
+
+
+def _located(table: pd.DataFrame) -> pd.DataFrame:
+    counts = table[_COUNTS].apply(pd.to_numeric, errors="coerce").dropna()
+    return table.loc[counts.index].assign(score=grid_locating_scores(counts.to_numpy())["dice"], label=0)
 
 
 def _read(folder: str) -> pd.DataFrame:

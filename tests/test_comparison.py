@@ -36,6 +36,18 @@ def test_rows_differences_and_files(tmp_path, capsys):
     assert "<html" in (tmp_path / "out/report.html").read_text()
 
 
+def test_vessels_are_compared_by_what_was_located_too(tmp_path):
+    table = {"group": list("aabb"), "label": [0, 1, 1, 1], "score": 0.6}
+    counts = {"tp": ["", 4, 1, ""], "fp": ["", 0, 2, ""], "fn": ["", 0, 1, ""]}  # marked in two vessels
+    for name, found in (("one", counts), ("other", {**counts, "tp": ["", 0, 0, ""]})):
+        (tmp_path / name).mkdir()
+        pd.DataFrame({**table, **found}).to_csv(tmp_path / name / "scores.csv", index=False)
+    runs = {name: str(tmp_path / name) for name in ("one", "other")}
+    rows = pd.read_csv(compare_classifiers(runs, tmp_path / "out")).set_index("name")
+    assert rows.loc["one", "Dice"] == pytest.approx((1 + 2 / 5) / 2)
+    assert rows.loc["other", "Dice less one"] == pytest.approx(rows["Dice"].diff().iloc[1])
+
+
 def test_rows_of_other_splits_have_no_difference(tmp_path, capsys):
     """Of five splits the two easiest ones alone would flatter a row."""
     for seed in range(2):

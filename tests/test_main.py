@@ -59,7 +59,7 @@ def test_wrong_usage_is_exit_code_2(args, monkeypatch, capsys):
         (["prepare", "pvid", "--help"], "labels.csv"),
         (["phantom", "cells", "-h"], "--fields"),
         (["tune", "mitosis", "--dataset_dir", "d", "--help"], "--areas"),
-        (["report", "slides", "--help"], "--"),
+        (["report", "slides", "--help"], "--itc_um"),
         (["report", "--help"], "classifiers or instances"),
         (["annotate", "--help"], "DATASET_DIR"),
     ],
