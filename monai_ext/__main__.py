@@ -1,6 +1,7 @@
 """The command line: ``python -m monai_ext annotate | export | phantom | prepare | report | templates | tune``.
 
-``python -m monai_ext prepare pvid --help`` shows what one converter, phantom, tuning or report does, with its options.
+``python -m monai_ext prepare pvid --help`` shows what one converter, phantom, tuning or report does, with its options;
+``python -m monai_ext templates --help`` those of a command that does one thing.
 """
 
 from __future__ import annotations
@@ -83,6 +84,14 @@ def _reports() -> dict[str, Callable[..., Any]]:
     }
 
 
+def _single() -> dict[str, Callable[..., Any]]:
+    from monai_ext.data.annotator import annotate
+    from monai_ext.data.templates import choose_templates
+    from monai_ext.distribution import export_bundles
+
+    return {"annotate": annotate, "export": export_bundles, "templates": choose_templates}
+
+
 _KINDS = {"phantom": _phantoms, "prepare": _converters, "report": _reports, "tune": _tunings}
 
 
@@ -127,11 +136,9 @@ def templates(dst: str, **options: Any) -> str:
 
     Args:
         dst: the folder to write.
-        options: image, points and size, or crops, and more; see ``monai_ext.data.templates.choose_templates``.
+        options: image, points and size, or crops, and more; ``templates --help`` shows them.
     """
-    from monai_ext.data.templates import choose_templates
-
-    return _call(choose_templates, "templates", dst, **options)
+    return _call(_single()["templates"], "templates", dst, **options)
 
 
 def annotate(dataset_dir: str, **options: Any) -> str:
@@ -139,12 +146,10 @@ def annotate(dataset_dir: str, **options: Any) -> str:
 
     Args:
         dataset_dir: the data set's folder.
-        options: column, from and more; see ``monai_ext.data.annotator.annotate``.
+        options: column, from (or source) and more; ``annotate --help`` shows them.
     """
-    from monai_ext.data.annotator import annotate as add
-
     options = {"source" if name == "from" else name: value for name, value in options.items()}
-    return _call(add, "annotate", dataset_dir, **options)
+    return _call(_single()["annotate"], "annotate", dataset_dir, **options)
 
 
 def export(name: str, dst: str, **options: Any) -> str:
@@ -153,11 +158,9 @@ def export(name: str, dst: str, **options: Any) -> str:
     Args:
         name: of the bundle, or all.
         dst: the folder to write to.
-        options: url, max_mb, bundles and overwrite; see ``monai_ext.distribution.export_bundles``.
+        options: url, max_mb, bundles and overwrite; ``export --help`` shows them.
     """
-    from monai_ext.distribution import export_bundles
-
-    return _call(export_bundles, "export", name, dst, **options)
+    return _call(_single()["export"], "export", name, dst, **options)
 
 
 def tune(method: str, **options: Any) -> str:
@@ -189,9 +192,9 @@ def main() -> None:
         commands = {function.__name__: function for function in functions}
         command, kind = (*sys.argv[1:3], "", "")[:2]
         if command in commands and {"-h", "--help"} & set(sys.argv):
-            one = _KINDS.get(command, dict)().get(kind)
-            name = f"monai_ext {command} {kind if one else ''}".rstrip()
-            fire.Fire(one or commands[command], command=["--", "--help"], name=name)
+            one = _KINDS[command]().get(kind) if command in _KINDS else None
+            shown = one or _single().get(command, commands[command])
+            fire.Fire(shown, command=["--", "--help"], name=f"monai_ext {command} {kind if one else ''}".rstrip())
         fire.Fire(commands, name="monai_ext")
     except Exception as error:
         cause = input_error_in(error)  # MONAI wraps what a configuration raises

@@ -61,7 +61,9 @@ def test_wrong_usage_is_exit_code_2(args, monkeypatch, capsys):
         (["tune", "mitosis", "--dataset_dir", "d", "--help"], "--areas"),
         (["report", "slides", "--help"], "--itc_um"),
         (["report", "--help"], "classifiers or instances"),
-        (["annotate", "--help"], "DATASET_DIR"),
+        (["annotate", "--help"], "--per_class"),
+        (["export", "--help"], "--max_mb"),
+        (["templates", "--help"], "--crops"),
     ],
     ids=" ".join,
 )
