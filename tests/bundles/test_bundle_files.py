@@ -77,6 +77,17 @@ def test_versions_are_those_that_the_tests_run_with(bundle):
     assert set(requirements(metadata).decode().split()) - pins == set()
 
 
+def test_the_best_loss_is_the_least(bundle):
+    config = ConfigParser()
+    config.read_config(bundle / "configs/train.json")
+    of_loss = all(name.endswith("loss") for name in config["validate#key_metric"])
+    if "metric_cmp_fn" in config["validate#evaluator"]:
+        better = config.get_parsed_content("validate#evaluator#metric_cmp_fn")
+        assert better(1.0, 2.0) is of_loss
+    else:
+        assert not of_loss, "MONAI takes the greatest"
+
+
 def test_every_package_that_the_code_imports_is_listed(bundle):
     """Those imported when a module is; a package that one method alone needs may be imported in its function."""
     metadata = json.loads((bundle / "configs/metadata.json").read_text())
