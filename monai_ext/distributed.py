@@ -10,10 +10,11 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from monai_ext.errors import InputError
 
-__all__ = ["barrier", "fills_batch", "gather", "is_first", "join", "leave", "local_device", "shard"]
+__all__ = ["barrier", "fills_batch", "gather", "is_first", "join", "leave", "local_device", "shard", "sum_over_ranks"]
 
 T = TypeVar("T")
 _DRAIN_S = 0.5
@@ -75,6 +76,24 @@ def gather(items: Sequence[T]) -> list[T]:
     parts: list[list[T]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(parts, list(items))
     return [item for part in parts for item in part]
+
+
+def sum_over_ranks(count: Tensor) -> tuple[Tensor, int]:
+    """Add up a count of this rank's share of a batch; a collective call.
+
+    A loss divided by the sum, times the number of ranks, has a gradient whose mean over the ranks, which
+    ``DistributedDataParallel`` takes, is that of one large batch.
+
+    Args:
+        count: on the backend's device; changed in place.
+
+    Returns:
+        The sum, on every rank, and the number of ranks.
+    """
+    if not _distributed():
+        return count, 1
+    dist.all_reduce(count)
+    return count, dist.get_world_size()
 
 
 def barrier() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
+from monai_ext.distributed import sum_over_ranks
 from monai_ext.errors import InputError
 
 __all__ = ["GHMCLoss"]
@@ -71,10 +71,7 @@ class GHMCLoss(nn.Module):
         length = (logits.detach().sigmoid() - label).abs()
         region = (length * self.bins).long().clamp(max=self.bins - 1).flatten()
         found = torch.bincount(region, minlength=self.bins).to(self.counts.dtype)
-        ranks = 1
-        if self.training and dist.is_available() and dist.is_initialized():
-            dist.all_reduce(found)
-            ranks = dist.get_world_size()
+        found, ranks = sum_over_ranks(found) if self.training else (found, 1)
         total, filled = found.sum().clamp(min=1), found > 0
         # configurations do not move a loss to the network's device
         counts = self.counts.to(found.device)

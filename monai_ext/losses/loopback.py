@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 
+from monai_ext.distributed import sum_over_ranks
+
 __all__ = ["LoopbackLoss"]
 
 
@@ -20,6 +22,9 @@ class LoopbackLoss(nn.Module):
     nearest-neighbour interpolation to the image's size. The classifier only judges: its parameters get no gradient in
     this pass and it runs in evaluation mode, so that it normalises as in use, drops nothing out, and no running
     statistic changes. The gradient reaches the locating branch, head and backbone, through ``p_loc`` alone.
+
+    The mean is over the invaded vessels of all ranks of a distributed run, scaled as that of :class:`GHMCLoss`; every
+    rank has to call the loss equally often.
 
     Args:
         loss: of logits and targets ``(2 M, 1)`` for M invaded vessels, possibly none; ``None`` for cross-entropy. With
@@ -68,7 +73,8 @@ class LoopbackLoss(nn.Module):
         ideal = torch.arange(2).repeat_interleave(len(p_loc))[:, None].to(judged)
         if self.loss is not None:
             return 2 * self.loss(judged, ideal)
-        return F.binary_cross_entropy_with_logits(judged, ideal, reduction="sum") / max(len(p_loc), 1)
+        total, ranks = sum_over_ranks(judged.new_tensor(len(p_loc)))
+        return F.binary_cross_entropy_with_logits(judged, ideal, reduction="sum") * ranks / total.clamp(min=1)
 
 
 @contextmanager

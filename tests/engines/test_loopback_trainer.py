@@ -1,6 +1,5 @@
 """The two stages: what each trains, that they resume, and that the loop finds what nothing else shows."""
 
-import datetime as dt
 from copy import deepcopy
 
 import pytest
@@ -26,6 +25,7 @@ from monai_ext.losses import GHMCLoss, GridLocatingLoss, LoopbackLoss
 from monai_ext.metrics import GridLocating
 from monai_ext.networks.nets import LoopNet
 from tests.killed import KillableRun, Killed, assert_equal
+from tests.ranks import joined
 
 REL = 1e-5
 PATCH, GRID = 8, 4
@@ -400,16 +400,15 @@ def test_the_loop_locates_what_no_label_shows(tmp_path):
 
 
 def _rank(rank, folder):
-    minutes = dt.timedelta(minutes=2)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/store", minutes, world_size=2, rank=rank)
-    torch.manual_seed(0)
-    network = DistributedDataParallel(Small(), find_unused_parameters=True)
-    optimizer = Ranger(network.parameters(), lr=LR)
-    loader = DataLoader(Dataset(vessels(16)[::2] if rank else vessels(16, seed=1)), batch_size=4)
-    loader = list(loader)[:2]  # the second rank sees healthy vessels alone
-    LoopbackTrainer("cpu", 4, loader, network, optimizer, GHMCLoss(), 2, loopback_loss=LoopbackLoss(GHMCLoss())).run()
+    with joined(rank, folder):
+        torch.manual_seed(0)
+        network = DistributedDataParallel(Small(), find_unused_parameters=True)
+        optimizer = Ranger(network.parameters(), lr=LR)
+        loader = DataLoader(Dataset(vessels(16)[::2] if rank else vessels(16, seed=1)), batch_size=4)
+        loader = list(loader)[:2]  # the second rank sees healthy vessels alone
+        loop = LoopbackLoss(GHMCLoss())
+        LoopbackTrainer("cpu", 4, loader, network, optimizer, GHMCLoss(), 2, loopback_loss=loop).run()
     torch.save(network.module.state_dict(), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """GHM-C against a loop over its equations, alone and in two processes."""
 
-import datetime as dt
 import math
 
 import pytest
@@ -10,6 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from monai_ext.errors import InputError
 from monai_ext.losses import GHMCLoss
+from tests.ranks import joined
 
 REL = 1e-9
 F32 = 1e-5
@@ -148,17 +148,14 @@ SHARES = ((5, 11), (16, 0), (8, 8))  # of each batch: examples of the first and 
 
 
 def _rank(rank, folder):
-    torch.distributed.init_process_group(
-        "gloo", f"file://{folder}/store", dt.timedelta(minutes=2), world_size=2, rank=rank
-    )
     loss, gradients = GHMCLoss(), []
-    for seed, (first, _) in enumerate(SHARES):
-        own = slice(first, None) if rank else slice(first)
-        logits, label = (part[own] for part in batch(seed))
-        (gradient,) = torch.autograd.grad(loss(logits.requires_grad_(), label), logits)
-        gradients.append(gradient)
+    with joined(rank, folder):
+        for seed, (first, _) in enumerate(SHARES):
+            own = slice(first, None) if rank else slice(first)
+            logits, label = (part[own] for part in batch(seed))
+            (gradient,) = torch.autograd.grad(loss(logits.requires_grad_(), label), logits)
+            gradients.append(gradient)
     torch.save({"gradients": gradients, "counts": loss.counts}, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from monai_ext.inferers import AutocastInferer
 from monai_ext.losses import GHMCLoss, LoopbackLoss
 from monai_ext.networks.nets import LoopNet
+from tests.ranks import joined
 
 REL = 1e-9
 F32 = 1e-4
@@ -164,6 +165,32 @@ def test_healthy_vessels_alone():
         value.backward()
         assert value.item() == 0
         assert not logits.grad.any()
+
+
+SHARES = (1, 4, 2)  # of each batch of four: images of the first rank
+
+
+def _rank(rank, folder):
+    network, images, logits = setting()
+    gradients = []
+    with joined(rank, folder):
+        for first in SHARES:
+            own = slice(first, None) if rank else slice(first)
+            scores = logits[own].clone().requires_grad_()
+            gradients += torch.autograd.grad(LoopbackLoss()(images[own], scores, LABEL[own], network), scores)
+    torch.save(gradients, f"{folder}/{rank}.pt")
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_large_batch(tmp_path):
+    torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
+    network, images, logits = setting()
+    logits.requires_grad_()
+    (expected,) = torch.autograd.grad(LoopbackLoss()(images, logits, LABEL, network), logits)
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for first, second in zip(*ranks, strict=True):
+        found = torch.cat([first, second]) / 2  # DistributedDataParallel takes the mean
+        torch.testing.assert_close(found, expected, rtol=REL, atol=1e-12)
 
 
 def test_another_loss():
