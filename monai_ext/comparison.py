@@ -64,7 +64,7 @@ def compare_classifiers(runs: Mapping[str, str | Sequence[str]], dst: str) -> st
     _check_runs(runs)
     scores = {name: [_read(path) for path in _folders(name, folders)] for name, folders in runs.items()}
     statistics = {title: (dict, statistic) for title, statistic in _statistics(scores).items()}
-    if all(set(_COUNTS) <= set(table) for tables in scores.values() for table in tables):
+    if all(len(_located(table)) for tables in scores.values() for table in tables):
         statistics["Dice"] = (_located, weighted_mean)
     return _compare(runs, scores, statistics, dst)
 
@@ -168,7 +168,8 @@ def _counts(table: pd.DataFrame) -> dict[str, object]:
 
 
 def _located(table: pd.DataFrame) -> pd.DataFrame:
-    counts = table[_COUNTS].apply(pd.to_numeric, errors="coerce").dropna()
+    """The vessels whose cells were marked; none of a table without counts."""
+    counts = table.reindex(columns=_COUNTS).apply(pd.to_numeric, errors="coerce").dropna()
     return table.loc[counts.index].assign(score=grid_locating_scores(counts.to_numpy())["dice"], label=0)
 
 

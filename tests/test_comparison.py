@@ -48,6 +48,17 @@ def test_vessels_are_compared_by_what_was_located_too(tmp_path):
     assert rows.loc["other", "Dice less one"] == pytest.approx(rows["Dice"].diff().iloc[1])
 
 
+def test_vessels_without_marked_cells_have_no_dice(tmp_path):
+    table = pd.DataFrame({"group": list("aabb"), "label": [0, 1, 0, 1], "score": [0.1, 0.9, 0.2, 0.4]})
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        table.assign(tp="", fp="", fn="").to_csv(tmp_path / name / "scores.csv", index=False)
+    path = compare_classifiers({name: str(tmp_path / name) for name in ("one", "other")}, tmp_path / "out")
+    rows = pd.read_csv(path)
+    assert "Dice" not in rows
+    assert rows["AUC"].tolist() == [1, 1]
+
+
 def test_rows_of_other_splits_have_no_difference(tmp_path, capsys):
     """Of five splits the two easiest ones alone would flatter a row."""
     for seed in range(2):
