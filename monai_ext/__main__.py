@@ -13,8 +13,8 @@ from typing import Any
 
 import fire
 
-from monai_ext.errors import InputError, input_error_in
-from monai_ext.flags import as_flag
+from monai_ext.base.errors import InputError, input_error_in
+from monai_ext.base.flags import as_flag
 
 
 def _call(function: Callable[..., Any], name: str, *args: Any, **options: Any) -> str:
@@ -32,7 +32,7 @@ def _call(function: Callable[..., Any], name: str, *args: Any, **options: Any) -
 
 
 def _phantoms() -> dict[str, Callable[..., Any]]:
-    from monai_ext.data.phantom import (
+    from monai_ext.phantom import (
         METHODS,
         write_camelyon16,
         write_dataset,
@@ -53,10 +53,11 @@ def _phantoms() -> dict[str, Callable[..., Any]]:
 
 
 def _converters() -> dict[str, Callable[..., Any]]:
-    from monai_ext.data.prepare import PREPARE
-    from monai_ext.data.tiles import prepare_tiles
+    from monai_ext import prepare
 
-    return {**PREPARE, "tiles": prepare_tiles}
+    return {
+        name.removeprefix("prepare_"): getattr(prepare, name) for name in prepare.__all__ if name.startswith("prepare_")
+    }
 
 
 def _tunings() -> dict[str, Callable[..., Any]]:
@@ -71,8 +72,8 @@ def _tunings() -> dict[str, Callable[..., Any]]:
 
 
 def _reports() -> dict[str, Callable[..., Any]]:
-    from monai_ext.agreement import compare_cells
-    from monai_ext.comparison import compare_annotations, compare_classifiers, compare_instances
+    from monai_ext.reports.agreement import compare_cells
+    from monai_ext.reports.comparison import compare_annotations, compare_classifiers, compare_instances
     from monai_ext.slides import evaluate_slides
 
     return {
@@ -85,9 +86,9 @@ def _reports() -> dict[str, Callable[..., Any]]:
 
 
 def _single() -> dict[str, Callable[..., Any]]:
-    from monai_ext.data.annotator import annotate
-    from monai_ext.data.templates import choose_templates
     from monai_ext.distribution import export_bundles
+    from monai_ext.prepare.annotator import annotate
+    from monai_ext.prepare.templates import choose_templates
 
     return {"annotate": annotate, "export": export_bundles, "templates": choose_templates}
 
@@ -112,7 +113,7 @@ def phantom(method: str, dst: str, **options: Any) -> str:
         dst: the folder to write; for a slide, the file.
         options: of the method; ``phantom METHOD --help`` shows them.
     """
-    from monai_ext.data.phantom import METHODS
+    from monai_ext.phantom import METHODS
 
     return _call_one("phantom", method, *([method] if method in METHODS else []), dst, **options)
 

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from monai_ext import __main__, distributed
-from monai_ext.errors import DataListError, InputError
+from monai_ext import __main__
+from monai_ext.base import distributed
+from monai_ext.base.errors import DataListError, InputError
 
 
 def call(monkeypatch, *args):
@@ -107,7 +108,7 @@ def test_bugs_keep_their_traceback(monkeypatch):
 
 
 def test_options_reach_the_function(monkeypatch, tmp_path):
-    import monai_ext.data.phantom as phantom
+    import monai_ext.phantom as phantom
 
     seen = []
     monkeypatch.setattr(phantom, "write_dataset", lambda *a, **k: seen.append((a, k)) or tmp_path)

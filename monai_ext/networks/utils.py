@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 
 __all__ = [
     "check_patch",

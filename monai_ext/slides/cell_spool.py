@@ -13,10 +13,10 @@ import numpy as np
 import shapely
 from scipy.spatial import cKDTree
 
+from monai_ext.base.errors import InputError
 from monai_ext.data.cells import Cells
-from monai_ext.data.geojson import Color, encode_features
-from monai_ext.data.outlines import valid_geometry
-from monai_ext.errors import InputError
+from monai_ext.formats.geojson import Color, encode_features
+from monai_ext.formats.outlines import valid_geometry
 
 __all__ = ["CellSpool"]
 

@@ -17,11 +17,11 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from monai_ext.data.points import atomic_path
-from monai_ext.errors import InputError
-from monai_ext.slides.heatmap import HeatMap
+from monai_ext.base.errors import InputError
+from monai_ext.base.files import atomic_path
+from monai_ext.formats.heatmap import HeatMap
+from monai_ext.formats.tissue import Tissue
 from monai_ext.slides.plan import SlidePlan, Tile
-from monai_ext.slides.tissue import Tissue
 
 __all__ = ["PartialSlide"]
 

@@ -15,8 +15,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from monai.bundle import ConfigParser
 
-from monai_ext.data.points import atomic_path
-from monai_ext.errors import InputError, input_error_in
+from monai_ext.base.errors import InputError, input_error_in
+from monai_ext.base.files import atomic_path
 
 __all__ = ["central_choice", "errors_unwrapped", "grid", "read_bundle", "read_settings", "write_tuned"]
 

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from fastapi import HTTPException
 from monailabel.interfaces.exception import ImageNotFoundException, MONAILabelException
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 
 __all__ = ["answered", "known"]
 

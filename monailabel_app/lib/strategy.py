@@ -13,9 +13,9 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from lib.errors import known
 from lib.infer import BundleInfer
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
+from monai_ext.formats.levels import open_levels
 from monai_ext.label import uncertainty
-from monai_ext.slides.levels import open_levels
 
 __all__ = ["Uncertainty"]
 

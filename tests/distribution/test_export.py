@@ -11,9 +11,9 @@ from monai.apps.utils import HashCheckError
 from monai.bundle import download, download_large_files
 
 from monai_ext import __main__
+from monai_ext.base.errors import InputError
 from monai_ext.distribution import export_bundles
 from monai_ext.distribution.archive import write_zip
-from monai_ext.errors import InputError
 from tests.distribution.conftest import FILES, METADATA, WEIGHTS, write_bundle
 
 TITLE = "tiny_v1.2.0"

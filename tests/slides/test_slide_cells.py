@@ -13,11 +13,11 @@ import shapely
 import torch
 from torch import nn
 
+from monai_ext.base.errors import InputError
 from monai_ext.data import Cohort, read_geojson
-from monai_ext.data.phantom import write_slide
-from monai_ext.errors import InputError
 from monai_ext.inferers import CellFinder, PatchClassifier
 from monai_ext.networks.nets import HematoxylinMap, TransposedUNet
+from monai_ext.phantom import write_slide
 from monai_ext.slides import SlideCells, check_slide
 from monai_ext.slides.cell_spool import CellSpool, once
 from monai_ext.transforms import NucleusInstances

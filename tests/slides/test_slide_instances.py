@@ -15,10 +15,10 @@ import torch.distributed as dist
 from scipy import ndimage
 from torch import nn
 
+from monai_ext.base.errors import InputError
 from monai_ext.data import Cohort, read_geojson
-from monai_ext.data.sparse_instances import SparseInstances
-from monai_ext.errors import InputError
 from monai_ext.inferers import InstanceFinder, InstanceInferer
+from monai_ext.instances.sparse import SparseInstances
 from monai_ext.networks.nets import NucleiMaskRCNN
 from monai_ext.slides import SlideCells, check_slide
 from monai_ext.slides.cell_spool import CellSpool, once

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from monai_ext.errors import DataListError, InputError
+from monai_ext.base.errors import DataListError, InputError
 from monai_ext.metrics.evidence import pointing_scores
 from monai_ext.networks.nets import CELNet
 from monai_ext.tuning import DEFAULT_EVIDENCE, read_evidence, tune_evidence

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 import torch
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.tuning import DEFAULT_INSTANCES, read_instances, tune_instances
 from monai_ext.tuning.instances import _choose
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monai_ext.errors import DataListError, InputError
+from monai_ext.base.errors import DataListError, InputError
 from monai_ext.metrics.detection import sweep_detection_thresholds
 from monai_ext.tuning import DEFAULT_THRESHOLDS, read_thresholds, tune_mitosis
 from monai_ext.tuning.common import grid

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.networks.utils import fill, read_state_dict
 
 __all__ = ["BACKBONES", "Backbone"]
