@@ -12,8 +12,9 @@ from scipy import fft
 from monai_ext.phantom.blood import fluid
 from monai_ext.phantom.noise import grid_noise, hash64
 from monai_ext.phantom.nuclei import FORMS, REACH, sprites
-from monai_ext.phantom.places import FORM_NAMES, Cells, Structure, Window
+from monai_ext.phantom.places import FORM_NAMES, Cells, Window
 from monai_ext.phantom.slide import PhantomSlide
+from monai_ext.phantom.structures import Structure
 from monai_ext.phantom.tissue import fibre_coordinate, plan_cells, structures_in
 
 __all__ = ["Canvas", "paint"]

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from monai_ext.base.errors import InputError
 from monai_ext.phantom.noise import hash64
 from monai_ext.phantom.optics import Scanner, draw_stains, stain_matrix
-from monai_ext.phantom.places import Blob, Structure
+from monai_ext.phantom.structures import Blob, Structure
 from monai_ext.phantom.tissue import Tissue, structures_in
 
 __all__ = ["PhantomSlide", "phantom_slide"]

@@ -21,9 +21,9 @@ from monai_ext.phantom.field import PhantomField, phantom_field
 from monai_ext.phantom.noise import hash64
 from monai_ext.phantom.nuclei import CellClass
 from monai_ext.phantom.output import new_folder
-from monai_ext.phantom.places import Structure
 from monai_ext.phantom.pyramid import write_slide
 from monai_ext.phantom.slide import PhantomSlide, phantom_slide
+from monai_ext.phantom.structures import Structure
 from monai_ext.phantom.tissue import Tissue, structures_in
 
 __all__ = ["write_vessel_slide", "write_vessels"]

@@ -9,9 +9,9 @@ import numpy as np
 
 from monai_ext.base.files import write_png
 from monai_ext.base.threads import cache_in_threads
+from monai_ext.data.tiles import LABEL_FOLDERS
 from monai_ext.formats.image import read_field
 from monai_ext.prepare.samples import Sample
-from monai_ext.prepare.tiles import LABEL_FOLDERS
 
 __all__ = ["Tile", "image_pixels"]
 

@@ -20,8 +20,14 @@ from monai_ext.formats.image import read_field, read_mask
 from monai_ext.formats.outlines import label_map_to_polygons
 from monai_ext.formats.point_files import read_points
 from monai_ext.phantom import write_camelyon16, write_dataset, write_slide, write_vessel_slide, write_vessels
-from tests.data import test_prepare, test_prepare_cells, test_prepare_nuclei_mat, test_prepare_pcam, test_prepare_pvid
 from tests.docs.shell import ROOT
+from tests.prepare import (
+    test_prepare,
+    test_prepare_cells,
+    test_prepare_nuclei_mat,
+    test_prepare_pcam,
+    test_prepare_pvid,
+)
 
 Recipe = Callable[[Path], object]
 SIDE = 128  # px of a field

@@ -37,7 +37,7 @@ from monai_ext.phantom.label_noise import SSA_NOISE, WSA_NOISE
 from monai_ext.phantom.noise import grid_noise, point_noise
 from monai_ext.phantom.nuclei import FORMS, sprites
 from monai_ext.phantom.painting import paint
-from monai_ext.phantom.places import Blob
+from monai_ext.phantom.structures import Blob
 from monai_ext.phantom.tissue import structures_in
 
 DENSITY_TOLERANCE = 1e-4  # optical density, floating point

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from tests.data.test_measurements import blobs
 
 from monai_ext.base.errors import InputError
 from monai_ext.formats.geojson import Features, write_geojson
@@ -13,6 +12,7 @@ from monai_ext.metrics.instance import AggregatedJaccardIndex, Overlaps, Panopti
 from monai_ext.reports import agreement
 from monai_ext.reports.agreement import compare_cells, outline_overlaps
 from tests.data.test_cells import compact
+from tests.formats.test_measurements import blobs
 
 TOL = 1e-12
 

@@ -5,12 +5,12 @@ import pytest
 import shapely
 import torch
 from monai.data import MetaTensor
-from tests.data.test_measurements import blobs
 
 from monai_ext.base.errors import InputError
 from monai_ext.formats.geojson import read_geojson
 from monai_ext.transforms import FindCellsd, SaveCellsd
 from tests.data.test_cells import NAMES, compact, painted, reddest
+from tests.formats.test_measurements import blobs
 
 SIDE_TOL = 1e-6
 
