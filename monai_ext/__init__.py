@@ -1,23 +1,63 @@
 """Weakly supervised histopathology with MONAI: see ``README.md`` and ``docs/``."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-import importlib
-from pathlib import Path
-from types import ModuleType
+from monai_ext.base.lazy import lazy_names
+from monai_ext.base.version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from monai_ext import (
+        base,
+        data,
+        distribution,
+        engines,
+        explain,
+        formats,
+        handlers,
+        inferers,
+        instances,
+        label,
+        losses,
+        metrics,
+        networks,
+        optimizers,
+        phantom,
+        prepare,
+        reports,
+        slides,
+        transforms,
+        tuning,
+        visualize,
+    )
+    from monai_ext.base import distributed, errors, flags
 
-_PACKAGES = sorted(path.parent.name for path in Path(__file__).parent.glob("*/__init__.py"))
-_ALIASES = {"distributed": "base.distributed", "errors": "base.errors", "flags": "base.flags"}
+__all__ = [
+    "__version__",
+    "base",
+    "data",
+    "distributed",
+    "distribution",
+    "engines",
+    "errors",
+    "explain",
+    "flags",
+    "formats",
+    "handlers",
+    "inferers",
+    "instances",
+    "label",
+    "losses",
+    "metrics",
+    "networks",
+    "optimizers",
+    "phantom",
+    "prepare",
+    "reports",
+    "slides",
+    "transforms",
+    "tuning",
+    "visualize",
+]
 
-
-def __getattr__(name: str) -> ModuleType:
-    # so that `import monai_ext` is enough in a configuration, and costs nothing on the command line
-    if name in _PACKAGES or name in _ALIASES:
-        return importlib.import_module(f"{__name__}.{_ALIASES.get(name, name)}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_PACKAGES, *_ALIASES])
+# so that `import monai_ext` is enough in a configuration, and costs nothing on the command line
+__getattr__ = lazy_names(__name__, __file__)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from monai_ext import __version__
+from monai_ext.base.version import __version__
 
 __all__ = ["item_hash", "settings_hash"]
 

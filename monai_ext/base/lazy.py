@@ -9,7 +9,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["lazy_names"]
+__all__ = ["deferred_imports", "guards_types", "lazy_names"]
+
+
+def guards_types(node: ast.AST) -> bool:
+    """Whether a statement is ``if TYPE_CHECKING:``."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def deferred_imports(file: str | Path) -> dict[str, tuple[str, str]]:
+    """The names that a file imports below ``if TYPE_CHECKING:``, each with its module and its name there."""
+    tree = ast.parse(Path(file).read_bytes())
+    statements = [statement for node in tree.body if guards_types(node) for statement in node.body]
+    return {
+        alias.asname or alias.name: (statement.module, alias.name)
+        for statement in statements
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+    }
 
 
 def lazy_names(package: str, file: str) -> Callable[[str], Any]:
@@ -30,21 +47,15 @@ def lazy_names(package: str, file: str) -> Callable[[str], Any]:
     Raises:
         AttributeError: (the function returned) there is no such name.
     """
-    tree = ast.parse(Path(file).read_bytes())
-    guarded = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
-    modules = {
-        alias.asname or alias.name: (statement.module, alias.name)
-        for node in guarded
-        for statement in node.body
-        if isinstance(statement, ast.ImportFrom)
-        for alias in statement.names
-    }
+    names = deferred_imports(file)
 
     def imported(name: str) -> Any:
-        if name not in modules:
+        if name not in names:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module, attribute = modules[name]
-        value = getattr(importlib.import_module(module), attribute)
+        module, attribute = names[name]
+        value = None if module == package else getattr(importlib.import_module(module), attribute, None)
+        if value is None:  # a module, not what one holds
+            value = importlib.import_module(f"{module}.{attribute}")
         setattr(sys.modules[package], name, value)  # the next use does not come here
         return value
 

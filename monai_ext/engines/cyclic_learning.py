@@ -20,7 +20,7 @@ from monai_ext.data.datalist import load_datalist, read_content
 from monai_ext.engines.phases import Phase, PhaseRunner
 from monai_ext.formats.image import read_field, read_mask
 from monai_ext.networks.utils import read_state_dict
-from monai_ext.reports.instance_rows import instance_rows
+from monai_ext.reports.instance_pictures import instance_rows
 
 __all__ = ["CyclicLearning"]
 

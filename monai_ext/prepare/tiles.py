@@ -23,13 +23,13 @@ from monai_ext.base.files import find_files
 from monai_ext.base.threads import in_threads
 from monai_ext.data.datalist import Item, check_mask_item, load_datalist, read_content
 from monai_ext.data.split import PARTS
+from monai_ext.data.tiles import check_both_labels, images_below
 from monai_ext.formats.image import SUFFIXES, read_mask
 from monai_ext.prepare.common import prepare
 from monai_ext.prepare.fields import square_corners
 from monai_ext.prepare.samples import Sample
 from monai_ext.prepare.slide_tiles import SlideRule
 from monai_ext.prepare.tile import Tile, image_pixels
-from monai_ext.prepare.tiles import check_both_labels, images_below
 
 __all__ = ["prepare_tiles"]
 

@@ -26,9 +26,9 @@ import torch
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from monai_ext import __version__
 from monai_ext.base.colours import to_rgb
 from monai_ext.base.files import atomic_path
+from monai_ext.base.version import __version__
 
 __all__ = ["write_metrics", "write_report"]
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from monai_ext.reports.instance_rows import instance_rows
+from monai_ext.reports.instance_pictures import instance_rows
 
 GAP, BAND = 4, 22  # px
 
