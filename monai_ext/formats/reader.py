@@ -154,13 +154,13 @@ class SlideReader:
         canvas = np.empty((*shape, 3), np.uint8)
         block = max(1, int(_BLOCK / grid.factor))
 
-        def fill(top: int, left: int) -> None:
+        def read_block(top: int, left: int) -> None:
             part = canvas[top : top + block, left : left + block]
             part[:] = self._read(grid, row + top, col + left, *part.shape[:2])
 
         corners = list(product(*(range(0, side, block) for side in shape)))
         with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
-            for done in [pool.submit(fill, *corner) for corner in corners]:
+            for done in [pool.submit(read_block, *corner) for corner in corners]:
                 done.result()
         return canvas
 

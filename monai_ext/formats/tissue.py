@@ -115,7 +115,7 @@ class Tissue:
         return self.mask[tuple(place.T)]
 
     def count(self, row_edges: np.ndarray, col_edges: np.ndarray) -> int:
-        """How many cells of a lattice touch tissue; without listing them, for there may be thousands of millions."""
+        """How many cells of a lattice touch tissue; without listing them: there may be billions."""
         rows, down = self._spans(row_edges, self.mask.shape[0])
         cols, right = self._spans(col_edges, self.mask.shape[1])
         chunks = range(0, len(down), _ROWS)

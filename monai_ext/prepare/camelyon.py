@@ -16,7 +16,7 @@ from monai_ext.base.errors import DataListError, InputError
 from monai_ext.base.files import atomic_path, find_files
 from monai_ext.base.flags import as_flag
 from monai_ext.data.split import PARTS
-from monai_ext.prepare.common import check_samples, note, prepare
+from monai_ext.prepare.common import check_samples, prepare, remark
 from monai_ext.prepare.patches import PatchGrid, Rule, Slide, both_kinds, draw_patches, label_at_centre
 from monai_ext.prepare.samples import Sample
 
@@ -162,9 +162,9 @@ def _read_release(src: Path, dst: str | os.PathLike, mpp: float | None, problems
     zips = find_files(src, (".zip",), dst) if not annotations else []
     problems += [f"{path}: expected it unpacked" for path in zips if "annotation" in path.name.lower()]
     for name in _WITHDRAWN.keys() & images.keys():
-        note(images.pop(name), f"left out, as the release has withdrawn it: {_WITHDRAWN[name]}")
+        remark(images.pop(name), f"left out, as the release has withdrawn it: {_WITHDRAWN[name]}")
     if lost := sorted(annotations.keys() - images.keys() - _WITHDRAWN.keys()):
-        note(src, f"{len(lost)} annotations without a slide left out: {', '.join(lost):.200}")
+        remark(src, f"{len(lost)} annotations without a slide left out: {', '.join(lost):.200}")
     reference = _reference(src, dst, problems)
     slides = []
     for name, image in images.items():
@@ -237,7 +237,7 @@ def _draw(
         what = " or ".join(rule.what for rule, _ in pools)
         raise DataListError(src, [f"{src}: expected {what} on the slides of the part {part}, found none"])
     if len(drawn) < count:
-        note(Path(src), f"{part}: the slides hold {len(drawn)} of {count} patches")
+        remark(Path(src), f"{part}: the slides hold {len(drawn)} of {count} patches")
     return drawn
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from monai_ext.base.errors import InputError
-from monai_ext.prepare.common import note
+from monai_ext.prepare.common import remark
 from monai_ext.prepare.fields import FieldSource, Truth, prepare_fields, tcga_patient
 from monai_ext.prepare.mat import labelled_fields, read_instances, read_mat
 from monai_ext.prepare.samples import Sample
@@ -51,7 +51,7 @@ def prepare_ccrcc(src: str | os.PathLike, dst: str | os.PathLike, **options: Any
         if set(parts.values()) != {"training", "validation", "test"}:
             return None
         if len({(s.group, parts[s.source.name]) for s in samples}) > len({s.group for s in samples}):
-            note(Path(src), "patients have images in several of the release's parts: group is the image")
+            remark(Path(src), "patients have images in several of the release's parts: group is the image")
             for sample in samples:
                 sample.group = sample.source.name
         return {sample.group: parts[sample.source.name] for sample in samples}

@@ -17,7 +17,7 @@ from monai_ext.base.threads import in_threads
 from monai_ext.data.split import DEAL_70_15_15, PARTS, random_split, read_split
 from monai_ext.prepare.samples import Sample, labels_per_group
 
-__all__ = ["check_samples", "note", "prepare"]
+__all__ = ["check_samples", "prepare", "remark"]
 
 S, T = TypeVar("S"), TypeVar("T")
 _BATCH = 256
@@ -165,7 +165,7 @@ def _summary(name: str, chosen: str, samples: list[Sample], parts: dict[str, str
         print(f"{name}: {chosen} split, {part}: {cases} cases, {len(own)} images, {labels} labels", file=sys.stderr)
 
 
-def note(src: Path, text: str) -> None:
+def remark(src: Path, text: str) -> None:
     """Tell the user something about the release that is no problem."""
     print(f"{src}: {text}", file=sys.stderr)
 

@@ -14,7 +14,7 @@ from monai_ext.base.files import find_files
 from monai_ext.base.flags import as_flag
 from monai_ext.base.threads import in_threads
 from monai_ext.formats.image import read_field, read_mask
-from monai_ext.prepare.common import note
+from monai_ext.prepare.common import remark
 from monai_ext.prepare.fields import FieldSource, Truth, prepare_fields
 
 __all__ = ["is_he_like", "prepare_dsb2018"]
@@ -53,11 +53,11 @@ def prepare_dsb2018(src: str | os.PathLike, dst: str | os.PathLike, *, he_only: 
             problems.append(f"{folder}: expected {expected}, found {len(images)} images, none with masks")
             return []
         if len(labelled) < len(images):
-            note(folder, f"{len(images) - len(labelled)} images without masks left out")
+            remark(folder, f"{len(images) - len(labelled)} images without masks left out")
         if he_only:
             kept = list(in_threads(partial(_keep, problems), labelled, "dsb2018: looking for H&E"))
             labelled = [path for path, keep in zip(labelled, kept, strict=True) if keep]
-            note(folder, f"{len(kept) - len(labelled)} of {len(kept)} images left out, as they are not H&E-like")
+            remark(folder, f"{len(kept) - len(labelled)} of {len(kept)} images left out, as they are not H&E-like")
             if not labelled and not problems:
                 problems.append(f"{folder}: expected H&E-like images (he_only=False keeps all), found none")
         return [

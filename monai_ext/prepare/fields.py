@@ -20,8 +20,8 @@ from monai_ext.base.threads import in_threads
 from monai_ext.formats.image import read_field
 from monai_ext.formats.outlines import instance_centroids
 from monai_ext.formats.point_files import write_points
-from monai_ext.prepare.common import Paper, note, prepare
-from monai_ext.prepare.samples import Sample, put
+from monai_ext.prepare.common import Paper, prepare, remark
+from monai_ext.prepare.samples import Sample, copy_or_link
 
 __all__ = [
     "FieldSource",
@@ -102,7 +102,7 @@ class _InstanceField(Sample):
         image, truth = _load(self.source)
         if self.corner is None:
             place = f"images/{self.name}{self.source.image.suffix}"
-            put(self.source.image, dst / place, link)
+            copy_or_link(self.source.image, dst / place, link)
         else:
             place = f"images/{self.name}.png"
             image, *truth = (_square(array, self.corner, self.tile) for array in (image, *truth))
@@ -244,5 +244,5 @@ def with_labels(folder: Path, images: Mapping[str, Path], labels: Mapping[str, P
     """Names of images that have labels, in order; labels without an image go into ``problems``, the rest is noted."""
     problems += [f"{labels[name]}: expected its image, found none" for name in sorted(labels.keys() - images.keys())]
     if bare := len(images.keys() - labels.keys()):
-        note(folder, f"{bare} images without labels left out")
+        remark(folder, f"{bare} images without labels left out")
     return sorted(images.keys() & labels.keys())

@@ -19,7 +19,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.base.files import find_files
 from monai_ext.data.split import carve_validation
 from monai_ext.formats.point_files import read_points
-from monai_ext.prepare.common import note, prepare
+from monai_ext.prepare.common import prepare, remark
 from monai_ext.prepare.samples import PointsImage, Sample, labels_per_group
 
 __all__ = ["prepare_amida13", "prepare_midog", "prepare_mitos12", "prepare_mitos14", "prepare_tupac16"]
@@ -127,7 +127,7 @@ def prepare_mitos14(
             places = f"{scanner}03/frames/{frames}/*.tiff with {scanner}03/mitosis/*_mitosis.csv"
             problems.append(f"{folder}: expected frames at {places}, found {len(images)} frames, none with labels")
         elif len(labelled) < len(images):
-            note(folder, f"{len(images) - len(labelled)} frames of slides without labels left out")
+            remark(folder, f"{len(images) - len(labelled)} frames of slides without labels left out")
         samples = []
         for path in labelled:
             points, lookalikes = (_frame_points(path, kind, frames, problems) for kind in ("mitosis", "not_mitosis"))
@@ -236,7 +236,7 @@ def prepare_midog(
         images = {path.name: path for path in find_files(folder, (".tif", ".tiff", ".png", ".jpg"), dst)}
         kept = {name: own for name, own in boxes.items() if own or keep_unannotated}
         if len(kept) < len(boxes):
-            note(folder, f"{len(boxes) - len(kept)} images without any annotation left out (keep_unannotated=True)")
+            remark(folder, f"{len(boxes) - len(kept)} images without any annotation left out (keep_unannotated=True)")
         problems += [f"{folder}: expected image {name}, found none" for name in kept if name not in images]
         samples = []
         for name in kept.keys() & images.keys():
@@ -264,7 +264,7 @@ def _case_folders(src: Path, dst: str | os.PathLike, problems: list[str], places
         if path.parent.name in cases or path.parent.name.isdigit():
             tables[path.parent.name, path.stem] = path
         else:
-            note(path, "not in a case's folder: left out")
+            remark(path, "not in a case's folder: left out")
     if not _both_there(src, images, tables, problems, places):
         return []
     return [
@@ -283,7 +283,7 @@ def _both_there(src: Path, images: dict, tables: dict, problems: list[str], plac
     problems += [f"{tables[key]}: expected its image, found none" for key in sorted(tables.keys() - images.keys())]
     bare = len(images.keys() - tables.keys())
     if bare:
-        note(src, f"{bare} of {len(images)} images have no CSV: taken as having no mitoses")
+        remark(src, f"{bare} of {len(images)} images have no CSV: taken as having no mitoses")
     return True
 
 

@@ -18,7 +18,7 @@ from monai_ext.base.arrays import load_arrays
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import find_files
 from monai_ext.formats.outlines import polygons_to_label_map
-from monai_ext.prepare.common import note
+from monai_ext.prepare.common import remark
 from monai_ext.prepare.fields import FieldSource, Truth, prepare_fields, tcga_patient
 
 __all__ = ["prepare_nucls"]
@@ -80,7 +80,7 @@ def prepare_nucls(
             expected = expected if types else f"rgb/<name>.png with csv/<name>.csv, or {expected}"
             problems.append(f"{folder}: expected {expected}, found {len(images)} images, none with labels")
         elif bare := len(images) - len(readers):
-            note(folder, f"{bare} images without labels left out")
+            remark(folder, f"{bare} images without labels left out")
         return [
             FieldSource(tcga_patient(name), name, images[name], read, mpp or (None if name in maps else _MPP))
             for name, read in sorted(readers.items())

@@ -21,7 +21,7 @@ from monai_ext.base.files import write_png
 from monai_ext.formats.asap import read_asap_region
 from monai_ext.formats.geojson import Features, write_geojson
 from monai_ext.formats.outlines import polygons_to_mask
-from monai_ext.prepare.samples import LabelledSample, Sample, put
+from monai_ext.prepare.samples import LabelledSample, Sample, copy_or_link
 
 if TYPE_CHECKING:
     from monai_ext.formats.reader import SlideReader
@@ -72,7 +72,7 @@ class Slide(LabelledSample):
     def write(self, dst: Path, link: bool) -> dict[str, object]:  # noqa: ARG002 - slides are too large to be copied
         """Link the slide and write its tumour as GeoJSON."""
         entry: dict[str, object] = {"image": f"slides/{self.name}{self.image.suffix}", "label": self.label}
-        put(self.image, dst / entry["image"], link=True)
+        copy_or_link(self.image, dst / entry["image"], link=True)
         entry["annotation"] = None
         if self.annotation is not None:
             entry["annotation"] = f"annotations/{self.name}.geojson"

@@ -15,7 +15,7 @@ import numpy as np
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import find_files, write_png
-from monai_ext.prepare.common import note, prepare
+from monai_ext.prepare.common import prepare, remark
 from monai_ext.prepare.samples import LabelledImage, LabelledSample, Sample
 
 __all__ = ["prepare_pcam"]
@@ -92,7 +92,7 @@ def prepare_pcam(src: str | os.PathLike, dst: str | os.PathLike, *, limit: int |
             return _kaggle(tables[0], problems)
         samples = _hdf5(hdf5, official, problems)
         count = len(samples) if limit is None else min(len(samples), limit * len(_PARTS))
-        note(folder, f"{count} patches will take about {count * _PNG_BYTES / 1e9:.2g} GB as PNG (limit= for fewer)")
+        remark(folder, f"{count} patches will take about {count * _PNG_BYTES / 1e9:.2g} GB as PNG (limit= for fewer)")
         return samples
 
     def choose(samples: list[Sample], parts: dict[str, str]) -> list[Sample]:
@@ -117,7 +117,7 @@ def _kaggle(table: Path, problems: list[str]) -> list[Sample]:
         else:
             samples.append(LabelledImage(name, name, int(label), images[name], _MPP))
     if unlabelled := len(images.keys() - labels.keys()):
-        note(folder, f"{unlabelled} patches without a label left out")
+        remark(folder, f"{unlabelled} patches without a label left out")
     return samples
 
 

@@ -23,7 +23,7 @@ from monai_ext.formats.image import SUFFIXES, read_field, read_mask
 from monai_ext.formats.point_files import write_points
 from monai_ext.formats.points import points_outside
 from monai_ext.prepare.common import prepare
-from monai_ext.prepare.samples import LabelledSample, Sample, labels_per_group, put
+from monai_ext.prepare.samples import LabelledSample, Sample, copy_or_link, labels_per_group
 
 __all__ = ["prepare_pvid"]
 
@@ -67,7 +67,7 @@ class _VesselImage(LabelledSample):
     def write(self, dst: Path, link: bool) -> dict[str, object]:
         """The image as it is, the lumen as PNG, the centroids as CSV."""
         entry: dict[str, object] = {"image": f"images/{self.name}{self.image.suffix}", "label": self.label}
-        put(self.image, dst / entry["image"], link)
+        copy_or_link(self.image, dst / entry["image"], link)
         if self.lumen is not None:
             entry["mask"] = f"masks/{self.name}.png"
             shape = read_field(self.image).image.shape[1:]

@@ -21,7 +21,7 @@ from monai_ext.base.threads import cache_in_threads, in_threads
 from monai_ext.formats.geojson import Features, class_numbers, read_geojson, write_geojson
 from monai_ext.formats.image import SUFFIXES
 from monai_ext.formats.outlines import polygons_to_label_map
-from monai_ext.prepare.common import note, prepare
+from monai_ext.prepare.common import prepare, remark
 from monai_ext.prepare.fields import MapOptions, Truth, square_corners, write_maps
 from monai_ext.prepare.samples import Sample
 
@@ -289,7 +289,7 @@ def _slides(
         found = f"{len(images)} images, none with it"
         problems.append(f"{src}: expected slides or images, and {wanted}/<name>.geojson of them, found {found}")
     elif len(usable) < len(images):
-        note(src, f"{len(images) - len(usable)} images without the annotation left out")
+        remark(src, f"{len(images) - len(usable)} images without the annotation left out")
     return usable
 
 
@@ -309,9 +309,9 @@ def _name_classes(src: Path, slides: Sequence[_Slide], named: dict[str, list[str
         listed = ", ".join(
             f"{count} of {'no class' if name is None else repr(name)}" for name, count in unknown.items()
         )
-        note(src, f"objects that are none of {', '.join(named) or 'any class'} have no class here: {listed:.200}")
+        remark(src, f"objects that are none of {', '.join(named) or 'any class'} have no class here: {listed:.200}")
     if missing := [name for name, own in named.items() if not any(alias in found for alias in own)]:
-        note(src, f"no object is of the class {', '.join(missing)}")
+        remark(src, f"no object is of the class {', '.join(missing)}")
 
 
 def _squares(slide: _Slide) -> tuple[list[Sample], list[str]]:
@@ -329,7 +329,7 @@ def _squares(slide: _Slide) -> tuple[list[Sample], list[str]]:
     except InputError as error:
         return [], [str(error)]
     if not samples:
-        note(slide.path, "no tissue found: left out")
+        remark(slide.path, "no tissue found: left out")
     return samples, []
 
 

@@ -24,8 +24,8 @@ __all__ = [
     "LabelledSample",
     "PointsImage",
     "Sample",
+    "copy_or_link",
     "labels_per_group",
-    "put",
 ]
 
 _MPP = 0.25
@@ -104,7 +104,7 @@ class PointsImage(Sample):
             "image": f"images/{self.name}{self.image.suffix}",
             "label": f"labels/{self.name}.csv",
         }
-        put(self.image, dst / entry["image"], link)
+        copy_or_link(self.image, dst / entry["image"], link)
         write_points(dst / entry["label"], self.points)
         entry["mpp"] = self.mpp
         if self.lookalikes is not None:
@@ -158,7 +158,7 @@ class LabelledImage(LabelledSample):
     def write(self, dst: Path, link: bool) -> dict[str, object]:
         """The image as it is; the label stands in the list."""
         place = f"images/{self.name}{self.image.suffix}"
-        put(self.image, dst / place, link)
+        copy_or_link(self.image, dst / place, link)
         return {"image": place, "label": self.label, "mpp": self.mpp}
 
 
@@ -170,7 +170,7 @@ def labels_per_group(samples: Iterable[Sample]) -> dict[str, int]:
     return dict(weights)
 
 
-def put(source: Path, target: Path, link: bool) -> None:
+def copy_or_link(source: Path, target: Path, link: bool) -> None:
     """Copy or link a file; it appears whole or not at all."""
     with atomic_path(target) as temporary:
         if not link:

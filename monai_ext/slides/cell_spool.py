@@ -34,7 +34,7 @@ class CellSpool:
         folder: of the files.
         class_names: of the cells' classes.
         position: what :attr:`position` was when an earlier run noted it: files that are there are cut off at it and
-            gone on with; ``None`` for new ones.
+            appended to; ``None`` for new ones.
 
     Raises:
         InputError: the files are shorter than that.
@@ -126,7 +126,7 @@ class CellSpool:
         return values
 
 
-def once(
+def drop_second_versions(
     records: np.ndarray, reach: float, alike: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 ) -> np.ndarray:
     """Which records to keep so that no cell comes twice: of two tiles' versions the surer, or else the earlier tile's.

@@ -24,7 +24,7 @@ from monai_ext.data.cells import Cells, Grid, summarize_cells
 from monai_ext.formats.geojson import Color, GeoJSONWriter
 from monai_ext.formats.reader import SlideReader
 from monai_ext.formats.tissue import Tissue
-from monai_ext.slides.cell_spool import CellSpool, once, write_csv
+from monai_ext.slides.cell_spool import CellSpool, drop_second_versions, write_csv
 from monai_ext.slides.inferer import SlideInferer
 from monai_ext.slides.overlay import scale_bar
 from monai_ext.slides.partial import PartialSlide
@@ -145,7 +145,7 @@ class SlideCells(SlideInferer):
         plan, spool = partial.plan, partial.heat
         geojson, csv, picture, plan_json = (partial.folder / f"output{suffix}" for suffix in self.suffixes)
         records = spool.records()
-        records = records[once(records, self.finder.reach * plan.scale, self._alike(spool))]
+        records = records[drop_second_versions(records, self.finder.reach * plan.scale, self._alike(spool))]
         records = records[np.lexsort([records[name] for name in ("col", "row", "confidence")])]
         with GeoJSONWriter(geojson) as writer:
             writer.write_encoded(spool.texts(records))

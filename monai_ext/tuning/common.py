@@ -38,7 +38,7 @@ def grid(limits: Sequence[float], name: str = "limits") -> np.ndarray:
 
 
 def read_settings(path: str | os.PathLike, defaults: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What a tuning wrote, or the defaults, said aloud, where there is no such file.
+    """What a tuning wrote, or the defaults, with a message, where there is no such file.
 
     Args:
         path: the JSON file.

@@ -38,7 +38,7 @@ _FUSION = ["alpha", "beta", "sigma"]
 
 
 def read_evidence(path: str | os.PathLike) -> dict[str, Any]:
-    """What :func:`tune_evidence` wrote, or the defaults, said aloud, where there is no such file.
+    """What :func:`tune_evidence` wrote, or the defaults, with a message, where there is no such file.
 
     Args:
         path: ``evidence.json``.

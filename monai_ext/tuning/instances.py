@@ -35,7 +35,7 @@ _SWEPT = ("threshold", "min_area_um2", "sigma_um", "depth_um")
 
 
 def read_instances(path: str | os.PathLike) -> dict[str, Any]:
-    """The settings that :func:`tune_instances` wrote, or the defaults, said aloud, where there is no such file.
+    """The settings that :func:`tune_instances` wrote, or the defaults, with a message, where there is no such file.
 
     Args:
         path: ``instances.json``.

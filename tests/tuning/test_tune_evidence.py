@@ -28,7 +28,7 @@ def test_file_is_read_back(tmp_path):
     assert read_evidence(tmp_path / "evidence.json") == content
 
 
-def test_no_file_means_the_defaults_said_aloud(tmp_path, capsys):
+def test_no_file_means_the_defaults_with_a_message(tmp_path, capsys):
     settings = read_evidence(tmp_path / "evidence.json")
     assert settings == DEFAULT_EVIDENCE
     assert settings is not DEFAULT_EVIDENCE

@@ -26,7 +26,7 @@ def test_file_is_read_back(tmp_path):
     assert read_thresholds(tmp_path / "thresholds.json") == content
 
 
-def test_no_file_means_the_defaults_said_aloud(tmp_path, capsys):
+def test_no_file_means_the_defaults_with_a_message(tmp_path, capsys):
     thresholds = read_thresholds(tmp_path / "thresholds.json")
     assert thresholds == DEFAULT_THRESHOLDS
     assert thresholds is not DEFAULT_THRESHOLDS
