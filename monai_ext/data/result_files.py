@@ -14,7 +14,7 @@ from filelock import FileLock
 from monai.data import MetaTensor
 
 from monai_ext.base.errors import InputError
-from monai_ext.base.files import atomic_path
+from monai_ext.base.files import atomic_path, write_png
 
 __all__ = ["ResultFiles"]
 
@@ -65,8 +65,7 @@ class ResultFiles:
         shrink = self.max_side / max(picture.shape)
         if shrink < 1:
             picture = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
-        with atomic_path(path) as temporary:
-            cv2.imwrite(str(temporary), picture[..., ::-1])
+        write_png(path, picture)
 
     def write_row(self, row: Mapping[str, Any]) -> None:
         """Add an image's row to ``summary.csv``, or replace it; any number of processes may do so."""

@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import pandas as pd
 import torch
 
 from monai_ext.base.distributed import barrier, is_first
 from monai_ext.base.errors import InputError
-from monai_ext.base.files import atomic_path
+from monai_ext.base.files import atomic_path, write_png
 from monai_ext.data.datalist import load_datalist, read_content
 from monai_ext.engines.phases import Phase, PhaseRunner
 from monai_ext.formats.image import read_field, read_mask
@@ -232,8 +231,7 @@ class CyclicLearning:
         ]
         headings = ["image", "labels", *(f"cycle {cycle}" for cycle in cycles)]
         picture = instance_rows([read_field(name).image for name in shown], maps, headings)
-        with atomic_path(self.output_dir / "cycles.png") as temporary:
-            cv2.imwrite(str(temporary), picture[..., ::-1])
+        write_png(self.output_dir / "cycles.png", picture)
 
 
 def _found_instances(folder: Path) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from monai_ext.base.files import atomic_path
+from monai_ext.base.files import write_png
 from monai_ext.base.overlay import overlay
 from monai_ext.data.cohort import Cohort
 from monai_ext.data.result_files import ResultFiles
@@ -73,8 +73,7 @@ class SaveVesseld(MapTransform):
         source = self.files.source(image, self.source_key)
         stem = source.with_suffix("") / f"{found.name}.png" if "outlines" in d else source
         pictures = {kind: self.files.path(stem, f"_{kind}.png") for kind in ("overlay", "classes")}
-        with atomic_path(pictures["classes"]) as temporary:
-            cv2.imwrite(str(temporary), found.spread(found.classes))
+        write_png(pictures["classes"], found.spread(found.classes))
         self.files.write_picture(pictures["overlay"], _picture(image, found, self.files.max_side))
         self._features += found.features()
         if bool(d.get("last", True)):

@@ -1,0 +1,72 @@
+"""Files that appear whole or not at all."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from monai_ext.base.files import atomic_path, find_files, write_png
+
+LIBRARY = Path(__file__).parents[2] / "monai_ext"
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((5, 7), np.uint8), ((5, 7), np.uint16), ((5, 7, 3), np.uint8)], ids=["grey", "16 bits", "RGB"]
+)
+def test_png_holds_what_was_written(tmp_path, shape, dtype):
+    image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype)
+    write_png(tmp_path / "new/a.png", image)
+    read = cv2.imread(str(tmp_path / "new/a.png"), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(read[..., ::-1] if image.ndim == 3 else read, image)
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path):
+    # the limit of a file's size stands for a disk without room: both are an OSError of the write
+    write_png(tmp_path / "a.png", np.zeros((2, 2), np.uint8))
+    before = (tmp_path / "a.png").read_bytes()
+    code = f"""
+import resource, signal
+import numpy as np
+from monai_ext.base.files import write_png
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+write_png({str(tmp_path / "a.png")!r}, np.random.default_rng(0).integers(0, 255, (99, 99), np.uint8))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "File too large" in run.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_pictures_are_written_by_the_one_checked_function():
+    # OpenCV's own writer tells of a full disk by a return value, if at all
+    assert [path for path in LIBRARY.rglob("*.py") if "cv2.imwrite(" in path.read_text()] == []
+
+
+def test_a_file_takes_its_place_when_the_block_ends_well(tmp_path):
+    with atomic_path(tmp_path / "sub/a.txt") as temporary:
+        temporary.write_text("new")
+        assert not (tmp_path / "sub/a.txt").exists()
+        assert temporary.suffix == ".txt"
+    assert [path.name for path in (tmp_path / "sub").iterdir()] == ["a.txt"]
+
+
+def test_a_block_that_fails_leaves_nothing(tmp_path):
+    def fail(path):
+        path.write_text("half")
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"), atomic_path(tmp_path / "a.txt") as temporary:
+        fail(temporary)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_are_found_but_not_hidden_or_skipped_ones(tmp_path):
+    for name in ("b.PNG", "sub/a.png", ".hidden.png", ".git/x.png", "__MACOSX/x.png", "out/c.png", "d.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert find_files(tmp_path, (".png",), tmp_path / "out") == [tmp_path / "b.PNG", tmp_path / "sub/a.png"]
