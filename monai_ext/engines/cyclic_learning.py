@@ -16,6 +16,7 @@ import torch
 from monai_ext.data.datalist import load_datalist, read_content
 from monai_ext.data.image import read_field, read_mask
 from monai_ext.data.points import atomic_path
+from monai_ext.data.result_files import CYCLES
 from monai_ext.distributed import barrier, is_first
 from monai_ext.engines.phases import Phase, PhaseRunner
 from monai_ext.errors import InputError
@@ -232,7 +233,7 @@ class CyclicLearning:
         ]
         headings = ["image", "labels", *(f"cycle {cycle}" for cycle in cycles)]
         picture = instance_rows([read_field(name).image for name in shown], maps, headings)
-        with atomic_path(self.output_dir / "cycles.png") as temporary:
+        with atomic_path(self.output_dir / CYCLES) as temporary:
             cv2.imwrite(str(temporary), picture[..., ::-1])
 
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from monai_ext.data.cells import Cells, Grid, summarize_cells
 from monai_ext.data.geojson import Color, GeoJSONWriter
+from monai_ext.data.result_files import OVERLAY
 from monai_ext.slides.cell_spool import CellSpool, once, write_csv
 from monai_ext.slides.inferer import SlideInferer
 from monai_ext.slides.outputs import write_png
@@ -81,7 +82,7 @@ class SlideCells(SlideInferer):
             resume, fingerprint, title, notes.
     """
 
-    suffixes = (".geojson", "_cells.csv", "_overlay.png", "_plan.json")
+    suffixes = (".geojson", "_cells.csv", OVERLAY, "_plan.json")
     totals = ("tissue_mm2", "cells")
     ranked_by = "cells"
     caption = "{cells} cells"

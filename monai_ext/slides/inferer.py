@@ -21,6 +21,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from monai_ext.data.cohort import Cohort
+from monai_ext.data.result_files import OVERLAY
 from monai_ext.distributed import is_first, shard
 from monai_ext.errors import InputError
 from monai_ext.flags import as_flag
@@ -330,7 +331,7 @@ class SlideInferer:
 
     def _case(self, entry: Mapping[str, Any]) -> tuple[np.ndarray, str]:
         summary = entry["summary"]
-        picture = cv2.imread(str(self._output(entry["name"], "_overlay.png")))[..., ::-1]
+        picture = cv2.imread(str(self._output(entry["name"], OVERLAY)))[..., ::-1]
         return picture, f"{summary['image']}: {self.caption.format(**summary)}"
 
 
