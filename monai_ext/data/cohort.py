@@ -28,8 +28,8 @@ class Cohort:
     ``<output_dir>/state.json`` tells of every image whether it is ``pending``, ``done`` or ``failed``, and why; where
     images come with a summary, ``summary.csv`` holds one row each. Any number of processes may work on the images.
     While they do, the state is in ``state.sqlite``: what is marked there outlives a process that is killed, and the
-    next run takes it up. The two files are exported from it now and then, by :meth:`close`, and when the process ends
-    without it: by an error, by Ctrl-C, or by SIGTERM, which ends the process from now on as Ctrl-C does.
+    next run takes it up. The two files are exported from it now and then, by :meth:`close`, which removes it, and when
+    the process ends without that: by an error, by Ctrl-C, or by SIGTERM, which from now on does what Ctrl-C does.
 
     Args:
         source: an image; a folder of images, looked through with its subfolders; or a data set's folder, of which the
@@ -68,7 +68,8 @@ class Cohort:
         self.state: dict[str, dict[str, Any]] = {}
         self.items: list[dict[str, Any]] = []
         earlier = self._recorded.read() if as_flag(resume, "resume") else {}
-        if is_first():
+        self._is_first = is_first()
+        if self._is_first:
             self._recorded.check_writable()
         found = self._find(source, self.path.parent)
         for item in tqdm(found, desc="checking images", unit="image", disable=len(found) < 20):
@@ -83,9 +84,10 @@ class Cohort:
                 self.items.append(item)
         exit_on_sigterm()
         self._at_exit = weakref.finalize(self, self._recorded.export)
-        if is_first():
+        if self._is_first:
             self._recorded.begin(self.state)
         if not self.items:
+            self._end()
             first = next(iter(self.state.values()))["reason"]
             raise InputError(
                 source, "at least one readable image", f"{len(found)} that cannot be read; the first: {first}"
@@ -119,6 +121,13 @@ class Cohort:
     def reload(self) -> None:
         """Take over what other processes recorded."""
         self.state |= self._recorded.read()
+
+    def _end(self) -> None:
+        self._at_exit.detach()
+        if self._is_first:  # another process may end long before the last image is recorded
+            self._recorded.close()
+        else:
+            self._recorded.export()
 
     def _record(self, image: str, entry: dict[str, Any]) -> None:
         self._recorded.write(image, entry)
@@ -155,8 +164,7 @@ class Cohort:
             SystemExit: with code 1.
         """
         self.reload()
-        self._at_exit.detach()
-        self._recorded.close()
+        self._end()
         done, failed = (sum(entry["status"] == s for entry in self.state.values()) for s in ("done", "failed"))
         print(f"{done} of {len(self.state)} images done, {failed} failed: {self.path}")
         if done < len(self.state):

@@ -9,6 +9,7 @@ import os
 import time
 import weakref
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ __all__ = ["CLASSES", "CYCLES", "HEATMAP", "OVERLAY", "ResultFiles", "SummaryTab
 OVERLAY, CLASSES, HEATMAP = "_overlay.png", "_classes.png", "_heatmap.ome.tif"
 #: The name of the picture that a training by cycles writes.
 CYCLES = "cycles.png"
+
+_lock = lru_cache(FileLock)  # the same object for a file: making one takes longer than the lock
 
 
 def is_result(path: Path) -> bool:
@@ -78,26 +81,24 @@ class SummaryTable:
         Raises:
             InputError: the file is another table.
         """
+        cells = {name: "" if pd.isna(value) else value for name, value in row.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock():
-            if not self._schedule.is_due() and self._append(row):
+        with _lock(self.path.with_name(".summary.lock")):
+            if not self._schedule.is_due() and self._append(cells):
                 self._schedule.changes += 1
             else:
-                self._write(row)
+                self._write(cells)
 
     def order(self) -> None:
         """Bring the rows into order, if there are any."""
         if self.path.is_file():
-            with self._lock():
+            with _lock(self.path.with_name(".summary.lock")):
                 self._write()
 
     def close(self) -> None:
         """Bring the rows into order, if this process appended any since they were."""
         if self._schedule.changes:
             self.order()
-
-    def _lock(self) -> FileLock:
-        return FileLock(self.path.with_name(".summary.lock"))
 
     def _append(self, row: Mapping[str, Any]) -> bool:
         """Append a row, unless it has other columns than the file, or the file ends in a torn line."""
@@ -111,9 +112,7 @@ class SummaryTable:
             if names != list(row) or file.read(1) != b"\n":
                 return False
             line = io.StringIO()
-            # as pandas writes it, in a tenth of the time
-            cells = ["" if pd.isna(value) else value for value in row.values()]
-            csv.writer(line, lineterminator=os.linesep).writerow(cells)
+            csv.writer(line, lineterminator=os.linesep).writerow(row.values())
             try:
                 file.write(line.getvalue().encode())
                 file.flush()
@@ -122,24 +121,26 @@ class SummaryTable:
                 raise
         return True
 
-    def _read(self) -> pd.DataFrame:
+    def _read(self) -> list[dict[str, str]]:
         if not self.path.is_file():
-            return pd.DataFrame()
+            return []
         text = self.path.read_text(encoding="utf-8")
         text = text[: text.rfind("\n") + 1]  # a power cut or a full disk may have torn the last line
-        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False) if text else pd.DataFrame()
-        if text and "image" not in table:
-            raise InputError(self.path, "a column image", ", ".join(map(str, table.columns)))
-        return table
+        table = csv.DictReader(io.StringIO(text))
+        if text and "image" not in table.fieldnames:
+            raise InputError(self.path, "a table of images, or no such file", f"columns {', '.join(table.fieldnames)}")
+        return list(table)
 
-    def _write(self, *rows: Mapping[str, Any]) -> None:
+    def _write(self, *more: Mapping[str, Any]) -> None:
         """Write the table with some more rows."""
         began = time.monotonic()
-        table = pd.concat([self._read(), pd.DataFrame(rows, dtype=object)])
-        table = table.drop_duplicates("image", keep="last").sort_values("image")
-        with atomic_path(self.path) as temporary:
-            table.to_csv(temporary, index=False)
-        self._schedule.written(len(table), began)
+        rows = {row["image"]: row for row in (*self._read(), *more)}
+        columns = dict.fromkeys(name for row in rows.values() for name in row)
+        with atomic_path(self.path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, columns, lineterminator=os.linesep)
+            table.writeheader()
+            table.writerows(rows[image] for image in sorted(rows))
+        self._schedule.written(len(rows), began)
 
 
 class ResultFiles:

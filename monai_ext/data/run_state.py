@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 
 from monai_ext.data.points import atomic_path
 from monai_ext.errors import InputError
@@ -28,6 +29,7 @@ _VERSION = 1
 _PATIENCE_S = 300  # for a lock that another process holds; an export of 20,000 images holds it for .3 s
 _STATUSES = ("pending", "done", "failed")
 _EXPECTED = "the state of an earlier run, or no such file"
+_SELECT = "SELECT image, entry FROM images ORDER BY id"
 _ANEW = "choose another --output_dir, or begin anew with --resume false"
 
 
@@ -66,7 +68,8 @@ class RunState:
     While the run lasts it is in ``state.sqlite``, where recording an image costs the same however many there are.
     ``state.json`` and, where entries have a ``summary``, ``summary.csv`` are exported from it by a
     :class:`RewriteSchedule`, and at the end, when the database is removed. A database that is there holds all that was
-    recorded, whatever killed the process that did; without one, ``state.json`` does.
+    recorded, whatever killed the process that did; without one, ``state.json`` does. A process that records an image
+    after another one has ended the run writes it there.
 
     The database has a rollback journal, as a write-ahead log needs memory that all its processes share and so fails on
     the network file systems of a cluster. It is not synchronised with the disk: that would cost more than a
@@ -90,7 +93,7 @@ class RunState:
             InputError: ``state.sqlite`` is not one of ours.
         """
         if not self._is_damaged():
-            with self._transaction(create=False, take_over=False):
+            with self._transaction():
                 pass
 
     def read(self) -> dict[str, Entry]:
@@ -99,7 +102,7 @@ class RunState:
         Raises:
             InputError: a file of that name that is damaged, or is something else.
         """
-        with self._transaction(create=False) as database:
+        with self._transaction() as database:
             return self._read_json() if database is None else _entries(database)
 
     def begin(self, entries: Mapping[str, Entry]) -> None:
@@ -111,7 +114,7 @@ class RunState:
         if self._is_damaged():
             for path in (self.path, self.path.with_name(f"{self.path.name}-journal")):
                 path.unlink(missing_ok=True)
-        with self._transaction(take_over=False) as database:
+        with self._transaction(create=True) as database:
             database.execute("DELETE FROM images")
             _write(database, entries)
         self.summary_path.unlink(missing_ok=True)  # rows of another run
@@ -124,41 +127,43 @@ class RunState:
             OSError: a full disk, or a lock that is not released.
         """
         with self._transaction() as database:
-            _write(database, {image: entry})
-        if self._schedule.is_due():
+            if database is not None:
+                _write(database, {image: entry})
+        if database is None:
+            with FileLock(self.path.with_name(".state.lock")):
+                self._export(_as_json(self._read_json() | {image: entry}))
+        elif self._schedule.is_due():
             self.export()
         else:
             self._schedule.changes += 1
 
     def export(self) -> None:
         """Write ``state.json`` and, where there are summaries, ``summary.csv``, if there is a database."""
-        with self._transaction(create=False) as database:
+        with self._transaction() as database:
             if database is not None:
-                self._export(database)
+                self._export(database.execute(_SELECT).fetchall())
 
     def close(self) -> None:
-        """Export, and remove the database; a process that still records an image begins another one with what it had."""
-        with self._transaction(create=False) as database:
+        """Export, and remove the database."""
+        with self._transaction() as database:
             if database is not None:
-                self._export(database)
+                self._export(database.execute(_SELECT).fetchall())
                 # where an open file cannot be removed it stays, and tells the same as the exported ones
                 with suppress(PermissionError):
                     self.path.unlink()
 
     @contextmanager
-    def _transaction(self, create: bool = True, take_over: bool = True) -> Iterator[sqlite3.Connection | None]:
-        """A transaction that excludes other writers; it is undone if the block fails.
+    def _transaction(self, create: bool = False) -> Iterator[sqlite3.Connection | None]:
+        """A transaction that excludes others, and is undone if the block fails; ``None`` where there is no database.
 
         Args:
-            create: make the database if there is none; else the block gets ``None``.
-            take_over: a new database takes over the entries of ``state.json``.
+            create: make it if there is none. Only the beginning of a run does: a database that were made while others
+                wait for the one that was removed would have its journal taken for that one's.
         """
-        if create:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with self._connected(create) as database:
                 if database is not None:
-                    self._check_schema(database, take_over)
+                    self._check_schema(database)
                 yield database
                 if database is not None:
                     database.execute("COMMIT")
@@ -169,26 +174,32 @@ class RunState:
             raise self._unusable("a damaged one" if own else f"something else ({error})", own) from error
 
     @contextmanager
-    def _connected(self, create: bool) -> Iterator[sqlite3.Connection | None]:
+    def _connected(self, create: bool = False) -> Iterator[sqlite3.Connection | None]:
         """A locked connection to the file that has the name now: while it waited another process may have closed."""
         while True:
-            before = _identity(self.path)
-            if before is None and create:
-                sqlite3.connect(self.path).close()  # an empty file
-                continue
-            if before is None:
+            before = _stat(self.path)
+            if not create and (before is None or not before.st_size):
                 yield None
                 return
-            with closing(
-                sqlite3.connect(f"{self.path.as_uri()}?mode=rw", _PATIENCE_S, isolation_level=None, uri=True)
-            ) as database:
+            if before is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                sqlite3.connect(self.path).close()  # an empty file
+                continue
+            try:
+                database = sqlite3.connect(f"{self.path.as_uri()}?mode=rw", _PATIENCE_S, isolation_level=None, uri=True)
+            except sqlite3.OperationalError:
+                if _stat(self.path) is None:
+                    continue
+                raise
+            with closing(database):
                 database.execute("PRAGMA synchronous = OFF")
                 database.execute("BEGIN IMMEDIATE")
-                if _identity(self.path) == before:
+                now = _stat(self.path)
+                if now is not None and os.path.samestat(before, now):
                     yield database
                     return
 
-    def _check_schema(self, database: sqlite3.Connection, take_over: bool) -> None:
+    def _check_schema(self, database: sqlite3.Connection) -> None:
         """Make the tables of a new database; refuse any that is not ours."""
         (application,), (version,) = (
             database.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
@@ -201,11 +212,8 @@ class RunState:
             raise self._unusable("another program's database", own=False)
         database.execute(f"PRAGMA application_id = {_APPLICATION}")
         database.execute(f"PRAGMA user_version = {_VERSION}")
-        database.execute(
-            "CREATE TABLE images (id INTEGER PRIMARY KEY, image TEXT UNIQUE NOT NULL, entry TEXT NOT NULL)"
-        )
-        if take_over:
-            _write(database, self._read_json())
+        columns = "id INTEGER PRIMARY KEY, image TEXT UNIQUE NOT NULL, entry TEXT NOT NULL"
+        database.execute(f"CREATE TABLE images ({columns})")
 
     def _is_damaged(self) -> bool:
         """Whether the database is ours, of this version or another one, and cannot be used."""
@@ -217,7 +225,7 @@ class RunState:
         if header[:16] != b"SQLite format 3\0" or int.from_bytes(header[68:72], "big") != _APPLICATION:
             return False
         try:
-            with self._connected(create=False) as database:
+            with self._connected() as database:
                 if database is None:
                     return False
                 (version,) = database.execute("PRAGMA user_version").fetchone()
@@ -253,13 +261,14 @@ class RunState:
     def _no_state(self, found: str) -> InputError:
         return InputError(self.json_path, _EXPECTED, f"{found}; delete it, {_ANEW}")
 
-    def _export(self, database: sqlite3.Connection) -> None:
-        """Write the exported files; under the lock, so that what another process exports is never older."""
+    def _export(self, entries: list[tuple[str, str]]) -> None:
+        """Write the exported files; under a lock, so that what another process exports is never older."""
         began = time.monotonic()
-        entries = _entries(database)
+        lines = (f" {json.dumps(image, ensure_ascii=False)}: {entry}" for image, entry in entries)
         with atomic_path(self.json_path) as temporary:
-            temporary.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        rows = [entry["summary"] for entry in entries.values() if "summary" in entry]
+            temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        facts = (json.loads(entry) for _, entry in entries if '"summary"' in entry)
+        rows = [entry["summary"] for entry in facts if "summary" in entry]
         if rows:
             with atomic_path(self.summary_path) as temporary:
                 pd.DataFrame(rows).sort_values("image").to_csv(temporary, index=False)
@@ -267,24 +276,26 @@ class RunState:
 
 
 def _entries(database: sqlite3.Connection) -> dict[str, Entry]:
-    rows = database.execute("SELECT image, entry FROM images ORDER BY id")
-    return {image: json.loads(entry) for image, entry in rows}
+    return {image: json.loads(entry) for image, entry in database.execute(_SELECT)}
 
 
 def _write(database: sqlite3.Connection, entries: Mapping[str, Entry]) -> None:
     """Add entries, or replace them where they stand."""
     database.executemany(
         "INSERT INTO images (image, entry) VALUES (?, ?) ON CONFLICT (image) DO UPDATE SET entry = excluded.entry",
-        [(image, json.dumps(entry, ensure_ascii=False)) for image, entry in entries.items()],
+        _as_json(entries),
     )
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _as_json(entries: Mapping[str, Entry]) -> list[tuple[str, str]]:
+    return [(image, json.dumps(entry, ensure_ascii=False)) for image, entry in entries.items()]
+
+
+def _stat(path: Path) -> os.stat_result | None:
     try:
-        stat = path.stat()
+        return path.stat()
     except FileNotFoundError:
         return None
-    return stat.st_dev, stat.st_ino
 
 
 def exit_on_sigterm() -> None:
