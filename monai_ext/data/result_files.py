@@ -19,16 +19,29 @@ import pandas as pd
 from filelock import FileLock
 from monai.data import MetaTensor
 
+from monai_ext.data.image import SUFFIXES
 from monai_ext.data.points import atomic_path
 from monai_ext.data.run_state import RewriteSchedule
 from monai_ext.errors import InputError
 
-__all__ = ["CLASSES", "CYCLES", "HEATMAP", "OVERLAY", "ResultFiles", "SummaryTable", "is_result", "maps_in_datalists"]
+__all__ = [
+    "CLASSES",
+    "CYCLES",
+    "HEATMAP",
+    "MAP",
+    "OVERLAY",
+    "ResultFiles",
+    "SummaryTable",
+    "is_result",
+    "maps_in_datalists",
+]
 
 #: What the names of the pictures that a run writes end with; it may write them among the images.
 OVERLAY, CLASSES, HEATMAP = "_overlay.png", "_classes.png", "_heatmap.ome.tif"
 #: The name of the picture that a training by cycles writes.
 CYCLES = "cycles.png"
+#: What the names of maps end with, which the list of the data set that they are written into names.
+MAP = ".tif"
 
 _lock = lru_cache(FileLock)  # the same object for a file: making one takes longer than the lock
 
@@ -180,7 +193,13 @@ class ResultFiles:
         return path.relative_to(self.data_root_dir if path.is_relative_to(self.data_root_dir) else path.anchor)
 
     def path(self, source: Path, ending: str) -> Path:
-        """The file of an image that ends in ``ending``, as ``_overlay.png``."""
+        """The file of an image that ends in ``ending``, as ``_overlay.png``.
+
+        Raises:
+            ValueError: a picture that :func:`is_result` does not know, which the next run might take for an image.
+        """
+        if ending.endswith(SUFFIXES) and ending != MAP and not is_result(Path(ending)):
+            raise ValueError(f"{ending!r} is not among the endings of result pictures")
         stem = source.with_suffix("")
         if self._sources.setdefault(stem, source) != source:
             stem = source
