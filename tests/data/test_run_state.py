@@ -194,7 +194,7 @@ def test_a_signal_that_is_handled_already_stays_so(images, out):
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_state_file_of_an_earlier_version_is_gone_on_from(images, out):
+def test_a_run_continues_from_the_state_file_of_an_earlier_version(images, out):
     """It was written whole after each image, and there was no database."""
     out.mkdir()
     earlier = {str(images / "000.png"): {"status": "done", **facts(0)}, str(images / "001.png"): {"status": "pending"}}
