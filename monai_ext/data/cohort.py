@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from filelock import FileLock
 from tqdm import tqdm
 
 from monai_ext.base.distributed import is_first
 from monai_ext.base.errors import InputError
-from monai_ext.base.files import atomic_path
 from monai_ext.base.flags import as_flag
 from monai_ext.data.datalist import load_datalist
+from monai_ext.data.result_files import is_result, maps_in_datalists
+from monai_ext.data.run_state import RunState, exit_on_sigterm
 from monai_ext.formats.image import SUFFIXES, read_field
 
 __all__ = ["Cohort"]
 
-_RESULTS = ("_overlay.png", "_heatmap.ome.tif")  # pictures that a run writes, perhaps among the images
-
 
 class Cohort:
-    """Finds the images to work on, sets aside those that cannot be read, and keeps a state file.
+    """Finds the images to work on, sets aside those that cannot be read, and records what became of each.
 
-    ``<output_dir>/state.json`` tells of every image whether it is ``pending``, ``done`` or ``failed``, and why. Any
-    number of processes may note what they did; where images come with a summary, ``summary.csv`` holds one row each.
+    ``<output_dir>/state.json`` tells of every image whether it is ``pending``, ``done`` or ``failed``, and why; where
+    images come with a summary, ``summary.csv`` holds one row each. Any number of processes may work on the images.
+    While they do, the state is in ``state.sqlite``: what is marked there outlives a process that is killed, and the
+    next run takes it up. The two files are exported from it now and then, by :meth:`close`, which removes it, and when
+    the process ends without that: by an error, by Ctrl-C, or by SIGTERM, which from now on does what Ctrl-C does.
 
     Args:
         source: an image; a folder of images, looked through with its subfolders; or a data set's folder, of which the
@@ -39,15 +39,17 @@ class Cohort:
         target_mpp: um/px that they will be read at.
         check: called with an image's path, ``mpp`` and ``target_mpp`` before anything is computed; raises an
             :class:`InputError` for one that cannot be used. By default the image is read as a whole.
-        resume: keep what the state file of an earlier run says of images that are done.
+        resume: keep what an earlier run recorded of images that are done.
 
     Attributes:
         root: the folder that the images lie below.
-        state: of each image, what the state file says.
+        path: the exported state file.
+        state: of each image, what is recorded; what other processes record comes in by :meth:`reload`.
         items: ``{"image": path}`` of each readable image, with the keys of its item in the data list.
 
     Raises:
-        InputError: there is no such path, or no readable image in it.
+        InputError: there is no such path, or no readable image in it; a state file that is damaged, or that something
+            else wrote.
     """
 
     def __init__(
@@ -61,10 +63,14 @@ class Cohort:
     ) -> None:
         source = Path(source)
         self.path = Path(output_dir) / "state.json"
+        self._recorded = RunState(output_dir)
         self.root = source if source.is_dir() else source.parent
         self.state: dict[str, dict[str, Any]] = {}
         self.items: list[dict[str, Any]] = []
-        earlier = self._read() if as_flag(resume, "resume") else {}
+        earlier = self._recorded.read() if as_flag(resume, "resume") else {}
+        self._is_first = is_first()
+        if self._is_first:
+            self._recorded.check_writable()
         found = self._find(source, self.path.parent)
         for item in tqdm(found, desc="checking images", unit="image", disable=len(found) < 20):
             try:
@@ -76,10 +82,12 @@ class Cohort:
                 before = earlier.get(item["image"], {})
                 self.state[item["image"]] = before if before.get("status") == "done" else {"status": "pending"}
                 self.items.append(item)
-        if is_first():
-            self._summary.unlink(missing_ok=True)  # rows of another run
-            self.save()
+        exit_on_sigterm()
+        self._at_exit = weakref.finalize(self, self._recorded.export)
+        if self._is_first:
+            self._recorded.begin(self.state)
         if not self.items:
+            self._end()
             first = next(iter(self.state.values()))["reason"]
             raise InputError(
                 source, "at least one readable image", f"{len(found)} that cannot be read; the first: {first}"
@@ -93,55 +101,61 @@ class Cohort:
             raise InputError(source, "an image or a folder of images (--dataset_dir)", "nothing there")
         if (source / "dataset.json").is_file():
             return load_datalist(source, ["test"], check=None, path_keys=["image"])["test"]
+        results = output_dir.resolve()
+        below = results.is_relative_to(source.resolve()) and results != source.resolve()
+        maps = maps_in_datalists(source)
         paths = sorted(
             path
             for path in source.rglob("*")
             if path.suffix.lower() in SUFFIXES
             and path.is_file()
-            and not path.name.endswith(_RESULTS)
-            and not (path.resolve().is_relative_to(output_dir.resolve()) and output_dir.resolve() != source.resolve())
+            and not is_result(path)
+            and Path(os.path.normpath(path)) not in maps
+            and not (below and path.resolve().is_relative_to(results))
             and not any(part.startswith(".") for part in path.relative_to(source).parts)
         )
         if not paths:
             raise InputError(source, f"images ({', '.join(SUFFIXES)})", "none in this folder or below it")
         return [{"image": str(path)} for path in paths]
 
-    @property
-    def _summary(self) -> Path:
-        return self.path.parent / "summary.csv"
-
-    @property
-    def _lock(self) -> Path:
-        return self.path.parent / ".state.lock"
-
-    def _read(self) -> dict[str, dict[str, Any]]:
-        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
-
-    def save(self) -> None:
-        """Write the state file and, where there are summaries, their table."""
-        with atomic_path(self.path) as temporary:
-            temporary.write_text(json.dumps(self.state, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        rows = [entry["summary"] for entry in self.state.values() if "summary" in entry]
-        if rows:
-            with atomic_path(self._summary) as temporary:
-                pd.DataFrame(rows).sort_values("image").to_csv(temporary, index=False)
-
-    def _note(self, image: str, entry: dict[str, Any]) -> None:
-        with FileLock(self._lock):
-            self.state = {**self.state, **self._read(), image: entry}
-            self.save()
-
     def reload(self) -> None:
-        """Take notice of what other processes noted."""
-        self.state |= self._read()
+        """Take over what other processes recorded."""
+        self.state |= self._recorded.read()
+
+    def _end(self) -> None:
+        self._at_exit.detach()
+        if self._is_first:  # another process may end long before the last image is recorded
+            self._recorded.close()
+        else:
+            self._recorded.export()
+
+    def _record(self, image: str, entry: dict[str, Any]) -> None:
+        self._recorded.write(image, entry)
+        self.state[image] = entry
 
     def done(self, image: str, **facts: Any) -> None:
-        """Note that an image's results are written, with any facts that JSON can hold; ``summary`` is a table's row."""
-        self._note(image, {"status": "done", **facts})
+        """Record that an image's results are written.
+
+        Args:
+            image: its path.
+            **facts: anything that JSON can hold; ``summary`` is a row of the table.
+
+        Raises:
+            OSError: a full disk.
+        """
+        self._record(image, {"status": "done", **facts})
 
     def failed(self, image: str, reason: str) -> None:
-        """Note that an image's results could not be made."""
-        self._note(image, {"status": "failed", "reason": reason})
+        """Record that an image's results could not be made.
+
+        Args:
+            image: its path.
+            reason: in one line.
+
+        Raises:
+            OSError: a full disk.
+        """
+        self._record(image, {"status": "failed", "reason": reason})
 
     def close(self) -> None:
         """End the run: with exit code 1 where an image failed or was not reached.
@@ -150,7 +164,7 @@ class Cohort:
             SystemExit: with code 1.
         """
         self.reload()
-        self._lock.unlink(missing_ok=True)
+        self._end()
         done, failed = (sum(entry["status"] == s for entry in self.state.values()) for s in ("done", "failed"))
         print(f"{done} of {len(self.state)} images done, {failed} failed: {self.path}")
         if done < len(self.state):

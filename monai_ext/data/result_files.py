@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import os
+import time
+import weakref
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +21,139 @@ from monai.data import MetaTensor
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path, write_png
+from monai_ext.data.run_state import RewriteSchedule
+from monai_ext.formats.image import SUFFIXES
 
-__all__ = ["ResultFiles"]
+__all__ = [
+    "CLASSES",
+    "CYCLES",
+    "HEATMAP",
+    "MAP",
+    "OVERLAY",
+    "ResultFiles",
+    "SummaryTable",
+    "is_result",
+    "maps_in_datalists",
+]
+
+#: What the names of the pictures that a run writes end with; it may write them among the images.
+OVERLAY, CLASSES, HEATMAP = "_overlay.png", "_classes.png", "_heatmap.ome.tif"
+#: The name of the picture that a training by cycles writes.
+CYCLES = "cycles.png"
+#: What the names of maps end with, which the list of the data set that they are written into names.
+MAP = ".tif"
+
+_lock = lru_cache(FileLock)  # the same object for a file: making one takes longer than the lock
+
+
+def is_result(path: Path) -> bool:
+    """Whether a file is, by its name, a picture that a run of a bundle wrote."""
+    return path.name.endswith((OVERLAY, CLASSES, HEATMAP)) or path.name == CYCLES
+
+
+def maps_in_datalists(folder: Path) -> set[Path]:
+    """The labels and masks that the data lists below a folder name: the maps that a run wrote are among them."""
+    maps = set()
+    for path in folder.rglob("dataset.json"):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # another program's
+        lists = content.values() if isinstance(content, dict) else ()
+        items = [item for items in lists if isinstance(items, list) for item in items if isinstance(item, dict)]
+        maps |= {
+            Path(os.path.normpath(path.parent / name))
+            for item in items
+            for key, name in item.items()
+            if key != "image" and isinstance(name, str)
+        }
+    return maps
+
+
+class SummaryTable:
+    """``summary.csv``, a row for each image in the order of their names, which any number of processes write.
+
+    A row is appended, so that it costs the same however many there are. By a
+    :class:`~monai_ext.data.run_state.RewriteSchedule`, and at the end, the table is written anew: in order, and with
+    the last row alone of an image that was done again.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._schedule = RewriteSchedule()
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add an image's row, or replace it.
+
+        Args:
+            row: ``image`` and what else there is to say.
+
+        Raises:
+            InputError: the file is another table.
+        """
+        cells = {name: "" if pd.isna(value) else value for name, value in row.items()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(self.path.with_name(".summary.lock")):
+            if not self._schedule.is_due() and self._append(cells):
+                self._schedule.changes += 1
+            else:
+                self._write(cells)
+
+    def order(self) -> None:
+        """Bring the rows into order, if there are any."""
+        if self.path.is_file():
+            with _lock(self.path.with_name(".summary.lock")):
+                self._write()
+
+    def close(self) -> None:
+        """Bring the rows into order, if this process appended any since they were."""
+        if self._schedule.changes:
+            self.order()
+
+    def _append(self, row: Mapping[str, Any]) -> bool:
+        """Append a row, unless it has other columns than the file, or the file ends in a torn line."""
+        try:
+            file = self.path.open("r+b")
+        except FileNotFoundError:
+            return False
+        with file:
+            names = next(csv.reader([file.readline().decode()]), None)
+            end = file.seek(-1, os.SEEK_END)
+            if names != list(row) or file.read(1) != b"\n":
+                return False
+            line = io.StringIO()
+            csv.writer(line, lineterminator=os.linesep).writerow(row.values())
+            try:
+                file.write(line.getvalue().encode())
+                file.flush()
+            except OSError:
+                file.truncate(end + 1)
+                raise
+        return True
+
+    def _read(self) -> list[dict[str, str]]:
+        if not self.path.is_file():
+            return []
+        text = self.path.read_text(encoding="utf-8")
+        text = text[: text.rfind("\n") + 1]  # a power cut or a full disk may have torn the last line
+        table = csv.DictReader(io.StringIO(text))
+        if text and "image" not in table.fieldnames:
+            raise InputError(self.path, "a table of images, or no such file", f"columns {', '.join(table.fieldnames)}")
+        return list(table)
+
+    def _write(self, *more: Mapping[str, Any]) -> None:
+        """Write the table with some more rows."""
+        began = time.monotonic()
+        rows = {row["image"]: row for row in (*self._read(), *more)}
+        columns = dict.fromkeys(name for row in rows.values() for name in row)
+        with atomic_path(self.path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, columns, lineterminator=os.linesep)
+            table.writeheader()
+            table.writerows(rows[image] for image in sorted(rows))
+        self._schedule.written(len(rows), began)
 
 
 class ResultFiles:
@@ -36,6 +173,8 @@ class ResultFiles:
         self.output_dir, self.data_root_dir = Path(output_dir), Path(data_root_dir).resolve()
         self.max_side = max_side
         self._sources: dict[Path, Path] = {}
+        self._summary = SummaryTable(self.output_dir / "summary.csv")
+        weakref.finalize(self, self._summary.close)
 
     def source(self, image: Any, name: str = "image") -> Path:
         """The image's path below the input folder.
@@ -54,7 +193,13 @@ class ResultFiles:
         return path.relative_to(self.data_root_dir if path.is_relative_to(self.data_root_dir) else path.anchor)
 
     def path(self, source: Path, ending: str) -> Path:
-        """The file of an image that ends in ``ending``, as ``_overlay.png``."""
+        """The file of an image that ends in ``ending``, as ``_overlay.png``.
+
+        Raises:
+            ValueError: a picture that :func:`is_result` does not know, which the next run might take for an image.
+        """
+        if ending.endswith(SUFFIXES) and ending != MAP and not is_result(Path(ending)):
+            raise ValueError(f"{ending!r} is not among the endings of result pictures")
         stem = source.with_suffix("")
         if self._sources.setdefault(stem, source) != source:
             stem = source
@@ -69,12 +214,4 @@ class ResultFiles:
 
     def write_row(self, row: Mapping[str, Any]) -> None:
         """Add an image's row to ``summary.csv``, or replace it; any number of processes may do so."""
-        path = self.output_dir / "summary.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.output_dir / ".summary.lock"):
-            table = pd.DataFrame([row], dtype=object)
-            if path.exists():
-                earlier = pd.read_csv(path, dtype=str, keep_default_na=False)
-                table = pd.concat([earlier[earlier["image"] != row["image"]], table]).sort_values("image")
-            with atomic_path(path) as temporary:
-                table.to_csv(temporary, index=False)
+        self._summary.add(row)

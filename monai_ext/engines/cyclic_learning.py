@@ -16,6 +16,7 @@ from monai_ext.base.distributed import barrier, is_first
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path, write_png
 from monai_ext.data.datalist import load_datalist, read_content
+from monai_ext.data.result_files import CYCLES
 from monai_ext.engines.phases import Phase, PhaseRunner
 from monai_ext.formats.image import read_field, read_mask
 from monai_ext.networks.utils import read_state_dict
@@ -231,7 +232,7 @@ class CyclicLearning:
         ]
         headings = ["image", "labels", *(f"cycle {cycle}" for cycle in cycles)]
         picture = instance_rows([read_field(name).image for name in shown], maps, headings)
-        write_png(self.output_dir / "cycles.png", picture)
+        write_png(self.output_dir / CYCLES, picture)
 
 
 def _found_instances(folder: Path) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ import cv2
 import pandas as pd
 from ignite.engine import Engine, Events
 
+from monai_ext.data.result_files import OVERLAY, SummaryTable
 from monai_ext.reports.pages import write_report
 
 __all__ = ["SummaryReport"]
@@ -51,7 +52,9 @@ class SummaryReport:
         """Write the report; the first rank does, of what all ranks wrote."""
         if engine.state.rank != 0:
             return
-        table = pd.read_csv(self.output_dir / "summary.csv")
+        summary = self.output_dir / "summary.csv"
+        SummaryTable(summary).order()
+        table = pd.read_csv(summary)
         cases = []
         highest = table.sort_values(self.column, ascending=False, kind="stable").head(self.pictures)
         for image, value in zip(highest["image"], highest[self.column], strict=True):
@@ -70,5 +73,5 @@ class SummaryReport:
 
     def _overlay(self, image: str) -> Path:
         stems = (self.output_dir / image, (self.output_dir / image).with_suffix(""))
-        paths = [stem.with_name(f"{stem.name}_overlay.png") for stem in stems]
+        paths = [stem.with_name(f"{stem.name}{OVERLAY}") for stem in stems]
         return next(path for path in paths if path.is_file())

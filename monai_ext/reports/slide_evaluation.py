@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from monai_ext.base.errors import DataListError, InputError
 from monai_ext.base.files import atomic_path
+from monai_ext.data.run_state import RunState
 from monai_ext.formats.geojson import rasterize, read_geojson
 from monai_ext.metrics.bootstrap import bootstrap_scores, weighted_auc
 from monai_ext.metrics.froc import FALSE_ALARMS, SlideLesions, bootstrap_froc, froc_curve, match_lesions
@@ -111,6 +112,7 @@ def evaluate_slides(
 
 def _read(results: Path, reference: Path, part: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     summary = results / "summary.csv"
+    RunState(results).export()  # of a run that was killed
     if not summary.is_file():
         raise InputError(summary, "the results of a run over slides", "no such file")
     if not reference.is_file():

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from monai_ext.base.colours import class_colours
 from monai_ext.base.files import write_png
 from monai_ext.data.cells import Cells, Grid, summarize_cells
+from monai_ext.data.result_files import OVERLAY
 from monai_ext.formats.geojson import Color, GeoJSONWriter
 from monai_ext.formats.reader import SlideReader
 from monai_ext.formats.tissue import Tissue
@@ -79,7 +80,7 @@ class SlideCells(SlideInferer):
             resume, fingerprint, title, notes.
     """
 
-    suffixes = (".geojson", "_cells.csv", "_overlay.png", "_plan.json")
+    suffixes = (".geojson", "_cells.csv", OVERLAY, "_plan.json")
     totals = ("tissue_mm2", "cells")
     ranked_by = "cells"
     caption = "{cells} cells"

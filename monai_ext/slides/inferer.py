@@ -24,6 +24,7 @@ from monai_ext.base.distributed import is_first, shard
 from monai_ext.base.errors import InputError
 from monai_ext.base.flags import as_flag
 from monai_ext.data.cohort import Cohort
+from monai_ext.data.result_files import OVERLAY
 from monai_ext.formats.reader import SlideReader
 from monai_ext.formats.tissue import Tissue, tissue_mask
 from monai_ext.reports.pages import write_report
@@ -330,7 +331,7 @@ class SlideInferer:
 
     def _case(self, entry: Mapping[str, Any]) -> tuple[np.ndarray, str]:
         summary = entry["summary"]
-        picture = cv2.imread(str(self._output(entry["name"], "_overlay.png")))[..., ::-1]
+        picture = cv2.imread(str(self._output(entry["name"], OVERLAY)))[..., ::-1]
         return picture, f"{summary['image']}: {self.caption.format(**summary)}"
 
 

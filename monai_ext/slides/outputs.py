@@ -14,6 +14,7 @@ import pandas as pd
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import write_png
+from monai_ext.data.result_files import HEATMAP, OVERLAY
 from monai_ext.formats.geojson import Features, GeoJSONWriter, to_xy
 from monai_ext.formats.heatmap import HeatMap, halve
 from monai_ext.formats.hotspot import hot_spot
@@ -26,7 +27,7 @@ from monai_ext.slides.regions import Regions, find_regions
 __all__ = ["OUTPUTS", "OutputSettings", "write_outputs"]
 
 #: What the names of a slide's files end with.
-OUTPUTS = ("_heatmap.ome.tif", ".geojson", "_detections.csv", "_overlay.png", "_plan.json")
+OUTPUTS = (HEATMAP, ".geojson", "_detections.csv", OVERLAY, "_plan.json")
 _SMALLEST = 256  # cells; the heat map's pyramid ends where no side is larger
 _LEAST_MM2 = 1e-6  # a hot spot's
 _MOST_CELLS = 1 << 24  # of the map that regions and detections are sought in

@@ -17,7 +17,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
 from monai_ext.base.overlay import overlay
 from monai_ext.data.cells import Cells, Grid, find_cells, summarize_cells
-from monai_ext.data.result_files import ResultFiles
+from monai_ext.data.result_files import OVERLAY, ResultFiles
 from monai_ext.formats.geojson import Color, GeoJSONWriter
 
 __all__ = ["FindCellsd", "SaveCellsd"]
@@ -151,7 +151,7 @@ class SaveCellsd(MapTransform):
             with atomic_path(self.files.path(source, "_cells.csv")) as temporary:
                 ordered.table().to_csv(temporary, index=False)
             picture = self._picture(image, convert_to_numpy(d[self.instances_key])[0], cells)
-            self.files.write_picture(self.files.path(source, "_overlay.png"), picture)
+            self.files.write_picture(self.files.path(source, OVERLAY), picture)
             counts = summarize_cells(cells.class_ids, cells.class_names, mm2)
             self.files.write_row({"image": source.as_posix(), "area_mm2": round(mm2, 6), **counts})
         return d

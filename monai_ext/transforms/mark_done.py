@@ -13,7 +13,7 @@ __all__ = ["MarkDoned"]
 
 
 class MarkDoned(MapTransform):
-    """Notes in the state file that an image is done; the last transform of an inference's post-processing.
+    """Records that an image is done; the last transform of an inference's post-processing.
 
     Args:
         keys: keys of MetaTensors that name their file.
@@ -25,7 +25,7 @@ class MarkDoned(MapTransform):
         self.cohort = cohort
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Note the images of one item."""
+        """Record the images of one item."""
         for key in self.key_iterator(data):
             self.cohort.done(str(data[key].meta["filename_or_obj"]))
         return dict(data)

@@ -15,7 +15,7 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy
 
 from monai_ext.base.overlay import overlay
-from monai_ext.data.result_files import ResultFiles
+from monai_ext.data.result_files import OVERLAY, ResultFiles
 from monai_ext.formats.geojson import Color, Features, GeoJSONWriter, label_map_to_polygons
 from monai_ext.formats.hotspot import mitosis_summary
 
@@ -122,7 +122,7 @@ class SaveDetectionsd(MapTransform):
             with GeoJSONWriter(self.files.path(source, ".geojson")) as writer:
                 for features in detection_features(points, labels, mpp, scale, self.classification, self.colour):
                     writer.write(features)
-            self._write_overlay(self.files.path(source, "_overlay.png"), image, points, labels, summary)
+            self._write_overlay(self.files.path(source, OVERLAY), image, points, labels, summary)
             if summary["hotspot_row"] is not None:
                 summary |= {name: (summary[name] + 0.5) * scale - 0.5 for name in ("hotspot_row", "hotspot_col")}
             if summary["hotspot_radius"] is not None:

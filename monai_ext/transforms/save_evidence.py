@@ -12,7 +12,7 @@ from monai.utils import convert_to_numpy, convert_to_tensor
 from skimage.measure import label as connected
 
 from monai_ext.base.overlay import overlay
-from monai_ext.data.result_files import ResultFiles
+from monai_ext.data.result_files import OVERLAY, ResultFiles
 from monai_ext.formats.geojson import Color, Features, GeoJSONWriter, label_map_to_polygons
 from monai_ext.metrics.evidence import evidence_mask
 
@@ -159,7 +159,7 @@ class SaveEvidenced(MapTransform):
             features = evidence_features(pieces, heat, mpp, scale, self.classification, self.colour)
             with GeoJSONWriter(self.files.path(source, ".geojson")) as writer:
                 writer.write(features)
-            self.files.write_picture(self.files.path(source, "_overlay.png"), self._picture(image, heat, pieces))
+            self.files.write_picture(self.files.path(source, OVERLAY), self._picture(image, heat, pieces))
             area = int((pieces > 0).sum())
             row = {"score": round(score, 6), "positive": score > self.positive, "evidence_px": area}
             row |= {"evidence_um2": round(area * mpp**2, 3) if mpp else None, "evidence_share": area / pieces.size}

@@ -15,7 +15,7 @@ from monai.utils import convert_to_numpy, ensure_tuple_rep
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
-from monai_ext.data.result_files import ResultFiles
+from monai_ext.data.result_files import MAP, ResultFiles
 from monai_ext.transforms.label_image import file_labels
 
 __all__ = ["SaveMasksd"]
@@ -59,7 +59,7 @@ class SaveMasksd(MapTransform):
         maps = self._maps.setdefault(Path(str(image.meta["filename_or_obj"])).resolve(), {})
         for key, name in self.key_iterator(d, self.names):
             files = self.files[name]
-            path = files.path(files.source(image, self.image_key), ".tif")
+            path = files.path(files.source(image, self.image_key), MAP)
             values = file_labels(convert_to_numpy(d[key])[0], image)
             with atomic_path(path) as temporary:
                 tifffile.imwrite(temporary, values, compression="zlib", metadata=None)

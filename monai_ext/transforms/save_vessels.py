@@ -15,7 +15,7 @@ from monai.transforms import MapTransform
 from monai_ext.base.files import write_png
 from monai_ext.base.overlay import overlay
 from monai_ext.data.cohort import Cohort
-from monai_ext.data.result_files import ResultFiles
+from monai_ext.data.result_files import CLASSES, OVERLAY, ResultFiles
 from monai_ext.formats.geojson import Features, GeoJSONWriter
 from monai_ext.transforms.diagnose_vessel import CANCEROUS, VESSEL_COLOURS, VesselDiagnosis
 
@@ -72,9 +72,9 @@ class SaveVesseld(MapTransform):
         image = d[self.source_key]
         source = self.files.source(image, self.source_key)
         stem = source.with_suffix("") / f"{found.name}.png" if "outlines" in d else source
-        pictures = {kind: self.files.path(stem, f"_{kind}.png") for kind in ("overlay", "classes")}
-        write_png(pictures["classes"], found.spread(found.classes))
-        self.files.write_picture(pictures["overlay"], _picture(image, found, self.files.max_side))
+        shown, classes = (self.files.path(stem, ending) for ending in (OVERLAY, CLASSES))
+        write_png(classes, found.spread(found.classes))
+        self.files.write_picture(shown, _picture(image, found, self.files.max_side))
         self._features += found.features()
         if bool(d.get("last", True)):
             self._finish(source, str(d["file"]))
@@ -88,7 +88,7 @@ class SaveVesseld(MapTransform):
             "patches": found.patches,
             "cancerous_patches": int((found.classes == CANCEROUS).sum()),
             "image": source.as_posix(),
-            "overlay": pictures["overlay"].relative_to(self.files.output_dir).as_posix(),
+            "overlay": shown.relative_to(self.files.output_dir).as_posix(),
         }
 
     def _finish(self, source: Path, file: str) -> None:
