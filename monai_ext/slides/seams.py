@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from monai_ext.data.cells import Cells, Grid
 from monai_ext.data.outlines import valid_geometry
+from monai_ext.data.seams import MOSTLY, GrowingWindow, first_of_each_group
 from monai_ext.slides.cell_spool import CellSpool
 from monai_ext.slides.plan import SlidePlan
 from monai_ext.slides.reader import SlideReader
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CellWindow", "join_cut"]
 
-_MOSTLY = 0.5  # share of the smaller of two outlines above which they show one cell
 _PATIENCE = 5  # s before progress is shown
 
 
@@ -54,37 +55,21 @@ class CellWindow:
             cells, none of them if there is nothing to see as soon as more is seen; ``None`` where they do not fit into
             the largest window.
         """
-        box, before = self._box(piece), None
-        while (window := self._window(box)) not in (None, before):
-            cells, cut = self._cells(window)
-            same = _alike(valid_geometry(cells.outlines), piece)
-            if not (same & cut).any():
-                return cells[same]
-            seen = self._box(shapely.union_all(cells.outlines[same & cut]))
-            box = np.stack([np.minimum(box[0], seen[0]), np.maximum(box[1], seen[1])])
-            box, before = self._grown(box, window), window
-        return None
+        finder = self.finder
+        reach = finder.halo - finder.rim - 1  # outlines are simplified by a px
+        windows = GrowingWindow(self.reader.shape, finder.align, finder.margin, reach, self.side)
+        return windows.follow(self._box(piece), partial(self._look, piece))
+
+    def _look(self, piece: shapely.Polygon, window: tuple[int, int, int, int]) -> tuple[Cells, np.ndarray | None]:
+        """The cells of a window that a piece is of, and the box of those that are cut."""
+        cells, cut = self._cells(window)
+        same = _alike(valid_geometry(cells.outlines), piece)
+        cut = cells.outlines[same & cut]
+        return cells[same], self._box(shapely.union_all(cut)) if len(cut) else None
 
     def _box(self, outline: shapely.Geometry) -> np.ndarray:
         """``[[row, col], [row, col]]``, first and last px of the network's grid."""
         return np.array(outline.bounds).reshape(2, 2)[:, ::-1] / self.plan.scale
-
-    def _window(self, box: np.ndarray) -> tuple[int, int, int, int] | None:
-        """First row and column and ends of the smallest window, without margins; ``None`` if it is too large."""
-        align, margin = self.finder.align, self.finder.margin
-        most = np.ceil(np.array(self.reader.shape) / align)
-        low, high = np.maximum(np.floor(box[0] / align), 0), np.minimum(np.ceil(box[1] / align), most)
-        if np.prod((high - low) * align + 2 * margin) > self.side**2:
-            return None
-        return tuple((np.append(low, high) * align).astype(int).tolist())
-
-    def _grown(self, box: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:
-        """A box half as large again wherever it comes to the end of what was looked at."""
-        reach = np.array([[1], [-1]]) * (self.finder.rim + 1 - self.finder.halo)  # outlines are simplified by a px
-        ends = (np.array(window).reshape(2, 2) + reach - box) * [[1], [-1]] >= 0
-        more = np.maximum((box[1] - box[0]) / 2, self.finder.align) * [[-1], [1]]
-        grown = box + ends * more
-        return grown if self._window(grown) != window else box + more
 
     def _cells(self, window: tuple[int, int, int, int]) -> tuple[Cells, np.ndarray]:
         """The cells of a window, and which of them are cut."""
@@ -116,20 +101,22 @@ def join_cut(
         are among them, the largest of each cell that is larger than any window.
     """
     records = spool.records()
-    keep, stay = ~records["cut"], 0
+    keep = ~records["cut"]
     pieces = np.flatnonzero(records["cut"])
     if not len(pieces):
-        return keep, stay
+        return keep, 0
     pieces = pieces[np.argsort(-records["area_um2"][pieces], kind="stable")]
     across = np.flatnonzero(keep & records["across"])
-    seen, new = spool.outlines(records[across]), np.zeros(0, dtype=object)
+    seen, new, large = spool.outlines(records[across]), np.zeros(0, dtype=object), np.zeros(0, dtype=object)
+    too_large = []
     for number in tqdm(pieces.tolist(), "seams", unit="piece", delay=_PATIENCE):
         (piece,) = spool.outlines(records[[number]])
-        if any((_shared(each, piece) > _MOSTLY * piece.area).any() for each in (seen[keep[across]], new)):
+        if _inside(piece, seen[keep[across]]) or _inside(piece, new):
             continue
-        cells = find(piece)
+        cells = None if _inside(piece, large) else find(piece)
         if cells is None:
-            keep[number], stay, new = True, stay + 1, np.append(new, piece)
+            large = np.append(large, piece)
+            too_large.append(number)
             continue
         cells = cells[[not _alike(new, outline).any() for outline in cells.outlines]]
         for outline in cells.outlines:
@@ -139,7 +126,16 @@ def join_cut(
             keep[rivals[_alike(spool.outlines(records[rivals]), outline)]] = False
         add(cells)
         new = np.append(new, cells.outlines)
-    return np.append(keep, np.ones(spool.position["cells"] - len(keep), bool)), stay
+    if too_large:
+        meeting = shapely.STRtree(large).query(large, predicate="intersects")
+        too_large = np.array(too_large)[first_of_each_group(meeting, len(large))].tolist()
+        keep[too_large] = True
+    return np.append(keep, np.ones(spool.position["cells"] - len(keep), bool)), len(too_large)
+
+
+def _inside(piece: shapely.Geometry, outlines: np.ndarray) -> bool:
+    """Whether a piece is mostly inside one of some outlines."""
+    return bool((_shared(outlines, piece) > MOSTLY * piece.area).any())
 
 
 def _near(records: np.ndarray, outline: shapely.Geometry) -> np.ndarray:
@@ -151,7 +147,7 @@ def _near(records: np.ndarray, outline: shapely.Geometry) -> np.ndarray:
 
 def _alike(outlines: np.ndarray, other: shapely.Geometry) -> np.ndarray:
     """Which of N outlines show the same as another: one is mostly inside the other, ``(N,)`` bool."""
-    return _shared(outlines, other) > _MOSTLY * np.minimum(shapely.area(outlines), other.area)
+    return _shared(outlines, other) > MOSTLY * np.minimum(shapely.area(outlines), other.area)
 
 
 def _shared(outlines: np.ndarray, other: shapely.Geometry) -> np.ndarray:
