@@ -10,6 +10,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from monai_ext.data.geometry import image_affine
 from monai_ext.data.vessels import SlideVessels
 from monai_ext.transforms.fields import LoadFieldd
 from monai_ext.transforms.lumen import KeepLumend
@@ -25,7 +26,8 @@ class LoadVesseld(MapTransform):
 
     Args:
         keys: paths; become uint8 MetaTensors ``(3, H, W)`` whose metadata hold ``filename_or_obj``, ``mpp``, ``scale``
-            (see :class:`LoadFieldd`) and ``offset``, the upper left corner's row and column in px of level 0.
+            (see :class:`LoadFieldd`) and ``offset``, the upper left corner's row and column in px of level 0, which is
+            in the affine too.
         mask_key: path of the lumen, dropped; a vessel without is taken as it is.
         points_key: points, brought to the image's grid as :class:`LoadFieldd` does; there may be none.
         mpp: um/px of all files at full resolution.
@@ -81,4 +83,5 @@ class LoadVesseld(MapTransform):
             self._open = (which, SlideVessels(path, outlines, self.target_mpp, self.mpp or mpp))
         vessel = self._open[1][number]
         meta = {"filename_or_obj": str(path), "mpp": vessel.mpp, "scale": vessel.scale, "offset": vessel.offset}
-        return MetaTensor(torch.from_numpy(vessel.image.copy()), meta=meta)
+        affine = image_affine(vessel.mpp, vessel.scale, vessel.offset)
+        return MetaTensor(torch.from_numpy(vessel.image.copy()), affine=affine, meta=meta)

@@ -168,6 +168,20 @@ def test_vessels_of_a_slide(slide, tmp_path, given):
     assert cv2.imread(str(tmp_path / "out/slide/small_classes.png"), cv2.IMREAD_UNCHANGED).shape == (20, 20)
 
 
+@pytest.mark.parametrize("target", [None, 1.0])
+def test_a_vessel_of_a_slide_lies_in_mm_where_it_is_there(slide, tmp_path, target):
+    path, outlines = slide
+    file = write_geojson(tmp_path / "v.geojson", outlines)
+    load = LoadVesseld("image", mpp=0.5, target_mpp=target)
+    image = load({"image": str(path), "outlines": str(file), "number": 1})["image"]
+    scale = image.meta["scale"]
+    assert scale == (target or 0.5) / 0.5
+    np.testing.assert_allclose(image.pixdim[:2], 0.0005 * scale)
+    row, col = image.meta["offset"]
+    first = np.array([col + (scale - 1) / 2, row + (scale - 1) / 2]) * 0.0005
+    np.testing.assert_allclose(image.affine.numpy() @ [0, 0, 0, 1], [*-first, 0, 1])
+
+
 def test_names_of_outlines_stay_in_their_folder_and_apart(slide, tmp_path):
     path, outlines = slide
     shapes = [*outlines.geometry, *outlines.geometry, outlines.geometry[0]]
