@@ -25,7 +25,6 @@ from monai_ext.transforms.mosaic import (
     CutCellPatches,
     CutCellPatchesd,
     PatchClassesd,
-    RestoreVesseld,
     spread_patches,
 )
 from monai_ext.transforms.patches import RandFieldPatchesd
@@ -78,7 +77,6 @@ __all__ = [
     "RandFieldPatchesd",
     "RandStainJitter",
     "RandStainJitterd",
-    "RestoreVesseld",
     "SaveCellsd",
     "SaveDetectionsd",
     "SaveEvidenced",
