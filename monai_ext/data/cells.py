@@ -15,7 +15,7 @@ from monai_ext.base.colours import class_colours
 from monai_ext.base.errors import InputError
 from monai_ext.data.nuclei import crop_patches
 from monai_ext.formats.geojson import Color, Features
-from monai_ext.formats.measurements import measure_instances, simplify_outlines, solidity
+from monai_ext.formats.measurements import Shapes, measure_instances, simplify_outlines, solidity
 from monai_ext.formats.outlines import label_map_to_polygons
 
 __all__ = ["Cells", "Grid", "class_columns", "find_cells", "summarize_cells"]
@@ -139,7 +139,7 @@ def find_cells(
     class_names: Sequence[str] = (),
     patch_size: int = 32,
     tolerance: float = 0.9,
-    keep: Callable[[np.ndarray], np.ndarray] | None = None,
+    keep: Callable[[Shapes], np.ndarray] | None = None,
 ) -> Cells:
     """Measure, outline and classify the instances of a map, all of them in one go.
 
@@ -153,13 +153,13 @@ def find_cells(
         class_names: of its C classes.
         patch_size: S, px.
         tolerance: outlines may move so far when corners are left out, px of level 0.
-        keep: takes the centroids ``(M, 2)``, ``row, col`` in px of the map, and gives which of the instances count.
+        keep: takes the M instances as measured, and gives which of them count, ``(M,)`` bool.
 
     Raises:
         InputError: a classifier that gives other than C scores.
     """
     shapes = measure_instances(instances, probability)
-    chosen = np.ones(len(shapes.ids), bool) if keep is None else keep(shapes.centroids)
+    chosen = np.ones(len(shapes.ids), bool) if keep is None else keep(shapes)
     if not chosen.all():
         kept = np.zeros(int(shapes.ids.max()) + 1, instances.dtype)
         kept[shapes.ids[chosen]] = shapes.ids[chosen]

@@ -17,7 +17,7 @@ from skimage.measure import label as connected_parts
 
 from monai_ext.base.errors import DataListError, InputError
 from monai_ext.data.datalist import check_label_item
-from monai_ext.formats.geojson import Features, read_geojson
+from monai_ext.formats.geojson import Features, rasterize, read_geojson
 from monai_ext.formats.image import read_field, read_mask
 from monai_ext.formats.outlines import label_map_to_polygons, polygons_to_mask
 from monai_ext.formats.point_files import read_points
@@ -314,10 +314,20 @@ def _unfit_mask(item: Mapping[str, Any]) -> list[str]:
         return []
     try:
         # at the file's resolution, which is the mask's
-        keep_lumen(read_field(item["image"]).image, read_mask(item["mask"]), item["mask"])
+        image = read_field(item["image"]).image
+        keep_lumen(image, _read_lumen(item["mask"], image.shape[1:]), item["mask"])
     except InputError as error:
         return [str(error)]
     return []
+
+
+def _read_lumen(path: str | os.PathLike, shape: Sequence[int]) -> np.ndarray:
+    """A mask of a lumen, from an image or from GeoJSON that is drawn on ``H, W`` px."""
+    return rasterize(read_geojson(path), tuple(shape))[0] if _is_drawn(path) else read_mask(path)
+
+
+def _is_drawn(path: str | os.PathLike) -> bool:
+    return str(path).lower().endswith(".geojson")
 
 
 def check_vessel_item(item: Mapping[str, Any]) -> list[str]:
@@ -329,11 +339,17 @@ def check_vessel_item(item: Mapping[str, Any]) -> list[str]:
         item: ``image``; ``label``, 0 healthy or 1 invaded; if there are any ``mask``, the lumen, of the image's size,
             and ``centroids`` of its cancerous cells.
     """
-    problems = check_label_item(item)
+    drawn = "mask" in item and _is_drawn(item["mask"])
+    problems = check_label_item({name: value for name, value in item.items() if name != "mask" or not drawn})
     if problems:
         return problems
-    if "mask" in item and not read_mask(item["mask"]).any():
-        problems.append(f"{item['mask']}: expected a vessel's lumen, found an empty mask")
+    if "mask" in item:
+        try:
+            lumen = _read_lumen(item["mask"], read_field(item["image"]).image.shape[1:] if drawn else ())
+        except InputError as error:
+            return [str(error)]
+        if not lumen.any():
+            problems.append(f"{item['mask']}: expected a vessel's lumen, found an empty mask")
     if "centroids" in item:
         shape = read_field(item["image"], item.get("mpp")).image.shape[1:]
         problems += check_centroids(item["centroids"], shape, item["label"])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from monai_ext.base.errors import InputError
 from monai_ext.data.cells import Cells, Grid, find_cells
+from monai_ext.formats.measurements import Shapes
 from monai_ext.inferers.instances import SLACK, instance_maps
 from monai_ext.inferers.windows import MapPredictor
 from monai_ext.networks.utils import settings_text
@@ -28,6 +29,9 @@ class TileFinder(MapPredictor):
     inner ``halo`` px are looked at for nuclei, so that those on the tile's border are whole and are cut off their
     neighbours as anywhere else. A tile's cells are those whose centroid is in it, or up to ``slack`` px outside: two
     tiles do not see a nucleus on their border alike to the last bit. Of such versions one has to be dropped.
+
+    What reaches from the tile through the whole halo is cut by the edge of what is looked at. Such pieces are told
+    apart, wherever their centroid is: the object has to be found again in a window that holds all of it.
 
     Args:
         network: see the subclass.
@@ -48,12 +52,13 @@ class TileFinder(MapPredictor):
         slack: px.
         reach: px; centroids of two tiles' versions of one cell are no further apart.
         iou: of two versions' outlines, above it; 0 where nearness is enough.
+        rim: px; what comes so near to the edge of what is looked at may go on beyond it.
 
     Raises:
         InputError: a margin that is smaller than the halo or off the network's grid.
     """
 
-    slack, reach, iou = 1, 2, 0.0
+    slack, reach, iou, rim = 1, 2, 0.0, 1
 
     def __init__(
         self,
@@ -90,40 +95,67 @@ class TileFinder(MapPredictor):
             integers ``(h, w)``, 0 is background; float ``(h, w)``, how sure of nucleus each pixel is.
         """
 
-    def cells(self, pixels: Tensor, prediction: Tensor, grid: Grid) -> Cells:
-        """The cells of one tile.
+    def cells(
+        self, pixels: Tensor, prediction: Tensor, grid: Grid, all_inside: bool = False
+    ) -> tuple[Cells, np.ndarray]:
+        """The cells of one tile, and the pieces of those that are cut.
 
         Args:
             pixels: uint8 ``(3, H, W)`` with the margin.
             prediction: of the tile, as :meth:`__call__` gives it.
             grid: where the tile, without halo, lies.
+            all_inside: take whatever has a pixel in the tile, wherever its centroid is.
+
+        Returns:
+            N cells, and which of them are pieces, ``(N,)`` bool.
         """
         halo, cut = self.halo, self.margin - self.halo
         instances, values = self.found(prediction, grid.mpp)
         image = pixels.permute(1, 2, 0).numpy()[cut : cut + values.shape[0], cut : cut + values.shape[1]]
-        inner = np.array(values.shape) - 2 * halo
-
-        def own(centroids: np.ndarray) -> np.ndarray:
-            place = np.rint(centroids) - halo
-            return ((place >= -self.slack) & (place < inner + self.slack)).all(axis=1)
-
         corner = tuple(float(at - halo * grid.scale) for at in grid.offset)
-        return find_cells(
+        around = Grid(grid.mpp, grid.scale, corner, grid.limits)
+        open_ended = self._open_ended(instances, around)
+        inside = np.zeros_like(open_ended)
+        inside[instances[halo : instances.shape[0] - halo, halo : instances.shape[1] - halo]] = True
+
+        def wanted(shapes: Shapes) -> np.ndarray:
+            place = np.rint(shapes.centroids) - halo
+            inner = np.array(instances.shape) - 2 * halo
+            of_tile = ((place >= -self.slack) & (place < inner + self.slack)).all(axis=1)
+            return of_tile | (inside & (open_ended | all_inside))[shapes.ids]
+
+        cells = find_cells(
             instances,
-            Grid(grid.mpp, grid.scale, corner, grid.limits),
+            around,
             probability=values,
             image=image,
             classifier=self.classifier,
             class_names=self.class_names,
             patch_size=self.patch_size,
             tolerance=self.tolerance,
-            keep=own,
+            keep=wanted,
         )
+        return cells, open_ended[cells.ids]
+
+    def _open_ended(self, instances: np.ndarray, grid: Grid) -> np.ndarray:
+        """Which ids of a map ``(H, W)`` come to an edge of it beyond which the slide goes on."""
+        edges = []
+        for axis, turned in enumerate((instances, instances.T)):
+            first, last = grid.offset[axis], grid.offset[axis] + len(turned) * grid.scale
+            if first > 0:
+                edges.append(turned[: self.rim])
+            if grid.limits is None or last < grid.limits[axis]:
+                edges.append(turned[len(turned) - self.rim :])
+        cut = np.zeros(int(instances.max(initial=0)) + 1, bool)
+        for edge in edges:
+            cut[edge] = True
+        cut[0] = False
+        return cut
 
     @property
     def fingerprint(self) -> str:
         """All that decides the cells, as text: what decides the map, the instances, the classes."""
-        settings = {name: getattr(self, name) for name in ("tolerance", "class_names", "slack", "reach", "iou")}
+        settings = {name: getattr(self, name) for name in ("tolerance", "class_names", "slack", "reach", "iou", "rim")}
         classes = getattr(self.classifier, "settings", dict)()
         return json.dumps([super().fingerprint, settings, classes], sort_keys=True)
 
@@ -182,7 +214,8 @@ class InstanceFinder(TileFinder):
     """
 
     channels = 2
-    slack, reach = SLACK, 24  # discs that are further apart have a radius of 45 px, or a smaller IoU than .5
+    slack, rim = SLACK, SLACK
+    reach = 24  # discs that are further apart have a radius of 45 px, or a smaller IoU than .5
 
     def __init__(
         self, network: nn.Module, *, halo: int = 64, align: int = 32, iou: float = 0.5, **options: Any

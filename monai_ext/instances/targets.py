@@ -13,7 +13,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.instances.sparse import SparseInstances
 from monai_ext.metrics.instance import instance_map
 
-__all__ = ["Target", "check_targets", "collate_targets", "instances_to_target", "make_target", "target_to_instances"]
+__all__ = ["Target", "check_targets", "collate_targets", "instances_to_target", "make_target"]
 
 
 class Target(TypedDict):
@@ -73,16 +73,6 @@ def make_target(instances: SparseInstances, weights: float | Tensor = 1.0, known
     if known is not None:
         known = convert_to_tensor(known, track_meta=False, device=device).reshape(instances.shape) != 0
     return Target(masks=instances.masks(), boxes=instances.boxes, weights=weights.expand(count).clone(), known=known)
-
-
-def target_to_instances(target: Target) -> Tensor:
-    """From a target to an instance map.
-
-    Returns:
-        int32 ``(1, H, W)``, numbered from 1 without gaps in the order of the masks; a mask that earlier ones cover
-        wholly has no number.
-    """
-    return SparseInstances.from_masks(target["masks"]).to_map()[0]
 
 
 def collate_targets(batch: Sequence[Mapping[Hashable, Any] | Sequence[Mapping[Hashable, Any]]]) -> dict[Hashable, Any]:

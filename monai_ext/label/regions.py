@@ -14,6 +14,7 @@ import torch
 from monai.data import MetaTensor
 
 from monai_ext.base.errors import InputError
+from monai_ext.data.geometry import image_affine
 from monai_ext.data.vessels import keep_lumen
 from monai_ext.formats.geojson import Features
 from monai_ext.formats.outlines import polygons_to_mask
@@ -44,8 +45,8 @@ def load_region(
         margin: read around the region, px of the network's grid.
 
     Returns:
-        uint8 ``(3, H, W)`` with ``LoadFieldd``'s metadata, and ``corner``, the ``x, y`` of its first pixel's corner,
-        and ``region``, the ``left, top, right, bottom`` that were asked for, both in px of level 0.
+        uint8 ``(3, H, W)`` with ``LoadFieldd``'s metadata and affine, and ``corner``, the ``x, y`` of its first pixel's
+        corner, and ``region``, the ``left, top, right, bottom`` that were asked for, both in px of level 0.
 
     Raises:
         InputError: the region is not in the image, or has more than 100 Mpx; the file cannot be read.
@@ -70,15 +71,17 @@ def load_region(
         found = f"{width} x {height} px at {reader.mpp or 'no known'} um/px"
         raise InputError(path, f"a region of at most {_MOST_PIXELS // 10**6} Mpx", found)
     pixels = reader.read(first_row, first_col, height, width)
+    corner = (first_row * reader.scale, first_col * reader.scale)
     meta = {
         "filename_or_obj": str(path),
         "mpp": reader.mpp,
         "scale": reader.scale,
         "file_shape": tuple(round(side * reader.scale) for side in pixels.shape[1:]),
-        "corner": (first_col * reader.scale, first_row * reader.scale),
+        "corner": corner[::-1],
         "region": (left, top, right, bottom),
     }
-    return MetaTensor(torch.from_numpy(np.ascontiguousarray(pixels)), meta=meta)
+    affine = image_affine(reader.mpp, reader.scale, corner)
+    return MetaTensor(torch.from_numpy(np.ascontiguousarray(pixels)), affine=affine, meta=meta)
 
 
 def load_vessel_region(

@@ -124,7 +124,7 @@ class EvidenceLocalization(UnevenCumulative):
             InputError: masks of different shapes.
         """
         rows = [
-            localization_counts(pred[None] != 0, truth[None] != 0, self.share).cpu()
+            localization_counts(pred != 0, truth != 0, self.share).cpu()
             for pred, truth in _pairs(y_pred, y, type(self).__name__)
         ]
         counts = torch.cat(rows) if rows else self._no_items
@@ -223,7 +223,7 @@ class GridPointing(UnevenCumulative):
         for evidence, tile in _pairs(y_pred, y, type(self).__name__):
             if not bool((evidence >= 0).all()):
                 raise InputError("GridPointing", "evidence >= 0", f"a minimum of {evidence.min().item():g}")
-            rows.append(pointing_scores(evidence[None], tile[None] != 0).cpu())
+            rows.append(pointing_scores(evidence, tile != 0).cpu())
         scores = torch.cat(rows) if rows else self._no_items
         self.extend(scores)
         return scores
@@ -235,14 +235,16 @@ class GridPointing(UnevenCumulative):
 
 
 def _pairs(y_pred: Any, y: Any, name: str) -> list[tuple[Tensor, Tensor]]:
-    """Predictions and truths, one by one, on one device."""
+    """Predictions and truths on one device: batches of one size, ``(b, ...)``."""
     if len(y_pred) != len(y):
         raise InputError(name, "as many predictions as labels", f"{len(y_pred)} and {len(y)}")
+    if isinstance(y_pred, Tensor) and isinstance(y, Tensor) and y_pred.shape == y.shape:
+        return [(convert_to_tensor(y_pred, track_meta=False), convert_to_tensor(y, track_meta=False).to(y_pred.device))]
     pairs = []
     for predicted, true in zip(y_pred, y, strict=True):
         pred = convert_to_tensor(predicted, track_meta=False)
         truth = convert_to_tensor(true, track_meta=False, device=pred.device)
         if pred.shape != truth.shape:
             raise InputError(name, f"a prediction of the label's shape {tuple(truth.shape)}", str(tuple(pred.shape)))
-        pairs.append((pred, truth))
+        pairs.append((pred[None], truth[None]))
     return pairs

@@ -20,7 +20,12 @@ from monai_ext.base.files import atomic_path
 from monai_ext.base.overlay import overlay
 from monai_ext.explain.evidence import EvidenceMap, fusion_options, min_max
 from monai_ext.metrics.bootstrap import bootstrap_ci
-from monai_ext.metrics.evidence import evidence_mask, localization_counts, localization_scores, pointing_scores
+from monai_ext.metrics.evidence import (
+    EvidenceLocalization,
+    evidence_mask,
+    localization_scores,
+    pointing_scores,
+)
 from monai_ext.reports.evidence_cases import MaskedPositives, PointingCanvases, evidence_judges
 from monai_ext.reports.pages import write_metrics, write_report
 
@@ -57,16 +62,19 @@ def score_evidence(
     Returns:
         a row for each case and map: ``case`` (its index), ``image``, ``group``, ``map``; ``share`` of the evidence in
         the tumour and ``hit``, see :func:`~monai_ext.metrics.evidence.pointing_scores`; ``tp``, ``fp`` and
-        ``positive``, see :func:`~monai_ext.metrics.evidence.localization_counts`.
+        ``positive``, see :class:`~monai_ext.metrics.EvidenceLocalization`.
+
+    Raises:
+        InputError: a ``share`` outside (0.5, 1].
     """
-    tables = []
+    rule, tables = EvidenceLocalization(share), []
     for batch in tqdm(DataLoader(cases, batch_size), desc="evidence", unit="batch"):
         names = pd.DataFrame({"image": batch["name"], "group": batch["group"]})
         truth = batch["truth"]
         for name, maps in _maps(evidence, batch["image"].to(device)).items():
             mask = evidence_mask(maps, _threshold(settings, name), settings["smooth"])
             scores = pd.DataFrame(pointing_scores(maps, truth).numpy(), columns=["share", "hit"])
-            counts = pd.DataFrame(localization_counts(mask, truth, share).numpy(), columns=_COUNTS)
+            counts = pd.DataFrame(rule(mask, truth).numpy(), columns=_COUNTS)
             tables.append(pd.concat([names.assign(map=name), scores, counts], axis=1))
     table = pd.concat(tables, ignore_index=True)
     table.insert(0, "case", table.groupby("map").cumcount())

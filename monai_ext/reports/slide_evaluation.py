@@ -14,10 +14,10 @@ from tqdm import tqdm
 from monai_ext.base.errors import DataListError, InputError
 from monai_ext.base.files import atomic_path
 from monai_ext.data.run_state import RunState
-from monai_ext.formats.geojson import rasterize, read_geojson
 from monai_ext.metrics.bootstrap import bootstrap_scores, weighted_auc
 from monai_ext.metrics.froc import FALSE_ALARMS, SlideLesions, bootstrap_froc, froc_curve, match_lesions
 from monai_ext.reports.pages import write_metrics, write_report
+from monai_ext.transforms.geojson import LoadGeoJSON
 
 __all__ = ["evaluate_slides"]
 
@@ -155,5 +155,5 @@ def _lesions(
     plan = json.loads(stem.with_name(f"{stem.name}_plan.json").read_text(encoding="utf-8"))
     scale = mask_um / plan["base_mpp"]
     shape = tuple(int(np.ceil(side / scale)) for side in plan["level0_shape"])
-    tumour = rasterize(read_geojson(folder / entry["annotation"]), shape, scale=scale)[0] > 0
+    tumour = LoadGeoJSON(scale=scale)(folder / entry["annotation"], shape)[0] > 0
     return match_lesions(scores, (places + 0.5) / scale - 0.5, tumour, mask_um, grow_um, itc_um)

@@ -45,7 +45,8 @@ class CellSpool:
 
     def __init__(self, folder: Path, class_names: Sequence[str], position: dict[str, int] | None = None) -> None:
         self.columns = ["confidence", *(f"probability_{name}" for name in class_names), *_MEASURED]
-        place = [("begin", "<i8"), ("length", "<i4"), ("tile", "<i4"), ("seam", "?"), ("class", "<i2")]
+        place = [("begin", "<i8"), ("length", "<i4"), ("tile", "<i4"), ("class", "<i2")]
+        place += [(name, "?") for name in ("seam", "across", "cut")]
         numbers = [("row", "<f8"), ("col", "<f8"), *((name, "<f8") for name in self.columns)]
         self.dtype = np.dtype([*place, *numbers])
         self._files = [(folder / name).open("w+b" if position is None else "r+b") for name in self.FILES]
@@ -71,22 +72,27 @@ class CellSpool:
         features, records = self._files
         return {"bytes": features.tell(), "cells": records.tell() // self.dtype.itemsize}
 
-    def add(self, cells: Cells, tile: int, seam: np.ndarray, colours: dict[str, Color], object_type: str) -> None:
+    def add(
+        self, cells: Cells, tile: int, colours: dict[str, Color], object_type: str, **marks: np.ndarray | bool
+    ) -> None:
         """Append cells.
 
         Args:
             cells: of one tile.
             tile: its number.
-            seam: ``(N,)`` bool, those that a neighbouring tile might have too.
             colours: RGB of each class.
             object_type: see :meth:`~monai_ext.data.cells.Cells.features`.
+            **marks: ``(N,)`` bool: ``seam``, those that a neighbouring tile might have too; ``across``, those of which
+                it might have a piece; ``cut``, those that are pieces.
         """
         features, records = self._files
         texts = list(encode_features(cells.features(colours, object_type), features.name))
         table = np.zeros(len(cells), self.dtype)
         table["length"] = [len(text) for text in texts]
         table["begin"] = features.tell() + np.cumsum(table["length"], dtype=np.int64) - table["length"]
-        table["tile"], table["seam"], table["class"] = tile, seam, cells.class_ids
+        table["tile"], table["class"] = tile, cells.class_ids
+        for name, values in marks.items():
+            table[name] = values
         table["row"], table["col"] = cells.centres.T
         for name, values in cells.numbers().items():
             table[name] = values
@@ -110,17 +116,21 @@ class CellSpool:
 
     def texts(self, records: np.ndarray) -> Iterator[bytes]:
         """The encoded feature of each of these records."""
+        self._files[0].flush()
         descriptor = self._files[0].fileno()
         for begin, length in zip(records["begin"].tolist(), records["length"].tolist(), strict=True):
             yield os.pread(descriptor, length, begin)
+
+    def outlines(self, records: np.ndarray) -> np.ndarray:
+        """The outlines of N records, valid polygons, ``(N,)``."""
+        return valid_geometry(shapely.from_geojson([*self.texts(records)]))
 
     def ious(self, records: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Intersection over union of the outlines of each of K records and its partner, ``(K,)``."""
         values = np.zeros(len(records))
         for start in range(0, len(records), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
-            texts = ([*self.texts(each[part])] for each in (records, others))
-            one, other = (valid_geometry(shapely.from_geojson(each)) for each in texts)
+            one, other = (self.outlines(each[part]) for each in (records, others))
             common = shapely.area(shapely.intersection(one, other))
             values[part] = common / (shapely.area(one) + shapely.area(other) - common)
         return values

@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import shapely
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -31,6 +32,7 @@ from monai_ext.slides.overlay import scale_bar
 from monai_ext.slides.partial import PartialSlide
 from monai_ext.slides.plan import SlidePlan, Tile
 from monai_ext.slides.predictor import CellPredictor
+from monai_ext.slides.seams import CellWindow, join_cut
 from monai_ext.slides.stream import decode_tiles
 
 __all__ = ["SlideCells"]
@@ -63,7 +65,9 @@ class SlideCells(SlideInferer):
     A cell belongs to the tile that its centroid lies in, and is there only where there is tissue. Tiles overlap by a
     halo in which nuclei are found as well, so that a nucleus on a seam is seen whole by both sides, and in the same
     way. Lest a last bit decides, a tile also takes those a little outside, and of two versions the less sure one is
-    dropped; the finder knows how far outside, and how alike versions are.
+    dropped; the finder knows how far outside, and how alike versions are. A cell that is longer than the halo, so that
+    no tile has it whole, is computed again in a window of its own; where that would be too large, the largest piece
+    of it stays, and the summary's ``cut`` counts it.
 
     Args:
         finder: what finds the cells of a tile: by a map of probabilities, a
@@ -76,6 +80,7 @@ class SlideCells(SlideInferer):
         object_type: what QuPath takes a cell for.
         processors: threads that find cells while the network computes the next tiles.
         tile_px: no tile is larger, margins included; a U-Net's memory grows with its square.
+        seam_px: nor is the window of a cell that tiles cut larger than the larger of this and ``tile_px``.
         **options: further arguments of :class:`SlideInferer`: batch_size, workers, prefetch, backend, tissue, stains,
             resume, fingerprint, title, notes.
     """
@@ -96,19 +101,21 @@ class SlideCells(SlideInferer):
         object_type: str = "detection",
         processors: int = 1,
         tile_px: int = 1280,
+        seam_px: int = 1280,
         **options: Any,
     ) -> None:
         super().__init__(finder, output_dir, target_mpp, mpp, tile_px=tile_px, **options)
-        self.finder, self.processors = finder, processors
+        self.finder, self.processors, self.seam_px = finder, processors, max(seam_px, tile_px)
         self.outputs = CellOutputs(class_colours(finder.class_names, colours), object_type)
 
     def _partial(self, work: Path, plan: SlidePlan, tissue: Tissue | None, maker: str) -> PartialSlide:
-        maker = json.dumps([maker, self.outputs.colours, self.outputs.object_type])
+        maker = json.dumps([maker, self.outputs.colours, self.outputs.object_type, self.seam_px])
         return _PartialCells(work, plan, tissue, self.finder, self.outputs, maker, self.resume)
 
     def _compute(self, reader: SlideReader, partial: PartialSlide) -> None:
         plan, first = partial.plan, partial.stripes
         before = sum(len(stripe.cols) for stripe in plan.stripes[:first])
+        normalize = self._normalize(reader, plan)
         batches = decode_tiles(
             reader,
             plan,
@@ -116,9 +123,9 @@ class SlideCells(SlideInferer):
             batch_size=self.batch_size,
             workers=self.workers,
             prefetch=self.prefetch,
-            normalize=self._normalize(reader, plan),
+            normalize=normalize,
         )
-        waiting: deque[tuple[Tile, Future[Cells]]] = deque()
+        waiting: deque[tuple[Tile, Future[tuple[Cells, np.ndarray]]]] = deque()
         with (
             ThreadPoolExecutor(self.processors, thread_name_prefix="cells") as pool,
             tqdm(desc=plan.file, total=plan.tile_count, initial=before, unit="tile") as progress,
@@ -127,7 +134,7 @@ class SlideCells(SlideInferer):
             def take(most: int) -> None:
                 while len(waiting) > most:
                     tile, cells = waiting.popleft()
-                    partial.add(tile, cells.result())
+                    partial.add(tile, *cells.result())
                     progress.update()
 
             for tiles, pixels in batches:
@@ -136,8 +143,9 @@ class SlideCells(SlideInferer):
                     waiting.append((tile, pool.submit(self._cells, plan, tile, pixels[k], predictions[k])))
                 take(self.processors * self.batch_size)
             take(0)
+        partial.join(CellWindow(reader, plan, self.finder, normalize, self.seam_px))
 
-    def _cells(self, plan: SlidePlan, tile: Tile, pixels: Tensor, prediction: Tensor) -> Cells:
+    def _cells(self, plan: SlidePlan, tile: Tile, pixels: Tensor, prediction: Tensor) -> tuple[Cells, np.ndarray]:
         grid = Grid(plan.mpp, plan.scale, (tile.row * plan.scale, tile.col * plan.scale), plan.level0_shape)
         with torch.inference_mode():
             return self.finder.cells(pixels, prediction, grid)
@@ -145,7 +153,7 @@ class SlideCells(SlideInferer):
     def _write(self, partial: PartialSlide, thumbnail: tuple[np.ndarray, float]) -> dict[str, Any]:
         plan, spool = partial.plan, partial.heat
         geojson, csv, picture, plan_json = (partial.folder / f"output{suffix}" for suffix in self.suffixes)
-        records = spool.records()
+        records = spool.records()[partial.keep]
         records = records[drop_second_versions(records, self.finder.reach * plan.scale, self._alike(spool))]
         records = records[np.lexsort([records[name] for name in ("col", "row", "confidence")])]
         with GeoJSONWriter(geojson) as writer:
@@ -159,7 +167,11 @@ class SlideCells(SlideInferer):
             f"mean_{name}": round(float(records[name].mean()), 4) if len(records) else None
             for name in ("confidence", "area_um2")
         }
-        return {"tissue_mm2": plan.tissue_mm2, **summary, **means}
+        return {"tissue_mm2": plan.tissue_mm2, **summary, "cut": partial.stay, **means}
+
+    def _caption(self, summary: Mapping[str, Any]) -> str:
+        cut = f", {summary['cut']} of them pieces of larger ones" if summary["cut"] else ""
+        return super()._caption(summary) + cut
 
     def _alike(self, spool: CellSpool) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
         """Which pairs of two tiles' records are versions of one cell."""
@@ -204,19 +216,43 @@ class _PartialCells(PartialSlide):
     def _open(self, progress: dict[str, Any] | None) -> CellSpool:
         return CellSpool(self.folder, self.finder.class_names, progress and progress["position"])
 
-    def add(self, tile: Tile, cells: Cells) -> None:
+    def add(self, tile: Tile, cells: Cells, cut: np.ndarray) -> None:
         """Take a tile's cells, those on tissue; after the last one of a stripe, see that all is on disk.
+
+        Args:
+            tile: the next of the plan.
+            cells: N of them.
+            cut: ``(N,)`` bool, those that are pieces; whether their cell is on tissue shows when it is whole.
 
         Raises:
             OSError: the disk is full.
         """
-        inside = (cells.centres > -0.5) & (cells.centres < np.array(self.plan.level0_shape) - 0.5)
-        cells = cells[inside.all(axis=1)]  # a tile at the edge is read in full
-        if self.tissue is not None and len(cells):
-            cells = cells[self.tissue.at(cells.centres + 0.5)]
-        place = (cells.centres + 0.5) / self.plan.scale - (tile.row, tile.col)
-        edge = np.minimum(place, (tile.height, tile.width) - place).min(axis=1, initial=np.inf)
+        kept = self._on_tissue(cells) | cut
+        cells, cut = cells[kept], cut[kept]
+        low, size = np.array([tile.row, tile.col]), np.array([tile.height, tile.width])
+        place = (cells.centres + 0.5) / self.plan.scale - low
+        edge = np.minimum(place, size - place).min(axis=1, initial=np.inf)
         near = edge <= self.finder.slack + self.finder.reach  # enough for a neighbour to have another version
-        number = self._number[tile.row, tile.col]
-        self.heat.add(cells, number, near, dict(self.outputs.colours), self.outputs.object_type)
+        left, top, right, bottom = shapely.bounds(cells.outlines).T / self.plan.scale
+        first, last = np.stack([top, left], axis=1) - low, np.stack([bottom, right], axis=1) - low
+        long = (last - first).max(axis=1, initial=0) >= self.finder.halo - self.finder.rim - 1
+        across = long & ((first < 0) | (last > size)).any(axis=1)  # a neighbour's halo may end within it
+        self._append(cells, self._number[tile.row, tile.col], seam=near & ~cut, across=across & ~cut, cut=cut)
         self._added(tile, position=self.heat.position)
+
+    def join(self, window: CellWindow) -> None:
+        """When all tiles are there, put whole cells in the place of pieces."""
+        self.keep, self.stay = join_cut(self.heat, window.find, self._add_whole)
+
+    def _add_whole(self, cells: Cells) -> None:
+        self._append(cells[self._on_tissue(cells)], -1)
+
+    def _append(self, cells: Cells, tile: int, **marks: np.ndarray) -> None:
+        self.heat.add(cells, tile, dict(self.outputs.colours), self.outputs.object_type, **marks)
+
+    def _on_tissue(self, cells: Cells) -> np.ndarray:
+        """Which cells are on tissue, ``(N,)`` bool; a tile at the slide's edge is read in full."""
+        inside = ((cells.centres > -0.5) & (cells.centres < np.array(self.plan.level0_shape) - 0.5)).all(axis=1)
+        if self.tissue is not None and inside.any():
+            inside[inside] = self.tissue.at(cells.centres[inside] + 0.5)
+        return inside

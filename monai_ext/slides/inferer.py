@@ -191,6 +191,10 @@ class SlideInferer:
         """Write ``output`` and each of the suffixes into the partial slide's folder; the summary."""
         return write_outputs(partial.folder, partial.heat, partial.plan, self.outputs, thumbnail)
 
+    def _caption(self, summary: Mapping[str, Any]) -> str:
+        """What a line says of a slide."""
+        return self.caption.format(**summary)
+
     def _discard(self, name: str) -> None:
         """Remove what an earlier run wrote of a slide that now fails, lest it be taken for this run's."""
         for suffix in self.suffixes:
@@ -264,7 +268,7 @@ class SlideInferer:
         try:
             result = self(image, name, item.get("mpp"))
             cohort.done(image, **self._entry(cohort, item, result))
-            print(f"{image}: {self.caption.format(**result.summary)}, {result.seconds:.0f} s", flush=True)
+            print(f"{image}: {self._caption(result.summary)}, {result.seconds:.0f} s", flush=True)
         # whatever is wrong with one slide, the others are to be computed
         except Exception as error:
             if not isinstance(error, (InputError, OSError)):
@@ -332,7 +336,7 @@ class SlideInferer:
     def _case(self, entry: Mapping[str, Any]) -> tuple[np.ndarray, str]:
         summary = entry["summary"]
         picture = cv2.imread(str(self._output(entry["name"], OVERLAY)))[..., ::-1]
-        return picture, f"{summary['image']}: {self.caption.format(**summary)}"
+        return picture, f"{summary['image']}: {self._caption(summary)}"
 
 
 def _identity(path: Path) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor
 
 from monai_ext.data.cells import Cells, Grid
@@ -54,13 +55,28 @@ class CellPredictor(TilePredictor, Protocol):
         slack: px outside a tile, up to which a cell's centroid is taken for the tile's as well.
         reach: px; centroids of two tiles' versions of one cell are no further apart.
         iou: of two versions' outlines, above it; 0 where nearness is enough.
+        halo: px around a tile in which cells are looked for.
+        rim: px; what comes so near to the edge of what is looked at may go on beyond it.
+        align: tiles begin at multiples of so many px, less the margin.
     """
 
     class_names: Sequence[str]
     slack: int
     reach: int
     iou: float
+    halo: int
+    rim: int
+    align: int
 
-    def cells(self, pixels: Tensor, prediction: Tensor, grid: Grid) -> Cells:
-        """The cells of one tile, uint8 ``(3, H, W)`` with its margin, from what the call gave for it."""
+    def cells(
+        self, pixels: Tensor, prediction: Tensor, grid: Grid, all_inside: bool = False
+    ) -> tuple[Cells, np.ndarray]:
+        """The cells of one tile, and which of them are cut by the edge of what was looked at, bool ``(N,)``.
+
+        Args:
+            pixels: uint8 ``(3, H, W)`` with the margin.
+            prediction: what the call gave for the tile.
+            grid: where the tile, without its margin, lies.
+            all_inside: all cells, not only those that belong to this tile.
+        """
         ...

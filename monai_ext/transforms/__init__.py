@@ -30,7 +30,6 @@ if TYPE_CHECKING:
         CutCellPatches,
         CutCellPatchesd,
         PatchClassesd,
-        RestoreVesseld,
         spread_patches,
     )
     from monai_ext.transforms.patches import RandFieldPatchesd
@@ -83,7 +82,6 @@ __all__ = [
     "RandFieldPatchesd",
     "RandStainJitter",
     "RandStainJitterd",
-    "RestoreVesseld",
     "SaveCellsd",
     "SaveDetectionsd",
     "SaveEvidenced",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -100,7 +101,8 @@ class SaveCellsd(MapTransform):
       certain first, in QuPath's coordinates (px of the file's full resolution).
     - ``a/b_cells.csv``: a row for each cell, in the same order.
     - ``a/b_overlay.png``: the nuclei outlined in their classes' colours.
-    - ``summary.csv``: a row for each image with counts and densities, in all and of each class.
+    - ``summary.csv``: a row for each image with counts and densities, in all and of each class; with a ``cut_key`` also
+      how many of the cells are pieces of larger ones.
 
     Args:
         keys: key of the cells.
@@ -112,6 +114,8 @@ class SaveCellsd(MapTransform):
         colours: RGB of each class, 0 to 255.
         object_type: what QuPath takes a cell for: ``"detection"`` or ``"annotation"``.
         max_side: pictures are reduced until no side is longer, px.
+        cut_key: how many of the cells are pieces, as :class:`~monai_ext.inferers.InstanceInferer` counts them; there
+            may be no such key.
         allow_missing_keys: whether data without cells are passed on.
 
     Raises:
@@ -130,10 +134,11 @@ class SaveCellsd(MapTransform):
         colours: Mapping[str, Color] | None = None,
         object_type: str = "detection",
         max_side: int = 4096,
+        cut_key: str = "cut",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.files = ResultFiles(output_dir, data_root_dir, max_side)
+        self.files, self.cut_key = ResultFiles(output_dir, data_root_dir, max_side), cut_key
         self.instances_key, self.image_key, self.mpp = instances_key, image_key, mpp
         self.colours, self.object_type = colours, object_type
 
@@ -153,6 +158,10 @@ class SaveCellsd(MapTransform):
             picture = self._picture(image, convert_to_numpy(d[self.instances_key])[0], cells)
             self.files.write_picture(self.files.path(source, OVERLAY), picture)
             counts = summarize_cells(cells.class_ids, cells.class_names, mm2)
+            if self.cut_key in d:
+                counts["cut"] = int(d[self.cut_key])
+                if counts["cut"]:
+                    print(f"{source}: {counts['cut']} of {len(cells)} cells are pieces of larger ones", file=sys.stderr)
             self.files.write_row({"image": source.as_posix(), "area_mm2": round(mm2, 6), **counts})
         return d
 

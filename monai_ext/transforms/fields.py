@@ -13,8 +13,9 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from monai_ext.base.errors import InputError
+from monai_ext.data.geometry import image_affine
 from monai_ext.formats.image import read_field, read_mask
-from monai_ext.transforms.points import LoadPoints
+from monai_ext.transforms.points import LoadPointsd
 
 __all__ = ["LoadFieldd"]
 
@@ -28,7 +29,8 @@ class LoadFieldd(MapTransform):
     Args:
         keys: paths of images or slides; become uint8 MetaTensors ``(3, H, W)`` whose metadata hold
             ``filename_or_obj``, ``mpp`` (um/px, 0 where unknown), ``scale`` (pixels of the file per pixel here) and
-            ``file_shape`` (``H, W`` of the file).
+            ``file_shape`` (``H, W`` of the file). Their affine is in mm, see
+            :func:`~monai_ext.data.geometry.image_affine`; where the resolution is unknown, in px of the file.
         points_keys: paths of points, or points, in pixels of the file; become float32 ``(N, 2)`` tensors of row and
             column on the image's grid.
         mask_keys: paths of masks or instance maps of the file's size (PNG, TIFF); become int32 tensors ``(1, H, W)``
@@ -56,7 +58,7 @@ class LoadFieldd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.points_keys, self.mask_keys = tuple(points_keys), tuple(mask_keys)
         self.mpp, self.target_mpp = mpp, target_mpp
-        self.load_points = LoadPoints(point_classes)
+        self.load_points = LoadPointsd(self.points_keys, point_classes) if self.points_keys else None
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace paths by what they hold."""
@@ -67,9 +69,11 @@ class LoadFieldd(MapTransform):
             scale, shape = field.scale, field.image.shape[1:]
             meta = {"filename_or_obj": str(d[key]), "mpp": field.mpp or 0.0, "scale": scale}
             meta["file_shape"] = field.file_shape
-            d[key] = MetaTensor(torch.from_numpy(field.image), meta=meta)
+            d[key] = MetaTensor(torch.from_numpy(field.image), affine=image_affine(field.mpp, scale), meta=meta)
+        if self.load_points:
+            d = self.load_points(d)
         for key in self.points_keys:
-            points = torch.as_tensor(self.load_points(d[key]), dtype=torch.float32)
+            points = torch.as_tensor(d[key], dtype=torch.float32)
             # whole numbers are pixel centres, so the grids' common corner is at -0.5
             d[key] = (points + 0.5) / scale - 0.5 if scale != 1 else points
         for key in self.mask_keys:

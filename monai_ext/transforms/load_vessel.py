@@ -10,8 +10,10 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from monai_ext.data.geometry import image_affine
 from monai_ext.data.vessels import SlideVessels
 from monai_ext.transforms.fields import LoadFieldd
+from monai_ext.transforms.geojson import LoadGeoJSONd
 from monai_ext.transforms.lumen import KeepLumend
 
 __all__ = ["LoadVesseld"]
@@ -25,8 +27,10 @@ class LoadVesseld(MapTransform):
 
     Args:
         keys: paths; become uint8 MetaTensors ``(3, H, W)`` whose metadata hold ``filename_or_obj``, ``mpp``, ``scale``
-            (see :class:`LoadFieldd`) and ``offset``, the upper left corner's row and column in px of level 0.
-        mask_key: path of the lumen, dropped; a vessel without is taken as it is.
+            (see :class:`LoadFieldd`) and ``offset``, the upper left corner's row and column in px of level 0, which is
+            in the affine too.
+        mask_key: path of the lumen, a mask (PNG, TIFF) of the file's size or QuPath's GeoJSON, dropped; a vessel
+            without is taken as it is.
         points_key: points, brought to the image's grid as :class:`LoadFieldd` does; there may be none.
         mpp: um/px of all files at full resolution.
         target_mpp: um/px wanted; ``None`` leaves images as they are.
@@ -65,11 +69,15 @@ class LoadVesseld(MapTransform):
             for key in self.key_iterator(d):
                 d[key] = self._from_slide(d[key], d["outlines"], d["number"], d.get("mpp"))
         else:
+            drawn = str(d.get(self.mask_key, "")).lower().endswith(".geojson")
             points, masks = ([key] if key in d else [] for key in (self.points_key, self.mask_key))
+            masks = [] if drawn else masks
             load = LoadFieldd(self.keys, points, masks, None, self.mpp, self.target_mpp, self.allow_missing_keys)
             d = load(d)
             for key in self.key_iterator(d):
                 d[key].meta["offset"] = (0.0, 0.0)
+            if drawn:
+                d = LoadGeoJSONd(self.mask_key, self.keys[0], scale=d[self.keys[0]].meta["scale"])(d)
         if self.source_key is not None:
             for key in self.key_iterator(d):
                 d[self.source_key] = d[key]
@@ -81,4 +89,5 @@ class LoadVesseld(MapTransform):
             self._open = (which, SlideVessels(path, outlines, self.target_mpp, self.mpp or mpp))
         vessel = self._open[1][number]
         meta = {"filename_or_obj": str(path), "mpp": vessel.mpp, "scale": vessel.scale, "offset": vessel.offset}
-        return MetaTensor(torch.from_numpy(vessel.image.copy()), meta=meta)
+        affine = image_affine(vessel.mpp, vessel.scale, vessel.offset)
+        return MetaTensor(torch.from_numpy(vessel.image.copy()), affine=affine, meta=meta)

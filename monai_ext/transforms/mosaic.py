@@ -27,7 +27,6 @@ __all__ = [
     "CutCellPatches",
     "CutCellPatchesd",
     "PatchClassesd",
-    "RestoreVesseld",
     "spread_patches",
 ]
 
@@ -394,30 +393,3 @@ class CellGridMosaicd(Randomizable, MapTransform):
                 for number, one in enumerate(made)
             ]
         return found if self.mosaic.limit == "split" and not self.stack else found[0]
-
-
-class RestoreVesseld(MapTransform):
-    """Puts maps of a vessel's mosaic back into the vessel's geometry, by what :class:`CutCellPatchesd` noted.
-
-    Args:
-        keys: maps ``(C, grid s, grid s)``, or for all mosaics of a vessel lists or batches of them (and of ``order``).
-        spread: give them the size of the vessel's image, each patch one value; else one value for each patch.
-        fill: value of patches that are in no mosaic.
-        allow_missing_keys: pass over keys that are not there.
-    """
-
-    def __init__(
-        self, keys: KeysCollection, spread: bool = True, fill: float = 0, allow_missing_keys: bool = False
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.spread, self.fill = as_flag(spread, "spread"), fill
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each map."""
-        d = dict(data)
-        for key in self.key_iterator(d):
-            rows, cols = (int(side) for side in d["grid_shape"])
-            d[key] = CellGridMosaic.inverse(d[key], d["order"], (rows, cols), self.fill)
-            if self.spread:
-                d[key] = spread_patches(d[key], int(d["patch_px"]), [int(side) for side in d["vessel_shape"]])
-        return d

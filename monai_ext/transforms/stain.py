@@ -6,6 +6,7 @@ MetaTensors; what comes back has the same kind, dtype and value range.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ from monai_ext.base.stain import (
     stains_of_density,
     unmix,
 )
+from monai_ext.formats.image import read_field
 
 __all__ = ["MacenkoNormalize", "MacenkoNormalized", "RandStainJitter", "RandStainJitterd"]
 
@@ -46,11 +48,15 @@ class MacenkoNormalize(Transform):
     Args:
         target_stains: absorbance vectors to reach (3, 2), hematoxylin first; by default what ports of Macenko use.
         target_maxima: 99th percentile of each stain's concentration to reach (2,).
+        reference: an image file or array whose stains are the target, in place of these two.
         alpha: percentile of the angle that defines the stains, in percent.
         beta: mean OD above which a pixel is tissue.
         max_pixels: stains are estimated on a regular grid of at most so many pixels an image; None is all of them.
         source_intensity: white level as a fraction of the full scale, one number or one per channel.
         max_value: full scale; None is 255 for uint8, 65535 for uint16, 1 for floating point.
+
+    Raises:
+        InputError: the reference cannot be read, or has too little tissue or one colour only.
     """
 
     backend = (TransformBackends.TORCH, TransformBackends.NUMPY)
@@ -60,6 +66,7 @@ class MacenkoNormalize(Transform):
         target_stains: NdarrayOrTensor | Sequence[Sequence[float]] = MACENKO_STAINS,
         target_maxima: NdarrayOrTensor | Sequence[float] = MACENKO_STAIN_MAXIMA,
         *,
+        reference: str | os.PathLike | NdarrayOrTensor | None = None,
         alpha: float = 1.0,
         beta: float = BETA,
         max_pixels: int | None = MAX_PIXELS,
@@ -71,6 +78,8 @@ class MacenkoNormalize(Transform):
         self.alpha, self.beta, self.max_pixels = alpha, beta, max_pixels
         self.source_intensity, self.max_value = source_intensity, max_value
         self.source: Stains | None = None
+        if reference is not None:
+            self._aim_at(reference)
 
     def settings(self) -> dict[str, Any]:
         """All that decides the result, but for the image and what :meth:`fit` found, as JSON takes it."""
@@ -92,17 +101,14 @@ class MacenkoNormalize(Transform):
         self.source = self._estimate(image)
         return self
 
-    def fit_target(self, image: NdarrayOrTensor | Iterable[NdarrayOrTensor]) -> MacenkoNormalize:
-        """Take the target from an image, a batch or an iterable of images.
-
-        Raises:
-            InputError: it has too little tissue, or one colour only.
-        """
-        target = self._estimate(image)
+    def _aim_at(self, reference: str | os.PathLike | NdarrayOrTensor) -> None:
+        """Take the target from an image."""
+        is_file = isinstance(reference, (str, os.PathLike))
+        target = self._estimate(read_field(reference).image if is_file else reference)
         if not target.found:
-            raise InputError("target image", "tissue with two stains", "too little tissue, or a single colour")
+            name = reference if is_file else "reference image"
+            raise InputError(name, "tissue with two stains", "too little tissue, or a single colour")
         self.target_stains, self.target_maxima = target.vectors.cpu(), target.maxima.cpu()
-        return self
 
     def __call__(self, image: NdarrayOrTensor) -> NdarrayOrTensor:
         """Normalise an image (3, H, W) or a batch (B, 3, H, W).

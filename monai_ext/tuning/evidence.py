@@ -19,7 +19,11 @@ from tqdm import tqdm
 from monai_ext.base.errors import InputError
 from monai_ext.base.smoothing import gaussian_smooth
 from monai_ext.explain.evidence import EvidenceMap, check_settings, fuse_evidence, grey_saliency, min_max
-from monai_ext.metrics.evidence import evidence_mask, localization_counts, localization_scores, pointing_scores
+from monai_ext.metrics.evidence import (
+    EvidenceLocalization,
+    evidence_mask,
+    pointing_scores,
+)
 from monai_ext.reports.evidence_cases import MaskedPositives, PointingCanvases, evidence_judges
 from monai_ext.tuning.common import central_choice, errors_unwrapped, grid, read_bundle, read_settings, write_tuned
 
@@ -127,8 +131,12 @@ def tune_evidence(
     masks = judged_by == "masks"
 
     def cut(maps: Tensor) -> pd.DataFrame:
-        rows = [localization_counts(evidence_mask(maps, t, smooth), parts["truth"], share).sum(0) for t in levels]
-        return pd.DataFrame({"threshold": levels, **localization_scores(torch.stack(rows))})
+        rows = []
+        for level in levels:
+            rule = EvidenceLocalization(share)
+            rule(evidence_mask(maps, level, smooth), parts["truth"])
+            rows.append({"threshold": level, **{name: score.item() for name, score in rule.aggregate().items()}})
+        return pd.DataFrame(rows)
 
     fusions = pd.DataFrame(
         list(product(saliencies, sigmas, alphas if "cam2" in parts else [1], betas)),

@@ -86,7 +86,7 @@ def test_all_are_classified_in_one_call():
 def test_only_those_that_are_kept():
     labels = compact(blobs())
     everything = find_cells(labels, Grid(0.5))
-    left = find_cells(labels, Grid(0.5), keep=lambda centroids: centroids[:, 1] < 70)
+    left = find_cells(labels, Grid(0.5), keep=lambda shapes: shapes.centroids[:, 1] < 70)
     chosen = everything[everything.centres[:, 1] < 70]
     assert 0 < len(left) < len(everything)
     assert left.ids.tolist() == chosen.ids.tolist()

@@ -1,3 +1,5 @@
+import cv2
+import numpy as np
 import pytest
 import torch
 from monai.data import decollate_batch
@@ -52,9 +54,60 @@ def test_every_instance_once(tile, uneven):
     assert found.scores.diff().le(0).all()
 
 
-def test_a_seam_can_be_seen_without_a_halo():
+def test_without_a_halo_what_is_cut_is_computed_again(monkeypatch):
     ids = field()
-    assert len(InstanceInferer(64, halo=0).find(as_image(ids), Reader())[0]) > ids.max()
+    assert same_map(InstanceInferer(64, halo=0)(as_image(ids), Reader())["instances"], ids)
+    monkeypatch.setattr(InstanceInferer, "_again", lambda *_: None)
+    maps = InstanceInferer(64, halo=0)(as_image(ids), Reader())
+    assert maps["cut"] > 0
+    assert not same_map(maps["instances"], ids)
+
+
+def same_map(one, other):
+    """Whether two maps of instances differ by their numbers only."""
+    pairs = torch.stack([one.flatten().long(), other.flatten().long()]).unique(dim=1)
+    return all(len(side.unique()) == len(side) for side in pairs) and (one.max() > 0)
+
+
+def ellipses(seed, shape=(500, 640), count=40):
+    """Ids of ellipses of all sizes and directions that do not touch, the longest of several halos."""
+    rng = np.random.default_rng(seed)
+    ids = np.zeros(shape, np.int32)
+    for _ in range(count):
+        long, (row, col) = rng.uniform(6, 260), rng.uniform((0, 0), shape)
+        each = ((col, row), (long * rng.uniform(0.2, 1), long), rng.uniform(0, 180))
+        mask = cv2.ellipse(np.zeros(shape, np.uint8), each, 1, -1)
+        if not ids[cv2.dilate(mask, np.ones((5, 5))) > 0].any():
+            ids[mask > 0] = ids.max() + 1
+    return torch.from_numpy(ids)[None]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("tile", "halo"), [(64, 32), (96, 64), (160, 32), (256, 64), (128, 0)])
+def test_as_the_whole_image_at_once(tile, halo, seed):
+    """However long an object is: as what one window of the whole image holds."""
+    ids = ellipses(seed)
+    maps = InstanceInferer(tile, halo)(as_image(ids), Reader())
+    assert same_map(maps["instances"], ids)
+    assert maps["cut"].tolist() == [0]
+
+
+def test_what_is_too_large_is_counted():
+    """The largest piece of each stays; the images of a batch are told apart."""
+    ids = torch.zeros(2, 1, 400, 600, dtype=torch.int32)
+    ids[0, 0, 20:380, 100:130] = 1
+    ids[0, 0, 50:60, 300:310] = 2
+    ids[0, 0, 200:210, 200:590] = 3
+    ids[1, 0, 50:60, 300:310] = 1
+    images = torch.cat([as_image(each) for each in ids])
+    maps = InstanceInferer(64, 32, seam_px=0)(images, Reader())
+    assert maps["cut"].tolist() == [2, 0]
+    assert maps["instances"].amax((1, 2, 3)).tolist() == [3, 1]
+    for number in (1, 3):
+        assert 0 < (maps["instances"][0][ids[0] == number] > 0).sum() < (ids[0] == number).sum()
+    whole = InstanceInferer(64, 32)(images, Reader())
+    assert whole["cut"].tolist() == [0, 0]
+    assert all(same_map(one, other) for one, other in zip(whole["instances"], ids, strict=True))
 
 
 def test_crumbs_of_covered_instances_are_left_out():

@@ -4,8 +4,15 @@ import torch
 from monai.data import MetaTensor
 
 from monai_ext.base.errors import InputError
-from monai_ext.instances.targets import check_targets, collate_targets, instances_to_target, target_to_instances
+from monai_ext.instances.sparse import SparseInstances
+from monai_ext.instances.targets import check_targets, collate_targets, instances_to_target
 from tests.discs import disc_image, grid_ids
+
+
+def painted(target):
+    """Its masks as an instance map, earlier ones on top."""
+    return SparseInstances.from_masks(target["masks"]).to_map()[0]
+
 
 GAPPED = np.array([[[0, 5, 5, 0], [200, 5, 0, 0], [200, 0, 0, 9]]])  # 5 and 200 touch
 
@@ -22,7 +29,7 @@ def test_maps_of_any_width(dtype):
         assert target["boxes"].tolist() == [[1, 0, 3, 2], [3, 2, 4, 3], [0, 1, 1, 3]]
         assert target["weights"].tolist() == [1, 1, 1]
         assert target["known"] is None
-        assert target_to_instances(target).tolist() == [[[0, 1, 1, 0], [3, 1, 0, 0], [3, 0, 0, 2]]]
+        assert painted(target).tolist() == [[[0, 1, 1, 0], [3, 1, 0, 0], [3, 0, 0, 2]]]
 
 
 def test_ids_beyond_sixteen_bits():
@@ -43,23 +50,23 @@ def test_weights_and_what_is_known():
 def test_no_nuclei():
     target = instances_to_target(np.zeros((1, 5, 6), np.uint8))
     assert [tuple(target[key].shape) for key in ("masks", "boxes", "weights")] == [(0, 5, 6), (0, 4), (0,)]
-    assert not target_to_instances(target).any()
+    assert not painted(target).any()
     assert check_targets(torch.rand(1, 3, 5, 6), [target])
 
 
 def test_many_and_round_trip():
     ids = grid_ids(21)
-    assert torch.equal(target_to_instances(instances_to_target(ids)).long(), ids)
+    assert torch.equal(painted(instances_to_target(ids)).long(), ids)
 
 
 def test_overlapping_masks_have_an_outcome():
     masks = torch.zeros(3, 4, 6, dtype=torch.bool)
     masks[0, 1:3, 1:3], masks[1, :, 2:5], masks[2, 1, 1] = True, True, True  # the last is covered
     target = {"masks": masks, "boxes": torch.rand(3, 4), "weights": torch.ones(3), "known": None}
-    painted = target_to_instances(target)[0]
-    assert torch.equal(painted == 1, masks[0])
-    assert torch.equal(painted == 2, masks[1] & ~masks[0])
-    assert painted.max() == 2
+    shown = painted(target)[0]
+    assert torch.equal(shown == 1, masks[0])
+    assert torch.equal(shown == 2, masks[1] & ~masks[0])
+    assert shown.max() == 2
 
 
 @pytest.mark.parametrize(

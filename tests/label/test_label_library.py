@@ -50,6 +50,21 @@ def test_a_region_of_another_resolution(image):
     assert (region.meta["scale"], region.meta["mpp"], region.meta["file_shape"]) == (2, 0.5, (300, 400))
 
 
+@pytest.mark.parametrize("target", [0.25, 0.5, 0.6])
+def test_a_region_lies_where_the_whole_image_has_it(image, target):
+    path, _ = image
+    whole = load_region(path, (0, 0), (0, 0), target, mpp=0.25)
+    region = load_region(path, (240, 180), (60, 60), target, mpp=0.25)
+    np.testing.assert_allclose(region.pixdim[:2], whole.meta["mpp"] / 1000)
+    first = np.linalg.inv(whole.affine.numpy()) @ region.affine.numpy() @ [0, 0, 0, 1]
+    row, col = np.rint(first[:2]).astype(int)
+    np.testing.assert_allclose(first[:2], (row, col), atol=1e-6)
+    assert row > 0
+    assert col > 0
+    _, height, width = region.shape
+    np.testing.assert_array_equal(region.numpy(), whole.numpy()[:, row : row + height, col : col + width])
+
+
 @pytest.mark.parametrize(("location", "size"), [((400, 0), (5, 5)), ((-1, 0), (5, 5)), ((0, 0), (-5, 5))])
 def test_a_region_outside(image, location, size):
     with pytest.raises(InputError, match="inside its 400 x 300 px"):

@@ -22,6 +22,7 @@ from monai_ext.instances.sparse import SparseInstances
 from monai_ext.networks.nets import NucleiMaskRCNN
 from monai_ext.slides import SlideCells, check_slide
 from monai_ext.slides.cell_spool import CellSpool, drop_second_versions
+from monai_ext.slides.seams import CellWindow
 from tests.slides.conftest import files, write_tiff
 
 MPP = 0.25
@@ -140,8 +141,11 @@ def test_seams_leave_no_trace(tile_px, options, slides, one_window, truth, tmp_p
     assert results(tmp_path) == results(one_window)
 
 
-def test_without_a_halo_they_do(slides, one_window, tmp_path):
+def test_without_a_halo_what_is_cut_is_computed_again(slides, one_window, tmp_path, monkeypatch):
     slide_inferer(tmp_path, halo=0)(slides / "a.tif")
+    assert results(tmp_path) == results(one_window)
+    monkeypatch.setattr(CellWindow, "find", lambda *_: None)
+    assert slide_inferer(tmp_path, halo=0)(slides / "a.tif").summary["cut"] > 0
     assert results(tmp_path) != results(one_window)
 
 

@@ -1,9 +1,11 @@
 import cv2
+import nibabel
 import numpy as np
 import pytest
 import tifffile
 import torch
 from monai.data import MetaTensor
+from monai.transforms import SaveImage, Spacing, Spacingd
 
 from monai_ext.base.errors import InputError
 from monai_ext.transforms.fields import LoadFieldd
@@ -108,3 +110,38 @@ def test_missing_key(item):
     with pytest.raises(KeyError):
         LoadFieldd("image")(item)
     assert LoadFieldd("image", allow_missing_keys=True)(item) == item
+
+
+@pytest.mark.parametrize(("mpp", "target", "spacing"), [(0.25, None, 0.25), (0.25, 0.5, 0.5), (None, 0.5, 1000)])
+def test_monai_saves_it_with_its_spacing(item, tmp_path, mpp, target, spacing):
+    """Spacings in mm; where the resolution is unknown, a px counts as a mm."""
+    image = LoadFieldd("image", mpp=mpp, target_mpp=target)(item)["image"]
+    save = SaveImage(tmp_path / "out", output_ext=".nii.gz", separate_folder=False, print_log=False)
+    save(image)
+    (path,) = (tmp_path / "out").iterdir()
+    saved = nibabel.load(path)
+    np.testing.assert_allclose(saved.header.get_zooms()[:2], spacing / 1000, rtol=1e-6)
+    assert saved.header.get_xyzt_units()[0] in ("mm", "unknown")
+    assert nibabel.aff2axcodes(saved.affine)[:2] == ("P", "L")  # rows go down, columns to the right
+    np.testing.assert_array_equal(np.asarray(saved.dataobj).squeeze(), np.moveaxis(image.numpy(), 0, -1).squeeze())
+    np.testing.assert_allclose(saved.affine, image.affine, rtol=1e-6)
+
+
+def test_monai_resamples_it(item):
+    """To pixels twice as large: half as many on each side, figures where they are in mm."""
+    fine = LoadFieldd("image", mpp=0.25)(item)["image"]
+    coarse = Spacing(pixdim=(0.0005, 0.0005), mode="bilinear", padding_mode="border")(fine.float())
+    assert coarse.shape == (3, 60, 90)
+    np.testing.assert_allclose(coarse.pixdim[:2], 0.0005)
+    to_coarse = np.linalg.inv(coarse.affine.numpy()) @ fine.affine.numpy()
+    dark, places = 240 - coarse[0].numpy().astype(float), np.indices(coarse.shape[1:])
+    for row, col in POINTS:
+        centre = (to_coarse @ [row, col, 0, 1])[:2]
+        weights = dark * (np.hypot(*(places - centre[:, None, None])) < 7)
+        assert np.abs((places * weights).sum((1, 2)) / weights.sum() - centre).max() < PX_TOL
+    again = LoadFieldd("image", mpp=0.25, target_mpp=0.5)(item)["image"]
+    assert again.shape == coarse.shape
+    np.testing.assert_allclose(again.pixdim, coarse.pixdim)
+    assert (again.float() - coarse).abs().mean() < 2  # 0 to 255
+    same = Spacingd("image", pixdim=(0.0005, 0.0005))({"image": again})["image"]
+    np.testing.assert_array_equal(same.numpy(), again.numpy())

@@ -17,7 +17,6 @@ from monai_ext.transforms.mosaic import (
     CutCellPatches,
     CutCellPatchesd,
     PatchClassesd,
-    RestoreVesseld,
     spread_patches,
 )
 
@@ -247,11 +246,11 @@ def test_maps_go_back_to_the_vessel():
         ["image", "cells", "label", "order", "grid_shape", "vessel_shape", "patch_px", "mosaic", "mosaics"]
     )
     # a network that says of each place which patch it sees
-    back = RestoreVesseld("pred", fill=-1)({**one, "pred": one["order"].float()})["pred"]
+    coarse = CellGridMosaic.inverse(one["order"].float(), one["order"], one["grid_shape"], -1)
+    assert coarse[0].flatten().tolist() == list(range(12))
+    back = spread_patches(coarse, one["patch_px"], one["vessel_shape"])
     rows, cols = np.mgrid[: 3 * SIDE, : 4 * SIDE]
     np.testing.assert_array_equal(back[0], rows // SIDE * 4 + cols // SIDE)
-    coarse = RestoreVesseld("pred", spread=False)({**one, "pred": one["order"]})["pred"]
-    assert coarse[0].flatten().tolist() == list(range(12))
 
 
 def cut_classes(label, centroids, chosen):
@@ -309,7 +308,7 @@ def test_all_mosaics_of_a_large_vessel_go_back_together():
     made = pipeline(shuffle=False)(item(6, 6))
     assert [(one["mosaic"], one["mosaics"]) for one in made] == [(0, 3), (1, 3), (2, 3)]
     orders = [one["order"] for one in made]
-    back = RestoreVesseld("pred", spread=False)({**made[0], "order": orders, "pred": orders})["pred"]
+    back = CellGridMosaic.inverse(orders, orders, made[0]["grid_shape"])
     assert back.flatten().tolist() == list(range(36))
 
 
@@ -318,7 +317,7 @@ def test_mosaics_may_be_a_batch_of_one_item():
     together = pipeline(shuffle=False, stack=True)(item(6, 6))
     for name in ("image", "cells", "order"):
         torch.testing.assert_close(together[name], torch.stack([one[name] for one in apart]))
-    back = RestoreVesseld("pred", spread=False)({**together, "pred": together["order"]})["pred"]
+    back = CellGridMosaic.inverse(together["order"], together["order"], together["grid_shape"])
     assert back.flatten().tolist() == list(range(36))
 
 

@@ -82,3 +82,14 @@ def test_resolution_is_needed(tmp_path):
     with pytest.raises(InputError, match=r"b\.png.*um per px"):
         FindCellsd()(item(tmp_path, mpp=0))
     assert len(FindCellsd(mpp=0.5)(item(tmp_path, mpp=0))["cells"])
+
+
+def test_pieces_are_counted(tmp_path, capsys):
+    """Where the inferer says how many there are."""
+    save = SaveCellsd(output_dir=tmp_path / "out", data_root_dir=tmp_path)
+    for name, cut in (("a.png", 0), ("b.png", 2)):
+        save({**FindCellsd()(item(tmp_path, name)), "cut": torch.tensor(cut)})
+    assert pd.read_csv(tmp_path / "out" / "summary.csv")["cut"].tolist() == [0, 2]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("b.png: 2 of ")

@@ -16,7 +16,15 @@ from monai.transforms import Compose, FlattenSubKeysd
 from torch import nn
 
 from monai_ext.base.errors import DataListError, InputError
-from monai_ext.data import Cohort, Features, check_vessel_image, read_geojson, vessel_items, write_geojson
+from monai_ext.data import (
+    Cohort,
+    Features,
+    check_vessel_image,
+    check_vessel_item,
+    read_geojson,
+    vessel_items,
+    write_geojson,
+)
 from monai_ext.handlers import VesselSummary
 from monai_ext.inferers import ChunkInferer
 from monai_ext.transforms import CellGridMosaicd, CutCellPatchesd, DiagnoseVesseld, LoadVesseld, SaveVesseld
@@ -166,6 +174,46 @@ def test_vessels_of_a_slide(slide, tmp_path, given):
     assert list(features.names[features.classes == "Healthy vessel"]) == ["small"]
     assert (tmp_path / "out/slide/vessel_0002_overlay.png").is_file()
     assert cv2.imread(str(tmp_path / "out/slide/small_classes.png"), cv2.IMREAD_UNCHANGED).shape == (20, 20)
+
+
+@pytest.mark.parametrize("target", [None, 1.0])
+def test_a_lumen_may_be_drawn_in_qupath(tmp_path, target):
+    """As the same lumen in a mask; the checks of a data list take either."""
+    pixels = np.random.default_rng(0).integers(0, 200, (40, 60, 3), dtype=np.uint8)
+    lumen = np.zeros((40, 60), np.uint8)
+    lumen[10:30, 20:48] = 255
+    for name, picture_ in (("a.png", pixels), ("m.png", lumen)):
+        cv2.imwrite(str(tmp_path / name), picture_)
+    write_geojson(tmp_path / "m.geojson", Features([shapely.box(20, 10, 48, 30)]))
+    load = LoadVesseld("image", mpp=0.5, target_mpp=target)
+    items = [
+        {"image": str(tmp_path / "a.png"), "mask": str(tmp_path / f"m.{kind}"), "label": 0}
+        for kind in ("png", "geojson")
+    ]
+    masked, drawn = map(load, items)
+    assert sorted(masked) == sorted(drawn) == ["image", "label"]
+    np.testing.assert_array_equal(masked["image"].numpy(), drawn["image"].numpy())
+    assert (masked["image"] == 255).any()
+    assert (masked["image"] != 255).any()
+    assert [check_vessel_item(item) for item in items] == [[], []]
+    write_geojson(tmp_path / "m.geojson", Features([shapely.box(200, 100, 210, 120)]))
+    assert "empty mask" in check_vessel_item(items[1])[0]
+    (tmp_path / "m.geojson").write_text("[")
+    assert len(check_vessel_item(items[1])) == 1
+
+
+@pytest.mark.parametrize("target", [None, 1.0])
+def test_a_vessel_of_a_slide_lies_in_mm_where_it_is_there(slide, tmp_path, target):
+    path, outlines = slide
+    file = write_geojson(tmp_path / "v.geojson", outlines)
+    load = LoadVesseld("image", mpp=0.5, target_mpp=target)
+    image = load({"image": str(path), "outlines": str(file), "number": 1})["image"]
+    scale = image.meta["scale"]
+    assert scale == (target or 0.5) / 0.5
+    np.testing.assert_allclose(image.pixdim[:2], 0.0005 * scale)
+    row, col = image.meta["offset"]
+    first = np.array([col + (scale - 1) / 2, row + (scale - 1) / 2]) * 0.0005
+    np.testing.assert_allclose(image.affine.numpy() @ [0, 0, 0, 1], [*-first, 0, 1])
 
 
 def test_names_of_outlines_stay_in_their_folder_and_apart(slide, tmp_path):

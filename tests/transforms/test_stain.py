@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -196,9 +197,17 @@ class TestMacenkoNormalize:
         expected = np.array(MACENKO_STAIN_MAXIMA) * np.linalg.norm(MACENKO_STAINS, axis=0)
         np.testing.assert_allclose(found.maxima, expected, rtol=0.03)
 
-    def test_fit_target(self):
+    @pytest.mark.parametrize("as_file", [False, True])
+    def test_to_an_image_of_ones_own(self, as_file, tmp_path):
         target = tissue(MACENKO, seed=1)
-        out = MacenkoNormalize().fit_target(target)(tissue())
+        reference = target
+        if as_file:
+            reference = tmp_path / "reference.png"
+            cv2.imwrite(str(reference), np.moveaxis(target, 0, -1)[..., ::-1])
+        normalize = MacenkoNormalize(reference=reference)
+        out = normalize(tissue())
+        assert normalize.settings() != MacenkoNormalize().settings()
+        assert MacenkoNormalized("image", reference=reference)({"image": tissue()})["image"].tolist() == out.tolist()
         assert (degrees(estimate_stains(out).vectors, MACENKO) < DEGREES).all()
         np.testing.assert_allclose(estimate_stains(out).maxima, estimate_stains(target).maxima, rtol=0.03)
 
@@ -374,7 +383,7 @@ class TestKinds:
 
 def test_targets_need_tissue():
     with pytest.raises(InputError, match="too little tissue"):
-        MacenkoNormalize().fit_target(DEGENERATE["white"])
+        MacenkoNormalize(reference=DEGENERATE["white"])
     with pytest.raises(InputError, match="at least one image"):
         MacenkoNormalize().fit([])
 
