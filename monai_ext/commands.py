@@ -18,7 +18,7 @@ from monai_ext.errors import InputError, input_error_in
 from monai_ext.flags import as_flag
 from monai_ext.usage import Option, Usage, nearest, read_usage
 
-__all__ = ["COMMANDS", "arguments_of", "main", "usage_of"]
+__all__ = ["COMMANDS", "arguments_of", "command_of", "main", "usage_of"]
 
 Words = tuple[str, ...]
 
@@ -81,7 +81,10 @@ _ABOUT = {
 
 _COMMON = ("monai_ext.data.prepare.common:prepare", ("split", "seed", "overwrite", "link"))
 _FIELDS = ("monai_ext.data.prepare.fields:prepare_fields", ("tile", "masks", "centroids"))
-_FILTER = ("monai_ext.transforms.kcf:KCFPseudoMask", ("rotations", "threshold", "least", "regularisation"))
+_FILTER = (
+    "monai_ext.transforms.kcf:KCFPseudoMask",
+    ("rotations", "threshold", "least", "regularisation", "output_sigma", "kernel_sigma", "distance"),
+)
 _OF_FIELDS = ("lizard", "monuseg", "consep", "ccrcc", "dsb2018", "nucls")
 
 #: The options that a function takes as ``**options`` and hands on: to which function, and which of that one's.
@@ -89,7 +92,7 @@ _HANDED_ON: dict[Words, list[tuple[str, Words]]] = {
     **{words: [_COMMON] for words in COMMANDS if words[0] == "prepare"},
     **{("prepare", name): [_FIELDS, _COMMON] for name in _OF_FIELDS},
     ("phantom", "slide"): [("monai_ext.data.phantom.slide:phantom_slide", ("stains", "strength", "name"))],
-    ("templates",): [_FILTER, (_FILTER[0], ("output_sigma", "kernel_sigma", "distance"))],
+    ("templates",): [_FILTER],
 }
 
 #: Options that are not called as the function's arguments are.
@@ -131,7 +134,7 @@ def _answer(words: list[str]) -> str:
         return _overview()
     if asked and len(names) == 1 and names not in COMMANDS and _kinds(names[0]):
         return _kinds_page(names[0])
-    command = _command(names)
+    command = command_of(names)
     if asked:
         return usage_of(command).page(f"{_program()} {' '.join(command)}", command not in _HANDED_ON)
     positional, options = arguments_of(command, words[len(command) :])
@@ -139,8 +142,14 @@ def _answer(words: list[str]) -> str:
     return str(getattr(importlib.import_module(module), function)(*positional, **options))
 
 
-def _command(words: Words) -> Words:
+def command_of(words: Words) -> Words:
     """The command that the words begin with.
+
+    Args:
+        words: after the program's name.
+
+    Returns:
+        a key of :data:`COMMANDS`.
 
     Raises:
         InputError: there is none of that name, or none of that kind.
@@ -150,7 +159,7 @@ def _command(words: Words) -> Words:
         return words[:1]
     kinds = _kinds(first)
     if not kinds:
-        raise InputError(_program(), _one_of(first, list(_ABOUT)), repr(first))
+        raise InputError("monai_ext", _one_of(first, list(_ABOUT)), repr(first))
     if second not in kinds:
         raise InputError(first, _one_of(second, kinds), "none" if second[:1] in ("", "-") else repr(second))
     return words[:2]
@@ -182,7 +191,7 @@ def usage_of(command: Words) -> Usage:
         options += [o for o in other.options if o.name in handed_on and o.name not in {own.name for own in options}]
         rest.append(other.rest or "")
     if command in _HANDED_ON:  # of what the docstrings say of the others, the part after "of ...:"
-        rest = [text.partition(": ")[2] for text in rest]
+        rest = [text.partition(": ")[2] for text in rest if text.startswith("of ")]
     return replace(usage, options=tuple(options), rest=" ".join(filter(None, rest)))
 
 
