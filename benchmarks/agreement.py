@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from monai_ext.data.datalist import load_datalist
-from monai_ext.data.image import read_field
+from monai_ext.formats.image import read_field
 from monai_ext.inferers import ExactWindows, SharedWindows
 from monai_ext.metrics.bootstrap import bootstrap_scores, weighted_auc
 from monai_ext.networks import load_weights

@@ -17,11 +17,11 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops import roi_align
 
-from monai_ext.data.sparse_instances import SparseInstances
 from monai_ext.inferers import InstanceInferer
+from monai_ext.instances.hover import hover_instances, hover_maps
+from monai_ext.instances.sparse import SparseInstances
 from monai_ext.metrics.instance import Overlaps, PanopticQuality
 from monai_ext.networks.nets import NucleiMaskRCNN
-from monai_ext.transforms.hover import hover_instances, hover_maps
 
 
 def nuclei(side: int, across: int, seed: int = 0) -> Tensor:

@@ -26,10 +26,10 @@ from monai.transforms.intensity.array import ComputeHoVerMaps
 from torch import nn
 
 from monai_ext.data.cells import Grid, find_cells
-from monai_ext.data.geojson import encode_features
-from monai_ext.data.phantom import phantom_field, write_slide
+from monai_ext.formats.geojson import encode_features
 from monai_ext.inferers import CellFinder, PatchClassifier
 from monai_ext.networks.nets import HematoxylinMap, RCCNet, TransposedUNet
+from monai_ext.phantom import phantom_field, write_slide
 from monai_ext.slides import SlideCells, SlideReader, Tissue, plan_slide, tissue_mask
 from monai_ext.slides.stream import decode_tiles
 from monai_ext.transforms import NucleusInstances

@@ -19,7 +19,7 @@ import shapely
 from scipy import ndimage
 from skimage.draw import disk, polygon2mask
 
-from monai_ext.data.geojson import Features, label_map_to_polygons, rasterize, read_geojson, write_geojson
+from monai_ext.formats.geojson import Features, label_map_to_polygons, rasterize, read_geojson, write_geojson
 
 COUNT, CORNERS = 200_000, 40
 
@@ -151,7 +151,7 @@ def test_rasterize_opencv(benchmark):
 
 
 def _stream_nuclei(path: str) -> None:
-    from monai_ext.data.geojson import GeoJSONWriter
+    from monai_ext.formats.geojson import GeoJSONWriter
 
     part = nuclei(2000)
     with GeoJSONWriter(path) as writer:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from skimage.feature import match_template
 
-from monai_ext.data.phantom import Tissue, phantom_field, phantom_slide
+from monai_ext.phantom import Tissue, phantom_field, phantom_slide
 from monai_ext.transforms.kcf import KCFPseudoMask
 
 GROUP = "kcf 2000x2000, 8 templates x 4 rotations"

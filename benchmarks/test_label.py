@@ -14,8 +14,8 @@ import tifffile
 import torch
 from monai.bundle import ConfigParser
 
-from monai_ext.data.phantom import METHODS, phantom_field, phantom_slide
 from monai_ext.label import as_annotation, found_features, in_region, load_region
+from monai_ext.phantom import METHODS, phantom_field, phantom_slide
 from tests.bundles.conftest import ROOT
 from tests.label.conftest import PYTHON, start
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import pytest
 
-from monai_ext.data.phantom import METHODS, phantom_field, phantom_slide
+from monai_ext.phantom import METHODS, phantom_field, phantom_slide
 
 SIDE = 2048
 

@@ -12,9 +12,9 @@ from scipy import ndimage
 from skimage.measure import label, regionprops
 from skimage.morphology import binary_closing, disk
 
+from monai_ext.explain import relevance
 from monai_ext.networks.nets import CyclicClassifier
 from monai_ext.transforms import SeedMasksFromRelevance
-from monai_ext.visualize import relevance
 
 NAMES = ["resnet18", "resnet50", "swin_t"]
 BATCH = (4, 3, 224, 224)

@@ -22,9 +22,9 @@ from monai.transforms import ProbNMS
 from scipy.ndimage import gaussian_filter
 from torch.utils.data import Subset
 
-from monai_ext.data.phantom import write_slide
 from monai_ext.inferers import ExactWindows, SharedWindows, SlideInferer
 from monai_ext.networks.nets import CELNet
+from monai_ext.phantom import write_slide
 from monai_ext.slides import SlideReader, iterative_nms
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,8 @@ from monai.apps.pathology.transforms.stain.array import NormalizeHEStains
 from scipy.ndimage import gaussian_filter
 from torchstain.torch.normalizers.macenko import TorchMacenkoNormalizer
 
-from monai_ext.transforms.stain import HE_STAINS, MacenkoNormalize, RandStainJitter
+from monai_ext.base.stain import HE_STAINS
+from monai_ext.transforms.stain import MacenkoNormalize, RandStainJitter
 
 SIZES = (512, 1024)
 NORMALIZERS = ("sampled", "exact", "fitted", "torchstain", "monai")

@@ -27,8 +27,8 @@ import fire
 import numpy as np
 import pandas as pd
 
+from monai_ext.base import overlay
 from monai_ext.data import read_field, read_mask, read_points
-from monai_ext.visualize import overlay
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs/images"

@@ -1,18 +1,63 @@
 """Weakly supervised histopathology with MONAI: see ``README.md`` and ``docs/``."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-import importlib
-from types import ModuleType
+from monai_ext.base.lazy import lazy_names
+from monai_ext.base.version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from monai_ext import (
+        base,
+        data,
+        distribution,
+        engines,
+        explain,
+        formats,
+        handlers,
+        inferers,
+        instances,
+        label,
+        losses,
+        metrics,
+        networks,
+        optimizers,
+        phantom,
+        prepare,
+        reports,
+        slides,
+        transforms,
+        tuning,
+        visualize,
+    )
+    from monai_ext.base import distributed, errors, flags
 
-_MODULES = ("data", "distributed", "errors", "flags", "handlers", "inferers", "losses", "metrics", "networks")
-_MODULES += ("optimizers", "slides", "transforms", "tuning", "visualize")
+__all__ = [
+    "__version__",
+    "base",
+    "data",
+    "distributed",
+    "distribution",
+    "engines",
+    "errors",
+    "explain",
+    "flags",
+    "formats",
+    "handlers",
+    "inferers",
+    "instances",
+    "label",
+    "losses",
+    "metrics",
+    "networks",
+    "optimizers",
+    "phantom",
+    "prepare",
+    "reports",
+    "slides",
+    "transforms",
+    "tuning",
+    "visualize",
+]
 
-
-def __getattr__(name: str) -> ModuleType:
-    # so that `import monai_ext` is enough in a configuration, and costs nothing on the command line
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# so that `import monai_ext` is enough in a configuration, and costs nothing on the command line
+__getattr__ = lazy_names(__name__, __file__)

@@ -14,54 +14,54 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from monai_ext.errors import InputError, input_error_in
-from monai_ext.flags import as_flag
+from monai_ext.base.errors import InputError, input_error_in
+from monai_ext.base.flags import as_flag
 from monai_ext.usage import Option, Usage, nearest, read_usage
 
 __all__ = ["COMMANDS", "arguments_of", "command_of", "main", "usage_of"]
 
 Words = tuple[str, ...]
 
-_DATASET = "monai_ext.data.phantom.datasets:write_dataset"
+_DATASET = "monai_ext.phantom.datasets:write_dataset"
 
 #: The function that a command runs. One whose first argument is ``method`` is told which of its kinds was asked for.
 COMMANDS: dict[Words, str] = {
-    ("annotate",): "monai_ext.data.annotator:annotate",
+    ("annotate",): "monai_ext.prepare.annotator:annotate",
     ("doctor",): "monai_ext.doctor:doctor",
     ("export",): "monai_ext.distribution.export:export_bundles",
     ("phantom", "mitosis"): _DATASET,
     ("phantom", "metastasis"): _DATASET,
     ("phantom", "cells"): _DATASET,
     ("phantom", "nuclei"): _DATASET,
-    ("phantom", "camelyon16"): "monai_ext.data.phantom.release:write_camelyon16",
-    ("phantom", "nucleus_patches"): "monai_ext.data.phantom.nucleus_patches:write_nucleus_patches",
-    ("phantom", "slide"): "monai_ext.data.phantom.pyramid:write_slide",
-    ("phantom", "vessel_slide"): "monai_ext.data.phantom.vessels:write_vessel_slide",
-    ("phantom", "vessels"): "monai_ext.data.phantom.vessels:write_vessels",
-    ("prepare", "mitos12"): "monai_ext.data.prepare.mitosis:prepare_mitos12",
-    ("prepare", "mitos14"): "monai_ext.data.prepare.mitosis:prepare_mitos14",
-    ("prepare", "amida13"): "monai_ext.data.prepare.mitosis:prepare_amida13",
-    ("prepare", "tupac16"): "monai_ext.data.prepare.mitosis:prepare_tupac16",
-    ("prepare", "midog"): "monai_ext.data.prepare.mitosis:prepare_midog",
-    ("prepare", "pcam"): "monai_ext.data.prepare.pcam:prepare_pcam",
-    ("prepare", "camelyon16"): "monai_ext.data.prepare.camelyon:prepare_camelyon16",
-    ("prepare", "hploc"): "monai_ext.data.prepare.camelyon:prepare_hploc",
-    ("prepare", "lizard"): "monai_ext.data.prepare.lizard:prepare_lizard",
-    ("prepare", "monuseg"): "monai_ext.data.prepare.monuseg:prepare_monuseg",
-    ("prepare", "consep"): "monai_ext.data.prepare.consep:prepare_consep",
-    ("prepare", "ccrcc"): "monai_ext.data.prepare.ccrcc:prepare_ccrcc",
-    ("prepare", "dsb2018"): "monai_ext.data.prepare.dsb2018:prepare_dsb2018",
-    ("prepare", "nucls"): "monai_ext.data.prepare.nucls:prepare_nucls",
-    ("prepare", "crchisto"): "monai_ext.data.prepare.crchisto:prepare_crchisto",
-    ("prepare", "qupath"): "monai_ext.data.prepare.qupath:prepare_qupath",
-    ("prepare", "pvid"): "monai_ext.data.prepare.pvid:prepare_pvid",
-    ("prepare", "tiles"): "monai_ext.data.tiles:prepare_tiles",
-    ("report", "annotations"): "monai_ext.comparison:compare_annotations",
-    ("report", "cells"): "monai_ext.agreement:compare_cells",
-    ("report", "classifiers"): "monai_ext.comparison:compare_classifiers",
-    ("report", "instances"): "monai_ext.comparison:compare_instances",
-    ("report", "slides"): "monai_ext.slides.evaluation:evaluate_slides",
-    ("templates",): "monai_ext.data.templates:choose_templates",
+    ("phantom", "camelyon16"): "monai_ext.phantom.release:write_camelyon16",
+    ("phantom", "nucleus_patches"): "monai_ext.phantom.nucleus_patches:write_nucleus_patches",
+    ("phantom", "slide"): "monai_ext.phantom.pyramid:write_slide",
+    ("phantom", "vessel_slide"): "monai_ext.phantom.vessels:write_vessel_slide",
+    ("phantom", "vessels"): "monai_ext.phantom.vessels:write_vessels",
+    ("prepare", "mitos12"): "monai_ext.prepare.mitosis:prepare_mitos12",
+    ("prepare", "mitos14"): "monai_ext.prepare.mitosis:prepare_mitos14",
+    ("prepare", "amida13"): "monai_ext.prepare.mitosis:prepare_amida13",
+    ("prepare", "tupac16"): "monai_ext.prepare.mitosis:prepare_tupac16",
+    ("prepare", "midog"): "monai_ext.prepare.mitosis:prepare_midog",
+    ("prepare", "pcam"): "monai_ext.prepare.pcam:prepare_pcam",
+    ("prepare", "camelyon16"): "monai_ext.prepare.camelyon:prepare_camelyon16",
+    ("prepare", "hploc"): "monai_ext.prepare.camelyon:prepare_hploc",
+    ("prepare", "lizard"): "monai_ext.prepare.lizard:prepare_lizard",
+    ("prepare", "monuseg"): "monai_ext.prepare.monuseg:prepare_monuseg",
+    ("prepare", "consep"): "monai_ext.prepare.consep:prepare_consep",
+    ("prepare", "ccrcc"): "monai_ext.prepare.ccrcc:prepare_ccrcc",
+    ("prepare", "dsb2018"): "monai_ext.prepare.dsb2018:prepare_dsb2018",
+    ("prepare", "nucls"): "monai_ext.prepare.nucls:prepare_nucls",
+    ("prepare", "crchisto"): "monai_ext.prepare.crchisto:prepare_crchisto",
+    ("prepare", "qupath"): "monai_ext.prepare.qupath:prepare_qupath",
+    ("prepare", "pvid"): "monai_ext.prepare.pvid:prepare_pvid",
+    ("prepare", "tiles"): "monai_ext.prepare.tiles:prepare_tiles",
+    ("report", "annotations"): "monai_ext.reports.comparison:compare_annotations",
+    ("report", "cells"): "monai_ext.reports.agreement:compare_cells",
+    ("report", "classifiers"): "monai_ext.reports.comparison:compare_classifiers",
+    ("report", "instances"): "monai_ext.reports.comparison:compare_instances",
+    ("report", "slides"): "monai_ext.reports.slide_evaluation:evaluate_slides",
+    ("templates",): "monai_ext.prepare.templates:choose_templates",
     ("tune", "mitosis"): "monai_ext.tuning.mitosis:tune_mitosis",
     ("tune", "evidence"): "monai_ext.tuning.evidence:tune_evidence",
     ("tune", "instances"): "monai_ext.tuning.instances:tune_instances",
@@ -79,8 +79,8 @@ _ABOUT = {
     "tune": "choose what a method leaves open on the validation list",
 }
 
-_COMMON = ("monai_ext.data.prepare.common:prepare", ("split", "seed", "overwrite", "link"))
-_FIELDS = ("monai_ext.data.prepare.fields:prepare_fields", ("tile", "masks", "centroids"))
+_COMMON = ("monai_ext.prepare.common:prepare", ("split", "seed", "overwrite", "link"))
+_FIELDS = ("monai_ext.prepare.fields:prepare_fields", ("tile", "masks", "centroids"))
 _FILTER = (
     "monai_ext.transforms.kcf:KCFPseudoMask",
     ("rotations", "threshold", "least", "regularisation", "output_sigma", "kernel_sigma", "distance"),
@@ -91,7 +91,7 @@ _OF_FIELDS = ("lizard", "monuseg", "consep", "ccrcc", "dsb2018", "nucls")
 _HANDED_ON: dict[Words, list[tuple[str, Words]]] = {
     **{words: [_COMMON] for words in COMMANDS if words[0] == "prepare"},
     **{("prepare", name): [_FIELDS, _COMMON] for name in _OF_FIELDS},
-    ("phantom", "slide"): [("monai_ext.data.phantom.slide:phantom_slide", ("stains", "strength", "name"))],
+    ("phantom", "slide"): [("monai_ext.phantom.slide:phantom_slide", ("stains", "strength", "name"))],
     ("templates",): [_FILTER],
 }
 

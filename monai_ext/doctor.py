@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_ext import __version__
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 
 __all__ = ["Finding", "doctor", "findings"]
 

@@ -11,7 +11,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from lib.bundles import BUNDLES
-from lib.errors import answered, known
+from lib.errors import check_name, http_errors
 from lib.infer import BundleInfer
 from lib.scoring import Agreement
 from lib.strategy import Uncertainty
@@ -78,7 +78,7 @@ class BundleApp(MONAILabelApp):
 
     def _path(self, request: Mapping[str, Any], datastore: Datastore | None) -> str:
         """The image's file."""
-        known(request.get("model"), list(self._infers), "model")
+        check_name(request.get("model"), list(self._infers), "model")
         image = request["image"]
         path = image if Path(image).is_file() else (datastore or self.datastore()).get_image_uri(image)
         if not path:
@@ -87,13 +87,13 @@ class BundleApp(MONAILabelApp):
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """A label image and contours of a whole image."""
-        with answered():
+        with http_errors():
             self._path(request, datastore)
             return super().infer(request, datastore)
 
     def infer_wsi(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Contours and points of a region or a whole slide, as ASAP's XML, DSA's JSON or plain JSON."""
-        with answered():
+        with http_errors():
             path = self._path(request, datastore)
             start = time.monotonic()
             infer, asap = self._infers[request["model"]], request.get("output") == "asap"
@@ -112,17 +112,17 @@ class BundleApp(MONAILabelApp):
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
         """Train a bundle on the datastore's final labels."""
-        with answered():
+        with http_errors():
             return super().train(request)
 
     def next_sample(self, request: dict[str, Any]) -> dict[str, Any]:
         """What to annotate next."""
-        with answered():
-            known(request.get("strategy"), list(self._strategies), "strategy")
+        with http_errors():
+            check_name(request.get("strategy"), list(self._strategies), "strategy")
             return super().next_sample(request)
 
     def scoring(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Score a bundle."""
-        with answered():
-            known(request.get("method"), list(self._scoring_methods), "scoring method")
+        with http_errors():
+            check_name(request.get("method"), list(self._scoring_methods), "scoring method")
             return super().scoring(request, datastore)

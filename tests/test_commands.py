@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from monai_ext import __version__, commands
-from monai_ext.errors import DataListError, InputError
+from monai_ext.base.errors import DataListError, InputError
 from monai_ext.usage import read_usage
 
 ROOT = Path(__file__).parents[1]
@@ -78,10 +78,11 @@ def test_options_that_are_handed_on_are_those_of_their_function(command):
 
 
 def test_all_converters_and_phantoms_have_a_command():
-    from monai_ext.data.phantom import METHODS
-    from monai_ext.data.prepare import PREPARE
+    from monai_ext import prepare
+    from monai_ext.phantom import METHODS
 
-    assert {name: target(("prepare", name)) for name in PREPARE} == PREPARE
+    converters = {name.removeprefix("prepare_") for name in prepare.__all__ if name.startswith("prepare_")}
+    assert {name for command, name in (c for c in COMMANDS if len(c) > 1) if command == "prepare"} == converters
     assert {("phantom", method) for method in METHODS} <= set(commands.COMMANDS)
 
 
@@ -283,7 +284,7 @@ def test_usage_of_a_class_is_that_of_its_constructor():
 
 def test_the_version_has_one_source():
     metadata = (ROOT / "pyproject.toml").read_text()
-    assert 'version = { attr = "monai_ext.__version__" }' in metadata
+    assert 'version = { attr = "monai_ext.base.version.__version__" }' in metadata
     assert not re.search(r"^version = \"", metadata, re.MULTILINE)
 
 

@@ -10,8 +10,8 @@ import tifffile
 import torch
 
 from monai_ext import commands, doctor
+from monai_ext.base.errors import InputError
 from monai_ext.doctor import findings
-from monai_ext.errors import InputError
 
 
 @pytest.fixture(scope="module")

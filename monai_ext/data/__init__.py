@@ -1,40 +1,45 @@
 """Reading, checking and converting data."""
 
-from monai_ext.data.cache_names import item_hash, settings_hash
-from monai_ext.data.cohort import Cohort
-from monai_ext.data.datalist import check_label_item, check_mask_item, check_points_item, load_datalist
-from monai_ext.data.geojson import (
-    Features,
-    GeoJSONWriter,
-    label_map_to_polygons,
-    rasterize,
-    read_geojson,
-    write_geojson,
-)
-from monai_ext.data.hotspot import hot_spot, mitosis_summary
-from monai_ext.data.image import Field, read_field, read_mask
-from monai_ext.data.instance_targets import collate_targets
-from monai_ext.data.nuclei import (
-    NucleusPatches,
-    check_nuclei_item,
-    crop_patches,
-    expert_nuclei,
-    read_class_names,
-    write_nuclei,
-)
-from monai_ext.data.points import read_points, write_points
-from monai_ext.data.teacher_labels import TeacherLabels
-from monai_ext.data.templates import keep_templates
-from monai_ext.data.tiles import load_tiles
-from monai_ext.data.vessels import (
-    SlideVessels,
-    Vessel,
-    check_vessel_image,
-    check_vessel_item,
-    keep_lumen,
-    vessel_items,
-    vessel_outlines,
-)
+from typing import TYPE_CHECKING
+
+from monai_ext.base.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from monai_ext.base.cache_names import item_hash, settings_hash
+    from monai_ext.data.cohort import Cohort
+    from monai_ext.data.datalist import check_label_item, check_mask_item, check_points_item, load_datalist
+    from monai_ext.data.nuclei import (
+        NucleusPatches,
+        check_nuclei_item,
+        crop_patches,
+        expert_nuclei,
+        read_class_names,
+        write_nuclei,
+    )
+    from monai_ext.data.teacher_labels import TeacherLabels
+    from monai_ext.data.templates import keep_templates
+    from monai_ext.data.tiles import load_tiles
+    from monai_ext.data.vessels import (
+        SlideVessels,
+        Vessel,
+        check_vessel_image,
+        check_vessel_item,
+        keep_lumen,
+        vessel_items,
+        vessel_outlines,
+    )
+    from monai_ext.formats.geojson import (
+        Features,
+        GeoJSONWriter,
+        label_map_to_polygons,
+        rasterize,
+        read_geojson,
+        write_geojson,
+    )
+    from monai_ext.formats.hotspot import hot_spot, mitosis_summary
+    from monai_ext.formats.image import Field, read_field, read_mask
+    from monai_ext.formats.point_files import read_points, write_points
+    from monai_ext.instances.targets import collate_targets
 
 __all__ = [
     "Cohort",
@@ -75,3 +80,5 @@ __all__ = [
     "write_nuclei",
     "write_points",
 ]
+
+__getattr__ = lazy_names(__name__, __file__)

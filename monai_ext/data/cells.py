@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import shapely
 
-from monai_ext.data.geojson import Color, Features
-from monai_ext.data.measurements import measure_instances, simplify_outlines, solidity
+from monai_ext.base.colours import class_colours
+from monai_ext.base.errors import InputError
 from monai_ext.data.nuclei import crop_patches
-from monai_ext.data.outlines import label_map_to_polygons
-from monai_ext.errors import InputError
-from monai_ext.visualize.overlay import class_colours
+from monai_ext.formats.geojson import Color, Features
+from monai_ext.formats.measurements import measure_instances, simplify_outlines, solidity
+from monai_ext.formats.outlines import label_map_to_polygons
 
 __all__ = ["Cells", "Grid", "class_columns", "find_cells", "summarize_cells"]
 

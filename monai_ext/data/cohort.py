@@ -13,12 +13,12 @@ import pandas as pd
 from filelock import FileLock
 from tqdm import tqdm
 
+from monai_ext.base.distributed import is_first
+from monai_ext.base.errors import InputError
+from monai_ext.base.files import atomic_path
+from monai_ext.base.flags import as_flag
 from monai_ext.data.datalist import load_datalist
-from monai_ext.data.image import SUFFIXES, read_field
-from monai_ext.data.points import atomic_path
-from monai_ext.distributed import is_first
-from monai_ext.errors import InputError
-from monai_ext.flags import as_flag
+from monai_ext.formats.image import SUFFIXES, read_field
 
 __all__ = ["Cohort"]
 

@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from monai_ext.data.image import read_field, read_mask
-from monai_ext.data.points import as_points, points_outside, read_points
-from monai_ext.errors import DataListError, InputError
+from monai_ext.base.errors import DataListError, InputError
+from monai_ext.formats.image import read_field, read_mask
+from monai_ext.formats.point_files import read_points
+from monai_ext.formats.points import as_points, points_outside
 
 __all__ = ["check_label_item", "check_mask_item", "check_points_item", "load_datalist", "read_content"]
 

@@ -12,20 +12,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 from monai.transforms import apply_transform
 from torch.utils.data import Dataset
 
-from monai_ext.data.arrays import load_array
+from monai_ext.base.arrays import load_array
+from monai_ext.base.errors import InputError
+from monai_ext.base.files import atomic_path
 from monai_ext.data.datalist import read_content
-from monai_ext.data.points import atomic_path
-from monai_ext.errors import InputError
-
-if TYPE_CHECKING:
-    from monai_ext.data.teacher_labels import TeacherLabels
 
 __all__ = [
     "BACKGROUND",
@@ -202,6 +199,13 @@ def check_nuclei_item(
     return problems
 
 
+class Teacher(Protocol):
+    """What gives labels in place of an annotation, such as :class:`~monai_ext.data.TeacherLabels`."""
+
+    def logits(self, item: Mapping[str, Any]) -> np.ndarray:
+        """Scores ``(N, C)`` of the patches of one source image."""
+
+
 class NucleusPatches(Dataset):
     """The labelled nuclei of many source images, read from disk as they are asked for.
 
@@ -235,7 +239,7 @@ class NucleusPatches(Dataset):
         scales: Sequence[int] | None = None,
         per_class: int | None = None,
         seed: int = 0,
-        teacher: TeacherLabels | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         self.items, self.annotation, self.class_names = list(items), annotation, list(class_names)
         self.transform = transform
@@ -264,7 +268,7 @@ class NucleusPatches(Dataset):
             chosen = self.subset(self._drawn(per_class, seed))
             self._item, self._row, self._label, self._logits = chosen._item, chosen._row, chosen._label, chosen._logits
 
-    def _taught(self, teacher: TeacherLabels, item: Mapping[str, Any], count: int) -> np.ndarray:
+    def _taught(self, teacher: Teacher, item: Mapping[str, Any], count: int) -> np.ndarray:
         logits = teacher.logits(item)
         if logits.shape != (count, len(self.class_names)):
             expected = f"{count} x {len(self.class_names)} scores of the teacher for {item['image']}"

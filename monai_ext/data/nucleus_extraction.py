@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import shapely
 
-from monai_ext.data.geojson import Features, class_numbers, to_rowcol, to_xy
+from monai_ext.base.errors import InputError
 from monai_ext.data.nuclei import BACKGROUND, crop_patches
-from monai_ext.data.outlines import instance_centroids, label_map_to_polygons, valid_geometry
-from monai_ext.errors import InputError
+from monai_ext.formats.geojson import Features, class_numbers, to_rowcol, to_xy
+from monai_ext.formats.outlines import instance_centroids, label_map_to_polygons, valid_geometry
 
 __all__ = ["extract_nuclei", "nucleus_labels"]
 
@@ -82,7 +82,7 @@ def nucleus_labels(
 
     Args:
         instances: ``(H, W)`` integers, 0 is background.
-        annotation: features, ``x, y`` in pixels of the map (:func:`~monai_ext.data.geojson.to_xy`), or a class map
+        annotation: features, ``x, y`` in pixels of the map (:func:`~monai_ext.formats.geojson.to_xy`), or a class map
             ``(H, W)``, 0 for none, k for the k-th class.
         class_names: the classes, or ``{class: names of it in the annotation}``.
 

@@ -13,8 +13,8 @@ import pandas as pd
 from filelock import FileLock
 from monai.data import MetaTensor
 
-from monai_ext.data.points import atomic_path
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
+from monai_ext.base.files import atomic_path
 
 __all__ = ["ResultFiles"]
 

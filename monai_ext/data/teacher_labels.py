@@ -6,20 +6,27 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from monai_ext.data.arrays import load_array
-from monai_ext.data.fingerprint import fingerprint
+from monai_ext.base.arrays import load_array
+from monai_ext.base.files import atomic_path
+from monai_ext.base.fingerprint import fingerprint
 from monai_ext.data.nuclei import read_patches
-from monai_ext.data.points import atomic_path
-
-if TYPE_CHECKING:
-    from monai_ext.inferers.patches import PatchClassifier
 
 __all__ = ["TeacherLabels"]
+
+
+class Classifier(Protocol):
+    """What gives a teacher's scores, such as :class:`~monai_ext.inferers.PatchClassifier`."""
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides the scores, as JSON takes it."""
+
+    def __call__(self, patches: np.ndarray) -> np.ndarray:
+        """Scores ``(N, C)`` of patches, uint8 ``(N, S, S, 3)``."""
 
 
 class TeacherLabels:
@@ -40,7 +47,7 @@ class TeacherLabels:
         items: Sequence[Mapping[str, Any]],
         root: str | os.PathLike,
         dst: str | os.PathLike,
-        classifier: PatchClassifier,
+        classifier: Classifier,
     ) -> None:
         self.root, self.dst = Path(root).resolve(), Path(dst)
         notes = self.dst / "teacher.json"
@@ -63,7 +70,7 @@ class TeacherLabels:
                 )
 
     @staticmethod
-    def _classes(classifier: PatchClassifier, patches: np.ndarray) -> int:
+    def _classes(classifier: Classifier, patches: np.ndarray) -> int:
         return classifier(np.zeros((1, *patches.shape[1:]), np.uint8)).shape[1]
 
     def _path(self, item: Mapping[str, Any]) -> Path:

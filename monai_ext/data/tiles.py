@@ -1,37 +1,25 @@
 """Tiles with one label each, has nuclei or has none: what the front end of Cyclic Learning learns from.
 
-Zhou et al. 2023, section V-A: experts mark tiles as positive or negative, which are cropped to 224 px. Where there are
-no such tiles, they are cut here from fields whose nuclei are outlined, nothing but the one label being left of an
-outline, or from slides by a rule.
+Zhou et al. 2023, section V-A: experts mark tiles as positive or negative, which are cropped to 224 px.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import cv2
-import numpy as np
+from monai_ext.base.errors import DataListError, InputError
+from monai_ext.data.datalist import Item, check_label_item, load_datalist
+from monai_ext.data.split import random_split
+from monai_ext.formats.image import SUFFIXES
 
-from monai_ext.data.datalist import Item, check_label_item, check_mask_item, load_datalist, read_content
-from monai_ext.data.image import SUFFIXES, read_field, read_mask
-from monai_ext.data.prepare.common import Sample, find_files, in_threads, prepare
-from monai_ext.data.prepare.fields import square_corners
-from monai_ext.data.prepare.samples import cache_in_threads, write_png
-from monai_ext.data.prepare.split import PARTS, random_split
-from monai_ext.errors import DataListError, InputError
+__all__ = ["LABEL_FOLDERS", "check_both_labels", "images_below", "load_tiles"]
 
-__all__ = ["load_tiles", "prepare_tiles"]
-
-_LABELS = {"negative": 0, "positive": 1}
-_FOLDERS = tuple(_LABELS)
+#: Folders of tiles by their label, 0 and 1.
+LABEL_FOLDERS = ("negative", "positive")
 
 
 def load_tiles(
@@ -72,18 +60,18 @@ def load_tiles(
         parts = random_split(weights, seed)
         lists = {split: [item for item in items if parts[item["group"]] == split] for split in splits}
     for split, items in lists.items():
-        _check_classes(f"{folder}: {split}", [item["label"] for item in items])
+        check_both_labels(f"{folder}: {split}", [item["label"] for item in items])
     return lists
 
 
 def _marked(folder: Path) -> list[Item]:
     """The tiles below ``positive`` and ``negative``."""
-    missing = [name for name in _FOLDERS if not (folder / name).is_dir()]
+    missing = [name for name in LABEL_FOLDERS if not (folder / name).is_dir()]
     if missing:
         raise InputError(folder, "dataset.json, or the folders positive and negative", f"no {' and no '.join(missing)}")
     items: list[Item] = []
-    for name, label in _LABELS.items():
-        for path in _images(folder / name):
+    for label, name in enumerate(LABEL_FOLDERS):
+        for path in images_below(folder / name):
             inside = path.relative_to(folder / name)
             group = inside.parts[0] if len(inside.parts) > 1 else inside.stem
             items.append({"image": str(path), "label": label, "group": group})
@@ -103,251 +91,18 @@ def _check(folder: Path, items: Sequence[Item]) -> None:
         raise DataListError(folder, problems)
 
 
-def _images(folder: Path) -> list[Path]:
+def images_below(folder: Path) -> list[Path]:
     """The images below a folder, sorted; hidden files are left out."""
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
-def _check_classes(where: str, labels: Iterable[int]) -> None:
-    found = Counter(labels)
-    if len(found) < len(_LABELS):
-        alone = ", ".join(f"{count} of label {label} alone" for label, count in found.items())
-        raise InputError(where, "tiles with nuclei (label 1) and without (0)", alone or "none")
-
-
-@dataclass(eq=False)
-class Tile(Sample):
-    """A square of an image."""
-
-    image: Path
-    corner: tuple[int, int]
-    size: int
-    label: int
-    mpp: float | None
-
-    @property
-    def labels(self) -> int:
-        """The label."""
-        return self.label
-
-    def check(self) -> list[str]:
-        """The image was read to find the square."""
-        return []
-
-    def write(self, dst: Path, link: bool) -> dict[str, object]:  # noqa: ARG002 - there is no file to link
-        """The pixels, in the folder of its label."""
-        place = f"{_FOLDERS[self.label]}/{self.name}.png"
-        write_png(dst / place, self.pixels())
-        entry: dict[str, object] = {"image": place, "label": self.label}
-        return entry if self.mpp is None else entry | {"mpp": self.mpp}
-
-    def pixels(self) -> np.ndarray:
-        """``(size, size, 3)`` uint8 RGB."""
-        row, col = self.corner
-        return _pixels(self.image)[row : row + self.size, col : col + self.size]
-
-
-@cache_in_threads(8)  # the tiles of an image come one after the other
-def _pixels(path: Path) -> np.ndarray:
-    return np.moveaxis(read_field(path).image, 0, -1)
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """Which squares are drawn."""
-
-    size: int
-    per_image: int
-    step: int
-    least: float
-    seed: int
-
-    def draw(self, instances: np.ndarray, name: str) -> list[tuple[tuple[int, int], int]]:
-        """Corners of squares and their labels, by chance among all that qualify."""
-        rng = self.rng(name)
-        sums = cv2.integral((instances > 0).view(np.uint8))
-        size = self.size
-        covered = sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size]
-        drawn = []
-        for label, free in ((1, covered >= self.least * size**2), (0, covered == 0)):
-            for _ in range(self.per_image):
-                places = np.flatnonzero(free)
-                if not len(places):
-                    break
-                row, col = divmod(int(places[rng.randint(len(places))]), free.shape[1])
-                drawn.append(((row, col), label))
-                free[max(0, row - self.step + 1) : row + self.step, max(0, col - self.step + 1) : col + self.step] = (
-                    False
-                )
-        return drawn
-
-    def rng(self, name: str) -> np.random.RandomState:
-        """A stream for each name, so that an image's squares do not depend on the other images."""
-        return np.random.RandomState([self.seed, zlib.crc32(name.encode())])
-
-
-def prepare_tiles(
-    src: str | os.PathLike,
-    dst: str | os.PathLike,
-    *,
-    size: int = 224,
-    per_image: int | None = None,
-    step: int | None = None,
-    least: float = 0.05,
-    most: float | None = None,
-    mpp: float | None = None,
-    slide_mpp: float | None = None,
-    negatives: str | os.PathLike | Sequence[str | os.PathLike] = (),
-    seed: int = 0,
-    **options: Any,
-) -> Path:
-    """Cut tiles with and without nuclei from fields whose nuclei are outlined, or from slides.
-
-    Fields: a square is positive where nuclei cover at least ``least`` of it and negative where there is no pixel of
-    any; others are left out. Squares are drawn by chance. Parts and groups are those of the fields.
-
-    Slides: nuclei are told by their hematoxylin, see :class:`~monai_ext.data.slide_tiles.SlideRule`: fewer than with
-    outlines are found, and dark stroma may pass for one. ``group`` is the slide, parts are dealt 70/10/20 by slide.
-
-    Written are ``<dst>/positive/*.png``, ``<dst>/negative/*.png`` and ``<dst>/dataset.json`` with ``image``, ``label``
-    and ``group``, as :func:`load_tiles` reads them.
-
-    Args:
-        src: a data set, ``dataset.json`` with ``image`` and ``label``, an instance map; else a slide, or a folder of
-            slides (or images of tissue).
-        dst: the folder to write.
-        size: of a tile, px.
-        per_image: at most so many tiles of either label from an image (8) or slide (200).
-        step: fields: tiles of one label from one image are at least so far apart, down or across, px; half of ``size``
-            by default. Those of a slide lie side by side.
-        least: share of a positive tile that nuclei cover, above 0.
-        most: slides: share of a negative tile that may pass for nuclei; .002 by default.
-        mpp: slides: um/px of the tiles; .25 by default. Tiles of fields have the fields' resolution.
-        slide_mpp: slides: um/px of level 0 where a slide does not state it.
-        negatives: fields: folders of images without nuclei, cut into squares side by side, or of data sets, whose items
-            of label 0 count. They are used as far as a part has fewer negative tiles than positive ones.
-        seed: of the drawing.
-        options: ``overwrite``, and for slides ``split``, see :func:`~monai_ext.data.prepare.common.prepare`.
-
-    Returns:
-        The path of ``dataset.json``.
+def check_both_labels(where: str, labels: Iterable[int]) -> None:
+    """Refuse labels of one class alone.
 
     Raises:
-        DataListError: with everything that is wrong with the data set or the slides.
-        InputError: an option out of its range or of the other kind of source, images of ``negatives`` that are too
-            small, or a part with one class alone.
+        InputError: there are none of label 0, or none of label 1.
     """
-    from monai_ext.data.slide_tiles import SlideRule  # it imports torch, which no converter of fields needs
-
-    src = Path(src)
-    by_outlines = (src / "dataset.json").exists()
-    own = {"most": most, "mpp": mpp, "slide_mpp": slide_mpp} if by_outlines else {"step": step, "negatives": negatives}
-    for name, value in own.items():
-        if value not in (None, ()):
-            raise InputError(name, f"no such option with {'outlined fields' if by_outlines else 'slides'}", repr(value))
-    per_image = (8 if by_outlines else 200) if per_image is None else per_image
-    step = max(1, size // 2) if step is None else step
-    for name, value in {"size": size, "per_image": per_image, "step": step}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(name, "a whole number of at least 1", repr(value))
-    if not 0 < least <= 1:
-        raise InputError("least", "a share above 0, at most 1", repr(least))
-    parts: dict[str, str] = {}
-    one_slide = src.suffix.lower() in SUFFIXES and src.is_file()
-    folders = [negatives] if isinstance(negatives, (str, os.PathLike)) else list(negatives)
-
-    def from_fields(folder: Path, problems: list[str]) -> list[Sample]:  # noqa: ARG001 - they are raised
-        rule = _Rule(size, per_image, step, least, seed)
-        content = read_content(folder, folder / "dataset.json")
-        lists = load_datalist(folder, [part for part in PARTS if content.get(part)] or PARTS, check_mask_item)
-        fields = [(f"{part}_{index:04d}", part, item) for part in lists for index, item in enumerate(lists[part])]
-        tiles = [tile for own in in_threads(lambda field: _cut(rule, field), fields, "tiles: drawing") for tile in own]
-        parts.update({_group(name, item): part for name, part, item in fields})
-        for number, other in enumerate(map(Path, folders)):
-            tiles += _more_negatives(rule, f"{number}_{_plain(other.name)}", other, tiles, parts)
-        for part in lists:
-            _check_classes(f"{folder}: {part}", [tile.label for tile in tiles if parts[tile.group] == part])
-        return tiles
-
-    def from_slides(folder: Path, problems: list[str]) -> list[Sample]:
-        given = {"most": most, "mpp": mpp}
-        rule = SlideRule(
-            size, per_image, least, slide_mpp=slide_mpp, seed=seed, **{k: v for k, v in given.items() if v is not None}
-        )
-        paths = [src] if one_slide else find_files(folder, SUFFIXES, dst)
-        if not paths:
-            problems.append(f"{folder}: expected dataset.json of outlined fields, or slides, found neither")
-            return []
-
-        def drawn(path: Path) -> list[Tile]:
-            try:
-                return rule.draw(path)
-            except InputError as error:
-                problems.append(str(error))
-                return []
-
-        tiles = [tile for own in in_threads(drawn, paths, "tiles: drawing") for tile in own]
-        if not problems:
-            _check_classes(f"{src}", [tile.label for tile in tiles])
-        return tiles
-
-    collect, paper = (from_fields, lambda *_: parts) if by_outlines else (from_slides, None)
-    return prepare("tiles", src.parent if one_slide else src, dst, collect, paper=paper, seed=seed, **options)
-
-
-def _cut(rule: _Rule, field: tuple[str, str, Mapping[str, Any]]) -> list[Tile]:
-    name, _, item = field
-    return [_tile(rule, name, corner, label, item) for corner, label in rule.draw(read_mask(item["label"]), name)]
-
-
-def _tile(rule: _Rule, name: str, corner: tuple[int, int], label: int, item: Mapping[str, Any]) -> Tile:
-    group = _group(name, item)
-    place = f"{_plain(group)}/{name}_{corner[0]:05d}_{corner[1]:05d}"
-    return Tile(group, place, Path(item["image"]), corner, rule.size, label, item.get("mpp"))
-
-
-def _group(name: str, item: Mapping[str, Any]) -> str:
-    return str(item.get("group", name))
-
-
-def _plain(name: str) -> str:
-    """A name that a folder can have."""
-    return re.sub(r"[^\w-]+", "_", name) or "_"
-
-
-def _more_negatives(rule: _Rule, name: str, folder: Path, tiles: Sequence[Tile], parts: dict[str, str]) -> list[Tile]:
-    """Tiles of images without nuclei, until each part has as many as positive ones; ``parts`` takes their groups."""
-    missing: Counter[str] = Counter()
-    for tile in tiles:
-        missing[parts[tile.group]] += 1 if tile.label else -1
-    found: list[Tile] = []
-    images = _free_images(folder, list(missing))
-    for index in rule.rng(name).permutation(len(images)).tolist():
-        allowed, item = images[index]
-        part = max(allowed, key=lambda part: missing[part])
-        if missing[part] <= 0:
-            continue
-        shape = _pixels(Path(item["image"])).shape
-        if min(shape[:2]) < rule.size:
-            raise InputError(item["image"], f"at least {rule.size} px (size)", f"{shape[0]} x {shape[1]} px")
-        own = f"{name}_{index:05d}"
-        item = {**item, "group": f"{name}/{item.get('group', index)}"}
-        parts[item["group"]] = part
-        whole = [(side - rule.size) // rule.size * rule.size + 1 for side in shape[:2]]
-        corners = rule.rng(own).permutation(square_corners(whole, rule.size)).tolist()
-        for row, col in corners[: min(rule.per_image, missing[part])]:
-            found.append(_tile(rule, own, (row, col), 0, item))
-            missing[part] -= 1
-    return found
-
-
-def _free_images(folder: Path, parts: Sequence[str]) -> list[tuple[list[str], Item]]:
-    """Images without nuclei, and the parts that each may go to."""
-    if (folder / "dataset.json").is_file():
-        content = read_content(folder, folder / "dataset.json")
-        lists = load_datalist(folder, [part for part in parts if content.get(part)], None, ("image",), ())
-        return [([part], item) for part in lists for item in lists[part] if item.get("label") == 0]
-    paths = _images(folder)
-    if not paths:
-        raise InputError(folder, "images without nuclei (negatives)", "none" if folder.is_dir() else "no such folder")
-    return [(list(parts), {"image": str(path)}) for path in paths]
+    found = Counter(labels)
+    if len(found) < len(LABEL_FOLDERS):
+        alone = ", ".join(f"{count} of label {label} alone" for label, count in found.items())
+        raise InputError(where, "tiles with nuclei (label 1) and without (0)", alone or "none")

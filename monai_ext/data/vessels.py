@@ -15,12 +15,13 @@ import numpy as np
 import shapely
 from skimage.measure import label as connected_parts
 
+from monai_ext.base.errors import DataListError, InputError
 from monai_ext.data.datalist import check_label_item
-from monai_ext.data.geojson import Features, read_geojson
-from monai_ext.data.image import read_field, read_mask
-from monai_ext.data.outlines import label_map_to_polygons, polygons_to_mask
-from monai_ext.data.points import points_outside, read_points
-from monai_ext.errors import DataListError, InputError
+from monai_ext.formats.geojson import Features, read_geojson
+from monai_ext.formats.image import read_field, read_mask
+from monai_ext.formats.outlines import label_map_to_polygons, polygons_to_mask
+from monai_ext.formats.point_files import read_points
+from monai_ext.formats.points import points_outside
 
 __all__ = [
     "SlideVessels",
@@ -147,7 +148,7 @@ class SlideVessels(Sequence[Vessel]):
         mpp: float | None = None,
         classes: Sequence[str] | None = None,
     ) -> None:
-        from monai_ext.slides.reader import SlideReader  # it imports this package
+        from monai_ext.formats.reader import SlideReader  # it imports this package
 
         self.path, self.outlines = path, outlines
         self._reader = SlideReader(path, target_mpp, mpp)

@@ -1,5 +1,14 @@
 """Bundles as zips that run where this repository is not."""
 
-from monai_ext.distribution.export import export_bundles
+from typing import TYPE_CHECKING
 
-__all__ = ["export_bundles"]
+from monai_ext.base.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from monai_ext.distribution.export import export_bundles
+
+__all__ = [
+    "export_bundles",
+]
+
+__getattr__ = lazy_names(__name__, __file__)

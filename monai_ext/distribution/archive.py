@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from monai_ext.data.points import atomic_path
+from monai_ext.base.files import atomic_path
 
 __all__ = ["file_hash", "write_zip"]
 

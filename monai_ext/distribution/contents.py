@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monai_ext.base.errors import InputError
 from monai_ext.distribution.large_files import LargeFile, fetch, read_listing
 from monai_ext.distribution.modules import needed_files
-from monai_ext.errors import InputError
 
 __all__ = ["BundleContents", "collect", "requirements"]
 

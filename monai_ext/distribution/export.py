@@ -7,11 +7,11 @@ import os
 import shutil
 from pathlib import Path
 
-from monai_ext.data.points import atomic_path
+from monai_ext.base.errors import InputError
+from monai_ext.base.files import atomic_path
 from monai_ext.distribution.archive import file_hash, write_zip
 from monai_ext.distribution.contents import BundleContents, collect
 from monai_ext.distribution.large_files import LISTING, LargeFile, listing
-from monai_ext.errors import InputError
 
 __all__ = ["MODEL_INFO", "export_bundles"]
 

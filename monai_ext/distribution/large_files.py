@@ -13,8 +13,8 @@ from pathlib import Path
 import yaml
 from monai.apps.utils import SUPPORTED_HASH_TYPES, download_url
 
+from monai_ext.base.errors import InputError
 from monai_ext.distribution.archive import file_hash
-from monai_ext.errors import InputError
 
 __all__ = ["LISTING", "LargeFile", "fetch", "listing", "read_listing"]
 

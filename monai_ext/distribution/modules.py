@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from monai_ext.base.lazy import deferred_imports, guards_types
+
 __all__ = ["needed_files"]
 
 _PACKAGE = __name__.partition(".")[0]
@@ -46,14 +48,38 @@ def needed_files(text: str) -> dict[str, Path]:
 
 
 def _modules(name: str) -> Iterator[tuple[str, Path]]:
-    """The modules that a dotted name passes through, with their files; the rest of it is an attribute."""
+    """The modules that a dotted name passes through, with their files.
+
+    The rest of it is an attribute; one that a package imports when it is first used leads on to its module. A name
+    that ends at a package stands for all of its public names.
+    """
     parts = name.split(".")
+    if parts[0] != _PACKAGE:
+        return
     for end in range(1, len(parts) + 1):
         path = _ROOT.parent.joinpath(*parts[:end])
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        if parts[0] != _PACKAGE or not path.is_file():
+        if not path.is_file():
+            package = _ROOT.parent.joinpath(*parts[: end - 1], "__init__.py")
+            deferred = _deferred(package) if package.is_file() else {}
+            if parts[end - 1] in deferred:
+                yield from _modules(".".join([*deferred[parts[end - 1]], *parts[end:]]))
             return
         yield ".".join(parts[:end]), path
+    if path.name == "__init__.py" and len(parts) > 1:  # a package by itself: whatever may be asked of it
+        for deferred in _deferred(path).values():
+            yield from _modules(".".join(deferred))
+
+
+_deferred = cache(deferred_imports)
+
+
+def _run(node: ast.AST) -> Iterator[ast.AST]:
+    """All statements and expressions but those for type checkers."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not guards_types(child):
+            yield from _run(child)
 
 
 @cache
@@ -61,7 +87,7 @@ def _imports(module: str, path: Path) -> tuple[str, ...]:
     """What a module's import statements name, and the functions that it names as ``module:function``."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in _run(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -13,14 +13,14 @@ import cv2
 import pandas as pd
 import torch
 
+from monai_ext.base.distributed import barrier, is_first
+from monai_ext.base.errors import InputError
+from monai_ext.base.files import atomic_path
 from monai_ext.data.datalist import load_datalist, read_content
-from monai_ext.data.image import read_field, read_mask
-from monai_ext.data.points import atomic_path
-from monai_ext.distributed import barrier, is_first
 from monai_ext.engines.phases import Phase, PhaseRunner
-from monai_ext.errors import InputError
+from monai_ext.formats.image import read_field, read_mask
 from monai_ext.networks.utils import read_state_dict
-from monai_ext.visualize.instance_rows import instance_rows
+from monai_ext.reports.instance_pictures import instance_rows
 
 __all__ = ["CyclicLearning"]
 

@@ -9,8 +9,8 @@ import torch
 from monai.engines import SupervisedTrainer
 from torch import Tensor, nn
 
-from monai_ext.data.instance_targets import Target
 from monai_ext.engines.clip_gradients import clip_gradients
+from monai_ext.instances.targets import Target
 from monai_ext.losses import SelfTrainingLoss
 
 __all__ = ["InstanceTrainer"]

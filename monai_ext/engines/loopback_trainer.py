@@ -12,8 +12,8 @@ from monai.engines import SupervisedTrainer, default_prepare_batch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from monai_ext.base.errors import InputError
 from monai_ext.engines.clip_gradients import clip_gradients
-from monai_ext.errors import InputError
 from monai_ext.losses import GridLocatingLoss, LoopbackLoss
 
 __all__ = ["LoopbackTrainer"]

@@ -13,12 +13,12 @@ from typing import Any
 import monai.bundle
 from monai.bundle import ConfigParser
 
+from monai_ext.base.distributed import barrier, is_first
+from monai_ext.base.errors import InputError, input_error_in
+from monai_ext.base.files import atomic_path
+from monai_ext.base.fingerprint import fingerprint
+from monai_ext.base.flags import as_flag
 from monai_ext.data.datalist import read_content
-from monai_ext.data.fingerprint import fingerprint
-from monai_ext.data.points import atomic_path
-from monai_ext.distributed import barrier, is_first
-from monai_ext.errors import InputError, input_error_in
-from monai_ext.flags import as_flag
 
 __all__ = ["Phase", "PhaseRunner"]
 

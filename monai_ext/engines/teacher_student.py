@@ -13,9 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from monai_ext.data.points import atomic_path
+from monai_ext.base.errors import InputError
+from monai_ext.base.files import atomic_path
 from monai_ext.engines.phases import Phase, PhaseRunner
-from monai_ext.errors import InputError
 
 __all__ = ["TeacherStudentChain"]
 

@@ -1,16 +1,21 @@
 """Handlers for MONAI's engines."""
 
-from monai_ext.handlers.classification_report import ClassificationReport
-from monai_ext.handlers.detection_report import DetectionReport
-from monai_ext.handlers.image_report import ImageMetricReport
-from monai_ext.handlers.instance_report import InstanceReport
-from monai_ext.handlers.multiclass_report import MulticlassReport
-from monai_ext.handlers.progress import EpochProgress
-from monai_ext.handlers.summary_report import SummaryReport
-from monai_ext.handlers.training_state import EpochSeed, TrainingState
-from monai_ext.handlers.vessel_report import VesselReport
-from monai_ext.handlers.vessel_summary import VesselSummary
-from monai_ext.handlers.weight_average import WeightAverage
+from typing import TYPE_CHECKING
+
+from monai_ext.base.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from monai_ext.handlers.classification_report import ClassificationReport
+    from monai_ext.handlers.detection_report import DetectionReport
+    from monai_ext.handlers.image_report import ImageMetricReport
+    from monai_ext.handlers.instance_report import InstanceReport
+    from monai_ext.handlers.multiclass_report import MulticlassReport
+    from monai_ext.handlers.progress import EpochProgress
+    from monai_ext.handlers.summary_report import SummaryReport
+    from monai_ext.handlers.training_state import EpochSeed, TrainingState
+    from monai_ext.handlers.vessel_report import VesselReport
+    from monai_ext.handlers.vessel_summary import VesselSummary
+    from monai_ext.handlers.weight_average import WeightAverage
 
 __all__ = [
     "ClassificationReport",
@@ -26,3 +31,5 @@ __all__ = [
     "VesselSummary",
     "WeightAverage",
 ]
+
+__getattr__ = lazy_names(__name__, __file__)

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from monai.utils import convert_to_numpy
 
-from monai_ext.data.image import read_field
+from monai_ext.base.overlay import overlay
+from monai_ext.formats.image import read_field
 from monai_ext.handlers.scores_report import ScoresReport, magnified
 from monai_ext.metrics.bootstrap import Interval, bootstrap_ci, bootstrap_scores, weighted_auc
-from monai_ext.visualize.overlay import overlay
 
 __all__ = ["ClassificationReport"]
 

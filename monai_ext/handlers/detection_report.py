@@ -12,13 +12,14 @@ import pandas as pd
 from ignite.engine import Engine, Events
 from monai.utils import convert_to_numpy
 
-from monai_ext.data.image import read_field
-from monai_ext.distributed import gather
+from monai_ext.base.colours import COLOURS
+from monai_ext.base.distributed import gather
+from monai_ext.base.overlay import overlay
+from monai_ext.formats.image import read_field
 from monai_ext.handlers.training_state import read_curves
 from monai_ext.metrics.bootstrap import bootstrap_ci
 from monai_ext.metrics.detection import detection_scores, match_detections
-from monai_ext.visualize.overlay import COLOURS, overlay
-from monai_ext.visualize.report import write_metrics, write_report
+from monai_ext.reports.pages import write_metrics, write_report
 
 __all__ = ["DetectionReport"]
 

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 from ignite.engine import Engine, Events
 
-from monai_ext.distributed import gather
+from monai_ext.base.distributed import gather
 from monai_ext.metrics.bootstrap import bootstrap_ci
-from monai_ext.visualize.report import write_metrics, write_report
+from monai_ext.reports.pages import write_metrics, write_report
 
 __all__ = ["ImageMetricReport"]
 

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from ignite.engine import Engine, Events
 
-from monai_ext.data.points import atomic_path
-from monai_ext.distributed import gather
+from monai_ext.base.distributed import gather
+from monai_ext.base.files import atomic_path
 from monai_ext.handlers.training_state import read_curves
 from monai_ext.metrics.bootstrap import Interval
-from monai_ext.visualize.report import write_metrics, write_report
+from monai_ext.reports.pages import write_metrics, write_report
 
 __all__ = ["ScoresReport", "magnified"]
 

@@ -15,9 +15,9 @@ from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from monai.utils import MAX_SEED
 
-from monai_ext.data.points import atomic_path
-from monai_ext.errors import InputError
-from monai_ext.flags import as_flag
+from monai_ext.base.errors import InputError
+from monai_ext.base.files import atomic_path
+from monai_ext.base.flags import as_flag
 
 __all__ = ["EpochSeed", "TrainingState", "plain_number", "read_curves"]
 

@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 from monai.utils import convert_to_numpy
 
-from monai_ext.data.image import read_field
+from monai_ext.base.colours import COLOURS
+from monai_ext.base.overlay import overlay
+from monai_ext.formats.image import read_field
 from monai_ext.handlers.scores_report import ScoresReport
 from monai_ext.metrics.bootstrap import Interval, bootstrap_ci, bootstrap_scores, weighted_auc
 from monai_ext.metrics.classification import class_scores_ci, confusion_counts
 from monai_ext.metrics.grid_locating import grid_locating_scores
-from monai_ext.visualize.overlay import COLOURS, overlay
 
 __all__ = ["VesselReport"]
 

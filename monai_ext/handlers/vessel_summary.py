@@ -10,8 +10,8 @@ import cv2
 import pandas as pd
 from ignite.engine import Engine, Events
 
-from monai_ext.data.points import atomic_path
-from monai_ext.visualize.report import write_report
+from monai_ext.base.files import atomic_path
+from monai_ext.reports.pages import write_report
 
 __all__ = ["VesselSummary"]
 

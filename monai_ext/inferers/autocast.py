@@ -9,7 +9,7 @@ import torch
 from monai.inferers import SimpleInferer
 from torch import Tensor
 
-from monai_ext.flags import as_flag
+from monai_ext.base.flags import as_flag
 
 __all__ = ["AutocastInferer"]
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from monai_ext.base.errors import InputError
 from monai_ext.data.cells import Cells, Grid, find_cells
-from monai_ext.errors import InputError
 from monai_ext.inferers.instances import SLACK, instance_maps
 from monai_ext.inferers.windows import MapPredictor
 from monai_ext.networks.utils import settings_text

@@ -9,9 +9,9 @@ import torch
 from monai.inferers import Inferer, sliding_window_inference
 from torch import Tensor, nn
 
-from monai_ext.errors import InputError
-from monai_ext.flags import as_flag
-from monai_ext.visualize.evidence import EvidenceMap, check_settings, fusion_options
+from monai_ext.base.errors import InputError
+from monai_ext.base.flags import as_flag
+from monai_ext.explain.evidence import EvidenceMap, check_settings, fusion_options
 
 __all__ = ["EvidenceInferer"]
 
@@ -19,7 +19,7 @@ _MAPS = ("celm", "cam", "cam2", "cam3", "csm")
 
 
 class EvidenceInferer(Inferer):
-    """Scores windows, maps their evidence (:class:`~monai_ext.visualize.EvidenceMap`) and puts the maps together.
+    """Scores windows, maps their evidence (:class:`~monai_ext.explain.EvidenceMap`) and puts the maps together.
 
     A map says where in its window the evidence lies, whether there is tumour or not. So that a window without tumour
     shows no evidence, and windows can be compared, each map is scaled to have the window's probability as its maximum.

@@ -10,7 +10,7 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 
 __all__ = ["HaloInferer", "halo_tiles"]
 

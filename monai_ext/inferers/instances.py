@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from monai_ext.data.sparse_instances import SparseInstances
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.inferers.halo import halo_tiles
+from monai_ext.instances.sparse import SparseInstances
 
 __all__ = ["SLACK", "InstanceInferer", "instance_maps"]
 

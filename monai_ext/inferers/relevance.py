@@ -10,9 +10,9 @@ from monai.inferers import SlidingWindowInferer
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
+from monai_ext.explain.lrp import relevance
 from monai_ext.networks.nets.cyclic_classifier import CyclicClassifier
-from monai_ext.visualize.relevance import relevance
 
 __all__ = ["RelevanceInferer"]
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.inferers.autocast import AutocastInferer
 from monai_ext.networks.nets.celnet import CELNet
 from monai_ext.networks.utils import weights_digest
@@ -40,7 +40,7 @@ class MapPredictor(ABC):
         autocast: bool,
     ) -> None:
         device = torch.device(device)
-        network = network.for_inference() if isinstance(network, CELNet) else network.eval()
+        network = network.for_inference() if hasattr(network, "for_inference") else network.eval()
         self.network = network.to(device, memory_format=torch.channels_last)
         self.step, self.margin, self.device = step, margin, device
         self.mean = torch.tensor(mean, dtype=torch.float32, device=device).view(-1, 1, 1)
@@ -156,7 +156,7 @@ class SharedWindows(MapPredictor):
         device: torch.device | str = "cpu",
         autocast: bool = False,
     ) -> None:
-        if not isinstance(network, CELNet):
+        if not hasattr(network, "dense"):
             raise InputError("SharedWindows", "a CELNet; ExactWindows takes any network", type(network).__name__)
         window, cell = network.window, network.window // 4
         steps = [each for each in range(4, window + 1, 4) if each % cell == 0 or cell % each == 0]

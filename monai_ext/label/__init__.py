@@ -1,8 +1,13 @@
 """What an annotation server needs of the bundles: regions of slides, results as contours, annotations as labels."""
 
-from monai_ext.label.annotations import has_finding, has_object, object_map, object_points, training_label
-from monai_ext.label.contours import as_annotation, found_features, uncertainty
-from monai_ext.label.regions import in_region, load_region, load_vessel_region
+from typing import TYPE_CHECKING
+
+from monai_ext.base.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from monai_ext.label.annotations import has_finding, has_object, object_map, object_points, training_label
+    from monai_ext.label.contours import as_annotation, found_features, uncertainty
+    from monai_ext.label.regions import in_region, load_region, load_vessel_region
 
 __all__ = [
     "as_annotation",
@@ -17,3 +22,5 @@ __all__ = [
     "training_label",
     "uncertainty",
 ]
+
+__getattr__ = lazy_names(__name__, __file__)

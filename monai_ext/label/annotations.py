@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from monai_ext.data.asap import read_asap
-from monai_ext.data.geojson import Features, read_geojson
-from monai_ext.data.image import read_field, read_mask
-from monai_ext.data.outlines import polygons_to_label_map
-from monai_ext.data.points import atomic_path, read_points, write_points
+from monai_ext.base.files import atomic_path
+from monai_ext.formats.asap import read_asap
+from monai_ext.formats.geojson import Features, read_geojson
+from monai_ext.formats.image import read_field, read_mask
+from monai_ext.formats.outlines import polygons_to_label_map
+from monai_ext.formats.point_files import read_points, write_points
 from monai_ext.transforms.diagnose_vessel import HEALTHY_CLASSES
 
 __all__ = ["has_finding", "has_object", "object_map", "object_points", "training_label"]

@@ -11,7 +11,7 @@ import numpy as np
 import shapely
 from monai.utils import convert_to_numpy
 
-from monai_ext.data.geojson import Color, Features
+from monai_ext.formats.geojson import Color, Features
 from monai_ext.transforms.diagnose_vessel import HEALTHY_CLASSES, VesselDiagnosis
 from monai_ext.transforms.save_detections import detection_features
 from monai_ext.transforms.save_evidence import evidence_features

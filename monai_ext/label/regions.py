@@ -13,11 +13,11 @@ import shapely
 import torch
 from monai.data import MetaTensor
 
-from monai_ext.data.geojson import Features
-from monai_ext.data.outlines import polygons_to_mask
+from monai_ext.base.errors import InputError
 from monai_ext.data.vessels import keep_lumen
-from monai_ext.errors import InputError
-from monai_ext.slides.reader import SlideReader
+from monai_ext.formats.geojson import Features
+from monai_ext.formats.outlines import polygons_to_mask
+from monai_ext.formats.reader import SlideReader
 
 __all__ = ["in_region", "load_region", "load_vessel_region"]
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
-from monai_ext.distributed import sum_over_ranks
-from monai_ext.errors import InputError
+from monai_ext.base.distributed import sum_over_ranks
+from monai_ext.base.errors import InputError
 
 __all__ = ["GHMCLoss"]
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 
-from monai_ext.distributed import sum_over_ranks
+from monai_ext.base.distributed import sum_over_ranks
 
 __all__ = ["LoopbackLoss"]
 

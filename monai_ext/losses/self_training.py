@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 
 __all__ = ["SelfTrainingLoss"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from monai.utils import convert_to_numpy
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 
 __all__ = [
     "Interval",

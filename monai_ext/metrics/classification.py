@@ -10,7 +10,7 @@ import torch
 from monai.utils import convert_to_numpy
 from torch import Tensor
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.metrics.bootstrap import Interval, bootstrap_ci
 from monai_ext.metrics.detection import UnevenCumulative
 

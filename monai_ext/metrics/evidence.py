@@ -10,9 +10,9 @@ import torch
 from monai.utils import convert_to_numpy, convert_to_tensor
 from torch import Tensor
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
+from monai_ext.base.smoothing import gaussian_smooth
 from monai_ext.metrics.detection import UnevenCumulative
-from monai_ext.networks.blocks.smooth import gaussian_smooth
 
 __all__ = [
     "EvidenceLocalization",

@@ -15,7 +15,7 @@ from monai.utils import MetricReduction, convert_to_numpy
 from scipy.ndimage import binary_erosion
 from scipy.spatial import cKDTree
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.metrics.instance import InstanceMetric, OverlapMetric, Overlaps
 
 __all__ = ["ForegroundHausdorff", "ForegroundIoU", "hausdorff_distance", "outline_distances"]

@@ -10,7 +10,7 @@ import torch
 from monai.utils import convert_to_tensor
 from torch import Tensor
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.metrics.detection import UnevenCumulative, detection_scores
 
 __all__ = ["GridLocating", "grid_locating_scores", "marked_grids"]

@@ -15,7 +15,7 @@ import torch
 from monai.metrics import do_metric_reduction
 from monai.utils import MetricReduction, convert_to_tensor, ensure_tuple
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.metrics.detection import UnevenCumulative
 
 __all__ = [

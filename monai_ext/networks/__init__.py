@@ -1,6 +1,18 @@
 """Networks and their weights."""
 
-from monai_ext.networks.onnx_network import OnnxNetwork
-from monai_ext.networks.utils import load_weights, read_caffemodel, weights_digest
+from typing import TYPE_CHECKING
 
-__all__ = ["OnnxNetwork", "load_weights", "read_caffemodel", "weights_digest"]
+from monai_ext.base.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from monai_ext.networks.onnx_network import OnnxNetwork
+    from monai_ext.networks.utils import load_weights, read_caffemodel, weights_digest
+
+__all__ = [
+    "OnnxNetwork",
+    "load_weights",
+    "read_caffemodel",
+    "weights_digest",
+]
+
+__getattr__ = lazy_names(__name__, __file__)

@@ -10,7 +10,7 @@ import torch
 from monai.utils import convert_to_numpy, optional_import
 from torch import Tensor, nn
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 
 __all__ = ["OnnxNetwork"]
 
@@ -20,7 +20,7 @@ _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 class OnnxNetwork(nn.Module):
     """Runs an ONNX file by onnxruntime: torch tensors in and out, so that nothing around a network need know.
 
-    What asks for a network's layers or gradients, such as :class:`~monai_ext.visualize.EvidenceMap`, cannot use it.
+    What asks for a network's layers or gradients, such as :class:`~monai_ext.explain.EvidenceMap`, cannot use it.
     Its representation carries the SHA-256 of what it was read from, by which slides tell whether they were computed by
     the same weights.
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 
 __all__ = [
     "check_patch",
@@ -156,10 +156,10 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
         InputError: no such file, not a state dict, or one that does not fit.
     """
     expected = f"weights of {type(network).__name__}, with the overlays that it was trained with"
-    return fill(network, read_state_dict(path), path, expected)
+    return load_state(network, read_state_dict(path), path, expected)
 
 
-def fill(network: nn.Module, state: Mapping[str, Tensor], path: str | Path, expected: str) -> nn.Module:
+def load_state(network: nn.Module, state: Mapping[str, Tensor], path: str | Path, expected: str) -> nn.Module:
     """Fill a network from a state dict that was read from ``path``.
 
     Raises:

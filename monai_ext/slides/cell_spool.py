@@ -13,10 +13,10 @@ import numpy as np
 import shapely
 from scipy.spatial import cKDTree
 
+from monai_ext.base.errors import InputError
 from monai_ext.data.cells import Cells
-from monai_ext.data.geojson import Color, encode_features
-from monai_ext.data.outlines import valid_geometry
-from monai_ext.errors import InputError
+from monai_ext.formats.geojson import Color, encode_features
+from monai_ext.formats.outlines import valid_geometry
 
 __all__ = ["CellSpool"]
 
@@ -34,7 +34,7 @@ class CellSpool:
         folder: of the files.
         class_names: of the cells' classes.
         position: what :attr:`position` was when an earlier run noted it: files that are there are cut off at it and
-            gone on with; ``None`` for new ones.
+            appended to; ``None`` for new ones.
 
     Raises:
         InputError: the files are shorter than that.
@@ -126,7 +126,7 @@ class CellSpool:
         return values
 
 
-def once(
+def drop_second_versions(
     records: np.ndarray, reach: float, alike: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
 ) -> np.ndarray:
     """Which records to keep so that no cell comes twice: of two tiles' versions the surer, or else the earlier tile's.

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,21 +18,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from monai_ext.base.colours import class_colours
+from monai_ext.base.files import write_png
 from monai_ext.data.cells import Cells, Grid, summarize_cells
-from monai_ext.data.geojson import Color, GeoJSONWriter
-from monai_ext.slides.cell_spool import CellSpool, once, write_csv
+from monai_ext.formats.geojson import Color, GeoJSONWriter
+from monai_ext.formats.reader import SlideReader
+from monai_ext.formats.tissue import Tissue
+from monai_ext.slides.cell_spool import CellSpool, drop_second_versions, write_csv
 from monai_ext.slides.inferer import SlideInferer
-from monai_ext.slides.outputs import write_png
 from monai_ext.slides.overlay import scale_bar
 from monai_ext.slides.partial import PartialSlide
 from monai_ext.slides.plan import SlidePlan, Tile
-from monai_ext.slides.reader import SlideReader
+from monai_ext.slides.predictor import CellPredictor
 from monai_ext.slides.stream import decode_tiles
-from monai_ext.slides.tissue import Tissue
-from monai_ext.visualize.overlay import class_colours
-
-if TYPE_CHECKING:
-    from monai_ext.inferers.cells import TileFinder
 
 __all__ = ["SlideCells"]
 
@@ -88,7 +86,7 @@ class SlideCells(SlideInferer):
 
     def __init__(
         self,
-        finder: TileFinder,
+        finder: CellPredictor,
         output_dir: str | os.PathLike,
         target_mpp: float | None = None,
         mpp: float | None = None,
@@ -147,7 +145,7 @@ class SlideCells(SlideInferer):
         plan, spool = partial.plan, partial.heat
         geojson, csv, picture, plan_json = (partial.folder / f"output{suffix}" for suffix in self.suffixes)
         records = spool.records()
-        records = records[once(records, self.finder.reach * plan.scale, self._alike(spool))]
+        records = records[drop_second_versions(records, self.finder.reach * plan.scale, self._alike(spool))]
         records = records[np.lexsort([records[name] for name in ("col", "row", "confidence")])]
         with GeoJSONWriter(geojson) as writer:
             writer.write_encoded(spool.texts(records))
@@ -192,7 +190,7 @@ class _PartialCells(PartialSlide):
         folder: Path,
         plan: SlidePlan,
         tissue: Tissue | None,
-        finder: TileFinder,
+        finder: CellPredictor,
         outputs: CellOutputs,
         fingerprint: str,
         resume: bool,

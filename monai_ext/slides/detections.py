@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 
 __all__ = ["iterative_nms"]
 

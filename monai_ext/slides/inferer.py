@@ -20,20 +20,20 @@ import pandas as pd
 import torch.distributed as dist
 from tqdm import tqdm
 
+from monai_ext.base.distributed import is_first, shard
+from monai_ext.base.errors import InputError
+from monai_ext.base.flags import as_flag
 from monai_ext.data.cohort import Cohort
-from monai_ext.distributed import is_first, shard
-from monai_ext.errors import InputError
-from monai_ext.flags import as_flag
+from monai_ext.formats.reader import SlideReader
+from monai_ext.formats.tissue import Tissue, tissue_mask
+from monai_ext.reports.pages import write_report
 from monai_ext.slides.outputs import OUTPUTS, OutputSettings, write_outputs
 from monai_ext.slides.partial import PartialSlide
 from monai_ext.slides.plan import SlidePlan, plan_slide
 from monai_ext.slides.predictor import TilePredictor
-from monai_ext.slides.reader import SlideReader
 from monai_ext.slides.stains import fit_stains, tissue_squares
 from monai_ext.slides.stream import stream_tiles
-from monai_ext.slides.tissue import Tissue, tissue_mask
 from monai_ext.transforms.stain import MacenkoNormalize
-from monai_ext.visualize.report import write_report
 
 __all__ = ["SlideInferer", "SlideResult"]
 

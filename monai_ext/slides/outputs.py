@@ -9,21 +9,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 
-from monai_ext.data.geojson import Features, GeoJSONWriter, to_xy
-from monai_ext.data.hotspot import hot_spot
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
+from monai_ext.base.files import write_png
+from monai_ext.formats.geojson import Features, GeoJSONWriter, to_xy
+from monai_ext.formats.heatmap import HeatMap, halve
+from monai_ext.formats.hotspot import hot_spot
+from monai_ext.formats.ome import write_ome_tiff
 from monai_ext.slides.detections import iterative_nms
-from monai_ext.slides.heatmap import HeatMap, halve
-from monai_ext.slides.ome import write_ome_tiff
 from monai_ext.slides.overlay import slide_overlay
 from monai_ext.slides.plan import SlidePlan
 from monai_ext.slides.regions import Regions, find_regions
 
-__all__ = ["OUTPUTS", "OutputSettings", "write_outputs", "write_png"]
+__all__ = ["OUTPUTS", "OutputSettings", "write_outputs"]
 
 #: What the names of a slide's files end with.
 OUTPUTS = ("_heatmap.ome.tif", ".geojson", "_detections.csv", "_overlay.png", "_plan.json")
@@ -113,8 +113,8 @@ def write_outputs(
     Returns:
         ``score`` (the map's maximum), ``mean`` (over the tissue), ``positive_mm2`` (above the threshold),
         ``tissue_mm2``, ``regions``, ``detections`` (how many), ``density_per_mm2`` (detections per mm2 of tissue,
-        ``None`` without) and, with ``hotspot_mm2``, what :class:`~monai_ext.data.hotspot.HotSpot` says, in px of level
-        0.
+        ``None`` without) and, with ``hotspot_mm2``, what :class:`~monai_ext.formats.hotspot.HotSpot` says, in px of
+        level 0.
 
     Raises:
         OSError: the disk is full.
@@ -210,9 +210,3 @@ def _write_geojson(path: Path, regions: Regions, areas: np.ndarray, found: _Foun
         kind = "detection" if settings.objects == "region" else "annotation"
         writer.write(Features(regions.polygons, measurements=measured, object_types=kind, **look))
         writer.write(Features.from_points(found.points, measurements={"score": found.scores} | found.measured, **look))
-
-
-def write_png(path: Path, picture: np.ndarray) -> None:
-    """Write uint8 RGB ``(H, W, 3)``."""
-    # through Python's file: OpenCV reports a full disk by a return value, if at all
-    path.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())

@@ -7,9 +7,9 @@ import math
 import cv2
 import numpy as np
 
-from monai_ext.data.hotspot import HotSpot
-from monai_ext.data.outlines import polygons_to_mask
-from monai_ext.visualize.overlay import overlay
+from monai_ext.base.overlay import overlay
+from monai_ext.formats.hotspot import HotSpot
+from monai_ext.formats.outlines import polygons_to_mask
 
 __all__ = ["scale_bar", "slide_overlay"]
 

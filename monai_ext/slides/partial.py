@@ -17,11 +17,11 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from monai_ext.data.points import atomic_path
-from monai_ext.errors import InputError
-from monai_ext.slides.heatmap import HeatMap
+from monai_ext.base.errors import InputError
+from monai_ext.base.files import atomic_path
+from monai_ext.formats.heatmap import HeatMap
+from monai_ext.formats.tissue import Tissue
 from monai_ext.slides.plan import SlidePlan, Tile
-from monai_ext.slides.tissue import Tissue
 
 __all__ = ["PartialSlide"]
 
@@ -45,7 +45,7 @@ class PartialSlide:
     Attributes:
         heat: the map.
         stripes: how many of the plan's are finished.
-        found: what was there: ``"nothing"``, ``"the same run"``, or ``"another run"``, which is done away with.
+        found: what was there: ``"nothing"``, ``"the same run"``, or ``"another run"``, which is deleted.
 
     Raises:
         InputError: another process works in this folder.
@@ -97,7 +97,7 @@ class PartialSlide:
         return self._seconds_before + time.monotonic() - self._began
 
     def _find(self) -> HeatMap | None:
-        """The map that is there, if it can be gone on with."""
+        """The map of an earlier run, if this run can resume from it."""
         if not (self.folder / "progress.json").is_file():
             return None
         self.found = "another run"
@@ -106,7 +106,7 @@ class PartialSlide:
             if not self._resume or progress["fingerprint"] != self._digest:
                 return None
             store = self._open(progress)
-        except (ValueError, KeyError, FileNotFoundError):  # somebody was at it
+        except (ValueError, KeyError, FileNotFoundError):  # edited or deleted by another program
             return None
         self.found, self.stripes, self._seconds_before = "the same run", progress["stripes"], progress["seconds"]
         return store

@@ -11,9 +11,9 @@ from functools import partial
 
 import numpy as np
 
-from monai_ext.errors import InputError
-from monai_ext.slides.reader import SlideReader
-from monai_ext.slides.tissue import Tissue
+from monai_ext.base.errors import InputError
+from monai_ext.formats.reader import SlideReader
+from monai_ext.formats.tissue import Tissue
 
 __all__ = ["SlidePlan", "Stripe", "Tile", "plan_slide"]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-__all__ = ["TilePredictor"]
+from monai_ext.data.cells import Cells, Grid
+
+__all__ = ["CellPredictor", "TilePredictor"]
 
 
 @runtime_checkable
@@ -40,4 +43,24 @@ class TilePredictor(Protocol):
         Returns:
             float32 ``(B, channels, h, w)`` in 0 ... 1, on any device.
         """
+        ...
+
+
+class CellPredictor(TilePredictor, Protocol):
+    """Turns pixels into cells, as ``CellFinder`` and ``InstanceFinder`` of :mod:`monai_ext.inferers` do.
+
+    Attributes:
+        class_names: of the cells' classes; empty for none.
+        slack: px outside a tile, up to which a cell's centroid is taken for the tile's as well.
+        reach: px; centroids of two tiles' versions of one cell are no further apart.
+        iou: of two versions' outlines, above it; 0 where nearness is enough.
+    """
+
+    class_names: Sequence[str]
+    slack: int
+    reach: int
+    iou: float
+
+    def cells(self, pixels: Tensor, prediction: Tensor, grid: Grid) -> Cells:
+        """The cells of one tile, uint8 ``(3, H, W)`` with its margin, from what the call gave for it."""
         ...

@@ -11,7 +11,7 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from monai_ext.data.outlines import label_map_to_polygons
+from monai_ext.formats.outlines import label_map_to_polygons
 
 __all__ = ["Regions", "find_regions"]
 

@@ -7,8 +7,8 @@ from copy import copy
 
 import numpy as np
 
+from monai_ext.formats.reader import SlideReader
 from monai_ext.slides.plan import SlidePlan
-from monai_ext.slides.reader import SlideReader
 from monai_ext.transforms.stain import MacenkoNormalize
 
 __all__ = ["fit_stains", "tissue_squares"]

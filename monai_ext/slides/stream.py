@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
+from monai_ext.formats.reader import SlideReader
+from monai_ext.formats.tissue import Tissue
 from monai_ext.slides.plan import SlidePlan, Tile
 from monai_ext.slides.predictor import TilePredictor
-from monai_ext.slides.reader import SlideReader
-from monai_ext.slides.tissue import Tissue
 
 __all__ = ["decode_tiles", "stream_tiles"]
 

@@ -12,12 +12,13 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy
 
+from monai_ext.base.colours import class_colours
+from monai_ext.base.errors import InputError
+from monai_ext.base.files import atomic_path
+from monai_ext.base.overlay import overlay
 from monai_ext.data.cells import Cells, Grid, find_cells, summarize_cells
-from monai_ext.data.geojson import Color, GeoJSONWriter
-from monai_ext.data.points import atomic_path
 from monai_ext.data.result_files import ResultFiles
-from monai_ext.errors import InputError
-from monai_ext.visualize.overlay import class_colours, overlay
+from monai_ext.formats.geojson import Color, GeoJSONWriter
 
 __all__ = ["FindCellsd", "SaveCellsd"]
 

@@ -10,7 +10,7 @@ from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import MapTransform, Randomizable, Transform
 from monai.utils import convert_to_numpy
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 
 __all__ = [
     "IGNORED",

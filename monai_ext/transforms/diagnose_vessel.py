@@ -16,7 +16,7 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy, convert_to_tensor
 from skimage.measure import label as connected
 
-from monai_ext.data.geojson import Features
+from monai_ext.formats.geojson import Features
 from monai_ext.transforms.mosaic import CellGridMosaic, spread_patches
 
 __all__ = ["CANCEROUS", "HEALTHY", "HEALTHY_CLASSES", "VESSEL_COLOURS", "DiagnoseVesseld", "VesselDiagnosis"]

@@ -12,8 +12,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from monai_ext.data.image import read_field, read_mask
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
+from monai_ext.formats.image import read_field, read_mask
 from monai_ext.transforms.points import LoadPoints
 
 __all__ = ["LoadFieldd"]

@@ -10,7 +10,7 @@ import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
-from monai_ext.data.geojson import Features, rasterize, read_geojson
+from monai_ext.formats.geojson import Features, rasterize, read_geojson
 
 __all__ = ["LoadGeoJSON", "LoadGeoJSONd"]
 
@@ -37,7 +37,7 @@ class LoadGeoJSON(Transform):
 
         Returns:
             The features, or with a shape ``(C, H, W)`` uint8 masks of 0 and 1; see
-            :func:`~monai_ext.data.geojson.rasterize`.
+            :func:`~monai_ext.formats.geojson.rasterize`.
 
         Raises:
             InputError: when the file is no GeoJSON.

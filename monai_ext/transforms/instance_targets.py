@@ -12,15 +12,15 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy
 
-from monai_ext.data.instance_targets import instances_to_target
-from monai_ext.data.sparse_instances import SparseInstances
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
+from monai_ext.instances.sparse import SparseInstances
+from monai_ext.instances.targets import instances_to_target
 
 __all__ = ["InstancesToTargetd", "KeepSured", "MergeInstancesd", "PickInstancesd"]
 
 
 class InstancesToTargetd(MapTransform):
-    """Replaces instance maps by targets, see :class:`~monai_ext.data.instance_targets.Target`.
+    """Replaces instance maps by targets, see :class:`~monai_ext.instances.targets.Target`.
 
     Args:
         keys: of instance maps, integers ``(1, H, W)``.

@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_dst_type, convert_to_numpy, ensure_tuple_rep
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 
 __all__ = ["NucleusInstances", "NucleusInstancesd", "split_touching"]
 

@@ -20,8 +20,8 @@ from monai.utils import convert_to_dst_type, convert_to_numpy, convert_to_tensor
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from monai_ext.base.errors import InputError
 from monai_ext.data.templates import check_template, read_templates
-from monai_ext.errors import InputError
 from monai_ext.transforms.concentric import draw_concentric
 
 __all__ = ["KCFPseudoMask", "KCFPseudoMaskd", "kernel_regression"]

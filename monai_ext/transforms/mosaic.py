@@ -18,8 +18,8 @@ from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import MapTransform, Randomizable, Transform
 from monai.utils import convert_to_numpy, convert_to_tensor
 
-from monai_ext.errors import InputError
-from monai_ext.flags import as_flag
+from monai_ext.base.errors import InputError
+from monai_ext.base.flags import as_flag
 
 __all__ = [
     "CellGridMosaic",

@@ -10,13 +10,14 @@ import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import MapTransform, Transform
 
-from monai_ext.data.points import as_points, read_points
+from monai_ext.formats.point_files import read_points
+from monai_ext.formats.points import as_points
 
 __all__ = ["LoadPoints", "LoadPointsd"]
 
 
 class LoadPoints(Transform):
-    """Read centroids from a CSV, JSON or QuPath GeoJSON file: see :func:`monai_ext.data.points.read_points`.
+    """Read centroids from a CSV, JSON or QuPath GeoJSON file: see :func:`monai_ext.formats.point_files.read_points`.
 
     Points that are in memory already (a list, an array or a tensor of pairs ``row, col``, as MONAI Label or a
     :class:`~monai.data.Dataset` made in Python hands over) pass through as float32.

@@ -14,10 +14,10 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy
 
-from monai_ext.data.geojson import Color, Features, GeoJSONWriter, label_map_to_polygons
-from monai_ext.data.hotspot import mitosis_summary
+from monai_ext.base.overlay import overlay
 from monai_ext.data.result_files import ResultFiles
-from monai_ext.visualize.overlay import overlay
+from monai_ext.formats.geojson import Color, Features, GeoJSONWriter, label_map_to_polygons
+from monai_ext.formats.hotspot import mitosis_summary
 
 __all__ = ["SaveDetectionsd", "detection_features"]
 
@@ -64,7 +64,7 @@ class SaveDetectionsd(MapTransform):
       QuPath's coordinates: pixels of the file's full resolution, a pixel's centre at one half.
     - ``a/b_overlay.png``: detections circled, blobs outlined, the hot spot as a thin dark circle.
     - ``summary.csv``: one row for each image with its count, area in mm2, density and 2 mm2 hot spot
-      (:func:`~monai_ext.data.hotspot.mitosis_summary`), its place in pixels of the file's full resolution. Rows are
+      (:func:`~monai_ext.formats.hotspot.mitosis_summary`), its place in pixels of the file's full resolution. Rows are
       added as images are done, by any number of processes; the row of an image that is done again is replaced.
 
     Where two images differ only in their suffix, the second keeps its suffix in its files' names.

@@ -11,10 +11,10 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy, convert_to_tensor
 from skimage.measure import label as connected
 
-from monai_ext.data.geojson import Color, Features, GeoJSONWriter, label_map_to_polygons
+from monai_ext.base.overlay import overlay
 from monai_ext.data.result_files import ResultFiles
+from monai_ext.formats.geojson import Color, Features, GeoJSONWriter, label_map_to_polygons
 from monai_ext.metrics.evidence import evidence_mask
-from monai_ext.visualize.overlay import overlay
 
 __all__ = ["EvidencePiecesd", "SaveEvidenced", "evidence_features"]
 

@@ -13,9 +13,9 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy, ensure_tuple_rep
 
-from monai_ext.data.points import atomic_path
+from monai_ext.base.errors import InputError
+from monai_ext.base.files import atomic_path
 from monai_ext.data.result_files import ResultFiles
-from monai_ext.errors import InputError
 from monai_ext.transforms.label_image import file_labels
 
 __all__ = ["SaveMasksd"]

@@ -17,12 +17,12 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy
 
-from monai_ext.data.geojson import Features, read_geojson
-from monai_ext.data.image import read_mask
+from monai_ext.base.errors import InputError
+from monai_ext.base.files import atomic_path
 from monai_ext.data.nuclei import write_nuclei
 from monai_ext.data.nucleus_extraction import extract_nuclei
-from monai_ext.data.points import atomic_path
-from monai_ext.errors import InputError
+from monai_ext.formats.geojson import Features, read_geojson
+from monai_ext.formats.image import read_mask
 
 __all__ = ["SaveNucleid"]
 

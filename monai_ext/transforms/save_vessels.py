@@ -12,12 +12,12 @@ import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
+from monai_ext.base.files import atomic_path
+from monai_ext.base.overlay import overlay
 from monai_ext.data.cohort import Cohort
-from monai_ext.data.geojson import Features, GeoJSONWriter
-from monai_ext.data.points import atomic_path
 from monai_ext.data.result_files import ResultFiles
+from monai_ext.formats.geojson import Features, GeoJSONWriter
 from monai_ext.transforms.diagnose_vessel import CANCEROUS, VESSEL_COLOURS, VesselDiagnosis
-from monai_ext.visualize.overlay import overlay
 
 __all__ = ["SaveVesseld"]
 

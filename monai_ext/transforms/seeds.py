@@ -14,7 +14,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_dst_type, convert_to_numpy, ensure_tuple_rep
 from skimage.morphology import disk
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 
 __all__ = ["SeedMasksFromRelevance", "SeedMasksFromRelevanced"]
 

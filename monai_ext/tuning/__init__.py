@@ -1,9 +1,14 @@
 """Choosing what a method leaves open, on the validation list and nothing else."""
 
-from monai_ext.tuning.evidence import DEFAULT_EVIDENCE, read_evidence, tune_evidence
-from monai_ext.tuning.expert_count import tune_expert_count
-from monai_ext.tuning.instances import DEFAULT_INSTANCES, read_instances, tune_instances
-from monai_ext.tuning.mitosis import DEFAULT_THRESHOLDS, read_thresholds, tune_mitosis
+from typing import TYPE_CHECKING
+
+from monai_ext.base.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from monai_ext.tuning.evidence import DEFAULT_EVIDENCE, read_evidence, tune_evidence
+    from monai_ext.tuning.expert_count import tune_expert_count
+    from monai_ext.tuning.instances import DEFAULT_INSTANCES, read_instances, tune_instances
+    from monai_ext.tuning.mitosis import DEFAULT_THRESHOLDS, read_thresholds, tune_mitosis
 
 __all__ = [
     "DEFAULT_EVIDENCE",
@@ -17,3 +22,5 @@ __all__ = [
     "tune_instances",
     "tune_mitosis",
 ]
+
+__getattr__ = lazy_names(__name__, __file__)

@@ -15,8 +15,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from monai.bundle import ConfigParser
 
-from monai_ext.data.points import atomic_path
-from monai_ext.errors import InputError, input_error_in
+from monai_ext.base.errors import InputError, input_error_in
+from monai_ext.base.files import atomic_path
 
 __all__ = ["central_choice", "errors_unwrapped", "grid", "read_bundle", "read_settings", "write_tuned"]
 
@@ -38,7 +38,7 @@ def grid(limits: Sequence[float], name: str = "limits") -> np.ndarray:
 
 
 def read_settings(path: str | os.PathLike, defaults: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What a tuning wrote, or the defaults, said aloud, where there is no such file.
+    """What a tuning wrote, or the defaults, with a message, where there is no such file.
 
     Args:
         path: the JSON file.

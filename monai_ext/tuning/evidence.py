@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from monai_ext.data.evidence_cases import MaskedPositives, PointingCanvases, evidence_judges
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
+from monai_ext.base.smoothing import gaussian_smooth
+from monai_ext.explain.evidence import EvidenceMap, check_settings, fuse_evidence, grey_saliency, min_max
 from monai_ext.metrics.evidence import evidence_mask, localization_counts, localization_scores, pointing_scores
-from monai_ext.networks.blocks.smooth import gaussian_smooth
+from monai_ext.reports.evidence_cases import MaskedPositives, PointingCanvases, evidence_judges
 from monai_ext.tuning.common import central_choice, errors_unwrapped, grid, read_bundle, read_settings, write_tuned
-from monai_ext.visualize.evidence import EvidenceMap, check_settings, fuse_evidence, grey_saliency, min_max
 
 __all__ = ["DEFAULT_EVIDENCE", "read_evidence", "tune_evidence"]
 
@@ -38,7 +38,7 @@ _FUSION = ["alpha", "beta", "sigma"]
 
 
 def read_evidence(path: str | os.PathLike) -> dict[str, Any]:
-    """What :func:`tune_evidence` wrote, or the defaults, said aloud, where there is no such file.
+    """What :func:`tune_evidence` wrote, or the defaults, with a message, where there is no such file.
 
     Args:
         path: ``evidence.json``.

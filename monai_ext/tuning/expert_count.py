@@ -23,10 +23,10 @@ from monai.bundle import ConfigParser
 from monai.utils import set_determinism
 from tqdm import tqdm
 
-from monai_ext.data.fingerprint import fingerprint
+from monai_ext.base.errors import InputError
+from monai_ext.base.files import atomic_path
+from monai_ext.base.fingerprint import fingerprint
 from monai_ext.data.nuclei import NucleusPatches
-from monai_ext.data.points import atomic_path
-from monai_ext.errors import InputError
 from monai_ext.inferers.patches import PatchClassifier
 from monai_ext.metrics.classification import class_scores_ci
 from monai_ext.networks.utils import load_weights

@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser
 from monai.utils import convert_to_numpy
 from tqdm import tqdm
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.metrics.instance import AggregatedJaccardIndex, PanopticQuality, panoptic_scores
 from monai_ext.transforms.instances import NucleusInstances
 from monai_ext.tuning.common import central_choice, errors_unwrapped, grid, read_bundle, read_settings, write_tuned
@@ -35,7 +35,7 @@ _SWEPT = ("threshold", "min_area_um2", "sigma_um", "depth_um")
 
 
 def read_instances(path: str | os.PathLike) -> dict[str, Any]:
-    """The settings that :func:`tune_instances` wrote, or the defaults, said aloud, where there is no such file.
+    """The settings that :func:`tune_instances` wrote, or the defaults, with a message, where there is no such file.
 
     Args:
         path: ``instances.json``.

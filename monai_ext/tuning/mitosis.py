@@ -24,7 +24,7 @@ DEFAULT_THRESHOLDS: dict[str, Any] = {"threshold": "otsu", "min_area": 300, "min
 
 
 def read_thresholds(path: str | os.PathLike) -> dict[str, Any]:
-    """The thresholds that :func:`tune_mitosis` wrote, or the defaults, said aloud, where there is no such file.
+    """The thresholds that :func:`tune_mitosis` wrote, or the defaults, with a message, where there is no such file.
 
     Args:
         path: ``thresholds.json``.

@@ -1,11 +1,17 @@
 """Pictures and reports."""
 
-from monai_ext.visualize.attribution import attribute, attribution_report
-from monai_ext.visualize.evidence import EvidenceMap
-from monai_ext.visualize.evidence_report import compare_evidence, evidence_report, score_evidence
-from monai_ext.visualize.overlay import overlay
-from monai_ext.visualize.relevance import attention_rollout, lrp_relevance, relevance
-from monai_ext.visualize.report import write_metrics, write_report
+from typing import TYPE_CHECKING
+
+from monai_ext.base.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from monai_ext.base.overlay import overlay
+    from monai_ext.explain.attribution import attribute
+    from monai_ext.explain.evidence import EvidenceMap
+    from monai_ext.explain.lrp import attention_rollout, lrp_relevance, relevance
+    from monai_ext.reports.attribution import attribution_report
+    from monai_ext.reports.evidence import compare_evidence, evidence_report, score_evidence
+    from monai_ext.reports.pages import write_metrics, write_report
 
 __all__ = [
     "EvidenceMap",
@@ -21,3 +27,5 @@ __all__ = [
     "write_metrics",
     "write_report",
 ]
+
+__getattr__ = lazy_names(__name__, __file__)

@@ -9,13 +9,13 @@ from http import HTTPStatus
 from fastapi import HTTPException
 from monailabel.interfaces.exception import ImageNotFoundException, MONAILabelException
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 
-__all__ = ["answered", "known"]
+__all__ = ["check_name", "http_errors"]
 
 
 @contextmanager
-def answered() -> Iterator[None]:
+def http_errors() -> Iterator[None]:
     """Turn errors into answers: 404 for what is not there, 422 for what cannot be used, each with its one line."""
     try:
         yield
@@ -27,7 +27,7 @@ def answered() -> Iterator[None]:
         raise HTTPException(HTTPStatus.BAD_REQUEST, error.msg) from error
 
 
-def known(name: str, names: list[str], what: str) -> None:
+def check_name(name: str, names: list[str], what: str) -> None:
     """Answer 404 for a name that is not among those known."""
     if name not in names:
         raise HTTPException(HTTPStatus.NOT_FOUND, f"{what}: expected one of {', '.join(names) or 'none'}, found {name}")

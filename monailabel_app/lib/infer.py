@@ -13,11 +13,11 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.transform.writer import Writer
 
-from monai_ext.data.geojson import Features, read_geojson
-from monai_ext.data.image import SLIDE_SUFFIXES, TIFF_SUFFIXES
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
+from monai_ext.formats.geojson import Features, read_geojson
+from monai_ext.formats.image import SLIDE_SUFFIXES, TIFF_SUFFIXES
+from monai_ext.formats.levels import open_levels
 from monai_ext.label import as_annotation, found_features, in_region, load_region, load_vessel_region
-from monai_ext.slides.levels import open_levels
 from monai_ext.transforms import LoadFieldd, LoadVesseld
 
 __all__ = ["BundleInfer"]

@@ -13,9 +13,9 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 
 from lib.infer import BundleInfer
-from monai_ext.data.geojson import Features
-from monai_ext.data.outlines import polygons_to_label_map
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
+from monai_ext.formats.geojson import Features
+from monai_ext.formats.outlines import polygons_to_label_map
 from monai_ext.label import has_finding, has_object, object_map, object_points
 from monai_ext.metrics import AggregatedJaccardIndex, DetectionF1
 

@@ -11,11 +11,11 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from lib.errors import known
+from lib.errors import check_name
 from lib.infer import BundleInfer
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
+from monai_ext.formats.levels import open_levels
 from monai_ext.label import uncertainty
-from monai_ext.slides.levels import open_levels
 
 __all__ = ["Uncertainty"]
 
@@ -45,7 +45,7 @@ class Uncertainty(Strategy):
             datastore: the images.
         """
         model = request.get("model") or next(iter(self.infers))
-        known(model, list(self.infers), "model")
+        check_name(model, list(self.infers), "model")
         images = sorted(datastore.get_unlabeled_images())[: int(request.get("max_samples") or 0) or None]
         values = {}
         for image in images:

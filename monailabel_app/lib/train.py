@@ -14,8 +14,8 @@ from monai.handlers import CheckpointLoader
 from monailabel.interfaces.datastore import Datastore
 from monailabel.tasks.train.bundle import BundleTrainTask
 
-from monai_ext.data.points import atomic_path
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
+from monai_ext.base.files import atomic_path
 from monai_ext.label import has_object, training_label
 
 __all__ = ["BundleTrain"]

@@ -9,8 +9,8 @@ import torch
 from ignite.engine import Events
 from monai.bundle import ConfigParser, onnx_export
 
-from monai_ext.data.phantom import write_slide
 from monai_ext.networks import OnnxNetwork, load_weights
+from monai_ext.phantom import write_slide
 
 pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ import shapely
 import tifffile
 
 from monai_ext.data import read_geojson
-from monai_ext.data.phantom import write_slide
+from monai_ext.phantom import write_slide
 from monai_ext.slides import SlideCells, SlideInferer
 from tests.bundles.conftest import BUNDLES, Workplace
 

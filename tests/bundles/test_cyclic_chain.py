@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from monai_ext.data.datalist import load_datalist
-from monai_ext.data.image import read_mask
+from monai_ext.formats.image import read_mask
 from tests.bundles.conftest import ROOT, Workplace, environment
 from tests.bundles.test_bundle_commands import TORCHRUN
 

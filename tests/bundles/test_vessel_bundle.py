@@ -15,8 +15,8 @@ import torch
 from monai.bundle import ConfigParser
 
 from monai_ext.data import Features, read_geojson, write_geojson
-from monai_ext.data.image import read_field, read_mask
-from monai_ext.data.outlines import label_map_to_polygons
+from monai_ext.formats.image import read_field, read_mask
+from monai_ext.formats.outlines import label_map_to_polygons
 from tests.bundles.conftest import BUNDLES, Workplace, environment
 
 SOURCE = next(path for path in BUNDLES if path.name == "pathology_mvi_vessel_classification")

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import shapely
 
+from monai_ext.base.errors import InputError
 from monai_ext.data.cells import Grid, class_columns, find_cells, summarize_cells
-from monai_ext.data.geojson import read_geojson, write_geojson
-from monai_ext.data.outlines import label_map_to_polygons
-from monai_ext.errors import InputError
-from tests.data.test_measurements import blobs
+from monai_ext.formats.geojson import read_geojson, write_geojson
+from monai_ext.formats.outlines import label_map_to_polygons
+from tests.formats.test_measurements import blobs
 
 NAMES = ("other", "immune", "muscle")
 ROUNDING = 1e-4

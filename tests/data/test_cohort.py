@@ -6,8 +6,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from monai_ext.base.errors import InputError
 from monai_ext.data.cohort import Cohort
-from monai_ext.errors import InputError
 from monai_ext.transforms.mark_done import MarkDoned
 
 

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
+from monai_ext.base.errors import DataListError, InputError
 from monai_ext.data.datalist import check_label_item, check_mask_item, load_datalist
-from monai_ext.errors import DataListError, InputError
 
 ROWS, COLS = 40, 60
 

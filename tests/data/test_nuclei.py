@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monai.data import DataLoader
 
+from monai_ext.base.errors import DataListError, InputError
 from monai_ext.data import (
     NucleusPatches,
     TeacherLabels,
@@ -26,9 +27,8 @@ from monai_ext.data import (
     write_nuclei,
 )
 from monai_ext.data.nuclei import read_nuclei, read_patches
-from monai_ext.data.phantom import write_nucleus_patches
-from monai_ext.errors import DataListError, InputError
 from monai_ext.inferers import PatchClassifier
+from monai_ext.phantom import write_nucleus_patches
 from tests.nuclei import COLOURS, NAMES, planted
 
 HALF = 2e-3  # float16 of scores below 1

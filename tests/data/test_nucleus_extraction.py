@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.measure import regionprops
 
-from monai_ext.data.geojson import Features, label_map_to_polygons, to_xy
+from monai_ext.base.errors import InputError
 from monai_ext.data.nuclei import check_nuclei_item, write_nuclei
 from monai_ext.data.nucleus_extraction import extract_nuclei, nucleus_labels
-from monai_ext.errors import InputError
+from monai_ext.formats.geojson import Features, label_map_to_polygons, to_xy
 
 NAMES = ["other", "immune", "muscle"]
 SMALL = 1e-6

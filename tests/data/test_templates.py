@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from monai_ext import __main__
+from monai_ext.base.errors import InputError
 from monai_ext.data import Features, read_field, write_geojson, write_points
-from monai_ext.data.templates import choose_templates, cut_templates, keep_templates, read_templates
-from monai_ext.errors import InputError
+from monai_ext.data.templates import keep_templates, read_templates
+from monai_ext.prepare.templates import choose_templates, cut_templates
 from monai_ext.transforms.kcf import KCFPseudoMask
 
 PLACES = np.array([[30, 40], [30, 90], [70, 60], [75, 120], [100, 30]])

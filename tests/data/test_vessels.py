@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 
+from monai_ext.base.errors import DataListError, InputError
 from monai_ext.data import Features, load_datalist, write_geojson, write_points
 from monai_ext.data.vessels import SlideVessels, check_vessel_item, keep_lumen
-from monai_ext.errors import DataListError, InputError
 from monai_ext.transforms.lumen import KeepLumen, KeepLumend
 
 SHAPE = (60, 80)

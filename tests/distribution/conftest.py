@@ -15,7 +15,7 @@ METADATA = {
     "numpy_version": "2.2.6",
     "required_packages_version": {"fire": "0.7.1"},
 }
-INFERENCE = {"loaded": "$monai_ext.flags.as_flag('true', @bundle_root + '/models/second/model.pt')"}
+INFERENCE = {"loaded": "$monai_ext.base.flags.as_flag('true', @bundle_root + '/models/second/model.pt')"}
 WEIGHTS = bytes(range(256)) * 40
 FILES = {
     "LICENSE": b"free",

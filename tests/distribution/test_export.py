@@ -11,9 +11,9 @@ from monai.apps.utils import HashCheckError
 from monai.bundle import download, download_large_files
 
 from monai_ext import __main__
+from monai_ext.base.errors import InputError
 from monai_ext.distribution import export_bundles
 from monai_ext.distribution.archive import write_zip
-from monai_ext.errors import InputError
 from tests.distribution.conftest import FILES, METADATA, WEIGHTS, write_bundle
 
 TITLE = "tiny_v1.2.0"
@@ -66,7 +66,10 @@ def test_the_zip_holds_the_bundle_its_code_and_its_packages(tiny, tmp_path):
         write_bundle(tiny, {leftover: b"x"})
     export(tiny, tmp_path / "zips")
     found = content(tmp_path / f"zips/{TITLE}.zip")
-    code = {f"monai_ext/{name}.py" for name in ("__init__", "errors", "flags")}
+    code = {
+        f"monai_ext/{name}.py"
+        for name in ("__init__", "base/__init__", "base/errors", "base/flags", "base/lazy", "base/version")
+    }
     assert set(found) == {f"tiny/{name}" for name in {*FILES, *code, "requirements.txt"}}
     assert {name: found[f"tiny/{name}"] for name in FILES} == FILES
     assert found["tiny/requirements.txt"].decode().split() == [

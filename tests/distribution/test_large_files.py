@@ -5,8 +5,8 @@ import hashlib
 import pytest
 import yaml
 
+from monai_ext.base.errors import InputError
 from monai_ext.distribution.large_files import LISTING, LargeFile, fetch, listing, read_listing
-from monai_ext.errors import InputError
 
 CONTENT = b"weights" * 99
 GOOD = {

@@ -22,7 +22,7 @@ from monai.bundle import __main__ as monai_bundle
 from torch.distributed.run import get_args_parser
 
 from monai_ext import commands
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.tuning import evidence, expert_count, instances, mitosis
 from tests.docs.shell import ROOT, Command
 

@@ -15,13 +15,19 @@ import cv2
 import numpy as np
 import shapely
 
-from monai_ext.data.geojson import Features, write_geojson
-from monai_ext.data.image import read_field, read_mask
-from monai_ext.data.outlines import label_map_to_polygons
-from monai_ext.data.phantom import write_camelyon16, write_dataset, write_slide, write_vessel_slide, write_vessels
-from monai_ext.data.points import read_points
-from tests.data import test_prepare, test_prepare_cells, test_prepare_nuclei_mat, test_prepare_pcam, test_prepare_pvid
+from monai_ext.formats.geojson import Features, write_geojson
+from monai_ext.formats.image import read_field, read_mask
+from monai_ext.formats.outlines import label_map_to_polygons
+from monai_ext.formats.point_files import read_points
+from monai_ext.phantom import write_camelyon16, write_dataset, write_slide, write_vessel_slide, write_vessels
 from tests.docs.shell import ROOT
+from tests.prepare import (
+    test_prepare,
+    test_prepare_cells,
+    test_prepare_nuclei_mat,
+    test_prepare_pcam,
+    test_prepare_pvid,
+)
 
 Recipe = Callable[[Path], object]
 SIDE = 128  # px of a field

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
+from monai_ext.base.errors import InputError
 from monai_ext.engines import CyclicLearning
-from monai_ext.errors import InputError
 from tests.engines.fake_phases import BACK, FIELD, FRONT, INSIDE
 
 FAKE = "$import tests.engines.fake_phases as fake"

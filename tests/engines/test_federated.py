@@ -7,8 +7,8 @@ from monai.fl.utils.constants import WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 from torch import nn
 
+from monai_ext.base.errors import InputError
 from monai_ext.engines import average_weights, federated_round
-from monai_ext.errors import InputError
 
 TOLERANCE = 1e-7
 

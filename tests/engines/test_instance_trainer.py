@@ -6,9 +6,9 @@ from ignite.engine import Events
 from torch import nn
 
 from monai_ext.data import collate_targets
-from monai_ext.data.instance_targets import instances_to_target
 from monai_ext.engines import InstanceTrainer
 from monai_ext.handlers import TrainingState
+from monai_ext.instances.targets import instances_to_target
 from monai_ext.losses import SelfTrainingLoss
 from monai_ext.networks.nets import NucleiMaskRCNN
 from tests.discs import disc_image

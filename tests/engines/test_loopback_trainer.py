@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW  # Ranger centres gradients in place
 from torch.optim.lr_scheduler import SequentialLR
 
+from monai_ext.base.errors import InputError
 from monai_ext.engines import LoopbackTrainer
-from monai_ext.errors import InputError
 from monai_ext.handlers import EpochProgress, EpochSeed, TrainingState
 from monai_ext.inferers import AutocastInferer
 from monai_ext.losses import GHMCLoss, GridLocatingLoss, LoopbackLoss

@@ -11,8 +11,8 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from monai_ext.base.errors import InputError
 from monai_ext.engines import Phase, TeacherStudentChain
-from monai_ext.errors import InputError
 from tests.bundles.conftest import environment
 from tests.nuclei import planted
 

@@ -8,7 +8,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
-from monai_ext import distributed
+from monai_ext.base import distributed
 from monai_ext.handlers import detection_report
 from monai_ext.handlers.detection_report import DetectionReport
 from monai_ext.handlers.summary_report import SummaryReport

@@ -12,7 +12,7 @@ from monai.metrics import MSEMetric
 from monai.transforms import Compose, MapTransform, RandGaussianNoised, Randomizable
 from torch import nn
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.handlers.progress import EpochProgress
 from monai_ext.handlers.training_state import EpochSeed, TrainingState, plain_number
 from monai_ext.handlers.weight_average import WeightAverage

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.inferers import AutocastInferer
 
 

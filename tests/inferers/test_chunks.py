@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.inferers import ChunkInferer
 
 

@@ -5,7 +5,7 @@ from monai.engines import SupervisedEvaluator
 from torch import nn
 from torch.utils.data import DataLoader
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.inferers import EvidenceInferer
 from monai_ext.visualize import EvidenceMap
 

@@ -3,11 +3,11 @@ import torch
 from monai.data import decollate_batch
 from torch import nn
 
-from monai_ext.data.instance_targets import instances_to_target
-from monai_ext.data.sparse_instances import SparseInstances
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.inferers import InstanceInferer
 from monai_ext.inferers.instances import instance_maps
+from monai_ext.instances.sparse import SparseInstances
+from monai_ext.instances.targets import instances_to_target
 from monai_ext.networks.nets import NucleiMaskRCNN
 from tests.discs import dense_ious, disc_image, grid_ids
 

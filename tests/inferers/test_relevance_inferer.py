@@ -3,10 +3,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
+from monai_ext.explain import relevance
 from monai_ext.inferers import RelevanceInferer
 from monai_ext.networks.nets import CyclicClassifier
-from monai_ext.visualize import relevance
 
 SAME = 1e-4  # of the largest relevance
 SIDE = 64

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.inferers import ExactWindows, PixelMap, SharedWindows
 from monai_ext.networks.nets import CELNet, SegMitosFCN
 from monai_ext.slides import plan_slide

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from monai_ext.data.image import read_field, read_mask
+from monai_ext.formats.image import read_field, read_mask
 from tests.bundles.conftest import BUNDLES, ROOT, environment
 
 PYTHON = Path(os.environ.get("MONAI_LABEL_PYTHON", ROOT / ".venv-label/bin/python"))

@@ -7,8 +7,8 @@ import shapely
 import torch
 from monai.data import MetaTensor
 
-from monai_ext.data.geojson import Features, write_geojson
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
+from monai_ext.formats.geojson import Features, write_geojson
 from monai_ext.label import (
     as_annotation,
     found_features,

@@ -14,9 +14,9 @@ import shapely
 import tifffile
 import torch
 
-from monai_ext.data.image import read_mask
-from monai_ext.data.outlines import label_map_to_polygons, polygons_to_mask
-from monai_ext.data.points import read_points
+from monai_ext.formats.image import read_mask
+from monai_ext.formats.outlines import label_map_to_polygons, polygons_to_mask
+from monai_ext.formats.point_files import read_points
 from tests.bundles.conftest import BUNDLES
 from tests.label.conftest import CORNERS, FIELD, IMAGE, phantom
 

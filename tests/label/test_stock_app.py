@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from monai_ext.data.image import read_mask
+from monai_ext.formats.image import read_mask
 from tests.label.conftest import FIELD, IMAGE, PYTHON, ROOT, start
 
 MODELS = [

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.losses.concentric import ConcentricLoss
 
 REL = 1e-5  # float32 sums in another order

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.losses import DistillationLoss
 
 REL = 1e-9

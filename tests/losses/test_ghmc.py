@@ -7,7 +7,7 @@ import torch
 from monai.data import MetaTensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.losses import GHMCLoss
 from tests.ranks import joined
 

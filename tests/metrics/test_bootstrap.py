@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.metrics import bootstrap
 from monai_ext.metrics.bootstrap import Interval, bootstrap_ci, bootstrap_scores, weighted_accuracy, weighted_auc
 from monai_ext.metrics.detection import detection_scores

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.metrics import ClassificationF1, bootstrap_scores, class_scores, class_scores_ci
 from monai_ext.metrics.classification import confusion_counts, weighted_f1
 

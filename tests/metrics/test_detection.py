@@ -17,7 +17,7 @@ from monai.handlers import IgniteMetricHandler, from_engine
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import linear_sum_assignment
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.metrics.detection import (
     DetectionF1,
     detection_scores,

@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as hnp
 from ignite.engine import Engine
 from monai.handlers import IgniteMetricHandler
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.metrics import EvidenceLocalization, GridPointing, bootstrap_ci, evidence_mask, pointing_canvas
 from monai_ext.metrics.evidence import localization_scores, pointing_scores
 

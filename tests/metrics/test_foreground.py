@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from monai.metrics import HausdorffDistanceMetric, MeanIoU
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.metrics import ForegroundHausdorff, ForegroundIoU, hausdorff_distance, outline_distances
 
 ATOL = 1e-5  # MONAI's distances are float32

@@ -8,7 +8,7 @@ import torch
 from ignite.engine import Engine
 from monai.handlers import IgniteMetricHandler, from_engine
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.metrics import GridLocating, bootstrap_ci, grid_locating_scores, marked_grids
 
 ABS = 1e-12

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from monai.metrics import PanopticQualityMetric
 from numpy.testing import assert_allclose, assert_array_equal
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.metrics.instance import AggregatedJaccardIndex, ObjectDice, Overlaps, PanopticQuality, panoptic_scores
 
 RTOL = 1e-6  # MONAI's reductions return float32

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from monai_ext.data.instance_targets import instances_to_target
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
+from monai_ext.instances.targets import instances_to_target
 from monai_ext.networks.nets import InstanceBackEnd, NucleiHoVerNet, NucleiKGInstance, NucleiMaskRCNN
 from tests.discs import disc_image, f1, grid_ids
 

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torchvision.models import WeightsEnum
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.networks.blocks import BACKBONES, Backbone
 from monai_ext.networks.nets import CyclicClassifier
 

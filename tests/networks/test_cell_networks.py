@@ -6,7 +6,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.networks.nets import VGG4, RCCNet, SmallResNet, TransposedUNet, TransposedUNetPlusPlus, Xception
 
 TOLERANCE = 1e-5

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.networks.blocks import ChannelAttention, MultiBranchAttention, pool_windows
 from monai_ext.networks.nets import CELNet
 

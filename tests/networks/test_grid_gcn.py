@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch_geometric.nn import GCNConv
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.networks.blocks import GridGCN, GridGraphConv
 
 ABS = 1e-5  # float32

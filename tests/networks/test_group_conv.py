@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.networks.blocks import GroupBatchNorm2d, GroupConv2d, GroupPool
 from monai_ext.networks.blocks.group_conv import group_order, transform
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from monai.visualize import GradCAM
 from torch import nn
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.networks.blocks import GroupBatchNorm2d
 from monai_ext.networks.blocks.group_conv import transform
 from monai_ext.networks.nets import GroupDenseNet

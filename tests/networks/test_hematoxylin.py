@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from monai_ext.base.stain import HE_STAINS
 from monai_ext.networks.nets.hematoxylin import HematoxylinMap
-from monai_ext.transforms.stain import HE_STAINS
 
 TOL = 0.02  # of a probability: pixels are whole grey values
 

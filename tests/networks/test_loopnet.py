@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.networks.nets import LoopNet
 from monai_ext.networks.utils import load_weights
 

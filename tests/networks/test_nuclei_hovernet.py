@@ -3,9 +3,9 @@ import torch
 from monai.apps.pathology.losses import HoVerNetLoss
 from monai.networks.nets import HoVerNet
 
-from monai_ext.data.instance_targets import instances_to_target
+from monai_ext.instances.hover import hover_maps
+from monai_ext.instances.targets import instances_to_target
 from monai_ext.networks.nets import NucleiHoVerNet
-from monai_ext.transforms.hover import hover_maps
 from tests.discs import disc_image
 
 TOLERANCE = 1e-5

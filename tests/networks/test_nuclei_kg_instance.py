@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from monai_ext.data.instance_targets import instances_to_target
+from monai_ext.instances.targets import instances_to_target
 from monai_ext.networks.nets import NucleiKGInstance
 from monai_ext.networks.nets.nuclei_kg_instance import _group_boxes, _points
 from tests.discs import disc_image, grid_ids

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.models.detection.image_list import ImageList
 
-from monai_ext.data.instance_targets import instances_to_target
+from monai_ext.instances.targets import instances_to_target
 from monai_ext.networks.nets import NucleiMaskRCNN
 from monai_ext.networks.nets.nuclei_mask_rcnn import _touches
 from tests.discs import disc_image, grid_ids

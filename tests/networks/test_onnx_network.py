@@ -8,7 +8,7 @@ from monai.data import MetaTensor
 from monai.networks import convert_to_onnx
 from torch import nn
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.networks import OnnxNetwork
 from monai_ext.networks.nets import TransposedUNet
 from monai_ext.networks.utils import weights_digest

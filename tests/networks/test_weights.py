@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.networks.utils import _caffe_net, load_weights, read_caffemodel, read_state_dict
 
 # -- Caffe's format, byte by byte: field numbers and types as in BVLC's caffe.proto ----------------------------------

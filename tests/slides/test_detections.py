@@ -6,7 +6,7 @@ from hypothesis.extra import numpy as hnp
 from monai.transforms import ProbNMS
 from scipy.ndimage import gaussian_filter
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.slides.detections import iterative_nms
 
 

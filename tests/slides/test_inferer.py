@@ -11,10 +11,10 @@ import tifffile
 import torch
 from scipy import ndimage
 
+from monai_ext.base.errors import InputError
 from monai_ext.data import Cohort, read_geojson
-from monai_ext.data.geojson import to_xy
-from monai_ext.data.hotspot import hot_spot
-from monai_ext.errors import InputError
+from monai_ext.formats.geojson import to_xy
+from monai_ext.formats.hotspot import hot_spot
 from monai_ext.slides import OutputSettings, SlideInferer, check_slide, iterative_nms
 from monai_ext.slides import outputs as outputs_module
 from tests.slides.conftest import ConvPredictor, DarkPredictor, files, paint, write_tiff

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.ndimage import gaussian_filter
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
+from monai_ext.formats.tissue import Tissue
 from monai_ext.slides.plan import plan_slide
-from monai_ext.slides.tissue import Tissue
 
 LEAST_AREA = 0.75  # of the bound
 PLACE_TOL = 1e-6  # px of level 0

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from monai_ext.data.outlines import label_map_to_polygons, polygons_to_mask
+from monai_ext.formats.outlines import label_map_to_polygons, polygons_to_mask
 from monai_ext.slides.regions import find_regions
 
 TOLERANCE = 1e-9

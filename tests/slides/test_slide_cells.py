@@ -13,13 +13,13 @@ import shapely
 import torch
 from torch import nn
 
+from monai_ext.base.errors import InputError
 from monai_ext.data import Cohort, read_geojson
-from monai_ext.data.phantom import write_slide
-from monai_ext.errors import InputError
 from monai_ext.inferers import CellFinder, PatchClassifier
 from monai_ext.networks.nets import HematoxylinMap, TransposedUNet
+from monai_ext.phantom import write_slide
 from monai_ext.slides import SlideCells, check_slide
-from monai_ext.slides.cell_spool import CellSpool, once
+from monai_ext.slides.cell_spool import CellSpool, drop_second_versions
 from monai_ext.transforms import NucleusInstances
 from tests.slides.conftest import files, write_tiff
 
@@ -222,8 +222,14 @@ def test_of_two_versions_one_is_kept(tmp_path):
     records["row"] = [10, 10.5, 10, 40, 40]
     records["tile"] = [0, 1, 1, 0, 0]
     records["seam"] = [True, True, False, True, True]
-    assert once(records, 2).tolist() == [True, False, True, True, True]  # only across tiles, only on seams
-    assert once(records[:0], 2).tolist() == []
+    assert drop_second_versions(records, 2).tolist() == [
+        True,
+        False,
+        True,
+        True,
+        True,
+    ]  # only across tiles, only on seams
+    assert drop_second_versions(records[:0], 2).tolist() == []
 
 
 def test_a_margin_that_does_not_fit():

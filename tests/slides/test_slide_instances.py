@@ -15,13 +15,13 @@ import torch.distributed as dist
 from scipy import ndimage
 from torch import nn
 
+from monai_ext.base.errors import InputError
 from monai_ext.data import Cohort, read_geojson
-from monai_ext.data.sparse_instances import SparseInstances
-from monai_ext.errors import InputError
 from monai_ext.inferers import InstanceFinder, InstanceInferer
+from monai_ext.instances.sparse import SparseInstances
 from monai_ext.networks.nets import NucleiMaskRCNN
 from monai_ext.slides import SlideCells, check_slide
-from monai_ext.slides.cell_spool import CellSpool, once
+from monai_ext.slides.cell_spool import CellSpool, drop_second_versions
 from tests.slides.conftest import files, write_tiff
 
 MPP = 0.25
@@ -277,8 +277,8 @@ def test_of_versions_that_are_alike_the_surer_stays(tmp_path):
         return np.abs(one["row"] - other["row"]) < 3
 
     # 12 is the surest; 14 goes because of it, so that 16 need not go because of 14
-    assert once(records, 20, near).tolist() == [False, True, False, True, True]
-    assert once(records, 20, lambda one, _: np.zeros(len(one), bool)).all()
+    assert drop_second_versions(records, 20, near).tolist() == [False, True, False, True, True]
+    assert drop_second_versions(records, 20, lambda one, _: np.zeros(len(one), bool)).all()
 
 
 @pytest.mark.parametrize(("options", "expected"), [({"iou": 0}, "above 0"), ({"halo": 40}, "multiple of 32")])

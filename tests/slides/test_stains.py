@@ -6,7 +6,7 @@ import tifffile
 import torch
 import torch.nn.functional as F
 
-from monai_ext.data.phantom import write_slide
+from monai_ext.phantom import write_slide
 from monai_ext.slides import SlideInferer, SlideReader, plan_slide
 from monai_ext.slides.stains import fit_stains, tissue_squares
 from monai_ext.transforms import MacenkoNormalize

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
+from monai_ext.formats.reader import SlideReader
+from monai_ext.formats.tissue import Tissue
 from monai_ext.slides.plan import plan_slide
 from monai_ext.slides.predictor import TilePredictor
-from monai_ext.slides.reader import SlideReader
 from monai_ext.slides.stream import stream_tiles
-from monai_ext.slides.tissue import Tissue
 from tests.slides.conftest import ConvPredictor, paint, write_tiff
 
 SEAM_TOL = 1e-5  # probability

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from monai_ext.base.errors import report_plainly
 from monai_ext.data import Cohort
-from monai_ext.errors import report_plainly
 from monai_ext.slides import OutputSettings, SlideInferer, check_slide
 from tests.slides.conftest import ConvPredictor
 

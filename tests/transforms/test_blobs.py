@@ -11,8 +11,9 @@ from scipy.ndimage import gaussian_filter
 from skimage.filters import threshold_otsu
 from skimage.measure import label, regionprops
 
-from monai_ext.errors import InputError
-from monai_ext.transforms.blobs import BlobDetections, BlobDetectionsd, otsu_threshold
+from monai_ext.base.errors import InputError
+from monai_ext.base.otsu import otsu_threshold
+from monai_ext.transforms.blobs import BlobDetections, BlobDetectionsd
 
 PX_TOL = 1e-3  # centroids, against double precision
 SCORE_TOL = 1e-5  # probabilities are float32

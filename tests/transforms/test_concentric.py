@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.transforms.concentric import (
     IGNORED,
     ConcentricLabel,

@@ -5,7 +5,7 @@ import tifffile
 import torch
 from monai.data import MetaTensor
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.transforms.fields import LoadFieldd
 
 PX_TOL = 0.15  # centre of a dot after resampling

@@ -8,7 +8,7 @@ from skimage.measure import label as connected
 from skimage.morphology import h_maxima
 from skimage.segmentation import watershed
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.transforms import NucleusInstances, NucleusInstancesd
 from monai_ext.transforms.instances import split_touching
 

@@ -8,8 +8,8 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
-from monai_ext.data.phantom.nuclei import sprites
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
+from monai_ext.phantom.nuclei import sprites
 from monai_ext.transforms import kcf
 from monai_ext.transforms.kcf import KCFPseudoMask, KCFPseudoMaskd, kernel_regression
 

@@ -11,9 +11,9 @@ import torch
 from monai.data import Dataset, MetaTensor
 from monai.transforms import Compose
 
-from monai_ext.data.geojson import Features, write_geojson
-from monai_ext.data.points import write_points
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
+from monai_ext.formats.geojson import Features, write_geojson
+from monai_ext.formats.point_files import write_points
 from monai_ext.transforms.geojson import LoadGeoJSON, LoadGeoJSONd
 from monai_ext.transforms.points import LoadPoints, LoadPointsd
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from monai.data import CacheDataset, DataLoader, MetaTensor
 from monai.transforms import Compose
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.transforms.mosaic import (
     CellGridMosaic,
     CellGridMosaicd,

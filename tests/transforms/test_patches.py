@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.transforms.patches import RandFieldPatchesd, patch_matrix, warp_points
 
 PX_TOL = 0.25  # where the brightest spot of an interpolated dot lies

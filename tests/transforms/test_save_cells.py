@@ -6,11 +6,11 @@ import shapely
 import torch
 from monai.data import MetaTensor
 
-from monai_ext.data.geojson import read_geojson
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
+from monai_ext.formats.geojson import read_geojson
 from monai_ext.transforms import FindCellsd, SaveCellsd
 from tests.data.test_cells import NAMES, compact, painted, reddest
-from tests.data.test_measurements import blobs
+from tests.formats.test_measurements import blobs
 
 SIDE_TOL = 1e-6
 

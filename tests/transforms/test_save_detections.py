@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 from shapely.geometry import shape
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.transforms.blobs import BlobDetectionsd
 from monai_ext.transforms.save_detections import SaveDetectionsd
 

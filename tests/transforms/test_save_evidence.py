@@ -7,8 +7,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from monai_ext.base.errors import InputError
 from monai_ext.data import read_geojson
-from monai_ext.errors import InputError
 from monai_ext.transforms import SaveEvidenced
 
 TOLERANCE = 1e-6

@@ -7,9 +7,9 @@ import tifffile
 import torch
 from monai.data import MetaTensor
 
+from monai_ext.base.errors import InputError
 from monai_ext.data.datalist import check_mask_item, load_datalist
-from monai_ext.data.image import read_mask
-from monai_ext.errors import InputError
+from monai_ext.formats.image import read_mask
 from monai_ext.transforms import LoadFieldd, SaveMasksd
 
 SHAPE = (40, 60)

@@ -9,10 +9,10 @@ import tifffile
 import torch
 from monai.data import MetaTensor
 
+from monai_ext.base.errors import InputError
 from monai_ext.data import NucleusPatches, read_class_names
 from monai_ext.data.datalist import load_datalist
-from monai_ext.data.geojson import Features, write_geojson
-from monai_ext.errors import InputError
+from monai_ext.formats.geojson import Features, write_geojson
 from monai_ext.transforms import SaveNucleid
 
 NAMES = ["other", "immune"]

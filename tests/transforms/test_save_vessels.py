@@ -15,8 +15,8 @@ from monai.handlers import PostProcessing
 from monai.transforms import Compose, FlattenSubKeysd
 from torch import nn
 
+from monai_ext.base.errors import DataListError, InputError
 from monai_ext.data import Cohort, Features, check_vessel_image, read_geojson, vessel_items, write_geojson
-from monai_ext.errors import DataListError, InputError
 from monai_ext.handlers import VesselSummary
 from monai_ext.inferers import ChunkInferer
 from monai_ext.transforms import CellGridMosaicd, CutCellPatchesd, DiagnoseVesseld, LoadVesseld, SaveVesseld

@@ -8,7 +8,7 @@ from scipy import ndimage
 from skimage.measure import label
 from skimage.morphology import binary_dilation, binary_erosion, convex_hull_image, disk
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.transforms import SeedMasksFromRelevance, SeedMasksFromRelevanced
 from monai_ext.transforms.seeds import _fill_hulls
 

@@ -12,20 +12,17 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from tifffile import imread
 
-from monai_ext.data.phantom import IDEAL_SCANNER, beer_lambert, phantom_field, phantom_slide
-from monai_ext.errors import InputError
-from monai_ext.transforms.stain import (
+from monai_ext.base.errors import InputError
+from monai_ext.base.stain import (
     HE_STAINS,
     MACENKO_STAIN_MAXIMA,
     MACENKO_STAINS,
-    MacenkoNormalize,
-    MacenkoNormalized,
-    RandStainJitter,
-    RandStainJitterd,
     apply_stain_matrix,
     estimate_stains,
     jitter_stain_matrix,
 )
+from monai_ext.phantom import IDEAL_SCANNER, beer_lambert, phantom_field, phantom_slide
+from monai_ext.transforms.stain import MacenkoNormalize, MacenkoNormalized, RandStainJitter, RandStainJitterd
 
 DEGREES = 2.0  # of a recovered stain vector
 # The palest tissue (OD 0.15, of length 0.26 in three channels) sends 207 of 240 levels: there an error of two levels,

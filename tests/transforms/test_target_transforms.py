@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.transforms import InstancesToTargetd, KeepSured, MergeInstancesd, PickInstancesd
 from tests.discs import grid_ids
 

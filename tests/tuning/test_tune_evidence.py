@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from monai_ext.errors import DataListError, InputError
+from monai_ext.base.errors import DataListError, InputError
 from monai_ext.metrics.evidence import pointing_scores
 from monai_ext.networks.nets import CELNet
 from monai_ext.tuning import DEFAULT_EVIDENCE, read_evidence, tune_evidence
@@ -28,7 +28,7 @@ def test_file_is_read_back(tmp_path):
     assert read_evidence(tmp_path / "evidence.json") == content
 
 
-def test_no_file_means_the_defaults_said_aloud(tmp_path, capsys):
+def test_no_file_means_the_defaults_with_a_message(tmp_path, capsys):
     settings = read_evidence(tmp_path / "evidence.json")
     assert settings == DEFAULT_EVIDENCE
     assert settings is not DEFAULT_EVIDENCE

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.networks.nets import RCCNet
 from monai_ext.tuning import tune_expert_count
 from monai_ext.tuning.expert_count import PAPER_COUNTS, _table

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 import torch
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.tuning import DEFAULT_INSTANCES, read_instances, tune_instances
 from monai_ext.tuning.instances import _choose
 
@@ -83,7 +83,7 @@ def test_validation_list_alone_decides(data, weights, capsys):
     assert "AJI" in capsys.readouterr().out
 
 
-def test_no_file_means_the_defaults_said_aloud(tmp_path, capsys):
+def test_no_file_means_the_defaults_with_a_message(tmp_path, capsys):
     assert read_instances(tmp_path / "instances.json") == DEFAULT_INSTANCES
     assert "instances.json: no such file" in capsys.readouterr().err
 

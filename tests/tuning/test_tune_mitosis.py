@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monai_ext.errors import DataListError, InputError
+from monai_ext.base.errors import DataListError, InputError
 from monai_ext.metrics.detection import sweep_detection_thresholds
 from monai_ext.tuning import DEFAULT_THRESHOLDS, read_thresholds, tune_mitosis
 from monai_ext.tuning.common import grid
@@ -26,7 +26,7 @@ def test_file_is_read_back(tmp_path):
     assert read_thresholds(tmp_path / "thresholds.json") == content
 
 
-def test_no_file_means_the_defaults_said_aloud(tmp_path, capsys):
+def test_no_file_means_the_defaults_with_a_message(tmp_path, capsys):
     thresholds = read_thresholds(tmp_path / "thresholds.json")
     assert thresholds == DEFAULT_THRESHOLDS
     assert thresholds is not DEFAULT_THRESHOLDS

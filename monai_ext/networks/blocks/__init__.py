@@ -1,10 +1,15 @@
 """Building blocks of networks."""
 
-from monai_ext.networks.blocks.attention import ChannelAttention, MultiBranchAttention, SpatialAttention
-from monai_ext.networks.blocks.backbones import BACKBONES, Backbone
-from monai_ext.networks.blocks.grid_gcn import GridGCN, GridGraphConv
-from monai_ext.networks.blocks.group_conv import GroupBatchNorm2d, GroupConv2d, GroupPool
-from monai_ext.networks.blocks.windows import pool_windows
+from typing import TYPE_CHECKING
+
+from monai_ext.base.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from monai_ext.networks.blocks.attention import ChannelAttention, MultiBranchAttention, SpatialAttention
+    from monai_ext.networks.blocks.backbones import BACKBONES, Backbone
+    from monai_ext.networks.blocks.grid_gcn import GridGCN, GridGraphConv
+    from monai_ext.networks.blocks.group_conv import GroupBatchNorm2d, GroupConv2d, GroupPool
+    from monai_ext.networks.blocks.windows import pool_windows
 
 __all__ = [
     "BACKBONES",
@@ -19,3 +24,5 @@ __all__ = [
     "SpatialAttention",
     "pool_windows",
 ]
+
+__getattr__ = lazy_names(__name__, __file__)

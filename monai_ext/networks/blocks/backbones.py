@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 
-from monai_ext.errors import InputError
-from monai_ext.networks.utils import fill, read_state_dict
+from monai_ext.base.errors import InputError
+from monai_ext.networks.utils import load_state, read_state_dict
 
 __all__ = ["BACKBONES", "Backbone"]
 
@@ -54,7 +54,7 @@ class Backbone(nn.Module):
         widest = (network.head if self.is_swin else network.fc).in_features
         self.out_channels = [widest // 8, widest // 4, widest // 2, widest]
         if weights is not None:
-            fill(self, _read(name, weights), weights, f"weights of a {name}")
+            load_state(self, _read(name, weights), weights, f"weights of a {name}")
 
     @property
     def is_swin(self) -> bool:

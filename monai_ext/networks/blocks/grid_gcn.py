@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 
 __all__ = ["GridGCN", "GridGraphConv"]
 

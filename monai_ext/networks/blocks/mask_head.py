@@ -11,7 +11,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import initLevelMapper
 
-from monai_ext.data.sparse_instances import SparseInstances
+from monai_ext.instances.sparse import SparseInstances
 
 __all__ = ["MaskHead", "pyramid_pool"]
 

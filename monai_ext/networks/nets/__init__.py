@@ -1,20 +1,25 @@
 """Networks."""
 
-from monai_ext.networks.nets.back_end import InstanceBackEnd
-from monai_ext.networks.nets.celnet import CELNet
-from monai_ext.networks.nets.cyclic_classifier import CyclicClassifier
-from monai_ext.networks.nets.group_densenet import GroupDenseNet
-from monai_ext.networks.nets.hematoxylin import HematoxylinMap
-from monai_ext.networks.nets.loopnet import LoopNet
-from monai_ext.networks.nets.nuclei_hovernet import NucleiHoVerNet
-from monai_ext.networks.nets.nuclei_kg_instance import NucleiKGInstance
-from monai_ext.networks.nets.nuclei_mask_rcnn import NucleiMaskRCNN
-from monai_ext.networks.nets.rccnet import RCCNet
-from monai_ext.networks.nets.segmitos import SegMitosFCN
-from monai_ext.networks.nets.small_resnet import SmallResNet
-from monai_ext.networks.nets.transposed_unet import TransposedUNet, TransposedUNetPlusPlus
-from monai_ext.networks.nets.vgg4 import VGG4
-from monai_ext.networks.nets.xception import Xception
+from typing import TYPE_CHECKING
+
+from monai_ext.base.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from monai_ext.networks.nets.back_end import InstanceBackEnd
+    from monai_ext.networks.nets.celnet import CELNet
+    from monai_ext.networks.nets.cyclic_classifier import CyclicClassifier
+    from monai_ext.networks.nets.group_densenet import GroupDenseNet
+    from monai_ext.networks.nets.hematoxylin import HematoxylinMap
+    from monai_ext.networks.nets.loopnet import LoopNet
+    from monai_ext.networks.nets.nuclei_hovernet import NucleiHoVerNet
+    from monai_ext.networks.nets.nuclei_kg_instance import NucleiKGInstance
+    from monai_ext.networks.nets.nuclei_mask_rcnn import NucleiMaskRCNN
+    from monai_ext.networks.nets.rccnet import RCCNet
+    from monai_ext.networks.nets.segmitos import SegMitosFCN
+    from monai_ext.networks.nets.small_resnet import SmallResNet
+    from monai_ext.networks.nets.transposed_unet import TransposedUNet, TransposedUNetPlusPlus
+    from monai_ext.networks.nets.vgg4 import VGG4
+    from monai_ext.networks.nets.xception import Xception
 
 __all__ = [
     "VGG4",
@@ -34,3 +39,5 @@ __all__ = [
     "TransposedUNetPlusPlus",
     "Xception",
 ]
+
+__getattr__ = lazy_names(__name__, __file__)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.convnext import LayerNorm2d
 
-from monai_ext.data.instance_targets import Target, check_targets
-from monai_ext.data.sparse_instances import SparseInstances
-from monai_ext.errors import InputError
-from monai_ext.flags import as_flag
+from monai_ext.base.errors import InputError
+from monai_ext.base.flags import as_flag
+from monai_ext.instances.sparse import SparseInstances
+from monai_ext.instances.targets import Target, check_targets
 from monai_ext.networks.blocks.backbones import Backbone
 
 __all__ = ["InstanceBackEnd"]

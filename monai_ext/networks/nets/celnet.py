@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from monai_ext.errors import InputError
-from monai_ext.flags import as_flag
+from monai_ext.base.errors import InputError
+from monai_ext.base.flags import as_flag
 from monai_ext.networks.blocks.attention import ChannelAttention, MultiBranchAttention, SpatialAttention
 from monai_ext.networks.blocks.windows import pool_windows
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from monai_ext.transforms.stain import HE_STAINS
+from monai_ext.base.stain import HE_STAINS
 
 __all__ = ["HematoxylinMap"]
 

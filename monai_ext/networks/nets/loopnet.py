@@ -11,7 +11,7 @@ from monai.networks.nets import ResNet
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
-from monai_ext.errors import InputError
+from monai_ext.base.errors import InputError
 from monai_ext.networks.blocks.grid_gcn import GridGCN
 from monai_ext.networks.utils import read_state_dict
 

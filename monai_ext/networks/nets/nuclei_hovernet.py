@@ -11,10 +11,10 @@ from monai.networks.nets import HoVerNet
 from monai.utils import HoVerNetBranch
 from torch import Tensor, nn
 
-from monai_ext.data.instance_targets import Target
-from monai_ext.data.sparse_instances import SparseInstances
+from monai_ext.instances.hover import hover_instances, hover_maps
+from monai_ext.instances.sparse import SparseInstances
+from monai_ext.instances.targets import Target
 from monai_ext.networks.nets.back_end import InstanceBackEnd
-from monai_ext.transforms.hover import hover_instances, hover_maps
 
 __all__ = ["NucleiHoVerNet"]
 

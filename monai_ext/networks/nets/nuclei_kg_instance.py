@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork, clip_boxes_to_image, nms
 
-from monai_ext.data.instance_targets import Target
-from monai_ext.data.sparse_instances import SparseInstances
+from monai_ext.instances.sparse import SparseInstances
+from monai_ext.instances.targets import Target
 from monai_ext.networks.blocks.mask_head import MaskHead
 from monai_ext.networks.nets.back_end import InstanceBackEnd
 

@@ -17,8 +17,8 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, con
 from torchvision.ops import FeaturePyramidNetwork, box_iou
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from monai_ext.data.instance_targets import Target
-from monai_ext.data.sparse_instances import SparseInstances
+from monai_ext.instances.sparse import SparseInstances
+from monai_ext.instances.targets import Target
 from monai_ext.networks.blocks.mask_head import MaskHead, pyramid_pool
 from monai_ext.networks.nets.back_end import InstanceBackEnd
 

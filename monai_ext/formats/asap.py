@@ -1,0 +1,170 @@
+"""ASAP's XML, in which Camelyon's regions are drawn: read and write.
+
+Coordinates are ``x, y`` in level-0 pixels, counted from the slide's upper left corner as in QuPath's GeoJSON.
+"""
+
+from __future__ import annotations
+
+import os
+import xml.etree.ElementTree as ET  # it only writes: defusedxml reads
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+
+import defusedxml
+import numpy as np
+import shapely
+from defusedxml.ElementTree import parse
+
+from monai_ext.base.errors import InputError
+from monai_ext.base.files import atomic_path
+
+__all__ = ["read_asap", "read_asap_region", "read_xml", "write_asap"]
+
+#: Groups of Camelyon16 (its README), Camelyon17, and of annotations that nobody put into a group.
+_INSIDE = ("_0", "_1", "Tumor", "metastases", "None")
+_OUTSIDE = ("_2", "Exclusion", "normal")
+_AREAS = ("polygon", "spline", "rectangle")
+_LIMIT = 1e9  # no slide is larger
+_COLOR = "#F4FA58"
+
+
+def read_asap(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Read all annotations of a file.
+
+    Args:
+        path: the XML. A document type is refused, and with it entities that expand or fetch files.
+
+    Returns:
+        ``{group: (N,) shapely geometries}`` in the file's order, without a group under ``"None"``. Polygons, splines
+        (their corners) and rectangles are polygons, as they were drawn, thus perhaps not valid; everything else, and
+        areas of fewer than three different corners, are multipoints.
+
+    Raises:
+        InputError: no such file, no ASAP XML, or coordinates that are no numbers; it names the annotation.
+    """
+    root = read_xml(path, "ASAP_Annotations", "ASAP")
+    groups: dict[str, list] = defaultdict(list)
+    for number, annotation in enumerate(root.iter("Annotation")):
+        where = f"{path}, annotation {annotation.get('Name') or number}"
+        groups[annotation.get("PartOfGroup") or "None"].append(_geometry(annotation, where))
+    return {group: np.array(geometries, dtype=object) for group, geometries in groups.items()}
+
+
+def read_asap_region(
+    path: str | os.PathLike, inside: Iterable[str] = _INSIDE, outside: Iterable[str] = _OUTSIDE
+) -> np.ndarray:
+    """Read the area that some groups cover and others do not: by default the tumour of a Camelyon slide.
+
+    Camelyon16's README: ``_0`` and ``_1`` are tumour, ``_2`` is what was cut out of them. As in ASAP's own conversion,
+    ``_2`` is taken away last.
+
+    Args:
+        path: the XML.
+        inside: groups of the area.
+        outside: groups that are cut out of it.
+
+    Returns:
+        ``(N,)`` disjoint valid shapely polygons, ``x, y`` in level-0 pixels.
+
+    Raises:
+        InputError: as :func:`read_asap`, and for a group that is in neither list.
+    """
+    groups = read_asap(path)
+    inside, outside = tuple(inside), tuple(outside)
+    if unknown := sorted(groups.keys() - {*inside, *outside}):
+        raise InputError(path, f"groups among {', '.join((*inside, *outside))}", ", ".join(unknown))
+    area, holes = (_union([groups[name] for name in names if name in groups]) for names in (inside, outside))
+    return _polygons(shapely.difference(area, holes))
+
+
+def write_asap(path: str | os.PathLike, groups: Mapping[str, Iterable[shapely.Geometry]]) -> Path:
+    """Write polygons; the file appears whole or not at all.
+
+    Args:
+        path: the file to write; folders are made as needed.
+        groups: ``{group: (multi)polygons}``, ``x, y`` in level-0 pixels. As ASAP knows no holes, a polygon with holes
+            is cut into several without.
+
+    Returns:
+        The path.
+    """
+    root = ET.Element("ASAP_Annotations")
+    annotations, listed = ET.SubElement(root, "Annotations"), ET.SubElement(root, "AnnotationGroups")
+    for group, polygons in groups.items():
+        ET.SubElement(ET.SubElement(listed, "Group", Name=group, PartOfGroup="None", Color=_COLOR), "Attributes")
+        for simple in chain.from_iterable(map(_without_holes, _polygons(np.array(list(polygons), dtype=object)))):
+            name = f"Annotation {len(annotations)}"
+            attributes = {"Name": name, "Type": "Polygon", "PartOfGroup": group, "Color": _COLOR}
+            coordinates = ET.SubElement(ET.SubElement(annotations, "Annotation", attributes), "Coordinates")
+            for order, (x, y) in enumerate(shapely.get_coordinates(simple.exterior)[:-1].tolist()):
+                ET.SubElement(coordinates, "Coordinate", Order=str(order), X=f"{x!r}", Y=f"{y!r}")
+    ET.indent(root, "\t")
+    with atomic_path(path) as temporary:
+        ET.ElementTree(root).write(temporary, encoding="utf-8", xml_declaration=True)
+    return Path(path)
+
+
+def read_xml(path: str | os.PathLike, root: str, program: str) -> ET.Element:
+    """The root of an XML file.
+
+    Args:
+        path: the file. A document type is refused, and with it entities that expand or fetch files.
+        root: the root's tag.
+        program: what writes such files, for the error.
+
+    Raises:
+        InputError: no such file, no XML, or another root.
+    """
+    try:
+        found = parse(path, forbid_dtd=True).getroot()
+    except OSError as error:
+        raise InputError(path, "a readable XML file", error.strerror or type(error).__name__) from error
+    except (ET.ParseError, defusedxml.DefusedXmlException, LookupError, ValueError) as error:  # LookupError: encoding
+        raise InputError(
+            path, f"{program} annotations (XML without a document type)", f"{error}".split("\n")[0]
+        ) from error
+    if found.tag != root:
+        raise InputError(path, f"XML of {program} (<{root}>)", f"<{found.tag}>")
+    return found
+
+
+def _geometry(annotation: ET.Element, where: str) -> shapely.Geometry:
+    try:
+        points = [
+            # some locales of Windows write decimal commas
+            (int(c.get("Order", number)), *(float(c.attrib[axis].replace(",", ".")) for axis in "XY"))
+            for number, c in enumerate(annotation.iter("Coordinate"))
+        ]
+    except (KeyError, ValueError) as error:
+        raise InputError(where, "coordinates with Order, X and Y", f"{error}") from error
+    xy = np.array(sorted(points, key=lambda point: point[0]), dtype=np.float64).reshape(-1, 3)[:, 1:]
+    if not len(xy) or not (np.abs(xy) < _LIMIT).all():
+        raise InputError(where, "finite coordinates X and Y", "none" if not len(xy) else f"{np.abs(xy).max()}")
+    area = annotation.get("Type", "Polygon").lower() in _AREAS
+    return shapely.Polygon(xy) if area and len(np.unique(xy, axis=0)) > 2 else shapely.MultiPoint(xy)
+
+
+def _polygons(geometry: shapely.Geometry | np.ndarray) -> np.ndarray:
+    """The polygons in it, those in collections too."""
+    parts = shapely.get_parts(shapely.get_parts(geometry))
+    return parts[(shapely.get_type_id(parts) == shapely.GeometryType.POLYGON) & ~shapely.is_empty(parts)]
+
+
+def _union(groups: list[np.ndarray]) -> shapely.Geometry:
+    drawn = np.concatenate([np.empty(0, dtype=object), *groups])
+    # hand-drawn outlines cross themselves
+    return shapely.union_all(_polygons(shapely.make_valid(drawn)))
+
+
+def _without_holes(polygon: shapely.Polygon) -> Iterator[shapely.Polygon]:
+    if not len(polygon.interiors):
+        yield polygon
+        return
+    left, _, right, _ = polygon.interiors[len(polygon.interiors) // 2].bounds
+    middle = (left + right) / 2
+    low_x, low_y, high_x, high_y = polygon.bounds
+    for half in (shapely.box(low_x, low_y, middle, high_y), shapely.box(middle, low_y, high_x, high_y)):
+        for part in _polygons(shapely.intersection(polygon, half)):
+            yield from _without_holes(part)

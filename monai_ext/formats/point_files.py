@@ -1,0 +1,158 @@
+"""Point labels on disk, in the formats that they come in.
+
+Points are ``row, col`` in pixels of the image, counted from 0; a whole number is the centre of a pixel. QuPath counts
+from that pixel's corner instead; :mod:`monai_ext.formats.geojson` converts.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from monai_ext.base.errors import InputError
+from monai_ext.base.files import atomic_path
+from monai_ext.formats.geojson import parse_geojson
+from monai_ext.formats.image import read_mask
+from monai_ext.formats.points import as_points
+
+__all__ = ["read_points", "write_points"]
+
+_MASKS = (".png", ".tif", ".tiff", ".bmp")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+
+
+def read_points(path: str | os.PathLike, xy: bool = False, classes: Sequence[str] | None = None) -> np.ndarray:
+    """Read points from a CSV, JSON or QuPath GeoJSON file, or from a mask of the figures.
+
+    - ``.csv``: ``row,col`` without a header (AMIDA13, TUPAC16), or with a header that names ``row,col`` (or ``y,x``) in
+      any order. Further columns are ignored. An empty file means that there are no points.
+    - ``.json``: a list of ``[row, col]`` or of ``{"row": .., "col": ..}``, or GeoJSON.
+    - ``.geojson``: points and multipoints as they are, the centroid of anything with an area or a length.
+    - ``.png``, ``.tif``, ``.tiff``, ``.bmp``: an instance map (MONAI Label's annotations are such), the centroid of
+      each number; or a mask, whose only number is 1 or 255, the centroid of each piece.
+
+    Args:
+        path: the file.
+        classes: names of the GeoJSON classifications to keep; ``None`` keeps every object. Other formats have none.
+        xy: the columns of a CSV without a header are ``x,y`` (col,row), as in MITOS-ATYPIA 2014.
+
+    Returns:
+        ``(N, 2)`` float32, rows ``row, col`` in pixels; whole numbers are pixel centres, also for GeoJSON.
+
+    Raises:
+        InputError: when there is no such file or it holds something else; the message names the line where it can.
+    """
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind in _MASKS:
+        return _centroids(path)
+    if kind not in (".csv", ".json", ".geojson"):
+        raise InputError(path, "points in a .csv, .json or .geojson file", repr(path.suffix or "no suffix"))
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(path, "a readable file of points", error.strerror or type(error).__name__) from error
+    if kind == ".csv":
+        return _read_csv(data, path, (1, 0) if xy else (0, 1))
+    return _read_json(data, path, classes) if kind == ".json" else _read_geojson(data, path, classes)
+
+
+def _centroids(path: Path) -> np.ndarray:
+    from skimage.measure import label, regionprops_table
+
+    mask = read_mask(path)
+    found = regionprops_table(
+        label(mask) if mask.max(initial=0) in (1, 255) and len(np.unique(mask)) <= 2 else mask, properties=("centroid",)
+    )
+    return np.column_stack([found["centroid-0"], found["centroid-1"]]).astype(np.float32)
+
+
+def write_points(path: str | os.PathLike, points: Any) -> Path:
+    """Write points as CSV with the header ``row,col``; the file appears whole or not at all.
+
+    Args:
+        path: the file to write; folders are made as needed.
+        points: ``(N, 2)`` numbers ``row, col``.
+
+    Returns:
+        The path.
+    """
+    path = Path(path)
+    rows = [[np.format_float_positional(number, trim="-") for number in point] for point in as_points(points, path)]
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(f"{row},{col}\n" for row, col in [("row", "col"), *rows]))
+    return path
+
+
+def _read_csv(data: bytes, path: Path, columns: tuple[int, int]) -> np.ndarray:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(path, "CSV text in UTF-8", f"byte {data[error.start]:#04x} at {error.start}") from error
+    lines = csv.reader(io.StringIO(text, newline=""))
+    points: list[list[float]] = []
+    first = True
+    try:
+        for line in lines:
+            cells = [cell.strip() for cell in line]
+            if not any(cells):
+                continue
+            header = _header(cells) if first else None
+            first = False
+            if header is None:
+                points.append(_point(cells, columns))
+            else:
+                columns = header
+    except (csv.Error, ValueError) as error:
+        where = f"{path}, line {lines.line_num}"
+        raise InputError(where, "two numbers row,col, or a header that names row,col (or y,x)", str(error)) from error
+    return as_points(points, path)
+
+
+def _header(cells: list[str]) -> tuple[int, int] | None:
+    """Where a header has row and col; None if the line is no such header."""
+    names = [cell.lower() for cell in cells]
+    for row, col in (("row", "col"), ("y", "x")):
+        if names.count(row) == names.count(col) == 1:
+            return names.index(row), names.index(col)
+    return None
+
+
+def _point(cells: list[str], columns: tuple[int, int]) -> list[float]:
+    chosen = [cells[column] for column in columns if column < len(cells)]
+    # float() would also take nan, 1_000 and figures of other scripts
+    if len(chosen) < 2 or not all(_NUMBER.fullmatch(cell) for cell in chosen):
+        raise ValueError(repr(",".join(cells))[:80])
+    return [float(cell) for cell in chosen]
+
+
+def _read_json(data: bytes, path: Path, classes: Sequence[str] | None = None) -> np.ndarray:
+    try:
+        content = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise InputError(path, "JSON", str(error)) from error
+    if isinstance(content, dict) or (isinstance(content, list) and content and _is_feature(content[0])):
+        return _read_geojson(data, path, classes)
+    if isinstance(content, list) and content and all(isinstance(item, dict) for item in content):
+        content = [[item.get("row"), item.get("col")] for item in content]
+    return as_points(content, path)
+
+
+def _is_feature(item: Any) -> bool:
+    return isinstance(item, dict) and "type" in item
+
+
+def _read_geojson(data: bytes, path: Path, classes: Sequence[str] | None = None) -> np.ndarray:
+    features = parse_geojson(data, path)
+    if classes is not None:
+        named = [None] * len(features) if features.classes is None else features.classes
+        features = features[np.array([name in set(classes) for name in named], dtype=bool)]
+    return features.points()

@@ -1,0 +1,220 @@
+"""A slide as one pixel grid at the resolution a network wants, whatever levels its file holds."""
+
+from __future__ import annotations
+
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from monai_ext.base.errors import InputError
+from monai_ext.formats.image import SAME_MPP
+from monai_ext.formats.levels import open_levels
+
+__all__ = ["SlideReader", "check_slide"]
+
+_SLACK = 1e-6  # px; how far rounding can take a whole number
+_PHASES = 1024  # Pillow keeps places in single precision; at multiples of this fraction of a px that is exact
+_BLOCK = 1024  # px of a level along the side of what is decoded at once
+_READERS = 2  # threads that share the blocks of a region
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """A pixel grid over the slide: px ``(i, j)`` covers ``scale`` x ``scale`` px of level 0, from ``(i, j) * scale``.
+
+    Attributes:
+        scale: px of level 0 per px of the grid.
+        level: where its pixels come from.
+        factor: px of that level per px of the grid.
+        shape: rows and columns that cover level 0.
+    """
+
+    scale: float
+    level: int
+    factor: float
+    shape: tuple[int, int]
+
+
+class SlideReader:
+    """Reads any region of a slide on one grid of ``target_mpp`` um/px.
+
+    Pixels come from the coarsest level that is fine enough, and are averaged from there, by a whole number of 1024ths.
+    A level within 10 % of the target is taken as it is, as :func:`~monai_ext.formats.image.read_field` does. The grid's
+    true resolution is ``mpp``. Every region is cut from the same grid: its place is computed from the slide's corner,
+    not from the region before it, and resampling sees the pixels around it, so that regions side by side join without
+    a trace.
+
+    Safe to use from several threads. After an unreadable region the others can still be read.
+
+    Args:
+        path: a slide, or an image that :func:`~monai_ext.formats.image.read_field` reads, which is then held in memory.
+        target_mpp: um/px wanted; ``None`` for level 0 as it is.
+        mpp: um/px of level 0, in place of what the file states.
+        backend: ``openslide``, ``cucim`` or ``tifffile``.
+
+    Attributes:
+        path: the file.
+        target_mpp: um/px asked for.
+        base_mpp: um/px of level 0. An image (not a slide) of unknown resolution counts as being at ``target_mpp``.
+        mpp: um/px of the grid.
+        scale: px of level 0 per px of the grid.
+        level: the level that pixels come from.
+        shape: rows and columns of the grid; its last row and column may reach over the slide's edge.
+        level0_shape: rows and columns of level 0.
+        downsamples: px of level 0 per px of each level of the file.
+
+    Raises:
+        InputError: no such file, not an image, or a slide without a resolution.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        target_mpp: float | None = None,
+        mpp: float | None = None,
+        backend: str = "openslide",
+    ) -> None:
+        self.path, self.target_mpp = Path(path), target_mpp
+        for name, value in (("mpp", mpp), ("target_mpp", target_mpp)):
+            if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
+                raise InputError(f"--{name}", "um/px, a positive number", repr(value))
+        self._levels, is_slide = open_levels(self.path, backend)
+        base = mpp or self._levels.mpp or (None if is_slide else target_mpp)
+        if base is None:
+            raise InputError(path, "a slide that states its resolution (um/px), or --mpp", "no resolution")
+        self.base_mpp = float(base)
+        self.level0_shape, self.downsamples = self._levels.shapes[0], tuple(self._levels.downsamples)
+        self._grid = self._grid_at(target_mpp or self.base_mpp)
+        self.scale, self.level, self.shape = self._grid.scale, self._grid.level, self._grid.shape
+        self.mpp = round(self.base_mpp * self.scale, 9)
+
+    def _grid_at(self, mpp: float) -> _Grid:
+        """The grid of ``mpp`` um/px, or a level's own where it is nearly that."""
+        scale = mpp / self.base_mpp
+        downsamples = self._levels.downsamples
+        # where a level is nearly the wanted one, the finer ones need not be read
+        level = min(range(len(downsamples)), key=lambda k: abs(downsamples[k] / scale - 1))
+        factor = 1.0
+        if abs(downsamples[level] / scale - 1) > SAME_MPP:
+            level = max((k for k, d in enumerate(downsamples) if d <= scale), default=0)
+            factor = max(1, round(scale / downsamples[level] * _PHASES)) / _PHASES
+        scale = factor * downsamples[level]
+        shape = tuple(max(1, math.ceil(side / scale - _SLACK)) for side in self.level0_shape)
+        return _Grid(scale, level, factor, shape)
+
+    def read(self, row: int, col: int, height: int, width: int) -> np.ndarray:
+        """A region of the grid.
+
+        Args:
+            row: its first row, px of the grid; the region may reach over the slide's edges, or lie outside.
+            col: its first column.
+            height: its rows.
+            width: its columns.
+
+        Returns:
+            uint8 ``(3, height, width)`` RGB, white outside the slide; channels lie last in memory.
+
+        Raises:
+            InputError: the file cannot be read there.
+        """
+        return np.moveaxis(self._assemble(self._grid, row, col, height, width), -1, 0)
+
+    def thumbnail(self, mpp: float) -> np.ndarray:
+        """The whole slide at about ``mpp`` um/px, from its corner.
+
+        It is put together from blocks, so that a slide of one level only needs little more memory than its thumbnail.
+
+        Args:
+            mpp: um/px; a level within 10 % is taken as it is.
+
+        Returns:
+            uint8 ``(3, rows, cols)`` RGB; see :meth:`thumbnail_scale` for its place.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        return np.moveaxis(self._assemble(self._grid_at(mpp)), -1, 0)
+
+    def thumbnail_scale(self, mpp: float) -> float:
+        """Px of level 0 per px of ``thumbnail(mpp)``."""
+        return self._grid_at(mpp).scale
+
+    def _assemble(
+        self, grid: _Grid, row: int = 0, col: int = 0, height: int | None = None, width: int | None = None
+    ) -> np.ndarray:
+        """A region, by default all of the grid, from blocks that threads read: a tile is there in half the time."""
+        shape = [end if side is None else side for side, end in zip((height, width), grid.shape, strict=True)]
+        canvas = np.empty((*shape, 3), np.uint8)
+        block = max(1, int(_BLOCK / grid.factor))
+
+        def read_block(top: int, left: int) -> None:
+            part = canvas[top : top + block, left : left + block]
+            part[:] = self._read(grid, row + top, col + left, *part.shape[:2])
+
+        corners = list(product(*(range(0, side, block) for side in shape)))
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
+            for done in [pool.submit(read_block, *corner) for corner in corners]:
+                done.result()
+        return canvas
+
+    def _read(self, grid: _Grid, row: int, col: int, height: int, width: int) -> np.ndarray:
+        factor = grid.factor
+        if factor == 1:
+            return self._crop(grid.level, row, col, height, width)[0]
+        if factor == round(factor):  # whole pixels: their mean
+            whole = int(factor)
+            pixels = self._crop(grid.level, *(whole * side for side in (row, col, height, width)))[0]
+            return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        reach = math.ceil(2 * max(factor, 1)) + 1  # the filters' support
+        top, left = math.floor(row * factor) - reach, math.floor(col * factor) - reach
+        bottom, right = math.ceil((row + height) * factor) + reach, math.ceil((col + width) * factor) + reach
+        pixels, (first_row, first_col) = self._crop(grid.level, top, left, bottom - top, right - left)
+        box = (col * factor - first_col, row * factor - first_row)
+        box = (*box, box[0] + width * factor, box[1] + height * factor)
+        # Hamming comes closest to a mean over fractions of pixels, which Pillow does not have
+        kernel = Image.Resampling.HAMMING if factor > 1 else Image.Resampling.BICUBIC
+        return np.asarray(Image.fromarray(pixels).resize((width, height), kernel, box=box))
+
+    def _crop(self, level: int, row: int, col: int, height: int, width: int) -> tuple[np.ndarray, tuple[float, float]]:
+        """Pixels of a level, white outside the slide, and where they really begin, in px of the level."""
+        rows, cols = self._levels.shapes[level]
+        top, left = min(max(row, 0), rows), min(max(col, 0), cols)
+        bottom, right = max(min(row + height, rows), top), max(min(col + width, cols), left)
+        first = self._levels.first(level, top) - top + row, self._levels.first(level, left) - left + col
+        if (bottom - top) * (right - left) == 0:
+            return np.full((height, width, 3), 255, np.uint8), first
+        try:
+            pixels = self._levels.read(level, top, left, bottom - top, right - left)
+        # what the decoders raise for a damaged file is not one family
+        except Exception as error:
+            self._levels.reopen()
+            where = f"{self.path}, level {level}, row {top} to {bottom}, column {left} to {right}"
+            raise InputError(where, "readable pixels", str(error).split("\n")[0] or type(error).__name__) from error
+        if pixels.shape[:2] == (height, width):
+            return pixels, first
+        canvas = np.full((height, width, 3), 255, np.uint8)
+        canvas[top - row : bottom - row, left - col : right - col] = pixels
+        return canvas, first
+
+
+def check_slide(
+    path: str | os.PathLike,
+    mpp: float | None = None,
+    target_mpp: float | None = None,
+    backend: str = "openslide",
+) -> None:
+    """See that a slide can be opened and states its resolution, without reading its pixels.
+
+    For :class:`~monai_ext.data.Cohort`, as its ``check``.
+
+    Raises:
+        InputError: as :class:`SlideReader` does.
+    """
+    SlideReader(path, target_mpp, mpp, backend)

@@ -1,0 +1,19 @@
+"""Instances of objects, and the maps and targets that networks learn them by."""
+
+from typing import TYPE_CHECKING
+
+from monai_ext.base.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from monai_ext.instances.hover import hover_instances, hover_maps
+    from monai_ext.instances.sparse import SparseInstances
+    from monai_ext.instances.targets import collate_targets
+
+__all__ = [
+    "SparseInstances",
+    "collate_targets",
+    "hover_instances",
+    "hover_maps",
+]
+
+__getattr__ = lazy_names(__name__, __file__)

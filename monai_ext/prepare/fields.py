@@ -1,0 +1,248 @@
+"""Images with an instance map of their nuclei, and perhaps the nuclei's classes: whole, or cut into squares."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tifffile
+
+from monai_ext.base.errors import InputError
+from monai_ext.base.files import atomic_path, write_png
+from monai_ext.base.flags import as_flag
+from monai_ext.base.threads import in_threads
+from monai_ext.formats.image import read_field
+from monai_ext.formats.outlines import instance_centroids
+from monai_ext.formats.point_files import write_points
+from monai_ext.prepare.common import Paper, prepare, remark
+from monai_ext.prepare.samples import Sample, copy_or_link
+
+__all__ = [
+    "FieldSource",
+    "MapOptions",
+    "Truth",
+    "prepare_fields",
+    "square_corners",
+    "tcga_patient",
+    "with_labels",
+    "write_maps",
+]
+
+_TCGA = re.compile(r"TCGA-\w{2}-\w{4}")
+
+
+class Truth(NamedTuple):
+    """What an image shows.
+
+    Args:
+        instances: ``(H, W)`` integers, 0 is background.
+        classes: ``(H, W)`` uint8, 0 for none, k for the k-th class; None where the release has no classes.
+    """
+
+    instances: np.ndarray
+    classes: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FieldSource:
+    """One image of a release and how its labels are read.
+
+    Args:
+        group: the slide or patient it is from.
+        name: where its copies go.
+        image: the image's file.
+        read: gives its labels, for the image's height and width; raises InputError.
+        mpp: um per pixel, None where nobody knows.
+    """
+
+    group: str
+    name: str
+    image: Path
+    read: Callable[[tuple[int, int]], Truth]
+    mpp: float | None = None
+
+
+@dataclass(frozen=True)
+class MapOptions:
+    """What is written besides the instance map.
+
+    Args:
+        masks: a binary mask, 0 and 255, under ``mask``.
+        centroids: CSV ``row,col`` of the nuclei, under ``centroids``.
+    """
+
+    masks: bool = False
+    centroids: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("masks", "centroids"):
+            object.__setattr__(self, name, as_flag(getattr(self, name), name))
+
+
+@dataclass
+class _InstanceField(Sample):
+    """An image, or a square of it."""
+
+    source: FieldSource
+    labels: int = 0
+    corner: tuple[int, int] | None = None
+    tile: int = 0
+    options: MapOptions = field(default_factory=MapOptions)
+
+    def check(self) -> list[str]:
+        return []  # image and labels were read to count the nuclei
+
+    def write(self, dst: Path, link: bool) -> dict[str, object]:
+        image, truth = _load(self.source)
+        if self.corner is None:
+            place = f"images/{self.name}{self.source.image.suffix}"
+            copy_or_link(self.source.image, dst / place, link)
+        else:
+            place = f"images/{self.name}.png"
+            image, *truth = (_square(array, self.corner, self.tile) for array in (image, *truth))
+            write_png(dst / place, image)
+        entry = {"image": place, **write_maps(dst, self.name, Truth(*truth), self.source.mpp, self.options)}
+        return entry if self.source.mpp is None else entry | {"mpp": self.source.mpp}
+
+
+def prepare_fields(
+    name: str,
+    src: str | os.PathLike,
+    dst: str | os.PathLike,
+    collect: Callable[[Path, list[str]], list[FieldSource]],
+    class_names: Sequence[str] | None = None,
+    *,
+    paper: Paper | None = None,
+    tile: int | None = None,
+    masks: bool = False,
+    centroids: bool = False,
+    **options: Any,
+) -> Path:
+    """Convert a release of images with instance maps.
+
+    An item has ``image``, ``label`` (instances, 16-bit TIFF), ``classes`` (8-bit TIFF, 0 for none, k for the k-th of
+    the list's ``class_names``) where the release has classes, ``mpp`` where it is known, and ``group``.
+
+    Args:
+        name: the data set's name.
+        src: the release's folder.
+        dst: the folder to write.
+        collect: lists the release's images; what is wrong goes into the list it is given.
+        class_names: the classes in the order of their numbers.
+        paper: the release's own split.
+        tile: cut images into squares of so many pixels that do not overlap, the last ones filled with zeros (512 in the
+            paper); None leaves them whole.
+        masks: also write a binary mask, 0 and 255, under the key ``mask``.
+        centroids: also write the nuclei's centroids as CSV, under the key ``centroids``.
+        options: of :func:`~monai_ext.prepare.common.prepare`: split (``slide``: 70/15/15 by ``group``, the
+            default; ``random``: the same by image or square, as the paper did; ``paper``: the release's own; ``test``;
+            or a file), seed, overwrite, link.
+
+    Returns:
+        The path of ``dataset.json``.
+    """
+    if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 32):
+        raise InputError("tile", "a number of pixels, at least 32", repr(tile))
+    written = MapOptions(masks, centroids)
+
+    def samples(folder: Path, problems: list[str]) -> list[Sample]:
+        found: list[Sample] = []
+        sources = collect(folder, problems)
+        for own, problem in in_threads(partial(_cut, tile, written), sources, f"{name}: reading"):
+            found += own
+            problems += problem
+        return found
+
+    about = {"class_names": list(class_names)} if class_names else None
+    return prepare(name, src, dst, samples, paper=paper, about=about, by_slide=True, **options)
+
+
+def square_corners(shape: Sequence[int], side: int) -> list[tuple[int, int]]:
+    """First row and column of each square that an image is cut into, without overlap; the last ones may reach over."""
+    return [(row, col) for row in range(0, shape[0], side) for col in range(0, shape[1], side)]
+
+
+def tcga_patient(name: str) -> str:
+    """The patient that a file of The Cancer Genome Atlas names, or the name itself."""
+    found = _TCGA.match(name)
+    return found[0] if found else name
+
+
+def write_maps(dst: Path, name: str, truth: Truth, mpp: float | None, options: MapOptions) -> dict[str, str]:
+    """Write an image's labels below ``dst``; their entries of the data list.
+
+    Instances are numbered from 1 without gaps, in 16 bits, or 32 where they are too many.
+    """
+    values, inverse = np.unique(np.append(0, truth.instances), return_inverse=True)
+    instances = inverse[1:].reshape(truth.instances.shape)
+    entry = {"label": f"labels/{name}.tif"}
+    _write_tiff(dst / entry["label"], instances.astype(np.uint16 if len(values) <= 1 << 16 else np.int32), mpp)
+    if truth.classes is not None:
+        entry["classes"] = f"classes/{name}.tif"
+        _write_tiff(dst / entry["classes"], truth.classes.astype(np.uint8), mpp)
+    if options.masks:
+        entry["mask"] = f"masks/{name}.png"
+        write_png(dst / entry["mask"], np.where(instances, np.uint8(255), np.uint8(0)))
+    if options.centroids:
+        entry["centroids"] = f"centroids/{name}.csv"
+        write_points(dst / entry["centroids"], instance_centroids(instances)[1])
+    return entry
+
+
+def _cut(tile: int | None, options: MapOptions, source: FieldSource) -> tuple[list[Sample], list[str]]:
+    """The samples that an image becomes, and what is wrong with it."""
+    try:
+        image, truth = _load(source)
+    except InputError as error:
+        return [], [str(error)]
+    if tile is None:
+        count = len(np.unique(truth.instances[truth.instances > 0]))
+        return [_InstanceField(source.group, source.name, source, count, None, 0, options)], []
+    samples = []
+    for row, col in square_corners(image.shape, tile):
+        inside = truth.instances[row : row + tile, col : col + tile]
+        name, count = f"{source.name}_{row:05d}_{col:05d}", len(np.unique(inside[inside > 0]))
+        samples.append(_InstanceField(source.group, name, source, count, (row, col), tile, options))
+    return samples, []
+
+
+@lru_cache(maxsize=8)  # the squares of an image come one after the other
+def _load(source: FieldSource) -> tuple[np.ndarray, Truth]:
+    """The image ``(H, W, 3)`` and its labels."""
+    image = np.moveaxis(read_field(source.image).image, 0, -1)
+    truth = source.read(image.shape[:2])
+    for what, array in truth._asdict().items():
+        if array is not None and array.shape != image.shape[:2]:
+            raise InputError(source.image, f"the size of its {what} {array.shape}", f"{image.shape[:2]}")
+    return image, truth
+
+
+def _square(array: np.ndarray | None, corner: tuple[int, int], side: int) -> np.ndarray | None:
+    """Cut out a square, filled up with zeros."""
+    if array is None:
+        return None
+    part = array[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
+    missing = [(0, side - length) for length in part.shape[:2]]
+    return np.pad(part, [*missing, *[(0, 0)] * (part.ndim - 2)])
+
+
+def _write_tiff(path: Path, array: np.ndarray, mpp: float | None) -> None:
+    resolution: Mapping[str, Any] = {}
+    if mpp:
+        resolution = {"resolution": (1e4 / mpp,) * 2, "resolutionunit": "CENTIMETER"}
+    with atomic_path(path) as temporary:
+        tifffile.imwrite(temporary, array, compression="zlib", metadata=None, **resolution)
+
+
+def with_labels(folder: Path, images: Mapping[str, Path], labels: Mapping[str, Path], problems: list[str]) -> list[str]:
+    """Names of images that have labels, in order; labels without an image go into ``problems``, the rest is noted."""
+    problems += [f"{labels[name]}: expected its image, found none" for name in sorted(labels.keys() - images.keys())]
+    if bare := len(images.keys() - labels.keys()):
+        remark(folder, f"{bare} images without labels left out")
+    return sorted(images.keys() & labels.keys())

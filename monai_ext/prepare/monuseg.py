@@ -1,0 +1,106 @@
+"""Converter of MoNuSeg (Kumar et al., IEEE TMI 2020): nuclei of several organs."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+
+from monai_ext.base.errors import InputError
+from monai_ext.base.files import find_files
+from monai_ext.data.split import carve_validation
+from monai_ext.formats.asap import read_xml
+from monai_ext.formats.outlines import polygons_to_label_map
+from monai_ext.prepare.fields import FieldSource, Truth, prepare_fields, tcga_patient, with_labels
+from monai_ext.prepare.samples import Sample, labels_per_group
+
+__all__ = ["prepare_monuseg", "read_aperio"]
+
+_MPP = 0.25  # 40x
+_LIMIT = 1e9  # no slide is larger
+
+
+def prepare_monuseg(src: str | os.PathLike, dst: str | os.PathLike, **options: Any) -> Path:
+    """Convert MoNuSeg: 1000 x 1000 px at 40x (0.25 um/px), the outline of each nucleus, no classes.
+
+    Images are ``<name>.tif`` (``Tissue Images`` of the 2018 training release, ``MoNuSegTestData``), outlines
+    ``<name>.xml`` of Aperio ImageScope (``Annotations``, or beside the image). ``group`` is the patient of a TCGA name,
+    else the image. Where outlines overlap the smaller nucleus is in front.
+
+    ``split="paper"``: the challenge's: images below a folder with ``test`` in its name are the test part, a fifth of
+    the others, drawn by ``seed``, the validation part.
+
+    Args:
+        src: the folder of the release.
+        dst: the folder to write.
+        options: of :func:`~monai_ext.prepare.fields.prepare_fields`.
+
+    Returns:
+        The path of ``dataset.json``.
+    """
+
+    def collect(folder: Path, problems: list[str]) -> list[FieldSource]:
+        images: dict[str, Path] = {}
+        for path in find_files(folder, (".tif", ".tiff", ".png"), dst):
+            if images.setdefault(path.stem, path) is not path:
+                problems.append(f"{path}: expected one image of this name, found also {images[path.stem]}")
+        outlines = {path.stem: path for path in find_files(folder, (".xml",), dst)}
+        if not images or not outlines:
+            expected = "Tissue Images/<name>.tif and Annotations/<name>.xml"
+            problems.append(f"{folder}: expected {expected}, found {len(images)} images and {len(outlines)} XML files")
+            return []
+        return [
+            FieldSource(tcga_patient(name), name, images[name], partial(_truth, outlines[name]), _MPP)
+            for name in with_labels(folder, images, outlines, problems)
+        ]
+
+    def paper(samples: list[Sample], seed: int) -> dict[str, str] | None:
+        test = {s.group for s in samples if any("test" in part.lower() for part in _folders(s, src))}
+        if not test or len(test) == len({sample.group for sample in samples}):
+            return None
+        parts = {sample.group: "test" if sample.group in test else "training" for sample in samples}
+        return carve_validation(parts, labels_per_group(samples), seed)
+
+    return prepare_fields("monuseg", src, dst, collect, paper=paper, **options)
+
+
+def read_aperio(path: str | os.PathLike) -> np.ndarray:
+    """Read the outlines of an Aperio ImageScope XML.
+
+    Args:
+        path: the file. A document type is refused.
+
+    Returns:
+        ``(N,)`` shapely polygons as they were drawn, ``x, y`` in level-0 pixels counted from the upper left corner;
+        regions of fewer than three corners are left out.
+
+    Raises:
+        InputError: no such file, no XML of ImageScope, or coordinates that are no numbers; it names the region.
+    """
+    root = read_xml(path, "Annotations", "Aperio ImageScope")
+    polygons = []
+    for number, region in enumerate(root.iter("Region")):
+        try:
+            xy = np.array([[float(v.attrib[axis]) for axis in "XY"] for v in region.iter("Vertex")]).reshape(-1, 2)
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{path}, region {number}", "vertices with X and Y", str(error)) from error
+        if not (np.abs(xy) < _LIMIT).all():
+            raise InputError(f"{path}, region {number}", "finite coordinates", str(np.abs(xy).max()))
+        if len(np.unique(xy, axis=0)) > 2:
+            polygons.append(shapely.Polygon(xy))
+    return np.array(polygons, dtype=object)
+
+
+def _truth(path: Path, shape: tuple[int, int]) -> Truth:
+    polygons = read_aperio(path)
+    if not len(polygons):
+        raise InputError(path, "outlines of nuclei", "none")
+    return Truth(polygons_to_label_map(polygons, shape))
+
+
+def _folders(sample: Sample, src: str | os.PathLike) -> tuple[str, ...]:
+    return sample.source.image.relative_to(src).parent.parts

@@ -1,0 +1,270 @@
+"""Converter of vessel images with labels: the layout that the Pathologic Vessel Image Dataset (PVID) is asked in.
+
+Zhang et al. (CVPR 2023, section 4) released no data; whoever has such vessels brings them into this layout.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from monai_ext.base.errors import InputError
+from monai_ext.base.files import find_files, write_png
+from monai_ext.data.split import DEAL_60_20_20, PARTS, part_of, random_split
+from monai_ext.data.vessels import SlideVessels, keep_lumen
+from monai_ext.formats.geojson import rasterize, read_geojson
+from monai_ext.formats.image import SUFFIXES, read_field, read_mask
+from monai_ext.formats.point_files import write_points
+from monai_ext.formats.points import points_outside
+from monai_ext.prepare.common import prepare
+from monai_ext.prepare.samples import LabelledSample, Sample, copy_or_link, labels_per_group
+
+__all__ = ["prepare_pvid"]
+
+_GEOJSON = (".geojson", ".json")
+_LABELS = {"0": 0, "healthy": 0, "1": 1, "mvi": 1}
+
+
+@dataclass
+class _VesselImage(LabelledSample):
+    """A vessel, healthy (0) or invaded (1).
+
+    Args:
+        image: its image.
+        lumen: PNG or GeoJSON of its lumen; None where the tissue around it is gone already.
+        centroids: ``(N, 2)`` ``row, col`` of its cancerous cells; None where nobody marked any.
+        mpp: um per pixel, if known.
+    """
+
+    image: Path
+    lumen: Path | None
+    centroids: np.ndarray | None
+    mpp: float | None
+
+    def check(self) -> list[str]:
+        """Decode image and mask in full and compare them, and the centroids with both."""
+        try:
+            image = read_field(self.image).image
+            if self.lumen is not None:
+                keep_lumen(image, self._mask(image.shape[1:]), self.lumen)
+        except InputError as error:
+            return [str(error)]
+        found = None if self.centroids is None else points_outside(self.centroids, image.shape[1:])
+        if found:
+            return [
+                f"{self.image}: expected centroids inside its {image.shape[1]} x {image.shape[2]} px, found {found}"
+            ]
+        if self.centroids is not None and len(self.centroids) and not self.label:
+            return [f"{self.image}: expected no cancerous cells in a healthy vessel, found {len(self.centroids)}"]
+        return []
+
+    def write(self, dst: Path, link: bool) -> dict[str, object]:
+        """The image as it is, the lumen as PNG, the centroids as CSV."""
+        entry: dict[str, object] = {"image": f"images/{self.name}{self.image.suffix}", "label": self.label}
+        copy_or_link(self.image, dst / entry["image"], link)
+        if self.lumen is not None:
+            entry["mask"] = f"masks/{self.name}.png"
+            shape = read_field(self.image).image.shape[1:]
+            write_png(dst / entry["mask"], (self._mask(shape) != 0).astype(np.uint8) * 255)
+        if self.centroids is not None:
+            entry["centroids"] = f"centroids/{self.name}.csv"
+            write_points(dst / entry["centroids"], self.centroids)
+        return entry | ({} if self.mpp is None else {"mpp": self.mpp})
+
+    def _mask(self, shape: tuple[int, int]) -> np.ndarray:
+        if self.lumen.suffix.lower() in _GEOJSON:
+            return rasterize(read_geojson(self.lumen), shape)[0]
+        return read_mask(self.lumen)
+
+
+@dataclass
+class _SlideVessel(LabelledSample):
+    """A vessel of a slide, healthy (0) or invaded (1), cut out by its outline.
+
+    Args:
+        vessels: those of the slide.
+        number: which of them.
+    """
+
+    vessels: SlideVessels
+    number: int
+
+    def check(self) -> list[str]:
+        """Read it in full."""
+        try:
+            found = self.vessels[self.number].lumen.any()
+        except InputError as error:
+            return [str(error)]
+        name = self.vessels.names[self.number]
+        return [] if found else [f"{self.vessels.outlines}: expected a lumen, found no pixel in {name}"]
+
+    def write(self, dst: Path, link: bool) -> dict[str, object]:  # noqa: ARG002  there is no file to link
+        """The crop, white beyond the lumen, and the lumen."""
+        vessel = self.vessels[self.number]
+        entry: dict[str, object] = {"image": f"images/{self.name}.png", "label": self.label}
+        entry["mask"] = f"masks/{self.name}.png"
+        write_png(dst / entry["image"], np.moveaxis(vessel.image, 0, -1))
+        write_png(dst / entry["mask"], vessel.lumen.astype(np.uint8) * 255)
+        return entry | ({} if vessel.mpp is None else {"mpp": vessel.mpp})
+
+
+def prepare_pvid(src: str | os.PathLike, dst: str | os.PathLike, **options: Any) -> Path:
+    """Convert vessel images with labels; a slide is never in two parts.
+
+    Layout, where vessels are outlined on slides::
+
+        slides/<slide>.svs        or any other format of slides or images
+        slides/<slide>_vessels.geojson   polygons in pixels of level 0 along each lumen, of class healthy or MVI
+
+    or, where they are images already::
+
+        labels.csv                columns vessel, slide, label and perhaps split, mpp
+        images/<vessel>.png       or JPEG, BMP, TIFF: a crop about one vessel
+        masks/<vessel>.png        its lumen, of the image's size; or <vessel>.geojson in pixels of the image. Without
+                                  this folder the images count as free of tissue around the vessel
+        centroids.csv             perhaps: columns vessel, row, col, a line for each cancerous cell
+
+    ``label`` is 0 (or healthy) or 1 (or MVI). ``split`` (training, validation, test) is used if it is filled in all
+    lines; without it slides are dealt out 60/20/20, as the paper has 3,000, 1,000 and 1,000 vessels.
+
+    Args:
+        src: the folder of that layout.
+        dst: the folder to write.
+        options: of :func:`~monai_ext.prepare.common.prepare`: split (``paper``: the column; ``random``; ``test``;
+            or a file), seed, overwrite, link.
+
+    Returns:
+        The path of ``dataset.json``.
+    """
+    stated: dict[str, str] = {}
+
+    def collect(folder: Path, problems: list[str]) -> list[Sample]:
+        if (folder / "slides").is_dir():
+            return list(_of_slides(folder / "slides", dst, problems))
+        table = _read_table(folder / "labels.csv", ("vessel", "slide", "label"), problems)
+        if table is None:
+            return []
+        images = _by_name(folder / "images", SUFFIXES, dst, problems)
+        masks = _by_name(folder / "masks", (*SUFFIXES, *_GEOJSON), dst, problems)
+        problems += _unlike(folder, table, images, masks)
+        stated.update(_stated_parts(folder / "labels.csv", table, problems))
+        centroids = _read_centroids(folder / "centroids.csv", set(table["vessel"]), problems)
+        return [] if problems else list(_vessels(table, images, masks, centroids))
+
+    def paper(samples: list[Sample], seed: int) -> dict[str, str]:
+        return stated or random_split(labels_per_group(samples), seed, DEAL_60_20_20)
+
+    return prepare("pvid", src, dst, collect, paper=paper, **options)
+
+
+def _of_slides(folder: Path, skip: str | os.PathLike, problems: list[str]) -> Iterator[_SlideVessel]:
+    """The outlined vessels of slides, each with the label that its outline's class says."""
+    for name, path in _by_name(folder, SUFFIXES, skip, problems).items():
+        outlines = path.with_name(f"{name}_vessels.geojson")
+        try:
+            vessels = SlideVessels(path, outlines)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        kinds = [str(kind).lower() for kind in vessels.kinds]
+        if unknown := sorted({str(vessels.kinds[n]) for n, kind in enumerate(kinds) if kind not in _LABELS}):
+            problems.append(f"{outlines}: expected outlines of class healthy or MVI, found {', '.join(unknown)}")
+            continue
+        for number, kind in enumerate(kinds):
+            yield _SlideVessel(name, f"{name}_{vessels.names[number]}", _LABELS[kind], vessels, number)
+
+
+def _read_table(path: Path, columns: tuple[str, ...], problems: list[str]) -> pd.DataFrame | None:
+    """A CSV as text, with the columns that it must have; None, and a problem, where it has not."""
+    expected = f"CSV with the columns {', '.join(columns)}"
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        problems.append(f"{path}: expected {expected}, found {str(error).splitlines()[0]}")
+        return None
+    table.columns = [name.strip().lower() for name in table.columns]
+    missing = [name for name in columns if name not in table.columns]
+    if missing or not len(table):
+        problems.append(f"{path}: expected {expected}, found no {' and no '.join(missing) or 'line'}")
+        return None
+    return table.apply(lambda column: column.str.strip())
+
+
+def _by_name(folder: Path, suffixes: tuple[str, ...], skip: str | os.PathLike, problems: list[str]) -> dict[str, Path]:
+    """The files of a folder by their names without suffix."""
+    found: dict[str, Path] = {}
+    for path in find_files(folder, suffixes, skip):
+        if path.stem in found:
+            problems.append(f"{path}: expected one file of each name, found {found[path.stem].name} too")
+        found[path.stem] = path
+    return found
+
+
+def _unlike(folder: Path, table: pd.DataFrame, images: dict[str, Path], masks: dict[str, Path]) -> Iterator[str]:
+    """What does not belong together, a line each."""
+    path = folder / "labels.csv"
+    for vessel in table["vessel"][table["vessel"].duplicated()].unique():
+        yield f"{path}: expected one line for vessel {vessel!r}, found {(table['vessel'] == vessel).sum()}"
+    for vessel, slide, label in zip(table["vessel"], table["slide"], table["label"], strict=True):
+        if label.lower() not in _LABELS:
+            yield f"{path}: expected label 0 (healthy) or 1 (MVI) of vessel {vessel!r}, found {label!r}"
+        if not slide:
+            yield f"{path}: expected the slide of vessel {vessel!r}, found none"
+        if vessel not in images:
+            yield f"{folder / 'images' / vessel}: expected an image, found none"
+        elif masks and vessel not in masks:
+            yield f"{folder / 'masks' / vessel}: expected the lumen of {images[vessel].name}, found none"
+    if "mpp" in table.columns:
+        numbers = pd.to_numeric(table["mpp"], errors="coerce")
+        for line in np.flatnonzero((table["mpp"] != "") & ~(numbers > 0)):
+            yield f"{path}, line {line + 2}: expected um per px, found {table['mpp'][line]!r}"
+    for vessel in sorted(images.keys() - set(table["vessel"])):
+        yield f"{path}: expected a label of {images[vessel].name}, found none"
+
+
+def _stated_parts(path: Path, table: pd.DataFrame, problems: list[str]) -> dict[str, str]:
+    """The part of each slide, where the table says it."""
+    if "split" not in table.columns or not table["split"].any():
+        return {}
+    parts: dict[str, str] = {}
+    for slide, names in table.groupby("slide")["split"]:
+        found = sorted({part_of(name) or repr(name) for name in names})
+        if len(found) > 1:
+            problems.append(f"{path}: expected slide {slide!r} in one split, found it in {' and '.join(found)}")
+        elif found[0] not in PARTS:
+            problems.append(f"{path}: expected {', '.join(PARTS)} as split of slide {slide!r}, found {found[0]}")
+        parts[str(slide)] = found[0]
+    return parts
+
+
+def _read_centroids(path: Path, vessels: set[str], problems: list[str]) -> dict[str, np.ndarray]:
+    """``(N, 2)`` ``row, col`` of each vessel that has any; nothing where there is no such file."""
+    table = _read_table(path, ("vessel", "row", "col"), problems) if path.exists() else None
+    if table is None:
+        return {}
+    points = table[["row", "col"]].apply(pd.to_numeric, errors="coerce")
+    for line in np.flatnonzero(~np.isfinite(points).all(axis=1)):
+        found = ",".join(table.loc[line, ["row", "col"]])
+        problems.append(f"{path}, line {line + 2}: expected numbers row,col, found {found!r}")
+    unknown = sorted(set(table["vessel"]) - vessels)
+    problems += [f"{path}: expected vessels of labels.csv, found {vessel!r}" for vessel in unknown]
+    return {str(vessel): own.to_numpy() for vessel, own in points.groupby(table["vessel"])}
+
+
+def _vessels(
+    table: pd.DataFrame, images: dict[str, Path], masks: dict[str, Path], centroids: dict[str, np.ndarray]
+) -> Iterator[_VesselImage]:
+    resolutions = table["mpp"] if "mpp" in table.columns else [""] * len(table)
+    for vessel, slide, label, mpp in zip(table["vessel"], table["slide"], table["label"], resolutions, strict=True):
+        number = _LABELS[label.lower()]
+        # whoever marked cells marked all: a healthy vessel then has none
+        marked = centroids.get(vessel, np.zeros((0, 2)) if centroids and not number else None)
+        yield _VesselImage(
+            slide, vessel, number, images[vessel], masks.get(vessel), marked, float(mpp) if mpp else None
+        )

@@ -1,0 +1,369 @@
+"""Slides or images with annotations from QuPath, cut up as the knowledge distillation paper does (section 4.1)."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import shapely
+
+from monai_ext.base.errors import InputError
+from monai_ext.base.files import find_files, write_png
+from monai_ext.base.flags import as_flag
+from monai_ext.base.threads import cache_in_threads, in_threads
+from monai_ext.formats.geojson import Features, class_numbers, read_geojson, write_geojson
+from monai_ext.formats.image import SUFFIXES
+from monai_ext.formats.outlines import polygons_to_label_map
+from monai_ext.prepare.common import prepare, remark
+from monai_ext.prepare.fields import MapOptions, Truth, square_corners, write_maps
+from monai_ext.prepare.samples import Sample
+
+if TYPE_CHECKING:
+    from monai_ext.formats.fragments import Box
+    from monai_ext.formats.reader import SlideReader
+    from monai_ext.transforms.stain import MacenkoNormalize
+
+__all__ = ["QUALITIES", "CutOptions", "prepare_qupath"]
+
+#: Weak and strong synthetic annotations, expert annotations.
+QUALITIES = ("wsa", "ssa", "ea")
+_SOURCE_OF_INSTANCES = ("ssa", "wsa", "ea")  # experts outline some nuclei only
+_GEOJSON = (".geojson", ".json")
+
+
+@dataclass(frozen=True)
+class CutOptions:
+    """How slides are cut up.
+
+    Args:
+        tile: side of the squares in pixels; 0 keeps fragments whole.
+        resolutions: 1, 2 and 4 for full, half and quarter resolution.
+        macenko: normalise each slide by its own stains.
+        classes: ``{class: its names in QuPath}``; empty: all names that are found.
+        instances: the annotation whose outlines are the nuclei; None: the first of ssa, wsa, ea that a slide has.
+        maps: what is written besides.
+    """
+
+    tile: int = 512
+    resolutions: tuple[int, ...] = (1, 2, 4)
+    macenko: bool = False
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    instances: str | None = None
+    maps: MapOptions = field(default_factory=MapOptions)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tile, bool) or not isinstance(self.tile, int) or not (self.tile == 0 or self.tile >= 32):
+            raise InputError("tile", "a number of pixels from 32, or 0 for whole fragments", repr(self.tile))
+        if not self.resolutions or not set(self.resolutions) <= {1, 2, 4}:
+            raise InputError("resolutions", "some of 1, 2 and 4, as '(1,2,4)'", repr(self.resolutions))
+        if self.instances not in (None, *QUALITIES):
+            raise InputError("instances", " or ".join(QUALITIES), repr(self.instances))
+
+
+@dataclass(frozen=True, eq=False)
+class _Slide:
+    """A slide, or an image, and the GeoJSON of each quality of annotation."""
+
+    path: Path
+    annotations: Mapping[str, Path]
+    mpp: float | None
+    options: CutOptions
+
+    @property
+    def quality(self) -> str | None:
+        """Whose outlines are the nuclei."""
+        wanted = (self.options.instances,) if self.options.instances else _SOURCE_OF_INSTANCES
+        return next((name for name in wanted if name in self.annotations), None)
+
+    @cached_property
+    def fragments(self) -> list[Box]:
+        """The tissue's boxes; of an image, all of it."""
+        from monai_ext.formats.fragments import Box, tissue_fragments
+        from monai_ext.formats.levels import open_levels
+
+        reader = _reader(self, 1)
+        if open_levels(self.path, "openslide")[1]:
+            return tissue_fragments(reader)
+        return [Box(0, 0, *reader.level0_shape)]
+
+    def squares(self, scale: int) -> list[tuple[int, int, int, int, Box]]:
+        """Row and column (px at this resolution), height, width, and the fragment of each."""
+        grid, found = _reader(self, scale), []
+        for box in self.fragments:
+            top, left, bottom, right = _on_grid(box, grid.scale)
+            if self.options.tile:
+                side = self.options.tile
+                corners = square_corners((bottom - top, right - left), side)
+                found += [(top + row, left + col, side, side, box) for row, col in corners]
+            else:
+                found.append((top, left, bottom - top, right - left, box))
+        return found
+
+
+@dataclass
+class _Square(Sample):
+    """A square of a fragment, or all of it, at one resolution."""
+
+    slide: _Slide
+    scale: int
+    row: int
+    col: int
+    height: int
+    width: int
+    box: Box
+    labels: int = 0
+
+    def check(self) -> list[str]:
+        return []  # slide and annotations were opened to find the squares
+
+    def write(self, dst: Path, link: bool) -> dict[str, object]:  # noqa: ARG002 - there is no file to link
+        options, reader = self.slide.options, _reader(self.slide, self.scale)
+        pixels = reader.read(self.row, self.col, self.height, self.width)
+        if options.macenko:
+            pixels = _stains(self.slide)(pixels)
+        image = np.moveaxis(np.asarray(pixels), 0, -1).copy()
+        outside = self._outside(reader.scale)
+        image[outside] = 0
+        place = f"images/{self.name}.png"
+        write_png(dst / place, image)
+        offset = (self.row * reader.scale, self.col * reader.scale)
+        own = {name: self._near(name, offset, reader.scale) for name in self.slide.annotations}
+        drawn = own[self.slide.quality]
+        instances = polygons_to_label_map(drawn.geometry, outside.shape)
+        instances[outside] = 0
+        numbers = np.append(0, class_numbers(drawn, options.classes) + 1)
+        truth = Truth(instances, numbers[instances] if options.classes else None)
+        entry = {"image": place, **write_maps(dst, self.name, truth, reader.mpp, options.maps)}
+        files = {}
+        for name, features in own.items():
+            files[name] = f"annotations/{name}/{self.name}.geojson"
+            write_geojson(dst / files[name], features)
+        return entry | {"annotations": files, "mpp": reader.mpp, "scale": self.scale}
+
+    def _outside(self, scale: float) -> np.ndarray:
+        """Which pixels lie beyond the fragment."""
+        top, left, bottom, right = _on_grid(self.box, scale)
+        rows, cols = np.arange(self.height) + self.row, np.arange(self.width) + self.col
+        return ~(((rows >= top) & (rows < bottom))[:, None] & ((cols >= left) & (cols < right)))
+
+    def _near(self, name: str, offset: tuple[float, float], scale: float) -> Features:
+        """The objects of an annotation that reach into the square, in its pixels."""
+        features, tree = _annotation(self.slide, name)
+        top, left = offset
+        here = shapely.box(left, top, left + self.width * scale, top + self.height * scale)
+        near = features[np.sort(tree.query(here, predicate="intersects"))]
+        geometry = shapely.transform(near.geometry, lambda xy: (xy - (left, top)) / scale)
+        columns = ("classes", "measurements", "object_types", "names", "ids", "colors")
+        return Features(geometry, **{column: getattr(near, column) for column in columns})
+
+
+def prepare_qupath(
+    src: str | os.PathLike,
+    dst: str | os.PathLike,
+    *,
+    wsa: str | os.PathLike | None = None,
+    ssa: str | os.PathLike | None = None,
+    ea: str | os.PathLike | None = None,
+    classes: Sequence[str] | Mapping[str, Sequence[str]] | str | None = None,
+    instances: str | None = None,
+    tile: int = 512,
+    resolutions: Sequence[int] = (1, 2, 4),
+    macenko: bool = False,
+    mpp: float | None = None,
+    masks: bool = False,
+    centroids: bool = False,
+    **options: Any,
+) -> Path:
+    """Cut up slides or images, with what QuPath exported of them as GeoJSON.
+
+    Preprocessing 1 of Haberova et al. (section 4.1): of a slide the fragments of tissue are kept, by their bounding
+    boxes, at full, half and quarter resolution, and divided into squares of 512 px without overlap, filled up with
+    zeros beyond the fragment. An image that is no slide is one fragment. An item has ``image``, ``label`` (instances),
+    ``classes``, ``annotations`` (GeoJSON of each quality, in pixels of the square), ``mpp``, ``scale`` (1, 2, 4) and
+    ``group``, the slide.
+
+    Outlines are drawn by pixel centres; nuclei with a class that is not among ``classes``, or without one, have an
+    instance and no class. Of QuPath's cells the nucleus' outline counts where there is one. A slide that has no GeoJSON
+    is left out.
+
+    Args:
+        src: the folder with the slides or images.
+        dst: the folder to write.
+        wsa: the folder with ``<slide>.geojson`` of weak synthetic annotations; by default ``<src>/wsa`` if it exists.
+        ssa: the same of strong synthetic annotations.
+        ea: the same of expert annotations.
+        classes: their names in QuPath in the order of their numbers, or ``{class: [names in QuPath]}``; None: every
+            name that is found, in alphabetical order.
+        instances: whose outlines are the nuclei, ``wsa``, ``ssa`` or ``ea``; None: the first that a slide has of ssa,
+            wsa, ea. Experts often outline some nuclei or whole regions: then name another.
+        tile: side of the squares in pixels; 0 keeps fragments whole.
+        resolutions: 1, 2 and 4 for full, half and quarter resolution.
+        macenko: normalise the stains, estimated once for each slide, from up to 64 squares of its tissue.
+        mpp: um/px of level 0, for files that do not state it.
+        masks: also write a binary mask under the key ``mask``.
+        centroids: also write the nuclei's centroids under the key ``centroids``.
+        options: of :func:`~monai_ext.prepare.common.prepare`: split (``slide``, ``random``, ``test`` or a file),
+            seed, overwrite.
+
+    Returns:
+        The path of ``dataset.json``.
+
+    Raises:
+        DataListError: with every slide and every GeoJSON that cannot be read.
+    """
+    folders = _folders(Path(src), {"wsa": wsa, "ssa": ssa, "ea": ea})
+    resolutions = (resolutions,) if isinstance(resolutions, int) else tuple(resolutions)
+    named, about, maps = _aliases(classes), {}, MapOptions(masks, centroids)
+    cut = CutOptions(tile, resolutions, as_flag(macenko, "macenko"), named, instances, maps)
+
+    def collect(folder: Path, problems: list[str]) -> list[Sample]:
+        slides = _slides(folder, dst, folders, mpp, cut, problems)
+        _name_classes(folder, slides, named, problems)
+        about.update({"class_names": list(named)} if named else {})
+        samples: list[Sample] = []
+        for own, problem in in_threads(_squares, [] if problems else slides, "qupath: looking for tissue"):
+            samples += own
+            problems += problem
+        return samples
+
+    return prepare("qupath", src, dst, collect, about=about, by_slide=True, **options)
+
+
+def _aliases(classes: Sequence[str] | Mapping[str, Sequence[str]] | str | None) -> dict[str, list[str]]:
+    if isinstance(classes, str):
+        classes = [name.strip() for name in classes.split(",")]
+    if not isinstance(classes, Mapping):
+        classes = [(name, [name]) for name in classes or ()]
+    else:
+        classes = [(name, [own] if isinstance(own, str) else own) for name, own in classes.items()]
+    named = {str(name): [str(alias) for alias in own] for name, own in classes}
+    aliases = list(chain.from_iterable(named.values()))
+    if len(named) < len(classes) or len(set(aliases)) < len(aliases) or "" in aliases:
+        raise InputError("classes", "each name once, as 'other,immune' or {'other':['Other']}", repr(classes)[:80])
+    return named
+
+
+def _folders(src: Path, given: Mapping[str, str | os.PathLike | None]) -> dict[str, Path]:
+    """The folder of each quality of annotation."""
+    found = {}
+    for name, folder in given.items():
+        path = src / name if folder is None else Path(folder)
+        if path.is_dir():
+            found[name] = path
+        elif folder is not None:
+            raise InputError(name, "a folder of GeoJSON files", repr(str(folder)))
+    return found
+
+
+def _slides(
+    src: Path,
+    dst: str | os.PathLike,
+    folders: Mapping[str, Path],
+    mpp: float | None,
+    options: CutOptions,
+    problems: list[str],
+) -> list[_Slide]:
+    images: dict[str, Path] = {}
+    for path in find_files(src, SUFFIXES, dst):
+        if images.setdefault(path.stem, path) is not path:
+            problems.append(f"{path}: expected one image of this name, found also {images[path.stem]}")
+    annotations: dict[str, dict[str, Path]] = {}
+    for quality, folder in folders.items():
+        for path in find_files(folder, _GEOJSON, dst):
+            name = path.stem if path.stem in images else Path(path.stem).stem  # QuPath may keep the image's suffix
+            if name not in images:
+                problems.append(f"{path}: expected its slide or image in {src}, found none")
+            elif annotations.setdefault(name, {}).setdefault(quality, path) is not path:
+                problems.append(f"{path}: expected one file for {name}, found also {annotations[name][quality]}")
+    slides = [_Slide(images[name], own, mpp, options) for name, own in sorted(annotations.items())]
+    usable = [slide for slide in slides if slide.quality]
+    if not usable:
+        wanted = options.instances or " or ".join(QUALITIES)
+        found = f"{len(images)} images, none with it"
+        problems.append(f"{src}: expected slides or images, and {wanted}/<name>.geojson of them, found {found}")
+    elif len(usable) < len(images):
+        remark(src, f"{len(images) - len(usable)} images without the annotation left out")
+    return usable
+
+
+def _name_classes(src: Path, slides: Sequence[_Slide], named: dict[str, list[str]], problems: list[str]) -> None:
+    """Take the classes that are found, if none were given; say which objects have none of them."""
+    found: Counter[str | None] = Counter()
+    for slide in slides:
+        for quality, path in slide.annotations.items():
+            try:
+                found.update(_annotation(slide, quality)[0].classes)
+            except InputError as error:
+                problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+    if not named:
+        named.update({name: [name] for name in sorted(name for name in found if name)})
+    known = set(chain.from_iterable(named.values()))
+    if unknown := {name: count for name, count in found.items() if name not in known}:
+        listed = ", ".join(
+            f"{count} of {'no class' if name is None else repr(name)}" for name, count in unknown.items()
+        )
+        remark(src, f"objects that are none of {', '.join(named) or 'any class'} have no class here: {listed:.200}")
+    if missing := [name for name, own in named.items() if not any(alias in found for alias in own)]:
+        remark(src, f"no object is of the class {', '.join(missing)}")
+
+
+def _squares(slide: _Slide) -> tuple[list[Sample], list[str]]:
+    """What a slide is cut into, and what is wrong with it."""
+    samples: list[Sample] = []
+    try:
+        for scale in slide.options.resolutions:
+            squares, side = slide.squares(scale), _reader(slide, scale).scale
+            boxes = [(col * side, row * side, (col + w) * side, (row + h) * side) for row, col, h, w, _ in squares]
+            inside, _ = _annotation(slide, slide.quality)[1].query(shapely.box(*np.reshape(boxes, (-1, 4)).T))
+            counts = np.bincount(inside, minlength=len(squares)).tolist()
+            for square, count in zip(squares, counts, strict=True):
+                name = f"{slide.path.stem}/{scale}_{square[0]:06d}_{square[1]:06d}"
+                samples.append(_Square(slide.path.stem, name, slide, scale, *square, count))
+    except InputError as error:
+        return [], [str(error)]
+    if not samples:
+        remark(slide.path, "no tissue found: left out")
+    return samples, []
+
+
+@cache_in_threads(6)
+def _reader(slide: _Slide, scale: int) -> SlideReader:
+    from monai_ext.formats.reader import SlideReader  # it imports torch, which no other converter needs
+
+    base = SlideReader(slide.path, mpp=slide.mpp)
+    return base if scale == 1 else SlideReader(slide.path, base.base_mpp * scale, slide.mpp)
+
+
+@cache_in_threads(6)
+def _annotation(slide: _Slide, quality: str) -> tuple[Features, shapely.STRtree]:
+    features = read_geojson(slide.annotations[quality], nuclei=True)
+    return features, shapely.STRtree(features.geometry)
+
+
+@cache_in_threads(4)
+def _stains(slide: _Slide) -> MacenkoNormalize:
+    """Fitted to squares of the slide's tissue at full resolution."""
+    from monai_ext.slides.stains import fit_stains
+    from monai_ext.transforms.stain import MacenkoNormalize
+
+    reader, side = _reader(slide, 1), 512
+    corners = [
+        (box.row + row, box.col + col, min(side, box.height - row), min(side, box.width - col))
+        for box in slide.fragments
+        for row, col in square_corners((box.height, box.width), side)
+    ]
+    return fit_stains(MacenkoNormalize(), reader, corners)
+
+
+def _on_grid(box: Box, scale: float) -> tuple[int, int, int, int]:
+    """First row and column of a box, and those after its last, in pixels of a grid."""
+    first = (int(box.row / scale), int(box.col / scale))
+    last = (int(np.ceil((box.row + box.height) / scale)), int(np.ceil((box.col + box.width) / scale)))
+    return (*first, *last)

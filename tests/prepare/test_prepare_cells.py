@@ -1,0 +1,500 @@
+"""Converters of the knowledge distillation data: tiny releases in the official layouts, and what may be wrong."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import shapely
+import tifffile
+from scipy.io import savemat
+
+from monai_ext import prepare
+from monai_ext.base.errors import DataListError, InputError
+from monai_ext.data import Features, load_datalist, read_field, read_geojson, read_mask, read_points, write_geojson
+from monai_ext.data.nuclei import check_nuclei_item, read_nuclei, read_patches
+from monai_ext.prepare import (
+    prepare_crchisto,
+    prepare_dsb2018,
+    prepare_lizard,
+    prepare_monuseg,
+    prepare_nucls,
+    prepare_qupath,
+)
+from monai_ext.prepare.dsb2018 import is_he_like
+
+PARTS = ("training", "validation", "test")
+SHAPE = (60, 90)
+PINK = (230, 180, 210)
+PURPLE = (110, 60, 150)
+MPP = 0.5
+LIZARD = ["Neutrophil", "Epithelial", "Lymphocyte", "Plasma", "Eosinophil", "Connective"]
+
+
+def picture(path, seed=0, shape=SHAPE, dark=PURPLE, light=PINK):
+    """Pink with a dark square in rows 10 to 19, columns 20 to 39."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = np.random.default_rng(seed).integers(-8, 9, (*shape, 3)) + light
+    image[10:20, 20:40] += np.array(dark) - light
+    cv2.imwrite(str(path), image.clip(0, 255).astype(np.uint8)[..., ::-1])
+    return path
+
+
+def instances(shape=SHAPE):
+    """Two nuclei: 3 in a square, 7 beside it."""
+    found = np.zeros(shape, np.int32)
+    found[10:20, 20:40] = 3
+    found[10:20, 40:44] = 7
+    return found
+
+
+def items(path):
+    content = json.loads(path.read_text())
+    keys = ("mask", "classes", "centroids")
+    lists = load_datalist(path.parent, [part for part in PARTS if content[part]], check=None, optional_path_keys=keys)
+    groups = [{item["group"] for item in content[part]} for part in PARTS]
+    assert sum(map(len, groups)) == len(set().union(*groups)), "no group in two parts"
+    return content, [item for part in lists.values() for item in part]
+
+
+def problems(name, src, dst, **options):
+    with pytest.raises(DataListError) as error:
+        getattr(prepare, f"prepare_{name}")(src, dst, **options)
+    assert not (dst / "dataset.json").exists()
+    return "\n".join(error.value.problems)
+
+
+# ------------------------------------------------------------------------------------------------------------ Lizard
+
+
+def lizard(src, count=20):
+    for number in range(count):
+        name = f"{('consep', 'glas')[number % 2]}_{number}"
+        picture(src / f"Lizard_Images{1 + number % 2}" / f"{name}.png", number)
+        (src / "Lizard_Labels" / "Labels").mkdir(parents=True, exist_ok=True)
+        # ids in another order than the map's numbers, as in the release
+        label = {"inst_map": instances(), "id": [[7], [3]], "class": [[6], [2]], "bbox": np.zeros((2, 4))}
+        savemat(src / "Lizard_Labels" / "Labels" / f"{name}.mat", label)
+    lines = [f"{('consep', 'glas')[n % 2]}_{n},x,{n % 3 + 1}" for n in range(count)]
+    (src / "Lizard_Labels" / "info.csv").write_text("Filename,Source,Split\n" + "\n".join(lines))
+    return src
+
+
+def test_lizard(tmp_path):
+    src = lizard(tmp_path / "src")
+    content, found = items(prepare_lizard(src, tmp_path / "dst", masks=True, centroids=True))
+    assert content["class_names"] == LIZARD
+    assert [len(content[part]) for part in PARTS] == [14, 3, 3], "70/15/15"
+    for item in found:
+        label, classes = read_mask(item["label"]), read_mask(item["classes"])
+        assert np.array_equal(label, np.select([instances() == 3, instances() == 7], [1, 2]))
+        assert np.array_equal(classes, np.select([instances() == 3, instances() == 7], [2, 6]))
+        assert np.array_equal(read_mask(item["mask"]) > 0, label > 0)
+        assert read_points(item["centroids"]).tolist() == [[14.5, 29.5], [14.5, 41.5]]
+        assert item["mpp"] == MPP
+        name = item["group"]
+        image = src / f"Lizard_Images{1 + int(name.split('_')[1]) % 2}" / f"{name}.png"
+        assert image.read_bytes() == Path(item["image"]).read_bytes()
+    folds = json.loads(prepare_lizard(src, tmp_path / "folds", split="paper").read_text())
+    assert [{int(item["group"].split("_")[1]) % 3 for item in folds[part]} for part in PARTS] == [{0}, {1}, {2}]
+
+
+def test_squares_are_filled_with_zeros_and_join(tmp_path):
+    path = prepare_lizard(lizard(tmp_path / "src", 4), tmp_path / "dst", tile=32, split="random", centroids=True)
+    content, found = items(path)
+    assert content["split"] == "random"
+    assert len(found) == 4 * 2 * 3
+    assert all(item["group"] == item["image"].split("images/")[1][:-4] for item in found), "by square"
+    joined, labels = np.zeros((64, 96, 3), np.uint8), np.zeros((64, 96), np.uint8)
+    for item in (item for item in found if "consep_0" in item["group"]):
+        row, col = map(int, item["group"].split("_")[-2:])
+        joined[row : row + 32, col : col + 32] = np.moveaxis(read_field(item["image"]).image, 0, -1)
+        part = read_mask(item["label"])
+        assert sorted(set(part.ravel()) - {0}) == list(range(1, part.max() + 1)), "numbered without gaps"
+        assert len(read_points(item["centroids"])) == part.max()
+        labels[row : row + 32, col : col + 32] = read_mask(item["classes"])
+    whole = cv2.imread(str(tmp_path / "src" / "Lizard_Images1" / "consep_0.png"))[..., ::-1]
+    assert np.array_equal(joined[:60, :90], whole)
+    assert not joined[60:].any()
+    assert not joined[:, 90:].any()
+    assert np.array_equal(labels[:60, :90] > 0, instances() > 0)
+
+
+def test_lizard_problems(tmp_path):
+    src = lizard(tmp_path / "src", 6)
+    labels = src / "Lizard_Labels" / "Labels"
+    (labels / "consep_0.mat").write_bytes((labels / "consep_0.mat").read_bytes()[:200])
+    savemat(labels / "glas_1.mat", {"inst_map": instances(), "id": [[3]], "class": [[2]]})
+    savemat(labels / "consep_2.mat", {"inst_map": instances((5, 5)), "id": [[3]], "class": [[2]]})
+    savemat(labels / "glas_3.mat", {"inst_map": instances(), "id": [[3], [7]], "class": [[2], [9]]})
+    savemat(labels / "consep_4.mat", {"other": 1})
+    (labels / "nobody.mat").write_bytes(b"")
+    found = problems("lizard", src, tmp_path / "dst")
+    assert len(found.splitlines()) == 6
+    for words in ("consep_0.mat: expected a MATLAB file", "none for [7]", "(60, 90), found (5, 5)", "no 'inst_map'"):
+        assert words in found
+    assert "nobody.mat: expected its image" in found
+
+
+# ----------------------------------------------------------------------------------------------------------- MoNuSeg
+
+
+def aperio(path, *polygons):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    regions = "".join(
+        "<Region><Vertices>" + "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in polygon) + "</Vertices></Region>"
+        for polygon in polygons
+    )
+    header = '<?xml version="1.0"?><Annotations MicronsPerPixel="0.25"><Annotation><Regions>'
+    path.write_text(f"{header}{regions}</Regions></Annotation></Annotations>")
+
+
+SQUARE = [(20, 10), (40, 10), (40, 20), (20, 20)]
+INNER = [(25, 12), (30, 12), (30, 15), (25, 15)]
+
+
+def monuseg(src):
+    for number in range(8):
+        name = f"TCGA-{number // 2:02}-A{number // 2:03}-01Z-00-DX{number % 2 + 1}"
+        picture(src / "MoNuSeg 2018 Training Data" / "Tissue Images" / f"{name}.tif", number)
+        aperio(src / "MoNuSeg 2018 Training Data" / "Annotations" / f"{name}.xml", INNER, SQUARE, [(0, 0), (1, 1)])
+    for number in (90, 91):
+        name = f"TCGA-{number}-A{number:03}-01A-01-TS1"
+        picture(src / "MoNuSegTestData" / f"{name}.tif", number)
+        aperio(src / "MoNuSegTestData" / f"{name}.xml", SQUARE)
+    return src
+
+
+def test_monuseg(tmp_path):
+    src = monuseg(tmp_path / "src")
+    content, found = items(prepare_monuseg(src, tmp_path / "dst"))
+    assert "class_names" not in content
+    assert Counter(item["group"] for item in found) == {
+        **{f"TCGA-{n:02}-A{n:03}": 2 for n in range(4)}, "TCGA-90-A090": 1, "TCGA-91-A091": 1
+    }  # fmt: skip
+    item = next(item for item in found if item["group"] == "TCGA-00-A000")
+    label = read_mask(item["label"])
+    assert "classes" not in item
+    assert (label == 1).sum() == 15, "the smaller nucleus is in front"
+    assert (label > 0).sum() == 200
+    assert (label[10:20, 20:40] > 0).all()
+    official = json.loads(prepare_monuseg(src, tmp_path / "official", split="paper").read_text())
+    assert {item["group"] for item in official["test"]} == {"TCGA-90-A090", "TCGA-91-A091"}
+    assert official["validation"]
+
+
+def test_monuseg_problems(tmp_path):
+    src = tmp_path / "src"
+    for number in range(5):
+        picture(src / f"{number}.tif")
+        aperio(src / f"{number}.xml", SQUARE)
+    aperio(src / "0.xml")
+    (src / "1.xml").write_text("<Annotations><Region><Vertex X='a' Y='1'/></Region></Annotations>")
+    (src / "2.xml").write_text("<ASAP_Annotations/>")
+    (src / "3.xml").write_text((src / "3.xml").read_text()[:90])
+    (src / "4.tif").write_bytes((src / "4.tif").read_bytes()[:900])
+    found = problems("monuseg", src, tmp_path / "dst")
+    assert len(found.splitlines()) == 5
+    for words in ("outlines of nuclei, found none", "region 0: expected vertices", "XML of Aperio", "4.tif: expected"):
+        assert words in found
+
+
+# ---------------------------------------------------------------------------------------------- Data Science Bowl
+
+
+def bowl(src):
+    kinds = {
+        "he": {},
+        "fluorescence": {"dark": (5, 5, 5), "light": (90, 90, 90)},
+        "grey": {"dark": (90, 90, 90), "light": (220, 220, 220)},
+    }
+    for number in range(12):
+        name = f"{number:064x}"
+        kind = list(kinds)[number % 3]
+        picture(src / "stage1_train" / name / "images" / f"{name}.png", number, **kinds[kind])
+        for value in (3, 7):
+            mask = src / "stage1_train" / name / "masks" / f"{value}.png"
+            mask.parent.mkdir(exist_ok=True)
+            cv2.imwrite(str(mask), np.where(instances() == value, 255, 0).astype(np.uint8))
+    picture(src / "stage1_test" / "x" / "images" / "x.png")
+    return src
+
+
+@pytest.mark.parametrize(("he_only", "count"), [(True, 4), (False, 12)])
+def test_dsb2018(tmp_path, he_only, count):
+    _content, found = items(prepare_dsb2018(bowl(tmp_path / "src"), tmp_path / "dst", he_only=he_only))
+    assert len(found) == count
+    assert not he_only or all(int(item["group"], 16) % 3 == 0 for item in found)
+    assert all("mpp" not in item for item in found), "nobody knows"
+    assert np.array_equal(read_mask(found[0]["label"]) > 0, instances() > 0)
+    assert read_mask(found[0]["label"]).max() == 2
+
+
+def test_dsb2018_problems(tmp_path):
+    src = bowl(tmp_path / "src")
+    small = src / "stage1_train" / f"{0:064x}" / "masks" / "3.png"
+    cv2.imwrite(str(small), np.zeros((5, 5), np.uint8))
+    broken = src / "stage1_train" / f"{3:064x}" / "images" / f"{3:064x}.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    found = problems("dsb2018", src, tmp_path / "dst")
+    assert f"{small}: expected a mask of its image's size" in found
+    assert f"{broken}: expected a readable image" in found
+    assert "none with masks" in problems("dsb2018", src / "stage1_test", tmp_path / "dst")
+
+
+def test_he_like_needs_colour():
+    assert not is_he_like(np.full((3, 9, 9), 128, np.uint8))
+
+
+@pytest.mark.real_data
+def test_real_dsb2018(tmp_path, real_data):
+    content, found = items(prepare_dsb2018(real_data / "dsb2018_he", tmp_path / "dst"))
+    assert len(found) == 81, "every one of them is H&E-like"
+    assert [len(content[part]) for part in PARTS] == [57, 12, 12]
+
+
+# ------------------------------------------------------------------------------------------------------------- NuCLS
+
+HEADER = "raw_classification,main_classification,super_classification,type,xmin,ymin,xmax,ymax,coords_x,coords_y\n"
+
+
+def nucls(src, lines):
+    name = "TCGA-A1-A0SP-DX1_id-5ea_left-7053_top-53967_bottom-54231_right-7311"
+    for number in range(3):
+        own = name.replace("A0SP", f"A0S{number}")
+        picture(src / "QC" / "rgb" / f"{own}.png")
+        (src / "QC" / "csv").mkdir(exist_ok=True)
+        (src / "QC" / "csv" / f"{own}.csv").write_text(HEADER + lines)
+    return src
+
+
+def test_nucls(tmp_path):
+    lines = (
+        'x,x,sTIL,polyline,20,10,40,20,"20,40,40,20","10,10,20,20"\n'
+        "x,x,tumor_any,rectangle,50,30,60,34,,\n"
+        'x,x,AMBIGUOUS,polyline,0,0,4,4,"0,4,4,0","0,0,4,4"\n'
+    )
+    src = nucls(tmp_path / "src", lines)
+    _content, found = items(prepare_nucls(src, tmp_path / "dst"))
+    assert {item["group"] for item in found} == {f"TCGA-A1-A0S{n}" for n in range(3)}
+    assert found[0]["mpp"] == 0.2
+    label, classes = read_mask(found[0]["label"]), read_mask(found[0]["classes"])
+    assert (label[10:20, 20:40] == 1).all()
+    assert (classes[10:20, 20:40] == 3).all()
+    assert (label == 2).sum() == pytest.approx(np.pi / 4 * 40, abs=4), "the ellipse in the box"
+    assert (classes[label == 2] == 1).all()
+    assert (label == 3).sum() == 16
+    assert (classes[label == 3] == 0).all(), "an instance without a class"
+    _, found = items(prepare_nucls(src, tmp_path / "outlines", boxes=False))
+    assert read_mask(found[0]["label"]).max() == 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        pytest.param("x,x,sTIL,blob,0,0,4,4,,\n", "line 2: expected a nucleus", id="type"),
+        pytest.param('x,x,sTIL,polyline,0,0,4,4,"1,2","a,b"\n', "line 2: expected a nucleus", id="number"),
+        pytest.param('x,x,sTIL,polyline,0,0,4,4,"1,2","1"\n', "line 2: expected a nucleus", id="lengths"),
+        pytest.param("x,x,sTIL,rectangle\n", "line 2: expected a nucleus", id="cut_off"),
+    ],
+)
+def test_nucls_problems(tmp_path, lines, words):
+    found = problems("nucls", nucls(tmp_path / "src", lines), tmp_path / "dst")
+    assert found.count(words) == 3
+
+
+def test_nucls_maps_with_points(tmp_path):
+    src = tmp_path / "src"
+    for number in range(3):
+        picture(src / "segmentation" / "train" / "images" / f"train_{number}.png")
+        (src / "segmentation" / "train" / "labels").mkdir(exist_ok=True)
+        kinds = (instances() > 0).astype(np.uint8)
+        np.savez(
+            src / "segmentation" / "train" / "labels" / f"train_{number}.npz", inst_map=instances(), type_map=kinds
+        )
+        (src / "detection" / "train" / "labels").mkdir(parents=True, exist_ok=True)
+        (src / "detection" / "train" / "labels" / f"train_{number}.csv").write_text("30,15,2\n\n0,0,1\n")
+    content, found = items(prepare_nucls(src, tmp_path / "dst"))
+    classes = read_mask(found[0]["classes"])
+    assert (classes[instances() == 3] == 3).all()
+    assert (classes[instances() != 3] == 0).all()
+    content, found = items(prepare_nucls(src, tmp_path / "types", types=True))
+    assert content["class_names"] == ["Non-Tumor", "Tumor"]
+    assert (read_mask(found[0]["classes"])[instances() > 0] == 1).all()
+    (src / "detection" / "train" / "labels" / "train_0.csv").write_text("95,15,2\n")
+    (src / "detection" / "train" / "labels" / "train_1.csv").write_text("5,15,4\n")
+    found = problems("nucls", src, tmp_path / "bad")
+    assert "expected a point inside 90 x 60 px, found 95,15" in found
+    assert "expected x,y,class with a class 0 to 3" in found
+
+
+@pytest.mark.real_data
+def test_real_nucls(tmp_path, real_data):
+    _content, found = items(prepare_nucls(real_data / "nucls", tmp_path / "dst"))
+    assert len(found) == 10
+    assert sum(int(read_mask(item["label"]).max()) for item in found) == 458
+    assert set(np.unique([read_mask(item["classes"]) for item in found])) == {0, 1, 2, 3, 4}
+
+
+# ----------------------------------------------------------------------------------------------- CRCHistoPhenotypes
+
+
+def test_crchisto_release(tmp_path):
+    src = tmp_path / "src" / "Classification"
+    for number in range(1, 4):
+        picture(src / f"img{number}" / f"img{number}.bmp", number)
+        for kind, points in {"epithelial": [[30.5, 15.5], [1, 1]], "others": np.zeros((0, 2))}.items():
+            savemat(src / f"img{number}" / f"img{number}_{kind}.mat", {"detection": points})
+    path = prepare_crchisto(src.parent, tmp_path / "dst")
+    content, found = items(path)
+    assert content["class_names"] == ["epithelial", "fibroblast", "inflammatory", "others"]
+    assert {item["group"] for item in found} == {"img1", "img2", "img3"}
+    for item in found:
+        assert check_nuclei_item(item, content["class_names"], "ea", 32) == []
+        table, patches = read_nuclei(item["label"]), read_patches(item["image"])
+        assert table[["row", "col"]].to_numpy().tolist() == [[14.5, 29.5], [0, 0]], "counted from 0"
+        whole = cv2.imread(str(src / item["group"] / f"{item['group']}.bmp"))[..., ::-1]
+        assert np.array_equal(patches[1, 16:, 16:], whole[:16, :16])
+        assert not patches[1, :16].any(), "zero beyond the border"
+        assert table["ea"].tolist() == ["epithelial"] * 2
+    mixed = json.loads(prepare_crchisto(src.parent, tmp_path / "mixed", split="random").read_text())
+    assert sum(len(mixed[part]) for part in PARTS) == 6, "six nuclei, a piece each"
+    savemat(src / "img1" / "img1_others.mat", {"detection": [[99.0, 3.0]]})
+    savemat(src / "img2" / "img2_others.mat", {"detection": [[1.0, 3.0, 5.0]]})
+    (src / "img3" / "img3.bmp").unlink()
+    found = problems("crchisto", src.parent, tmp_path / "bad")
+    for words in ("detections inside 90 x 60 px", "detection, pairs x, y", "one image img3.bmp"):
+        assert words in found
+
+
+def test_crchisto_patches(tmp_path):
+    for number in range(8):
+        picture(tmp_path / "src" / "fibroblast" / f"img{number % 4}_{number}.jpeg", number, (32, 32))
+    _content, found = items(prepare_crchisto(tmp_path / "src", tmp_path / "dst"))
+    assert len(found) == 4
+    assert all(read_patches(item["image"]).shape == (2, 32, 32, 3) for item in found)
+    picture(tmp_path / "src" / "others" / "img9_1.jpeg", shape=(30, 32))
+    assert "img9_1.jpeg: expected a patch of 32 x 32 px" in problems("crchisto", tmp_path / "src", tmp_path / "bad")
+
+
+@pytest.mark.real_data
+def test_real_crchisto(tmp_path, real_data):
+    _, found = items(prepare_crchisto(real_data / "crchisto", tmp_path / "dst"))
+    kinds = Counter(kind for item in found for kind in read_nuclei(item["label"])["ea"])
+    assert kinds == {"inflammatory": 2521, "epithelial": 2014, "fibroblast": 1481, "others": 384}
+    assert len(found) == 25
+
+
+# ------------------------------------------------------------------------------------------------------------ QuPath
+
+
+def qupath(src, count=4):
+    for number in range(count):
+        picture(src / f"s{number}.png", number)
+        cells = [shapely.box(20, 10, 40, 20), shapely.box(40, 10, 44, 20), shapely.box(80, 50, 99, 70)]
+        write_geojson(src / "ssa" / f"s{number}.geojson", Features(cells, ["Muscle", "Immune cells", None]))
+        write_geojson(src / "wsa" / f"s{number}.png.geojson", Features(cells[:1], "Immune cells"))
+    return src
+
+
+def test_qupath_images(tmp_path):
+    src = qupath(tmp_path / "src")
+    options = {"mpp": 0.25, "tile": 64, "classes": {"immune": ["Immune cells"], "muscle": ["Muscle"]}}
+    content, found = items(prepare_qupath(src, tmp_path / "dst", **options))
+    assert content["class_names"] == ["immune", "muscle"]
+    assert Counter(item["scale"] for item in found) == {1: 8, 2: 4, 4: 4}
+    assert {item["group"] for item in found} == {f"s{n}" for n in range(4)}
+    for item in found:
+        assert item["mpp"] == pytest.approx(0.25 * item["scale"])
+        assert read_field(item["image"]).image.shape == (3, 64, 64)
+    first, second = (item for item in found if item["group"] == "s0" and item["scale"] == 1)
+    label, classes = read_mask(first["label"]), read_mask(first["classes"])
+    assert (label[10:20, 20:40] == 1).all()
+    assert (classes[10:20, 20:40] == 2).all()
+    assert (classes[10:20, 40:44] == 1).all()
+    assert (label > 0).sum() == 240
+    # the last nucleus reaches over the image's corner: it ends there, and has no class
+    label, image = read_mask(second["label"]), read_field(second["image"]).image
+    assert (label[50:60, 16:26] == 1).all()
+    assert label.astype(bool).sum() == 100
+    assert not read_mask(second["classes"]).any()
+    assert not image[:, 60:].any()
+    assert not image[:, :, 26:].any()
+    shown = read_geojson(tmp_path / "dst" / first["annotations"]["ssa"])
+    assert shown.geometry[0].equals(shapely.box(20, 10, 40, 20))
+    assert second["annotations"].keys() == {"wsa", "ssa"}
+    shown = read_geojson(tmp_path / "dst" / second["annotations"]["ssa"])
+    assert [geometry.bounds for geometry in shown.geometry] == [(16, 50, 35, 70)], "in pixels of the square"
+    quarter = next(item for item in found if item["group"] == "s0" and item["scale"] == 4)
+    assert (read_mask(quarter["label"])[3:5, 5:10] > 0).all()
+
+
+def test_qupath_names_all_classes_it_finds_and_keeps_fragments_whole(tmp_path):
+    src = qupath(tmp_path / "src")
+    path = prepare_qupath(src, tmp_path / "dst", mpp=0.25, tile=0, resolutions=1, instances="wsa", macenko=True)
+    content, found = items(path)
+    assert content["class_names"] == ["Immune cells", "Muscle"]
+    assert len(found) == 4
+    assert read_mask(found[0]["label"]).shape == SHAPE
+    assert set(np.unique(read_mask(found[0]["classes"]))) == {0, 1}
+    again = prepare_qupath(src, tmp_path / "dst", mpp=0.25, resolutions=1, overwrite=True)
+    left = {str(file.relative_to(again.parent)) for file in again.parent.rglob("*.geojson")}
+    listed = {name for item in items(again)[1] for name in item["annotations"].values()}
+    assert left == listed, "the older set's annotations are removed too"
+
+
+def test_qupath_problems(tmp_path):
+    src = qupath(tmp_path / "src")
+    cut = src / "ssa" / "s0.geojson"
+    cut.write_bytes(cut.read_bytes()[:-40])
+    write_geojson(src / "ea" / "nobody.geojson", Features([shapely.box(0, 0, 1, 1)]))
+    found = problems("qupath", src, tmp_path / "dst", mpp=0.25)
+    assert f"{cut}: expected complete GeoJSON" in found
+    assert "nobody.geojson: expected its slide or image" in found
+    assert "states its resolution" in problems("qupath", qupath(tmp_path / "b"), tmp_path / "dst")
+    assert "none with it" in problems("qupath", src / "ssa", tmp_path / "dst", mpp=0.25)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        pytest.param({"tile": 5}, "tile", id="tile"),
+        pytest.param({"resolutions": (1, 3)}, "resolutions", id="resolutions"),
+        pytest.param({"instances": "qa"}, "instances", id="instances"),
+        pytest.param({"classes": "a,a"}, "classes", id="classes"),
+        pytest.param({"ea": "gone"}, "a folder of GeoJSON files", id="folder"),
+    ],
+)
+def test_qupath_options(tmp_path, options, words):
+    with pytest.raises(InputError, match=words):
+        prepare_qupath(qupath(tmp_path / "src"), tmp_path / "dst", mpp=0.25, **options)
+
+
+def test_qupath_slide(tmp_path):
+    """Two fragments on glass, in a tiled TIFF: only their boxes are kept; stains are normalised."""
+    src = tmp_path / "src"
+    src.mkdir()
+    slide = np.full((1536, 2048, 3), 245, np.uint8)
+    rng = np.random.default_rng(0)
+    for rows, cols in ((slice(200, 700), slice(200, 800)), (slice(900, 1400), slice(1200, 1900))):
+        tissue = rng.integers(-20, 21, slide[rows, cols].shape) + PINK
+        nuclei = rng.random(tissue.shape[:2]) < 0.3
+        slide[rows, cols] = np.where(nuclei[..., None], tissue + np.array(PURPLE) - PINK, tissue).clip(0, 255)
+    options = {"tile": (256, 256), "photometric": "rgb", "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(src / "a.tif", slide, resolution=(2e4, 2e4), **options)
+    cells = [shapely.Point(x, y).buffer(6) for x, y in rng.uniform((220, 220), (780, 680), (40, 2))]
+    write_geojson(src / "ea" / "a.geojson", Features(cells, "a"))
+    path = prepare_qupath(src, tmp_path / "dst", macenko=True, tile=256, split="test")
+    _, found = items(path)
+    assert Counter(item["scale"] for item in found) == {1: 6 + 6, 2: 2 + 2, 4: 1 + 1}
+    assert sum(read_mask(item["label"]).max() > 0 for item in found if item["scale"] == 4) == 1
+    whole = [item for item in found if item["scale"] == 4]
+    area = sum((read_mask(item["label"]) > 0).sum() for item in whole)
+    assert area * 16 == pytest.approx(sum(cell.area for cell in cells), rel=0.15)
+    plain = prepare_qupath(src, tmp_path / "plain", tile=256, split="test")
+    first = [read_field(items(p)[1][0]["image"]).image.astype(int) for p in (path, plain)]
+    assert np.abs(first[0] - first[1]).mean() > 3, "Macenko changes the colours"

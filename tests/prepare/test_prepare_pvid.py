@@ -1,0 +1,194 @@
+"""The layout for vessels of one's own, and what may be wrong with it."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import shapely
+import tifffile
+
+from monai_ext.base.errors import DataListError
+from monai_ext.data import Features, load_datalist, read_mask, read_points, write_geojson
+from monai_ext.data.vessels import check_vessel_item
+from monai_ext.prepare import prepare_pvid
+
+PARTS = ("training", "validation", "test")
+SHAPE = (40, 50)
+
+
+def release(folder, slides=10, vessels=3, header="vessel,slide,label"):
+    """Every third vessel is invaded; masks are PNG and GeoJSON by turns."""
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    lines, points = [header], ["vessel,row,col"]
+    for number in range(slides * vessels):
+        name, invaded = f"v{number:03d}", number % 3 == 0
+        cv2.imwrite(str(folder / "images" / f"{name}.png"), rng.integers(0, 255, (*SHAPE, 3)))
+        if number % 2:
+            write_geojson(folder / "masks" / f"{name}.geojson", Features([shapely.box(5, 10, 30, 35)]))
+        else:
+            mask = np.zeros(SHAPE, np.uint8)
+            mask[10:35, 5:30] = 255
+            cv2.imwrite(str(folder / "masks" / f"{name}.png"), mask)
+        lines.append(f"{name},S{number // vessels},{('healthy', 'MVI')[invaded] if number % 2 else int(invaded)}")
+        points += [f"{name},12,{col}" for col in (7, 20.5)] if invaded else []
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    (folder / "centroids.csv").write_text("\n".join(points) + "\n")
+    return folder
+
+
+def change(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def problems(src, dst):
+    with pytest.raises(DataListError) as error:
+        prepare_pvid(src, dst)
+    assert not dst.exists()
+    return error.value.problems
+
+
+def test_vessels_masks_centroids_and_a_split_by_slide(tmp_path):
+    path = prepare_pvid(release(tmp_path / "src"), tmp_path / "dst")
+    content = json.loads(path.read_text())
+    groups = {part: {item["group"] for item in content[part]} for part in PARTS}
+    assert {part: len(groups[part]) for part in PARTS} == {"training": 6, "validation": 2, "test": 2}
+    assert len(set().union(*groups.values())) == 10
+    lists = load_datalist(path.parent, PARTS, check_vessel_item, ("image",), ("mask", "centroids"))
+    items = [item for part in PARTS for item in lists[part]]
+    assert len(items) == 30
+    expected = np.zeros(SHAPE, bool)
+    expected[10:35, 5:30] = True
+    for item in items:
+        assert item["label"] == (int(item["image"][-7:-4]) % 3 == 0)
+        np.testing.assert_array_equal(read_mask(item["mask"]) > 0, expected)
+        assert read_points(item["centroids"]).tolist() == ([[12, 7], [12, 20.5]] if item["label"] else [])
+    assert sum(item["label"] for item in items) == 10
+
+
+def test_without_masks_and_centroids(tmp_path):
+    src = release(tmp_path / "src")
+    for path in (src / "masks").iterdir():
+        path.unlink()
+    (src / "centroids.csv").unlink()
+    content = json.loads(prepare_pvid(src, tmp_path / "dst").read_text())
+    assert all(item.keys() == {"image", "label", "group"} for part in PARTS for item in content[part])
+
+
+def test_a_stated_split_and_resolution(tmp_path):
+    src = release(tmp_path / "src", header="vessel,slide,label,split,mpp")
+    lines = (src / "labels.csv").read_text().splitlines()
+    parts = ["train", "val", "test", *["Training"] * 7]
+    told = [f"{line},{parts[n // 3]},{0.25 if n % 2 else ''}" for n, line in enumerate(lines[1:])]
+    (src / "labels.csv").write_text("\n".join([lines[0], *told]))
+    content = json.loads(prepare_pvid(src, tmp_path / "dst").read_text())
+    assert {item["group"] for item in content["validation"]} == {"S1"}
+    assert {item["group"] for item in content["test"]} == {"S2"}
+    assert [item.get("mpp") for item in content["validation"]] == [0.25, None, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        pytest.param("v003,S1,MVI\n", "", "expected a label of v003.png, found none", id="no line"),
+        pytest.param("v003,S1,MVI", "v003,S1,", "of vessel 'v003', found ''", id="no label"),
+        pytest.param("v003,S1,MVI", "v003,S1,perhaps", "of vessel 'v003', found 'perhaps'", id="label"),
+        pytest.param("v003,S1,MVI", "v003,,MVI", "expected the slide of vessel 'v003'", id="no slide"),
+        pytest.param("v003,S1", "v002,S1", "expected one line for vessel 'v002', found 2", id="twice"),
+        pytest.param("v003,S1,MVI", "v003,S1,MVI\nv999,S1,MVI", "v999: expected an image, found none", id="no image"),
+        pytest.param("v003,S1,MVI", "v003,S1,healthy", "no cancerous cells in a healthy vessel", id="healthy"),
+        pytest.param("vessel,slide,label", "vessel,slide,class", "found no label", id="columns"),
+    ],
+)
+def test_what_is_wrong_with_the_labels(tmp_path, old, new, expected):
+    src = release(tmp_path / "src")
+    change(src / "labels.csv", old, new)
+    assert any(expected in problem for problem in problems(src, tmp_path / "dst"))
+
+
+def test_a_slide_in_two_splits(tmp_path):
+    src = release(tmp_path / "src", slides=3, header="vessel,slide,label,split")
+    lines = (src / "labels.csv").read_text().splitlines()
+    told = [f"{line},{('training', 'test')[n == 1]}" for n, line in enumerate(lines[1:])]
+    (src / "labels.csv").write_text("\n".join([lines[0], *told]))
+    (problem,) = problems(src, tmp_path / "dst")
+    assert "expected slide 'S0' in one split, found it in test and training" in problem
+
+
+def test_every_problem_is_told_at_once(tmp_path):
+    src = release(tmp_path / "src")
+    (src / "masks" / "v004.png").unlink()
+    change(src / "labels.csv", "v003,S1,MVI", "v003,S1,?")
+    change(src / "centroids.csv", "v000,12,7", "v000,12,x")
+    change(src / "centroids.csv", "v006,12,7", "vXXX,12,7")
+    found = "\n".join(problems(src, tmp_path / "dst"))
+    assert len(found.splitlines()) == 4
+    for expected in (
+        "lumen of v004.png",
+        "found '?'",
+        "line 2: expected numbers row,col, found '12,x'",
+        "found 'vXXX'",
+    ):
+        assert expected in found
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda src: cv2.imwrite(str(src / "masks/v000.png"), np.ones((9, 9))), "mask of its image's size (40, 50)"),
+        (lambda src: cv2.imwrite(str(src / "masks/v000.png"), np.zeros(SHAPE)), "found an empty mask"),
+        (lambda src: (src / "masks/v001.geojson").write_text("{"), "GeoJSON"),
+        (lambda src: (src / "images/v001.png").write_bytes(b"x"), "a readable image"),
+        (lambda src: change(src / "centroids.csv", "v000,12,7", "v000,12,700"), "centroids inside its 40 x 50 px"),
+        (lambda src: (src / "labels.csv").unlink(), "expected CSV with the columns"),
+    ],
+    ids=["mask size", "empty mask", "broken outline", "broken image", "centroid outside", "no labels"],
+)
+def test_what_is_wrong_with_the_files(tmp_path, spoil, expected):
+    src = release(tmp_path / "src")
+    spoil(src)
+    assert expected in "\n".join(problems(src, tmp_path / "dst"))
+
+
+def outlined(folder, kinds=("healthy", "MVI"), slides=5):
+    """Slides of noise, each with a vessel of each kind."""
+    (folder / "slides").mkdir(parents=True)
+    boxes = [shapely.box(10 + 100 * n, 20, 60 + 100 * n, 90) for n in range(len(kinds))]
+    for number in range(slides):
+        pixels = np.random.default_rng(number).integers(0, 200, (120, 400, 3), np.uint8)
+        options = {"photometric": "rgb", "tile": (64, 64), "resolutionunit": "CENTIMETER", "metadata": None}
+        tifffile.imwrite(folder / f"slides/s{number}.tif", pixels, resolution=(40000, 40000), **options)
+        features = Features(boxes, list(kinds), names=["a", None][: len(kinds)])
+        write_geojson(folder / f"slides/s{number}_vessels.geojson", features)
+    return folder
+
+
+def test_vessels_outlined_on_slides(tmp_path):
+    src = outlined(tmp_path / "src")
+    content = json.loads(prepare_pvid(src, tmp_path / "dst").read_text())
+    items = {item["image"]: item for part in PARTS for item in content[part]}
+    assert {len(content[part]) for part in PARTS} == {2, 6}
+    assert sorted(items)[:2] == ["images/s0_a.png", "images/s0_vessel_0002.png"]
+    invaded = items["images/s0_vessel_0002.png"]
+    assert (invaded["label"], invaded["group"], invaded["mpp"]) == (1, "s0", pytest.approx(0.25))
+    assert items["images/s0_a.png"]["label"] == 0
+    image = cv2.imread(str(tmp_path / "dst" / invaded["image"]))[..., ::-1]
+    np.testing.assert_array_equal(image, tifffile.imread(src / "slides/s0.tif")[20:90, 110:160])
+    assert (read_mask(tmp_path / "dst" / invaded["mask"]) > 0).all()
+    lists = load_datalist(tmp_path / "dst", PARTS, check_vessel_item, ["image"], ["mask"])
+    assert len(lists["training"]) == 6
+
+
+def test_outlines_without_a_label_or_without_a_file_are_named(tmp_path):
+    src = outlined(tmp_path / "src", ("MVI", "Vessel"))
+    (src / "slides/s4_vessels.geojson").unlink()
+    found = problems(src, tmp_path / "dst")
+    assert len(found) == 5
+    assert "s0_vessels.geojson: expected outlines of class healthy or MVI, found Vessel" in found[0]
+    assert "s4_vessels.geojson" in found[-1]

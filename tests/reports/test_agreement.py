@@ -1,0 +1,117 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+
+from monai_ext.base.errors import InputError
+from monai_ext.formats.geojson import Features, write_geojson
+from monai_ext.formats.outlines import label_map_to_polygons
+from monai_ext.metrics.instance import AggregatedJaccardIndex, Overlaps, PanopticQuality
+from monai_ext.reports import agreement
+from monai_ext.reports.agreement import compare_cells, outline_overlaps
+from tests.data.test_cells import compact
+from tests.formats.test_measurements import blobs
+
+TOL = 1e-12
+
+
+def outlines(labels, offset=(0, 0)):
+    return label_map_to_polygons(labels, offset)[1]
+
+
+@pytest.mark.parametrize("window", [64, 4096])
+def test_overlaps_as_of_label_maps(window, monkeypatch):
+    monkeypatch.setattr(agreement, "_WINDOW", window)
+    maps = [compact(blobs(seed)) for seed in (0, 1)]
+    found, one, other = outline_overlaps(*(outlines(m, (1000, 20)) for m in maps))
+    expected = Overlaps.count(*(agreement.torch.from_numpy(m.astype(np.int64)) for m in maps))
+    for name in ("pred_area", "true_area", "pred", "true", "area"):
+        assert getattr(found, name).tolist() == getattr(expected, name).tolist(), name
+    assert (len(one), len(other)) == (maps[0].max(), maps[1].max())
+    own = [m[None, None].astype(np.int64) for m in maps]
+    assert AggregatedJaccardIndex.score(found).item() == pytest.approx(AggregatedJaccardIndex()(*own).item(), abs=TOL)
+    np.testing.assert_allclose(PanopticQuality.score(found), PanopticQuality()(*own)[0, 0], atol=TOL)
+
+
+def test_an_outline_between_pixel_centres_is_left_out():
+    speck, cell = shapely.box(4.6, 4.6, 5.4, 5.4), shapely.box(10, 10, 20, 20)
+    overlaps, found, true = outline_overlaps(np.array([speck, cell]), np.array([cell]))
+    assert found.tolist() == [1]
+    assert true.tolist() == [0]
+    assert overlaps.area.tolist() == [100]
+
+
+def write(folder, name, geometry, classes=None):
+    return write_geojson(folder / f"{name}.geojson", Features(np.array(geometry), classes, object_types="detection"))
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    """Squares of 10 px: in ``a`` one found as it is, one by half, one missed, one invented; in ``b`` all."""
+    squares = [shapely.box(x, 5, x + 10, 15) for x in (0, 100, 200, 3000)]
+    write(tmp_path / "qupath", "a", squares[:3], ["immune", "other", "other"])
+    half = shapely.box(105, 5, 115, 15)
+    write(tmp_path / "ours" / "deep", "a", [squares[0], half, squares[3]], ["other", "other", "other"])
+    for folder in ("qupath", "ours"):
+        write(tmp_path / folder, "b", squares, ["immune", "other", "other", "other"])
+    write(tmp_path / "ours", "not_compared", squares)
+    return tmp_path
+
+
+def test_scores(cohort, capsys):
+    path = compare_cells(str(cohort / "ours"), str(cohort / "qupath"), str(cohort / "out"), radius_px=6)
+    table = pd.read_csv(cohort / "out" / "scores.csv").set_index("image")
+    assert sorted(table.index) == ["a", "b"]
+    row = table.loc["a"]
+    assert row["iou"] == pytest.approx(150 / 450)
+    assert row["dice"] == pytest.approx(300 / 600)
+    assert row["aji"] == pytest.approx(150 / (100 + 150 + 100 + 100))
+    assert row["pq"] == pytest.approx(1 / (1 + 2))
+    assert row[["tp", "fp", "fn"]].tolist() == [2, 1, 1]  # 5 px apart
+    assert row[["iou_tp", "iou_fp", "iou_fn"]].tolist() == [1, 2, 2]
+    assert (table.loc["b", ["iou", "dice", "aji", "pq", "f1"]] == 1).all()
+    metrics = json.loads((cohort / "out" / "metrics.json").read_text())
+    ours = metrics["ours"]
+    assert ours["iou"]["value"] == pytest.approx(550 / 850)
+    assert ours["dice"]["value"] == pytest.approx(1100 / 1400)
+    assert ours["f1"]["value"] == pytest.approx(2 * 6 / (2 * 6 + 1 + 1))
+    assert ours["iou"]["low"] <= ours["iou"]["value"] <= ours["iou"]["high"]
+    assert metrics["classes"]["ours"] == {"immune": {"immune": 1, "other": 1}, "other": {"immune": 0, "other": 3}}
+    assert path.endswith("metrics.json")
+    assert (cohort / "out" / "agreement.png").stat().st_size > 5000
+    assert "Classes of ours" in (cohort / "out" / "report.html").read_text()
+    assert "0.647" in capsys.readouterr().out
+
+
+def test_several_side_by_side_and_single_files(cohort):
+    files = {"U-Net": str(cohort / "ours" / "deep" / "a.geojson"), "itself": str(cohort / "qupath")}
+    compare_cells(files, str(cohort / "qupath" / "a.geojson"), str(cohort / "out"), radius_px=1)
+    table = pd.read_csv(cohort / "out" / "scores.csv").set_index("name")
+    assert table["iou"].tolist() == pytest.approx([1 / 3, 1])
+    assert table.loc["U-Net", ["tp", "fp", "fn"]].tolist() == [1, 2, 2]
+
+
+def test_no_cells_found(cohort):
+    write(cohort / "none", "a", [])
+    compare_cells(str(cohort / "none"), str(cohort / "qupath"), str(cohort / "out"))
+    row = pd.read_csv(cohort / "out" / "scores.csv").iloc[0]
+    assert (row[["iou", "dice", "aji", "pq", "f1"]] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("results", "reference", "expected"),
+    [
+        ("ours", "nowhere", "nothing there"),
+        ("ours/deep/a.geojson", "qupath", "no folder"),
+        ("empty", "qupath", "files named as those"),
+        ("empty", "empty_reference/a.geojson", "readable GeoJSON"),
+        ("ours", "empty_reference/a.geojson", "outlines of cells"),
+    ],
+)
+def test_what_cannot_be_compared(results, reference, expected, cohort):
+    (cohort / "empty").mkdir()
+    write(cohort / "empty_reference", "a", [])
+    with pytest.raises(InputError, match=expected):
+        compare_cells(str(cohort / results), str(cohort / reference), str(cohort / "out"))
