@@ -17,6 +17,7 @@ _PACKAGE = __name__.partition(".")[0]
 _ROOT = Path(__file__).parents[1]
 _NAME = re.compile(rf"\b{_PACKAGE}\b(?:\.\w+)*")
 _COMMAND = re.compile(rf"-m {_PACKAGE}\b")
+_TARGET = re.compile(rf"{_PACKAGE}(?:\.\w+)+:\w+")  # as the table of commands names functions
 
 
 def needed_files(text: str) -> dict[str, Path]:
@@ -83,7 +84,7 @@ def _run(node: ast.AST) -> Iterator[ast.AST]:
 
 @cache
 def _imports(module: str, path: Path) -> tuple[str, ...]:
-    """What a module's import statements name."""
+    """What a module's import statements name, and the functions that it names as ``module:function``."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names: list[str] = []
     for node in _run(ast.parse(path.read_bytes())):
@@ -92,4 +93,6 @@ def _imports(module: str, path: Path) -> tuple[str, ...]:
         elif isinstance(node, ast.ImportFrom):
             source = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             names += (f"{source}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _TARGET.fullmatch(node.value):
+            names.append(node.value.partition(":")[0])
     return tuple(names)

@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
@@ -111,3 +113,17 @@ def test_two_ranks_run_phases_together_or_wait_for_the_first(tmp_path: Path):
         assert json.loads((tmp_path / f"seen_{rank}.json").read_text()) == first + again
     logs = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.glob("*/rank_*.txt")}
     assert logs == {"all/rank_0.txt": "run\n", "all/rank_1.txt": "run\n", "one/rank_0.txt": "run\n"}
+
+
+@pytest.mark.parametrize(("rank", "device"), [("3", "cuda:3"), (None, "cuda:0")])
+def test_each_process_has_its_gpu(rank, device, monkeypatch):
+    monkeypatch.setattr(distributed.torch, "cuda", SimpleNamespace(is_available=lambda: True))
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert distributed.local_device() == torch.device(device)
+
+
+def test_without_a_gpu(monkeypatch):
+    monkeypatch.setattr(distributed.torch.cuda, "is_available", lambda: False)
+    assert distributed.local_device() == torch.device("cpu")

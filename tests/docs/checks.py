@@ -10,7 +10,6 @@ import io
 import json
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -22,14 +21,13 @@ from monai.bundle import ConfigParser
 from monai.bundle import __main__ as monai_bundle
 from torch.distributed.run import get_args_parser
 
-from monai_ext import __main__ as monai_ext_main
+from monai_ext import commands
 from monai_ext.base.errors import InputError
 from monai_ext.tuning import evidence, expert_count, instances, mitosis
 from tests.docs.shell import ROOT, Command
 
 REFERENCE = re.compile(r"@([A-Za-z_]\w*(?:(?:#|::)\w+)*)")
 SHIPPED = re.compile(r"""(?:^|(?<=['"=]))(?:configs|docs|benchmarks)/[\w./?*-]+""")
-MISSING = "no/such/folder"
 SERVER_FLAGS = {"--app", "--studies", "--host", "--port", "--conf"}
 REQUESTS = (  # of MONAI Label's interface, as tests/label sends them
     r"POST /infer/wsi/{model}\?image=\w+&output=\w+",
@@ -163,30 +161,26 @@ def check_bundle(arguments: Sequence[str]) -> None:
 
 def check_monai_ext(arguments: Sequence[str]) -> None:
     """``python -m monai_ext``: the method and its options exist; a tuning's other options are entries of its bundle."""
-
-    def call(function: Callable[..., Any], name: str, *args: Any, **options: Any) -> str:
-        if name.startswith("prepare "):  # options are refused before the release is missed
-            try:
-                original(function, name, MISSING, MISSING, **options)
-            except InputError as error:
-                if error.where != MISSING:
-                    raise
-            return name
-        stub = function if name.startswith("tune ") else functools.wraps(function)(lambda *_, **__: name)
-        return original(stub, name, *args, **options)
+    if not arguments or {"--help", "-h", "--version"} & set(arguments):
+        said_by(lambda: commands.main(arguments))
+        return
 
     def reach(*args: Any, **options: Any) -> None:
         read(*args, **options)
         raise _ReachedError
 
-    original, read = monai_ext_main._call, mitosis.read_bundle
+    read = mitosis.read_bundle
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["monai_ext", *arguments])
-        patch.setattr(monai_ext_main, "_call", call)
         for module in (evidence, expert_count, instances, mitosis):
             patch.setattr(module, "read_bundle", reach)
-        with contextlib.suppress(_ReachedError):
-            said_by(monai_ext_main.main)
+        try:
+            command = commands.command_of(tuple(arguments))
+            commands.arguments_of(command, arguments[len(command) :])
+            if command[0] == "tune":
+                with contextlib.suppress(_ReachedError):
+                    said_by(lambda: commands.main(arguments))
+        except InputError as error:
+            raise InvalidError(f"InputError: {error}") from error
 
 
 def check_server(arguments: Sequence[str]) -> None:
