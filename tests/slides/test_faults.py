@@ -117,10 +117,10 @@ def test_killed_in_the_middle_and_resumed(slides, undisturbed, stripes, start, r
 
 @pytest.mark.parametrize(
     ("limit", "step"),
-    [pytest.param(2_000, 8, marks=SLOW), pytest.param(60_000, 8, marks=SLOW), (100_000, 8), (60_000, 1)],
+    [pytest.param(24_000, 8, marks=SLOW), pytest.param(60_000, 8, marks=SLOW), (100_000, 8), (60_000, 1)],
 )
 def test_full_disk_is_noted_and_nothing_half_written_stays(slides, undisturbed, limit, step, run, tmp_path):
-    """Files that may not grow any further fail as on a full disk; a state file of three slides still has room."""
+    """Files that may not grow any further fail as on a full disk; the state, of three pages, still has room."""
     code, log = run(slides, tmp_path, "--file_limit", limit, "--step", step)
     assert code == 1
     assert "Traceback" not in log
