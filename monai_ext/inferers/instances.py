@@ -201,7 +201,7 @@ def _box(instances: SparseInstances) -> np.ndarray:
 def _join_cut(
     whole: SparseInstances, pieces: SparseInstances, find: Callable[[SparseInstances], SparseInstances | None]
 ) -> tuple[SparseInstances, int]:
-    """Put whole instances in the place of pieces, each once, as :func:`monai_ext.slides.seams.join_cut` does.
+    """Replace pieces by whole instances, as :func:`monai_ext.slides.seams.join_cut` does.
 
     Returns:
         the instances, and how many pieces are among them.

@@ -241,7 +241,7 @@ class _PartialCells(PartialSlide):
         self._added(tile, position=self.heat.position)
 
     def join(self, window: CellWindow) -> None:
-        """When all tiles are there, put whole cells in the place of pieces."""
+        """When all tiles are there, replace pieces by whole cells."""
         self.keep, self.stay = join_cut(self.heat, window.find, self._add_whole)
 
     def _add_whole(self, cells: Cells) -> None:

@@ -83,7 +83,7 @@ class CellWindow:
 def join_cut(
     spool: CellSpool, find: Callable[[shapely.Polygon], Cells | None], add: Callable[[Cells], None]
 ) -> tuple[np.ndarray, int]:
-    """Put whole cells in the place of pieces, each once.
+    """Replace pieces by whole cells, each only one time.
 
     A piece of a cell that another tile sees whole is dropped. Of the others the largest is first. What is found whole
     takes the place of everything that is mostly the same.
