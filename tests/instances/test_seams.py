@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from monai_ext.data.seams import GrowingWindow, first_of_each_group
+from monai_ext.instances.seams import GrowingWindow, first_of_each_group
 
 
 def windows(box, cut, shape=(1000, 2000), side=1280, reach=50):
