@@ -126,7 +126,8 @@ def test_a_release_of_points_is_prepared_without_torch(tmp_path):
         (tmp_path / "release/mitoses_ground_truth" / case).mkdir(parents=True)
         (tmp_path / "release/mitoses_ground_truth" / case / "01.csv").write_text("3,4\n")
     words = ["prepare", "tupac16", "release", "data", "--split", "test"]
-    code = f"import sys; from monai_ext.commands import main; main({words})\nprint(sorted({{*{HEAVY}}} & {{*sys.modules}}))"
+    heavy = f"print(sorted({{*{HEAVY}}} & {{*sys.modules}}))"
+    code = f"import sys; from monai_ext.commands import main; main({words})\n{heavy}"
     done = in_process(code, cwd=tmp_path)
     assert done.stdout.splitlines() == ["data/dataset.json", "['cv2', 'fire', 'numpy']"], done.stderr
     assert len(json.loads((tmp_path / "data/dataset.json").read_text())["test"]) == 2
