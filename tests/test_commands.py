@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from monai_ext import __version__, commands
 from monai_ext.base.errors import DataListError, InputError
@@ -114,6 +116,29 @@ for words in {["paint", "tune", "tune cats", "prepare pvid a", "phantom cells x 
     done = in_process(code)
     assert not done.returncode, done.stderr
     assert len(done.stderr.splitlines()) == 5
+
+
+def test_a_release_of_points_is_prepared_without_torch(tmp_path):
+    for case in ("01", "02"):
+        folder = tmp_path / "release/mitoses_image_data" / case
+        folder.mkdir(parents=True)
+        Image.fromarray(np.full((32, 40, 3), 200, np.uint8)).save(folder / "01.tif")
+        (tmp_path / "release/mitoses_ground_truth" / case).mkdir(parents=True)
+        (tmp_path / "release/mitoses_ground_truth" / case / "01.csv").write_text("3,4\n")
+    words = ["prepare", "tupac16", "release", "data", "--split", "test"]
+    heavy = f"print(sorted({{*{HEAVY}}} & {{*sys.modules}}))"
+    code = f"import sys; from monai_ext.commands import main; main({words})\n{heavy}"
+    done = in_process(code, cwd=tmp_path)
+    assert done.stdout.splitlines() == ["data/dataset.json", "['cv2', 'fire', 'numpy']"], done.stderr
+    assert len(json.loads((tmp_path / "data/dataset.json").read_text())["test"]) == 2
+
+
+def test_conversions_and_phantoms_start_without_torch():
+    theirs = {("prepare", "tiles"), ("phantom", "nucleus_patches")}  # whose slides or data set are torch's
+    chosen = [c for c in COMMANDS if c[0] in ("export", "prepare", "phantom") and c not in theirs]
+    modules = sorted({commands.COMMANDS[command].partition(":")[0] for command in chosen})
+    done = in_process(f"import sys, {', '.join(modules)}; print(sorted({{*sys.modules}} & {{'torch', 'monai'}}))")
+    assert done.stdout == "[]\n", done.stderr
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from monai.config import NdarrayOrTensor
-from monai.utils import convert_to_numpy
 
 from monai_ext.base.errors import InputError
+
+if TYPE_CHECKING:
+    from monai.config import NdarrayOrTensor
 
 __all__ = ["COLOURS", "PALETTE", "RGB", "class_colours", "to_rgb", "to_rgb8"]
 
@@ -55,6 +57,8 @@ def to_rgb(image: NdarrayOrTensor, channel_dim: int | None = None) -> np.ndarray
     Raises:
         InputError: when the shape is none of these.
     """
+    from monai.utils import convert_to_numpy  # who reads images alone need not wait for it
+
     pixels = convert_to_numpy(image)
     if pixels.ndim == 3:
         if channel_dim is None:

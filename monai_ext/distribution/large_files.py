@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import yaml
-from monai.apps.utils import SUPPORTED_HASH_TYPES, download_url
 
 from monai_ext.base.errors import InputError
 from monai_ext.distribution.archive import file_hash
@@ -47,6 +46,8 @@ def read_listing(bundle: Path) -> dict[str, LargeFile]:
     path = bundle / LISTING
     if not path.is_file():
         return {}
+    from monai.apps.utils import SUPPORTED_HASH_TYPES  # bundles without a list need not wait for it
+
     names = [field.name for field in fields(LargeFile)]
     try:
         entries = [LargeFile(**entry) for entry in yaml.safe_load(path.read_bytes())["large_files"]]
@@ -70,6 +71,8 @@ def fetch(bundle: Path, entry: LargeFile) -> None:
     """
     path = bundle / entry.path
     if not path.is_file():
+        from monai.apps.utils import download_url
+
         try:
             download_url(entry.url, path, entry.hash_val, entry.hash_type, progress=False)
         except (OSError, RuntimeError, ValueError) as error:

@@ -10,7 +10,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import tifffile
-from monai.data import WSIReader
 
 from monai_ext.base.colours import to_rgb8
 from monai_ext.base.errors import InputError
@@ -71,6 +70,8 @@ class WSILevels(Levels):
     """
 
     def __init__(self, path: Path, backend: str) -> None:
+        from monai.data import WSIReader  # who reads images alone need not wait for it
+
         self._path = str(path)
         # cuCIM knows no transparency
         self._reader = WSIReader(backend=backend, mode="RGBA" if backend == "openslide" else "RGB", channel_dim=-1)
@@ -124,6 +125,8 @@ class TiffLevels(Levels):
     """
 
     def __init__(self, path: Path) -> None:
+        from monai.data import WSIReader
+
         self._path = path
         self._tiff = WSIReader(backend="tifffile").read(path)
         self._tiff.filehandle.set_lock(True)

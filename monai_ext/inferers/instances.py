@@ -14,8 +14,8 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from monai_ext.base.errors import InputError
-from monai_ext.instances.seams import MOSTLY, GrowingWindow, first_of_each_group
 from monai_ext.inferers.halo import halo_tiles
+from monai_ext.instances.seams import MOSTLY, GrowingWindow, first_of_each_group
 from monai_ext.instances.sparse import SparseInstances
 
 __all__ = ["SLACK", "InstanceInferer", "instance_maps"]

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
+from importlib import metadata
 from itertools import cycle
 from os import PathLike, fspath
 from pathlib import Path
@@ -18,7 +19,6 @@ from typing import Any
 import cv2
 import jinja2
 import matplotlib as mpl
-import monai
 import numpy as np
 import orjson
 import pandas as pd
@@ -224,6 +224,6 @@ def _inline(image: np.ndarray) -> str:
 
 def _versions() -> str:
     return (
-        f"monai_ext {__version__}, MONAI {monai.__version__}, PyTorch {torch.__version__}, "
+        f"monai_ext {__version__}, MONAI {metadata.version('monai')}, PyTorch {metadata.version('torch')}, "
         f"Python {platform.python_version()}"
     )

@@ -12,9 +12,9 @@ import torch
 from tqdm import tqdm
 
 from monai_ext.data.cells import Cells, Grid
-from monai_ext.instances.seams import MOSTLY, GrowingWindow, first_of_each_group
 from monai_ext.formats.outlines import valid_geometry
 from monai_ext.formats.reader import SlideReader
+from monai_ext.instances.seams import MOSTLY, GrowingWindow, first_of_each_group
 from monai_ext.slides.cell_spool import CellSpool
 from monai_ext.slides.plan import SlidePlan
 from monai_ext.slides.predictor import CellPredictor
