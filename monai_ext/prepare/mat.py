@@ -85,7 +85,7 @@ def labelled_fields(folder: Path, skip: str | os.PathLike, problems: list[str]) 
 
     Args:
         folder: of the release.
-        skip: a folder in it where nothing is looked for.
+        skip: a folder in it to leave out.
         problems: takes what is wrong: no such files, a MATLAB file without an image, two images of one name in a part.
     """
     files: list[dict[tuple[str, str], Path]] = []

@@ -136,7 +136,7 @@ def _from_points(field: Field, path: Path, size: int, classes: Sequence[str] | N
 def _preview(
     image: np.ndarray, templates: Mapping[str, np.ndarray], detections: np.ndarray, cell_size: float
 ) -> np.ndarray:
-    """``(H, W, 3)``: the image with what was found, and the templates below each other on its left."""
+    """``(H, W, 3)``: the image with the detections, and the templates below each other on its left."""
     names = list(templates)
     colours = class_colours(names)
     numbers = detections[:, 3].astype(int)

@@ -115,7 +115,7 @@ def evidence_report(
     title: str = "Evidence localisation",
     notes: Mapping[str, Any] | None = None,
 ) -> str:
-    """Compare the maps of a network on a data set and write what was found.
+    """Compare the maps of a network on a data set and write the results.
 
     Writes into ``output_dir``: ``evidence.csv``, the scores of every case and map; ``metrics.json``; ``report.html``.
     Where positives have masks of tumour and normal tissue, these judge; where there are eight negatives or more, the

@@ -133,7 +133,7 @@ class MaskedPositives(torch.utils.data.Dataset):
 def evidence_judges(
     dataset: Dataset, seed: int = 0, limit: int | None = None, repeats: int = 1
 ) -> dict[str, MaskedPositives | PointingCanvases]:
-    """All that a data set has to judge by, the best one first; arguments as of the two classes.
+    """The references that a data set offers, the best first; arguments as of the two classes.
 
     Returns:
         ``"masks"``, where positives have masks, and ``"pointing game"``, where there are negatives enough: HPLOC has
