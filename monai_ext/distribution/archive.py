@@ -1,4 +1,4 @@
-"""Zips whose bytes depend on what is in them and on nothing else, and the checksums of files."""
+"""Zips whose bytes depend on their content alone, and the checksums of files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["file_hash", "write_zip"]
 
 _CHUNK = 1 << 20
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can state
-_UNIX, _MODE = 3, 0o100644  # a plain file that everybody may read, whoever unpacks it
+_UNIX, _MODE = 3, 0o100644  # a plain file that all may read, whoever unpacks it
 
 
 def write_zip(path: Path, files: Mapping[str, Path | bytes]) -> None:
@@ -47,8 +47,8 @@ def file_hash(path: Path, kind: str) -> str:
         path: the file.
         kind: md5, sha1, sha256 or sha512.
     """
-    found = hashlib.new(kind, usedforsecurity=False)
+    digest = hashlib.new(kind, usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
-            found.update(chunk)
-    return found.hexdigest()
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -67,13 +67,13 @@ def collect(bundle: Path) -> BundleContents:
     paths = [bundle / name for name in {*_NEEDED, *weights, *large}]
     kept = ("configs/**/*", "docs/**/*", "models/*.json", "models/templates/*.png")
     paths += [path for pattern in kept for path in bundle.glob(pattern)]
-    own = {path.relative_to(bundle).as_posix(): path for path in paths if path.is_file()}
-    own = {name: path for name, path in own.items() if not any(part.startswith(".") for part in Path(name).parts)}
-    texts = [path.read_text(encoding="utf-8") for name, path in own.items() if name.endswith((".json", "README.md"))]
+    files = {path.relative_to(bundle).as_posix(): path for path in paths if path.is_file()}
+    files = {name: path for name, path in files.items() if not any(part.startswith(".") for part in Path(name).parts)}
+    texts = [path.read_text(encoding="utf-8") for name, path in files.items() if name.endswith((".json", "README.md"))]
     return BundleContents(
         bundle.name,
         metadata["version"],
-        {**own, **needed_files("\n".join(texts)), "requirements.txt": requirements(metadata)},
+        {**files, **needed_files("\n".join(texts)), "requirements.txt": requirements(metadata)},
         large,
     )
 

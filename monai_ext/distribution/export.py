@@ -71,12 +71,12 @@ def export_bundles(
 
 def _chosen(name: str, bundles: Path) -> list[Path]:
     """The folders of the bundles that a name stands for."""
-    found = {path.parents[1].name: path.parents[1] for path in sorted(bundles.glob("*/configs/metadata.json"))}
-    if not found:
+    available = {path.parents[1].name: path.parents[1] for path in sorted(bundles.glob("*/configs/metadata.json"))}
+    if not available:
         raise InputError(bundles, "a folder of bundles (--bundles says where)", "none in it")
-    if name != "all" and name not in found:
-        raise InputError("export", f"{', '.join(found)} or all", repr(name))
-    return list(found.values()) if name == "all" else [found[name]]
+    if name != "all" and name not in available:
+        raise InputError("export", f"{', '.join(available)} or all", repr(name))
+    return list(available.values()) if name == "all" else [available[name]]
 
 
 def _read_model_info(path: Path) -> dict[str, dict[str, str]]:

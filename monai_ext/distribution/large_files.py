@@ -26,7 +26,7 @@ class LargeFile:
 
     Attributes:
         path: of the file in the bundle.
-        url: where it is to be had.
+        url: where to download it.
         hash_val: its checksum, in hexadecimal digits.
         hash_type: md5, sha1, sha256 or sha512.
     """
@@ -67,7 +67,7 @@ def fetch(bundle: Path, entry: LargeFile) -> None:
     """Make sure that a bundle has a large file: download it if it is not there, and compare its checksum.
 
     Raises:
-        InputError: it cannot be had, or is not what the list says.
+        InputError: it cannot be downloaded, or its checksum differs.
     """
     path = bundle / entry.path
     if not path.is_file():
@@ -77,9 +77,9 @@ def fetch(bundle: Path, entry: LargeFile) -> None:
             download_url(entry.url, path, entry.hash_val, entry.hash_type, progress=False)
         except (OSError, RuntimeError, ValueError) as error:
             raise InputError(path, f"{entry.hash_type} {entry.hash_val} at {entry.url}", str(error)) from error
-    found = file_hash(path, entry.hash_type)
-    if found != entry.hash_val:
-        raise InputError(path, f"{entry.hash_type} {entry.hash_val}, as {LISTING} says", found)
+    actual = file_hash(path, entry.hash_type)
+    if actual != entry.hash_val:
+        raise InputError(path, f"{entry.hash_type} {entry.hash_val}, as {LISTING} says", actual)
 
 
 def listing(entries: Sequence[LargeFile]) -> bytes:

@@ -33,14 +33,14 @@ def needed_files(text: str) -> dict[str, Path]:
     waiting = set(_NAME.findall(text))
     if _COMMAND.search(text):
         waiting.add(f"{_PACKAGE}.__main__")
-    found: dict[str, Path] = {}
+    modules: dict[str, Path] = {}
     while waiting:
         for module, path in _modules(waiting.pop()):
-            if module not in found:
-                found[module] = path
+            if module not in modules:
+                modules[module] = path
                 waiting.update(_imports(module, path))
-    files = set(found.values())
-    for path in found.values():
+    files = set(modules.values())
+    for path in modules.values():
         if path.name == "__init__.py":
             beside = (p for p in path.parent.iterdir() if p.is_file() and p.suffix not in (".py", ".pyc"))
             files.update(p for p in beside if not p.name.startswith("."))
@@ -66,7 +66,7 @@ def _modules(name: str) -> Iterator[tuple[str, Path]]:
                 yield from _modules(".".join([*deferred[parts[end - 1]], *parts[end:]]))
             return
         yield ".".join(parts[:end]), path
-    if path.name == "__init__.py" and len(parts) > 1:  # a package by itself: whatever may be asked of it
+    if path.name == "__init__.py" and len(parts) > 1:  # a package by itself: all of its public names
         for deferred in _deferred(path).values():
             yield from _modules(".".join(deferred))
 

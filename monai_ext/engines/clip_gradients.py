@@ -1,4 +1,4 @@
-"""Cutting gradients that are too long, as a handler of MONAI's trainers."""
+"""Clipping of gradients, as a handler of MONAI's trainers."""
 
 from __future__ import annotations
 

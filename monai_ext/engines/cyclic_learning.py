@@ -1,4 +1,4 @@
-"""Cyclic Learning: classifier, seeds, self-training, and round again (Zhou et al. 2023, section III)."""
+"""Cyclic Learning: classifier, seeds, self-training, repeated (Zhou et al. 2023, section III)."""
 
 from __future__ import annotations
 
@@ -94,9 +94,9 @@ class CyclicLearning:
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         shared_settings: Mapping[str, Any] | None = None,
     ) -> None:
-        for name, value, known in (("sharing", sharing, _SHARING), ("students_begin", students_begin, _BEGIN)):
-            if value not in known:
-                raise InputError(name, " or ".join(known), repr(value))
+        for name, value, choices in (("sharing", sharing, _SHARING), ("students_begin", students_begin, _BEGIN)):
+            if value not in choices:
+                raise InputError(name, " or ".join(choices), repr(value))
         for name, value, least in (("cycles", cycles, 1), ("students", students, 0)):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise InputError(name, f"a whole number from {least}", repr(value))
@@ -107,8 +107,8 @@ class CyclicLearning:
             "found": list(found_configs),
             "evaluate": [*back_configs, *evaluate_configs],
         }
-        self.own = {kind: dict(values) for kind, values in (settings or {}).items()}
-        for name, kinds in (("settings", self.own), ("parallel", parallel)):
+        self.phase_settings = {kind: dict(values) for kind, values in (settings or {}).items()}
+        for name, kinds in (("settings", self.phase_settings), ("parallel", parallel)):
             if unknown := set(kinds) - set(self.configs):
                 raise InputError(name, f"some of {', '.join(self.configs)}", ", ".join(sorted(unknown)))
         self.runner, self.output_dir = PhaseRunner(bundle_root, shared_settings), Path(output_dir)
@@ -180,7 +180,7 @@ class CyclicLearning:
             metrics = back / "test/metrics.json"
             if read_content(masks, masks / "dataset.json").get("test"):
                 self._phase(cycle, "evaluate", f"{name}, test", metrics, evaluation, [masks, back / "model.pt"])
-            scores.append(self._note(cycle, number, back))
+            scores.append(self._record(cycle, number, back))
             if number and scores[-1] <= scores[-2]:
                 break
         return folder / f"student_{scores.index(max(scores))}"
@@ -189,16 +189,18 @@ class CyclicLearning:
         self, cycle: int, kind: str, name: str, result: Path, values: Mapping[str, Any], inputs: Sequence[Any]
     ) -> None:
         settings = {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
-        own = self.own.get(kind, {})
+        entries = self.phase_settings.get(kind, {})
         files = [str(path) for path in inputs if path is not None and Path(path).exists()]
-        files += [str(own[key]) for key in _DATA if key in own and _is_data_set(own[key])]  # changed ones start anew
+        files += [
+            str(entries[key]) for key in _DATA if key in entries and _is_data_set(entries[key])
+        ]  # a change restarts
         phase = Phase(
-            f"cycle {cycle}, {name}", self.configs[kind], str(result), {**own, **settings}, files,
+            f"cycle {cycle}, {name}", self.configs[kind], str(result), {**entries, **settings}, files,
             parallel=kind in self.parallel,
         )  # fmt: skip
         self.runner(phase)
 
-    def _note(self, cycle: int, student: int, back: Path) -> float:
+    def _record(self, cycle: int, student: int, back: Path) -> float:
         """Add the network's row to ``cycles.csv``; its validation score."""
         history = json.loads((back / "history.json").read_text(encoding="utf-8"))
         values = [entry[self.key_metric] for entry in history if entry.get(self.key_metric) is not None]
@@ -206,8 +208,8 @@ class CyclicLearning:
             raise InputError(back / "history.json", f"epochs with {self.key_metric}", "none")
         row: dict[str, Any] = {"cycle": cycle, "student": student, self.key_metric: max(values)}
         metrics = back / "test/metrics.json"
-        found = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
-        for name, value in found.items():
+        scores = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
+        for name, value in scores.items():
             if isinstance(value, dict) and "value" in value:
                 row |= {name: value["value"], f"{name} low": value["low"], f"{name} high": value["high"]}
         self.rows.append(row | {"folder": str(back)})
@@ -217,26 +219,26 @@ class CyclicLearning:
         return max(values)
 
     def _draw(self) -> None:
-        """Write ``cycles.png`` anew, if the evaluations left what they found."""
+        """Write ``cycles.png`` anew, if the evaluations wrote their instances."""
         cycles = sorted({row["cycle"] for row in self.rows})
         best = [self._best([row for row in self.rows if row["cycle"] == cycle]) / "test" for cycle in cycles]
         if not is_first() or not all((folder / "dataset.json").is_file() for folder in best):
             return
-        found = [_found_instances(folder) for folder in best]
-        shown = [name for name in found[0] if all(name in each for each in found)][: self.pictures]
-        if not shown:
+        results = [_found_instances(folder) for folder in best]
+        images = [name for name in results[0] if all(name in each for each in results)][: self.pictures]
+        if not images:
             return
         maps = [
-            [read_mask(found[0][name]["label"]), *(read_mask(each[name]["instances"]) for each in found)]
-            for name in shown
+            [read_mask(results[0][name]["label"]), *(read_mask(each[name]["instances"]) for each in results)]
+            for name in images
         ]
         headings = ["image", "labels", *(f"cycle {cycle}" for cycle in cycles)]
-        picture = instance_rows([read_field(name).image for name in shown], maps, headings)
+        picture = instance_rows([read_field(name).image for name in images], maps, headings)
         write_png(self.output_dir / CYCLES, picture)
 
 
 def _found_instances(folder: Path) -> dict[str, dict[str, Any]]:
-    """What an evaluation left, by the image."""
+    """The items an evaluation wrote, by image."""
     items = load_datalist(folder, ["test"], None, ("image", "label"), ("instances",))["test"]
     return {str(Path(item["image"]).resolve()): item for item in items if "instances" in item}
 
@@ -248,7 +250,7 @@ def _is_data_set(folder: Any) -> bool:
 def _backbone(folder: Path) -> str:
     """The backbone of the network in a folder, as a file of its own."""
     model, path = folder / "model.pt", folder / "backbone.pt"
-    # a new file would be a new input, and what was done with the old one done again
+    # a new file would be a new input, and repeat what was done with the old one
     made = path.is_file() and path.stat().st_mtime_ns >= model.stat().st_mtime_ns
     barrier()  # all have looked before one writes
     if made:

@@ -1,7 +1,7 @@
 """Federated averaging over clients of MONAI (McMahan et al. 2017, algorithm 1), all in one process.
 
 MONAI has the client, :class:`monai.fl.client.MonaiAlgo`, and leaves the server to platforms such as NVIDIA FLARE. This
-is the server of a simulation, to try a federation out before its sites are connected.
+is the server of a simulation, to test a federation before its sites are connected.
 """
 
 from __future__ import annotations

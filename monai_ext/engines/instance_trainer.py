@@ -20,8 +20,8 @@ class InstanceTrainer(SupervisedTrainer):
     """Trains an :class:`~monai_ext.networks.nets.InstanceBackEnd`, whose losses are its output.
 
     Batches are dictionaries of ``image``, ``label`` (targets of the masks that were there before) and, for a student,
-    ``found`` (targets of the masks that its teacher found): eq. 2; without ``found`` eq. 1. What the network computes
-    of the images is computed once for both. Beside ``loss``, the output of a step has the parts of the losses on
+    ``found`` (targets of the masks that its teacher found): eq. 2; without ``found`` eq. 1. The network's maps
+    are computed once for both. Beside ``loss``, the output of a step has the parts of the losses on
     ``label`` by their names.
 
     Args:

@@ -114,7 +114,7 @@ class LoopbackTrainer(SupervisedTrainer):
         self.logger.info(f"Stage 2 begins in epoch {self.state.epoch}: both branches")
         fresh = deepcopy(self._fresh)
         for group, current in zip(fresh["param_groups"], self.optimizer.param_groups, strict=True):
-            group["lr"] = current["lr"]  # the scheduler's business
+            group["lr"] = current["lr"]  # set by the scheduler
         self.optimizer.load_state_dict(fresh)
         if self.evaluator is not None:
             self.evaluator.state.best_metric = self.evaluator.state.best_metric_epoch = -1

@@ -22,7 +22,7 @@ from monai_ext.data.datalist import read_content
 
 __all__ = ["Phase", "PhaseRunner"]
 
-# where and how fast a phase runs does not change what comes out of it
+# where and how fast a phase runs does not change its result
 _INDIFFERENT = ("device", "amp", "num_workers", "resume", "bundle_root")
 
 _STATE = "training_state.pt"  # what TrainingState resumes from
@@ -35,7 +35,7 @@ class Phase:
     Args:
         name: by which ``start``, ``stop`` and the printed lines call it.
         configs: the bundle's configuration files, the later over the earlier, relative to the bundle's folder.
-        result: the file that the phase leaves when it is through.
+        result: the file that the phase writes at its end.
         settings: entries of the configuration to set.
         inputs: files and data sets (folders with ``dataset.json``) that it reads; changed ones start it anew.
         metrics: ``result`` is a ``metrics.json``, of which the chain's table gets a row.
@@ -52,12 +52,12 @@ class Phase:
 
 
 class PhaseRunner:
-    """Runs phases through MONAI's own ``bundle run``; what is done is left out, what stopped goes on.
+    """Runs phases through MONAI's own ``bundle run``; done ones are skipped, stopped ones resumed.
 
     A phase is done when its result is there and ``phase_<result>.json`` beside it tells of the same configuration and
     the same inputs, by size and time of change. A phase that was stopped under the same ones is run with ``resume``;
-    any other is run afresh, and what it left before is removed. Under ``torchrun`` every rank calls the runner, and
-    none goes on before all are through.
+    any other is run afresh, and its old files are removed. Under ``torchrun`` every rank calls the runner, and
+    none continues before all are through.
 
     Args:
         bundle_root: the bundle's folder, which the configurations are relative to.
@@ -84,7 +84,7 @@ class PhaseRunner:
         now, notes = self._state(phase), self._notes(phase)
         earlier = _read(notes)
         same = {key: earlier.get(key) for key in now} == now
-        done = same and earlier.get("done") and earlier.get("result") == _found(phase.result)
+        done = same and earlier.get("done") and earlier.get("result") == _fingerprint(phase.result)
         barrier()  # all have read before one writes
         if done:
             self._say(f"{before} done before, {phase.result}")
@@ -96,10 +96,10 @@ class PhaseRunner:
         if phase.parallel or is_first():
             self._run(phase, resume=same)
         barrier()
-        if _found(phase.result) is None:
+        if _fingerprint(phase.result) is None:
             raise InputError(phase.result, f"the result of the phase {phase.name}", "no such file")
         if is_first():
-            _write(notes, {**now, "done": True, "result": _found(phase.result)})
+            _write(notes, {**now, "done": True, "result": _fingerprint(phase.result)})
         barrier()
         return True
 
@@ -109,8 +109,8 @@ class PhaseRunner:
             print(text, flush=True)
 
     def _begin(self, phase: Phase, notes: Mapping[str, Any], same: bool) -> None:
-        """Note that the phase is under way; what it left of another one is removed."""
-        if not same:  # else a run that is killed in its first epoch would go on from another one's state
+        """Record that the phase has started; files of another one are removed."""
+        if not same:  # else a run that is killed in its first epoch would resume from another one's state
             for path in (Path(phase.result), Path(phase.result).with_name(_STATE)):
                 path.unlink(missing_ok=True)
         _write(self._notes(phase), notes)
@@ -176,14 +176,14 @@ class PhaseRunner:
             raise input_error_in(error) or error from None
 
 
-def _found(path: str) -> list[int] | None:
+def _fingerprint(path: str) -> list[int] | None:
     return fingerprint(path) if Path(path).is_file() else None
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none yet, or a torn one: as if nothing had been done
+    except (OSError, ValueError):  # none yet, or a torn one: nothing is done
         return {}
 
 

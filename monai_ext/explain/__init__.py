@@ -1,4 +1,4 @@
-"""What a network looked at: evidence maps, relevance, attributions."""
+"""What a network attends to: evidence maps, relevance, attributions."""
 
 from typing import TYPE_CHECKING
 

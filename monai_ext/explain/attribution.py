@@ -60,7 +60,7 @@ def _lrp(network: LoopNet, images: Tensor, blank: Tensor) -> Tensor:  # noqa: AR
     """Layer-wise relevance propagation (Bach et al. 2015); see :func:`lrp_relevance`."""
     classifier = nn.Sequential(network.backbone, network.head)
     with torch.no_grad():
-        sign = classifier(images).sign()  # relevance shares out the logit, below 0 with signs turned
+        sign = classifier(images).sign()  # relevance sums to the logit: signs turn if it is below 0
     return lrp_relevance(classifier, images, 0)[:, None] * sign[..., None, None]
 
 
@@ -72,10 +72,10 @@ def attribute(network: LoopNet, images: Tensor, method: str, blank: float | Sequ
     """How much each patch speaks for an invaded vessel.
 
     Args:
-        network: LoopNet, whose classification branch is explained. It is left as it was found.
+        network: LoopNet, whose classification branch is explained. Its state is restored.
         images: mosaics ``(B, 3, H, W)``, as it takes them.
         method: one of :data:`METHODS`.
-        blank: the network's input at a blank place, one for all channels or one for each; the baseline of DeepLIFT,
+        blank: the network's input at a blank cell, one for all channels or one for each; the baseline of DeepLIFT,
             and what SS-CAM's masks fade to.
 
     Returns:
@@ -88,8 +88,8 @@ def attribute(network: LoopNet, images: Tensor, method: str, blank: float | Sequ
         raise InputError("attribution", " or ".join(METHODS), repr(method))
     blank = torch.as_tensor(blank, dtype=images.dtype, device=images.device).reshape(-1, 1, 1)
     with _explained(network), torch.enable_grad():
-        found = METHODS[method](network, images, blank)
-    return F.adaptive_avg_pool2d(found.detach().float().clamp(min=0), network.grid)
+        relevance = METHODS[method](network, images, blank)
+    return F.adaptive_avg_pool2d(relevance.detach().float().clamp(min=0), network.grid)
 
 
 @contextmanager
@@ -111,10 +111,10 @@ def _with_own_modules(network: nn.Module) -> nn.Module:
         if node.op != "call_module":
             continue
         if node.target in used:
-            own = deepcopy(traced.get_submodule(node.target))
+            copy = deepcopy(traced.get_submodule(node.target))
             parent, _, name = str(node.target).rpartition(".")
             node.target = f"{parent}.{name}_{number}" if parent else f"{name}_{number}"
-            traced.add_submodule(node.target, own)
+            traced.add_submodule(node.target, copy)
         used.add(node.target)
     for module in traced.modules():
         if hasattr(module, "inplace"):

@@ -40,14 +40,14 @@ def fusion_options(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_settings(settings: Mapping[str, Any], where: str = "") -> None:
-    """See that settings of the fusion and of the masks are in their range; those that are not there are no mistake.
+    """Check that settings of the fusion and of the masks are in their range; missing ones are no error.
 
     Args:
         settings: ``alpha``, ``beta``, ``threshold`` in [0, 1]; ``sigma``, ``smooth`` px; ``saliency``.
         where: what an error names before the setting.
 
     Raises:
-        InputError: one that is not.
+        InputError: one out of range.
     """
     for name in (*_SHARES, *_LENGTHS):
         value = settings.get(name, 0)
@@ -73,7 +73,7 @@ def min_max(x: Tensor) -> Tensor:
 
 
 def grey_saliency(gradient: Tensor, saliency: Saliency = "minmax") -> Tensor:
-    """The gradient at each pixel as one number: normalised to [0, 1], then turned to grey (section 2.2).
+    """The gradient at each pixel as one number: normalised to [0, 1], then made grey (section 2.2).
 
     Args:
         gradient: ``(B, C, H, W)``, signed. Grey is the luma of ITU-R BT.601 for three channels, else their mean.
@@ -167,7 +167,7 @@ class EvidenceMap:
     guided gradient from the score to the input. So of the backward pass only that upper part is done twice, as a
     gradient is either plain or guided there. No weight's gradient is computed.
 
-    The network is left as it was found: mode, ``requires_grad``, gradients, hooks. Works inside ``torch.no_grad`` and
+    The network's state is restored: mode, ``requires_grad``, gradients, hooks. Works inside ``torch.no_grad`` and
     ``torch.inference_mode``, with frozen weights, and in float32 also under autocast, as the gradients of single
     pixels would underflow in half precision. Guided backpropagation is defined for ReLU alone: other activations pass
     their plain gradient.

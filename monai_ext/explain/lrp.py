@@ -48,14 +48,14 @@ def relevance(network: CyclicClassifier, images: Tensor, target: int | Tensor | 
         raise InputError("relevance margin", f"px from 0 to below {min(height, width)}", repr(margin))
     images = F.pad(convert_to_tensor(images, track_meta=False), (margin,) * 4, mode="reflect")
     if network.backbone.is_swin:
-        found = attention_rollout(network.backbone, images) - 1
+        relevances = attention_rollout(network.backbone, images) - 1
     else:
-        found = lrp_relevance(network, images, target)
-    return found[:, margin : margin + height, margin : margin + width]
+        relevances = lrp_relevance(network, images, target)
+    return relevances[:, margin : margin + height, margin : margin + width]
 
 
 def lrp_relevance(network: nn.Module, images: Tensor, target: int | Tensor | None = None) -> Tensor:
-    """Lead a class' score back to the pixels (Bach et al. 2015; Zhou et al. 2023, section III-A).
+    """Propagate a class' score to the pixels (Bach et al. 2015; Zhou et al. 2023, section III-A).
 
     The rules are zennit's ``EpsilonPlusFlat``: alpha-beta with alpha 1 and beta 0 (z+) in convolutions, epsilon in the
     linear head, flat in the first convolution, in proportion to the terms in sums and means. Batch normalisation is
@@ -65,7 +65,7 @@ def lrp_relevance(network: nn.Module, images: Tensor, target: int | Tensor | Non
     the score less the head's bias. What is missing, .1 % or less, went to units that nothing but their bias made
     active, and to the 1e-6 that zennit adds to what it divides by.
 
-    The network is left as it was found: weights, mode, ``requires_grad``, gradients, hooks. Works inside
+    The network's state is restored: weights, mode, ``requires_grad``, gradients, hooks. Works inside
     ``torch.no_grad`` and ``torch.inference_mode``, and in float32 also under autocast. Not for use in two threads.
 
     Args:
@@ -89,12 +89,12 @@ def lrp_relevance(network: nn.Module, images: Tensor, target: int | Tensor | Non
         classes = logits.argmax(1) if target is None else torch.as_tensor(target, device=logits.device)
         classes = classes.long().expand(len(logits))[:, None]
         scores = torch.zeros_like(logits).scatter(1, classes, logits.detach().gather(1, classes))
-        (found,) = torch.autograd.grad(logits, pixels, scores)  # zennit's hooks make relevance of the gradient
-    return found.sum(1)
+        (relevances,) = torch.autograd.grad(logits, pixels, scores)  # zennit's hooks make relevance of the gradient
+    return relevances.sum(1)
 
 
 def _rules() -> Composite:
-    """Zennit's, with what it needs to know of residual networks."""
+    """Zennit's rules, adapted to residual networks."""
     from zennit.canonizers import SequentialMergeBatchNorm
     from zennit.composites import EpsilonPlusFlat
     from zennit.rules import Epsilon
@@ -146,7 +146,7 @@ def attention_rollout(backbone: Backbone, images: Tensor) -> Tensor:
         with attention:
             backbone(convert_to_tensor(images, track_meta=False))
     share = images.new_ones((len(images), *grids[-1]), dtype=torch.float32)
-    for block, weights, (rows, columns) in reversed(list(zip(blocks, attention.found, grids, strict=True))):
+    for block, weights, (rows, columns) in reversed(list(zip(blocks, attention.weights, grids, strict=True))):
         if share.shape[1:] != (rows, columns):  # behind this block tokens were merged, two by two
             share = share.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, :rows, :columns]
         share = (_lead_back(share, weights, block) + share) / 2
@@ -161,14 +161,14 @@ class _Softmaxes(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[Tensor] = []
+        self.weights: list[Tensor] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         if func is F.softmax:
-            self.found.append(out.mean(1))
+            self.weights.append(out.mean(1))
         return out
 
 
@@ -181,11 +181,11 @@ def _computing(network: nn.Module, images: Tensor) -> Iterator[None]:
 
 def _lead_back(share: Tensor, weights: Tensor, block: ShiftedWindowAttention) -> Tensor:
     """The shares ``(B, H, W)`` of a block's outputs, given to its inputs by its weights ``(B * windows, T, T)``."""
-    place = _places(share.shape[1:], block).to(share.device)
-    inside = F.pad(share.flatten(1), (0, 1))[:, place]  # padding has no share
-    given = torch.einsum("bwi,bwij->bwj", inside, weights.view(*inside.shape, -1))
+    tokens = _places(share.shape[1:], block).to(share.device)
+    inside = F.pad(share.flatten(1), (0, 1))[:, tokens]  # padding has no share
+    received = torch.einsum("bwi,bwij->bwj", inside, weights.view(*inside.shape, -1))
     moved = share.new_zeros(len(share), share[0].numel() + 1)
-    moved[:, place] = given  # each token is in one window; what goes to padding is dropped
+    moved[:, tokens] = received  # each token is in one window; what goes to padding is dropped
     return moved[:, :-1].view_as(share)
 
 
@@ -194,7 +194,7 @@ def _places(grid: tuple[int, int], block: ShiftedWindowAttention) -> Tensor:
     (rows, columns), (height, width) = grid, block.window_size
     number = torch.arange(rows * columns).view(rows, columns)
     number = F.pad(number, (0, -columns % width, 0, -rows % height), value=rows * columns)
-    # as torchvision has it: along a side of one window nothing is shifted
+    # as in torchvision: along a side of one window nothing is shifted
     steps = [
         step * (side > window)
         for step, side, window in zip(block.shift_size, number.shape, (height, width), strict=True)

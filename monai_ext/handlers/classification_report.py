@@ -83,9 +83,9 @@ class ClassificationReport(ScoresReport):
         }
 
     def _counts(self, table: pd.DataFrame) -> pd.DataFrame:
-        found, label = table["score"] > self.threshold, table["label"] > 0
+        predicted, label = table["score"] > self.threshold, table["label"] > 0
         return pd.DataFrame(
-            {"tp": found & label, "fp": found & ~label, "tn": ~found & ~label, "fn": ~found & label}
+            {"tp": predicted & label, "fp": predicted & ~label, "tn": ~predicted & ~label, "fn": ~predicted & label}
         ).astype(int)
 
     @staticmethod

@@ -32,7 +32,7 @@ class _FieldResult:
     image: str
     group: str
     scale: float
-    found: np.ndarray
+    predicted: np.ndarray
     truth: np.ndarray
 
 
@@ -122,8 +122,8 @@ class DetectionReport:
         # not by DetectionF1, whose table gathers over ranks: the results are gathered already, and only here
         rows = []
         for result in results:
-            tp = len(match_detections(result.found, result.truth, radius))
-            rows.append((Path(result.image).name, result.group, tp, len(result.found) - tp, len(result.truth) - tp))
+            tp = len(match_detections(result.predicted, result.truth, radius))
+            rows.append((Path(result.image).name, result.group, tp, len(result.predicted) - tp, len(result.truth) - tp))
         return self._scored(pd.DataFrame(rows, columns=["image", "group", "tp", "fp", "fn"]))
 
     @staticmethod
@@ -151,10 +151,10 @@ class DetectionReport:
         }
 
     def _picture(self, result: _FieldResult, row: Any) -> tuple[np.ndarray, str]:
-        pairs = match_detections(result.found, result.truth, self.radii[0])
-        alarms = np.delete(result.found, pairs[:, 0], axis=0)
+        pairs = match_detections(result.predicted, result.truth, self.radii[0])
+        alarms = np.delete(result.predicted, pairs[:, 0], axis=0)
         missed = np.delete(result.truth, pairs[:, 1], axis=0)
-        points = np.concatenate([result.found[pairs[:, 0]], alarms, missed])
+        points = np.concatenate([result.predicted[pairs[:, 0]], alarms, missed])
         kinds = ["TP"] * len(pairs) + ["FP"] * len(alarms) + ["FN"] * len(missed)
         # the points are on the network's grid, the picture is the file's
         points = (points + 0.5) * result.scale - 0.5
@@ -164,10 +164,10 @@ class DetectionReport:
         return drawn, f"{row['image']} ({row['group']}): F1 {row['f1']:.2f}, {counts}"
 
     def _summary(self, metrics: Mapping[str, Any]) -> str:
-        def shown(radius: float) -> str:
+        def text(radius: float) -> str:
             f1 = metrics[self._name(radius)]["f1"]
             um = f" ({radius * self.mpp:g} um)" if self.mpp else ""
             interval = "" if f1.low is None else f" [{f1.low:.3f}, {f1.high:.3f}]"
             return f"F1 at {radius:g} px{um} {f1.value:.3f}{interval}"
 
-        return "; ".join(shown(radius) for radius in self.radii)
+        return "; ".join(text(radius) for radius in self.radii)

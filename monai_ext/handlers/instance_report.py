@@ -93,9 +93,9 @@ class InstanceReport:
             pred, label = (convert_to_numpy(d[k]) for d, k in ((output, self.pred_key), (batch, self.label_key)))
             row = {"image": name, "group": str(batch.get("group", Path(name).stem)), **_scores(pred, label)}
             self._rows.append(row)
-            shown = sorted([*self._pictures, _Picture(name, row["aji"], pred[0], label[0])], key=lambda p: p.aji)
+            kept = sorted([*self._pictures, _Picture(name, row["aji"], pred[0], label[0])], key=lambda p: p.aji)
             # only the ends of the order can be shown: a cohort of any size takes the memory of these
-            self._pictures = shown if len(shown) <= 2 * self.cases else shown[: self.cases] + shown[-self.cases :]
+            self._pictures = kept if len(kept) <= 2 * self.cases else kept[: self.cases] + kept[-self.cases :]
 
     def _write(self, engine: Engine) -> None:
         rows, pictures = gather(self._rows), gather(self._pictures)
@@ -117,25 +117,25 @@ class InstanceReport:
             legend=_LEGEND,
             notes=self.notes,
         )
-        shown = ", ".join(f"{name} {_shown(metrics[name])}" for name in (*_MEANS[:3], "f1"))
-        print(f"{self.output_dir / 'report.html'}: {shown} on {len(table)} images")
+        text = ", ".join(f"{name} {_interval_text(metrics[name])}" for name in (*_MEANS[:3], "f1"))
+        print(f"{self.output_dir / 'report.html'}: {text} on {len(table)} images")
 
     def _cases(self, ordered: Sequence[_Picture]) -> dict[str, list[tuple[np.ndarray, str]]]:
         worst = ordered[: self.cases]
         best = ordered[len(worst) :][::-1][: self.cases]
         cases = {"Lowest AJI": worst, "Highest AJI": best}
-        return {heading: [_draw(picture) for picture in some] for heading, some in cases.items() if some}
+        return {heading: [_draw(picture) for picture in pictures] for heading, pictures in cases.items() if pictures}
 
 
 def _scores(pred: np.ndarray, label: np.ndarray) -> dict[str, float]:
     """The scores of one image; counts of instances matched at an IoU above .5."""
-    found, true = pred > 0, label > 0
-    pixels = int(found.sum() + true.sum())
+    foreground, reference = pred > 0, label > 0
+    pixels = int(foreground.sum() + reference.sum())
     counts = PanopticQuality()(pred[None], label[None])[0, 0]
     tp, fp, fn = counts[:3].int().tolist()
     distances = outline_distances(pred[0], label[0])
     return {
-        "dice": 2 * int((found & true).sum()) / pixels if pixels else 1.0,
+        "dice": 2 * int((foreground & reference).sum()) / pixels if pixels else 1.0,
         "aji": AggregatedJaccardIndex()(pred[None], label[None]).item(),
         "pq": panoptic_scores(counts)["pq"].item(),
         "object_dice": ObjectDice()(pred[None], label[None]).item(),
@@ -162,7 +162,7 @@ def _intervals(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _shown(score: Interval) -> str:
+def _interval_text(score: Interval) -> str:
     return f"{score.value:.3f}" + ("" if score.low is None else f" [{score.low:.3f}, {score.high:.3f}]")
 
 

@@ -84,7 +84,7 @@ class MulticlassReport(ScoresReport):
     def tables(self, metrics: dict[str, Any]) -> dict[str, Any]:
         """Each class a row."""
         metrics.pop("confusion")  # it has its own place on the page
-        return {"Classes": [{"class": name, **own} for name, own in metrics.pop("classes").items()]}
+        return {"Classes": [{"class": name, **scores} for name, scores in metrics.pop("classes").items()]}
 
     def kinds(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """The surest mistakes of each class, and the least certain nuclei."""

@@ -13,7 +13,7 @@ __all__ = ["EpochProgress"]
 
 
 class EpochProgress:
-    """Prints what an epoch brought and estimates the time left.
+    """Prints an epoch's metrics and estimates the time left.
 
     Args:
         history: entries with at least ``epoch``, as :class:`~monai_ext.handlers.TrainingState` collects them; attach

@@ -86,14 +86,14 @@ class ScoresReport(ABC):
             legend=self.legend(),
             notes=self.notes,
         )
-        said = ", ".join(
+        text = ", ".join(
             _spoken(name, value) for name, value in self.headline(metrics).items() if value.value is not None
         )
-        print(f"{self.output_dir / 'report.html'}: {said} on {len(table)} {self.what}")
+        print(f"{self.output_dir / 'report.html'}: {text} on {len(table)} {self.what}")
 
     @abstractmethod
     def row(self, batch: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Any]:
-        """``image``, ``group``, ``label`` and what else is kept of one item."""
+        """``image``, ``group``, ``label`` and further columns of one item."""
 
     def table(self, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         """The rows of all ranks as a table."""
@@ -130,9 +130,9 @@ class ScoresReport(ABC):
     def pictures(self, table: pd.DataFrame) -> dict[str, list[tuple[np.ndarray, str]]]:
         """The pictures of every kind that has some."""
         return {
-            heading: [self.picture(row) for row in some.itertuples()]
-            for heading, some in self.kinds(table).items()
-            if len(some)
+            heading: [self.picture(row) for row in rows.itertuples()]
+            for heading, rows in self.kinds(table).items()
+            if len(rows)
         }
 
 

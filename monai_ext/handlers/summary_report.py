@@ -1,4 +1,4 @@
-"""From the files that an inference left to one page that a person reads."""
+"""From the files of an inference to one page for a reader."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["SummaryReport"]
 
 
 class SummaryReport:
-    """Writes ``report.html`` from ``summary.csv`` and the overlays that ``SaveDetectionsd`` and its like wrote.
+    """Writes ``report.html`` from ``summary.csv`` and the overlays that ``SaveDetectionsd`` and others wrote.
 
     Args:
         output_dir: the folder of ``summary.csv``.
@@ -49,7 +49,7 @@ class SummaryReport:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Write the report; the first rank does, of what all ranks wrote."""
+        """Write the report on the first rank, over the files of all ranks."""
         if engine.state.rank != 0:
             return
         summary = self.output_dir / "summary.csv"

@@ -1,4 +1,4 @@
-"""Training that can be killed at any moment and resumed as if nothing had happened."""
+"""Training that can be killed at any moment and resumed with the same result."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class TrainingState:
 
     Args:
         folder: where to write; made as needed.
-        objects: what has ``state_dict`` and must come back: at least ``"network"``, further the optimizer, the
+        objects: what has ``state_dict`` and is restored: at least ``"network"``, further the optimizer, the
             scheduler, an averaged model.
         evaluator: the validating engine.
         resume: continue from ``training_state.pt`` if it exists; otherwise the run starts afresh.
@@ -122,7 +122,7 @@ class TrainingState:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def restore(self, engine: Engine) -> None:
-        """Bring everything back, if there is something to bring back and the run is to resume."""
+        """Restore everything, if there is a state and the run is to resume."""
         if not (self.resume and self.path.is_file()):
             return
         state = torch.load(self.path, map_location=engine.state.device, weights_only=True)
@@ -146,7 +146,7 @@ class TrainingState:
                 self._losses.setdefault(str(name), []).append(float(torch.as_tensor(output[name]).detach()))
 
     def __call__(self, engine: Engine) -> None:
-        """Write what the finished epoch left behind (the first rank does)."""
+        """Write the state after the finished epoch (on the first rank)."""
         epoch = engine.state.epoch
         entry = {
             "epoch": epoch,

@@ -29,7 +29,7 @@ _LISTS = ("located", "cancerous")
 class VesselReport(ScoresReport):
     """Scores diagnoses and located cells of vessels, with 95 % bootstrap intervals over slides, and shows both.
 
-    Of several mosaics of a vessel the highest score is its score, and their patches are put together. Locating is
+    Of several mosaics of a vessel the highest score is its score, and their patches are joined. Locating is
     judged on invaded vessels whose cancerous cells were marked: precision, recall and Dice of each vessel's patches,
     and the means over vessels; a patch in no mosaic counts as called healthy.
 
@@ -37,7 +37,7 @@ class VesselReport(ScoresReport):
     true and false positives and false negatives), ``metrics.json`` (accuracy, AUC, precision and recall of both
     classes, locating) and ``report.html``. Attach it to an evaluator of mosaics whose post-processing leaves ``score``
     (probability) and ``located``, class ids ``(1, grid, grid)``; the batch has ``file``, ``label``, ``order``,
-    ``mosaic``, ``patch_px``, ``grid_shape`` and ``vessel_shape``, and perhaps ``classes`` and ``missed`` of
+    ``mosaic``, ``patch_px``, ``grid_shape`` and ``vessel_shape``, optionally ``classes`` and ``missed`` of
     :class:`~monai_ext.transforms.PatchClassesd`.
 
     Args:
@@ -67,8 +67,8 @@ class VesselReport(ScoresReport):
 
     def row(self, batch: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Any]:
         """One mosaic."""
-        order, found = (convert_to_numpy(x).reshape(-1) for x in (batch["order"], output["located"]))
-        found = (found == _CANCEROUS) & (order >= 0)  # nothing lies at a blank place
+        order, located = (convert_to_numpy(x).reshape(-1) for x in (batch["order"], output["located"]))
+        located = (located == _CANCEROUS) & (order >= 0)  # nothing lies in a blank cell
         row = {
             "image": str(batch["file"]),
             "group": str(batch.get("group", Path(batch["file"]).stem)),
@@ -78,7 +78,7 @@ class VesselReport(ScoresReport):
             "patch_px": int(batch["patch_px"]),
             "columns": int(convert_to_numpy(batch["grid_shape"])[1]),
             **dict(zip(("height", "width"), (int(side) for side in batch["vessel_shape"]), strict=True)),
-            "located": order[found].tolist(),
+            "located": order[located].tolist(),
             "cancerous": None,
             "missed": 0,
         }
@@ -89,7 +89,7 @@ class VesselReport(ScoresReport):
         return row
 
     def table(self, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-        """Mosaics put together as vessels."""
+        """Mosaics joined to vessels."""
         vessels: dict[str, dict[str, Any]] = {}
         for row in sorted(rows, key=lambda row: (row["image"], row["mosaic"])):
             vessel = vessels.setdefault(row["image"], {**row, "score": 0.0, "located": [], "cancerous": None})
@@ -161,12 +161,12 @@ class VesselReport(ScoresReport):
         }
 
     def legend(self) -> Mapping[str, tuple[int, int, int]]:
-        """Patches by what they were called and are."""
+        """Patches by predicted and true class."""
         names = {"TP": "cancerous, found", "FP": "called cancerous, not marked", "FN": "cancerous, not found"}
         return {names[kind]: colour for kind, colour in COLOURS.items()}
 
     def picture(self, row: Any) -> tuple[np.ndarray, str]:
-        """The vessel with the patches that were found, found falsely and missed."""
+        """The vessel with its true positive, false positive and missed patches."""
         # patches are counted in px of the resolution that the network works at
         image = np.moveaxis(read_field(row.image).image, 0, -1)
         image = cv2.resize(image, (row.width, row.height), interpolation=cv2.INTER_AREA)
@@ -176,7 +176,7 @@ class VesselReport(ScoresReport):
         labels, names = np.zeros(image.shape[:2], np.int32), []
         for kind, numbers in kinds.items():
             for number in sorted(numbers):
-                top, left = (row.patch_px * at for at in divmod(number, row.columns))
+                top, left = (row.patch_px * cell for cell in divmod(number, row.columns))
                 names.append(kind)
                 labels[top : top + row.patch_px, left : left + row.patch_px] = len(names)
         drawn = overlay(image, labels=labels, classes=names, thickness=2, channel_dim=-1)

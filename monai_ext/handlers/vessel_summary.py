@@ -1,4 +1,4 @@
-"""What an inference over vessels says of each slide: its vessels by suspicion, a verdict, a page."""
+"""The result of an inference over vessels for each slide: vessels by suspicion, verdict, page."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class VesselSummary:
             ["slide", "probability"], ascending=[True, False], ignore_index=True, kind="stable"
         )
         slides = (
-            vessels.assign(own=vessels["suspicious_cells"].where(vessels["invaded"], 0))
+            vessels.assign(suspicious=vessels["suspicious_cells"].where(vessels["invaded"], 0))
             .groupby("slide")
             .agg(
                 vessels=("vessel", "size"),
                 invaded=("invaded", "sum"),
-                suspicious_cells=("own", "sum"),
+                suspicious_cells=("suspicious", "sum"),
                 highest_probability=("probability", "max"),
             )
             .reset_index()
@@ -67,10 +67,10 @@ class VesselSummary:
         for name, table in (("summary", vessels.drop(columns="overlay")), ("slides", slides)):
             with atomic_path(self.output_dir / f"{name}.csv") as temporary:
                 table.to_csv(temporary, index=False)
-        shown = vessels.sort_values("probability", ascending=False, kind="stable").head(self.pictures)
+        pictured = vessels.sort_values("probability", ascending=False, kind="stable").head(self.pictures)
         cases = [
             (cv2.imread(str(self.output_dir / row.overlay))[..., ::-1], f"{row.slide}, {row.vessel}: {row.probability}")
-            for row in shown.itertuples()
+            for row in pictured.itertuples()
         ]
         write_report(
             self.output_dir / "report.html",

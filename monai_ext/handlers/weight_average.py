@@ -18,7 +18,7 @@ class WeightAverage(EMAHandler):
     weights and before :class:`~monai_ext.handlers.TrainingState`, which brings a resumed run's average back.
 
     Args:
-        model: the network, perhaps in a ``DistributedDataParallel``.
+        model: the network, or its ``DistributedDataParallel``.
         momentum: weight of the newest parameters, above 0 and below 1.
         **options: further arguments of ignite's ``EMAHandler``.
     """
@@ -29,5 +29,5 @@ class WeightAverage(EMAHandler):
         super().attach(engine, *args, **options)
 
     def __call__(self, _: Engine | None = None) -> None:
-        """Begin anew from the network as it is."""
+        """Restart from the network's weights."""
         self.ema_model.load_state_dict(self.model.state_dict())

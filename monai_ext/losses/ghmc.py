@@ -65,17 +65,17 @@ class GHMCLoss(nn.Module):
         if label.shape != logits.shape:
             raise InputError("label", f"the logits' shape {tuple(logits.shape)}", str(tuple(label.shape)))
         # a MetaTensor would become the state, which torch.load(weights_only=True) then refuses
-        logits, label = (convert_to_tensor(given, track_meta=False) for given in (logits, label))
+        logits, label = (convert_to_tensor(x, track_meta=False) for x in (logits, label))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         label = label.to(logits)
         length = (logits.detach().sigmoid() - label).abs()
         region = (length * self.bins).long().clamp(max=self.bins - 1).flatten()
-        found = torch.bincount(region, minlength=self.bins).to(self.counts.dtype)
-        found, ranks = sum_over_ranks(found) if self.training else (found, 1)
-        total, filled = found.sum().clamp(min=1), found > 0
+        batch_counts = torch.bincount(region, minlength=self.bins).to(self.counts.dtype)
+        batch_counts, ranks = sum_over_ranks(batch_counts) if self.training else (batch_counts, 1)
+        total, filled = batch_counts.sum().clamp(min=1), batch_counts > 0
         # configurations do not move a loss to the network's device
-        counts = self.counts.to(found.device)
-        started = torch.where(counts > 0, torch.lerp(found, counts, self.momentum), found)
+        counts = self.counts.to(batch_counts.device)
+        started = torch.where(counts > 0, torch.lerp(batch_counts, counts, self.momentum), batch_counts)
         counts = torch.where(filled, started, counts)
         if self.training:
             self.counts = counts

@@ -39,15 +39,15 @@ class GridLocatingLoss(nn.Module):
         invaded = label.reshape(-1, 1, 1) > 0.5
         cell = cells[:, 0] != 0
         background, healthy, _ = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1).unbind(1)
-        known = ~(invaded & cell)
-        terms = torch.where(known, torch.where(cell, healthy, background), 0)
-        return -(terms.sum((1, 2)) / known.sum((1, 2)).clamp(min=1)).mean()
+        labelled = ~(invaded & cell)
+        terms = torch.where(labelled, torch.where(cell, healthy, background), 0)
+        return -(terms.sum((1, 2)) / labelled.sum((1, 2)).clamp(min=1)).mean()
 
 
 class KnownGridLoss(nn.Module):
     """Cross-entropy with the classes of patches, for the paper's 'Fully': a mean over the patches that are known.
 
-    Of a vessel whose cells nobody marked nothing counts, its blank places included.
+    A vessel without marked cells does not count, its blank cells included.
     """
 
     def forward(self, logits: Tensor, classes: Tensor, label: Tensor) -> Tensor:  # noqa: ARG002  as GridLocatingLoss

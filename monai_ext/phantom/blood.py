@@ -50,7 +50,7 @@ class Blood:
 
 def fluid(seed: int, label: str) -> tuple[float, float]:
     """How much eosin a vessel's plasma takes up (optical density), and how much fibrin it holds (0 to 1)."""
-    rng = _own(seed, "fluid", label)
+    rng = _generator(seed, "fluid", label)
     return float(rng.uniform(0.0, 0.2)), float(rng.uniform() ** 2)
 
 
@@ -62,7 +62,7 @@ def blood_cells(seed: int, blood: Blood, shape: Structure) -> Iterator[Cells]:
         blood: its composition.
         shape: the vessel.
     """
-    rng = _own(seed, "blood", shape.label)
+    rng = _generator(seed, "blood", shape.label)
     y, x, clump = _places(seed, shape, _LARGE, 5.0, 45)
     count = min(len(y), max(blood.fewest + 1, round(_log_uniform(rng, blood.large) * len(y))))
     large = np.argsort(-clump, kind="stable")[:count]
@@ -76,7 +76,7 @@ def blood_cells(seed: int, blood: Blood, shape: Structure) -> Iterator[Cells]:
         malignant = int(rng.integers(1, 4))
     cancerous = np.zeros(count, bool)
     cancerous[np.argsort(-together, kind="stable")[:malignant]] = True
-    grade = _own(seed, "grade").uniform(*blood.grade)
+    grade = _generator(seed, "grade").uniform(*blood.grade)
     yield from _large_cells(seed, rng, shape, (y, x), cancerous, grade)
     centres = np.c_[y, x]
     y, x, clump = _places(seed, shape, _SMALL, 3.0, 35)
@@ -93,7 +93,7 @@ def blood_cells(seed: int, blood: Blood, shape: Structure) -> Iterator[Cells]:
 
 
 def _large_cells(
-    seed: int, rng: np.random.Generator, shape: Structure, at: tuple[Floats, Floats], cancerous: NDArray, grade: float
+    seed: int, rng: np.random.Generator, shape: Structure, yx: tuple[Floats, Floats], cancerous: NDArray, grade: float
 ) -> Iterator[Cells]:
     """Bodies and nuclei of large cells; the healthy ones of a vessel are of one kind mostly."""
     count = len(cancerous)
@@ -105,7 +105,7 @@ def _large_cells(
     size = np.where(cancerous, grade, rng.uniform(0.92, 1.12))
     tone = rng.uniform(0.85, 1.15)
     for form, layer in ((bodies, 0), (np.where(cancerous, tumour, healthy), 7)):
-        cells = _numbered(seed, shape, *at, form, layer)
+        cells = _numbered(seed, shape, *yx, form, layer)
         yield replace(cells, scale=cells.scale * size, tone=cells.tone * tone)
 
 
@@ -124,8 +124,8 @@ def _numbered(seed: int, shape: Structure, y: Floats, x: Floats, form: NDArray, 
     return cells_at(seed, uid_of(layer, i, j, np.arange(len(y))), y, x, form)
 
 
-def _own(seed: int, *names: str) -> np.random.Generator:
-    """The random numbers of one thing of the slide."""
+def _generator(seed: int, *names: str) -> np.random.Generator:
+    """The random generator of one part of the slide."""
     return np.random.default_rng(int(hash64(seed, *names)[0]))
 
 

@@ -160,15 +160,17 @@ def _annotations(folder: DatasetFolder, name: str, view: PhantomField, rng: np.r
     """Outlines with the classes of a weak and of a strong classifier, both of which overlook the look-alikes."""
     numbers, outlines = label_map_to_polygons(view.instances)
     labels = view.labels[numbers - 1]
-    known = labels != CellClass.LOOKALIKE
+    annotated = labels != CellClass.LOOKALIKE
     kinds = [kind for kind in CellClass if kind not in (CellClass.BACKGROUND, CellClass.LOOKALIKE)]
     names = np.array([kind.name.lower() for kind in kinds])
-    classes = noisy_classes(labels[known] - 1, len(names), {"wsa": WSA_NOISE, "ssa": SSA_NOISE}, rng)
+    classes = noisy_classes(labels[annotated] - 1, len(names), {"wsa": WSA_NOISE, "ssa": SSA_NOISE}, rng)
     return {
         quality: folder.objects(
-            f"annotations/{quality}", name, Features(outlines[known], classes=names[own], object_types="detection")
+            f"annotations/{quality}",
+            name,
+            Features(outlines[annotated], classes=names[noisy], object_types="detection"),
         )
-        for quality, own in classes.items()
+        for quality, noisy in classes.items()
     }
 
 
@@ -191,7 +193,7 @@ def _nuclei(
 
 
 def _with_nuclei(slide: PhantomSlide, origin: tuple[int, int], size: int) -> PhantomField:
-    """A field that surely holds a nucleus: the first one, going down the slide."""
+    """The first field with a nucleus, going down the slide."""
     while True:
         view = phantom_field((size, size), slide=slide, origin=origin)
         if (view.labels != CellClass.LOOKALIKE).any():
@@ -272,8 +274,8 @@ def write_dataset(
     dst = Path(dst)
     recipe = METHODS.get(method)
     sizes = {
-        name: int(getattr(recipe, name, 0) if given is None else given)
-        for name, given in (("slides", slides), ("fields", fields), ("size", size))
+        name: int(getattr(recipe, name, 0) if value is None else value)
+        for name, value in (("slides", slides), ("fields", fields), ("size", size))
     }
     _check(method, sizes)
     with new_folder(dst, "dataset.json", overwrite) as root:

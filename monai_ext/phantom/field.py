@@ -125,14 +125,17 @@ def _assemble(slide: PhantomSlide, origin: tuple[int, int], size: tuple[int, int
                 max(c0, columns.start),
                 min(c0 + w, columns.stop),
             )
-            to = (slice(y0 - r0, y1 - r0), slice(x0 - c0, x1 - c0))
-            at = (slice(y0 - rows.start, y1 - rows.start), slice(x0 - columns.start, x1 - columns.start))
-            image[to] = picture[at]
-            density[..., 0][to], density[..., 1][to] = canvas.hematoxylin[inner][at], canvas.eosin[inner][at]
-            vessel[to], tumour[to] = canvas.vessel[inner][at], canvas.tumour[inner][at]
-            index = canvas.instances[inner][at]
+            target = (slice(y0 - r0, y1 - r0), slice(x0 - c0, x1 - c0))
+            source = (slice(y0 - rows.start, y1 - rows.start), slice(x0 - columns.start, x1 - columns.start))
+            image[target] = picture[source]
+            density[..., 0][target], density[..., 1][target] = (
+                canvas.hematoxylin[inner][source],
+                canvas.eosin[inner][source],
+            )
+            vessel[target], tumour[target] = canvas.vessel[inner][source], canvas.tumour[inner][source]
+            index = canvas.instances[inner][source]
             seen = np.bincount(index.ravel(), minlength=len(canvas.cells) + 1)[1:] > 0
-            serial[to] = np.concatenate([[0], count + np.cumsum(seen)]).astype(np.int32)[index]
+            serial[target] = np.concatenate([[0], count + np.cumsum(seen)]).astype(np.int32)[index]
             count += int(seen.sum())
             tables.append(canvas.cells.take(seen))
     cells = Cells.join(tables)

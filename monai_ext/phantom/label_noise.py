@@ -15,7 +15,7 @@ WSA_NOISE, SSA_NOISE = 0.25, 0.12  # share of wrong classes in the weak annotati
 def noisy_classes(
     truth: NDArray[np.int64], count: int, shares: Mapping[str, float], rng: np.random.Generator
 ) -> dict[str, NDArray[np.int64]]:
-    """Each annotation's classes; what a better one has wrong, a worse one has wrong in the same way.
+    """Each annotation's classes; a worse annotation repeats the errors of a better one.
 
     Args:
         truth: ``(N,)`` classes from 0.

@@ -49,8 +49,8 @@ def write_nucleus_patches(
 ) -> Path:
     """Write patches of nuclei, cut from phantom fields at .5 um/px, with noisy and with true classes.
 
-    ``ea`` is the truth. ``wsa`` and ``ssa`` call a share of the nuclei by another class, each drawn by chance, those of
-    ``ssa`` among those of ``wsa`` as far as they go. Debris is ``background`` in all three.
+    ``ea`` is the truth. ``wsa`` and ``ssa`` give a share of the nuclei a wrong class, drawn at random, those of
+    ``ssa`` among those of ``wsa`` as far as possible. Debris is ``background`` in all three.
 
     Args:
         dst: folder to make; it appears only when the set is complete.

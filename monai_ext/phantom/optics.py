@@ -35,7 +35,7 @@ class Scanner:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Scanner:
-        """A scanner as one meets them: slightly tinted white, sharp or soft, more or less noisy."""
+        """A typical scanner: slightly tinted white, sharp or soft, more or less noisy."""
         white = rng.uniform(232, 248) + rng.uniform(-5, 5, 3)
         return cls(tuple(float(v) for v in white), float(rng.uniform(0.13, 0.28)), float(rng.uniform(0.8, 2.5)))
 
@@ -64,7 +64,7 @@ class Scanner:
         return image
 
 
-#: No blur, no noise, and the white that stain estimators assume unless they are told another.
+#: No blur, no noise, and the white that stain estimators assume by default.
 IDEAL_SCANNER = Scanner(white=(240.0, 240.0, 240.0), blur=0.0, noise=0.0)
 
 

@@ -14,7 +14,7 @@ __all__ = ["new_folder"]
 
 @contextmanager
 def new_folder(dst: Path, marker: str, overwrite: bool) -> Iterator[Path]:
-    """Give a folder to write to, which takes the place of `dst` when the block ends well.
+    """Yield a folder to write to, which replaces `dst` when the block succeeds.
 
     Args:
         dst: the folder to make.

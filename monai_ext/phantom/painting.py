@@ -50,7 +50,7 @@ def _textures(seed: int, mpp: float) -> tuple[Array, Array]:
 
 
 def _soft(level: Array, width: float) -> Array:
-    """0 far below 0, 1 far above, half at 0; `width` is where it has nearly arrived."""
+    """A soft step: 0 far below 0, 1 far above, .5 at 0; nearly 1 at `width`."""
     return 1 / (1 + np.exp(np.clip(-4 / width * level, -30, 30), dtype=np.float32))
 
 
@@ -159,14 +159,14 @@ class Canvas:
             side = int(sprite.shape[0] * cells.scale[k] * 1.05) + 3
             y0, x0 = int(np.floor(rows[k])) - side // 2, int(np.floor(columns[k])) - side // 2
             a, b, mirror = cos[k], sin[k], -1.0 if cells.flip[k] else 1.0
-            place = np.array([[a * mirror, -b, 0.0], [b * mirror, a, 0.0]])
-            place[:, 2] = (columns[k] - x0, rows[k] - y0) - place[:, :2] @ (cx, cy)
+            affine = np.array([[a * mirror, -b, 0.0], [b * mirror, a, 0.0]])
+            affine[:, 2] = (columns[k] - x0, rows[k] - y0) - affine[:, :2] @ (cx, cy)
             y1, x1 = min(y0 + side, self.shape[0]), min(x0 + side, self.shape[1])
             cut_y, cut_x = max(-y0, 0), max(-x0, 0)
             if y1 <= y0 + cut_y or x1 <= x0 + cut_x:
                 continue
             box, part = (slice(y0 + cut_y, y1), slice(x0 + cut_x, x1)), (slice(cut_y, y1 - y0), slice(cut_x, x1 - x0))
-            patch = cv2.split(cv2.warpAffine(sprite, place, (side, side), flags=cv2.INTER_LINEAR))  # planes: 3x faster
+            patch = cv2.split(cv2.warpAffine(sprite, affine, (side, side), flags=cv2.INTER_LINEAR))  # planes: 3x faster
             h, e, cover, nucleus = (plane[part] for plane in patch)
             clear = np.subtract(1, cover, out=cover)
             for plane, stain in ((self.hematoxylin, h), (self.eosin, e)):

@@ -91,7 +91,7 @@ def uid_of(layer: int, i: NDArray[np.int64], j: NDArray[np.int64], k: NDArray[np
 def cells_at(
     seed: int, uid: NDArray[np.int64], y: Floats, x: Floats, form: NDArray | int, *, angle: Floats | None = None
 ) -> Cells:
-    """Cells at given places; what is left open (variant, size, tone, mirror, angle) follows from the uid."""
+    """Cells at given places; the rest (variant, size, tone, mirror, angle) follows from the uid."""
     bits = hash64(seed, "cell", uid)
     form = np.broadcast_to(np.asarray(form, np.int64), uid.shape)
     free = uniform(bits, 1) * 2 * np.pi

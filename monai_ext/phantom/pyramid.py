@@ -116,7 +116,7 @@ class _Renderer:
                 self.record(view)
                 small = _halve(view.image)
                 half[:, left // 2 : left // 2 + small.shape[1]] = small
-                if self.levels and left + BLOCK >= width:  # before the last tile: nobody resumes us after it
+                if self.levels and left + BLOCK >= width:  # before the last tile: nothing resumes this after it
                     self.levels[0].add(half, last=top == rows[-1])
                 yield next(_cut(view.image))
 
@@ -133,7 +133,7 @@ def render_slide(
     """Write a slide as a pyramidal tiled TIFF.
 
     Args:
-        path: the file, written as it goes; what is put aside meanwhile goes beside it.
+        path: the file, written in one pass; temporary files go beside it.
         slide: what to render.
         size: height and width of level 0 in pixels.
         record: is shown every tile of level 0 with its ground truth, row by row.

@@ -27,7 +27,7 @@ __all__ = ["plan_camelyon16", "write_camelyon16"]
 _LYMPH_NODE = {"lymphocytes": 0.8, "glands": 0.0, "vessels": 0.15, "invaded": 0.0, "mitoses": 40.0, "spread": 3.0}
 _TUMOUR = 0.15
 _SHARE = (0.05, 0.4)  # of the tissue that is tumour on a tumour slide
-_COARSE = 16.0  # um; how finely that is looked at before the slide is rendered
+_COARSE = 16.0  # um; sampling step of that share before rendering
 _OUTLINE = 4.0  # um per step of an annotation's outline
 _ABOUT = "about.json"
 
@@ -91,7 +91,7 @@ def plan_camelyon16(slides: int, size: int, mpp: float, seed: int) -> list[tuple
 
 
 class _Outlines:
-    """The outlines of a slide's tumour, put together from its fields."""
+    """The outlines of a slide's tumour, assembled from its fields."""
 
     def __init__(self, size: int, mpp: float) -> None:
         self.step = 2 ** max(0, round(np.log2(_OUTLINE / mpp)))  # px; tiles are a multiple of it
@@ -100,7 +100,7 @@ class _Outlines:
     def add(self, view: PhantomField) -> None:
         """Take one field; vessels in the tumour are no tumour."""
         share = block_reduce(view.tumour & ~view.vessel, self.step, np.mean)
-        top, left = (place // self.step for place in view.origin)
+        top, left = (coordinate // self.step for coordinate in view.origin)
         self.tumour[top : top + share.shape[0], left : left + share.shape[1]] = share >= 0.5
 
     def groups(self) -> dict[str, list[shapely.Geometry]]:
@@ -124,12 +124,12 @@ def _draw(key: NDArray[np.uint64], name: str, mpp: float, size: int, has_tumour:
 
 
 def _tumour_share(slide: PhantomSlide, size: int) -> float:
-    """The share of the tissue that is tumour, looked at coarsely."""
-    place = np.arange(0, size * slide.mpp, _COARSE) + _COARSE / 2
-    level = slide.tissue.tumour_level(partial(_noise, slide.seed, place))
-    on_tissue = np.max([blob.depth(place[:, None], place[None, :]) for blob in slide.fragments], axis=0) > 0
+    """The share of the tissue that is tumour, on a coarse grid."""
+    coordinates = np.arange(0, size * slide.mpp, _COARSE) + _COARSE / 2
+    level = slide.tissue.tumour_level(partial(_noise, slide.seed, coordinates))
+    on_tissue = np.max([blob.depth(coordinates[:, None], coordinates[None, :]) for blob in slide.fragments], axis=0) > 0
     return float((level[on_tissue] > 0).mean())
 
 
-def _noise(seed: int, place: NDArray[np.float64], name: str, wavelength: float) -> NDArray[np.float32]:
-    return grid_noise(seed, name, wavelength, place, place)
+def _noise(seed: int, coordinates: NDArray[np.float64], name: str, wavelength: float) -> NDArray[np.float32]:
+    return grid_noise(seed, name, wavelength, coordinates, coordinates)

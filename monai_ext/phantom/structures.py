@@ -56,11 +56,11 @@ class Blob:
         fine = np.linspace(0, 2 * np.pi, 16 * count + 1)
         edge = (self.radius - inset / self.aspect) * self.outline(fine)
         u, v = edge * np.cos(fine), edge * np.sin(fine) * self.aspect
-        way = np.concatenate([[0], np.cumsum(np.hypot(np.diff(u), np.diff(v)))])
-        place = np.interp((np.arange(count) + 0.5) / count * way[-1], way, fine)
-        u, v = np.interp(place, fine, u), np.interp(place, fine, v)
+        arc = np.concatenate([[0], np.cumsum(np.hypot(np.diff(u), np.diff(v)))])
+        angles = np.interp((np.arange(count) + 0.5) / count * arc[-1], arc, fine)
+        u, v = np.interp(angles, fine, u), np.interp(angles, fine, v)
         tangent = np.interp(
-            place,
+            angles,
             fine,
             np.unwrap(
                 np.arctan2(

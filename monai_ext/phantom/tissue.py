@@ -110,7 +110,7 @@ def fibre_coordinate(noise: Noise, y: Floats, x: Floats, angle: float) -> Floats
 def structures_in(seed: int, tissue: Tissue, window: Window) -> list[Structure]:
     """Glands and vessels that touch a window."""
     top, left, bottom, right = window
-    pitch, found = tissue.pitch, []
+    pitch, structures = tissue.pitch, []
     for i in range(int(top // pitch) - 1, int(bottom // pitch) + 2):
         for j in range(int(left // pitch) - 1, int(right // pitch) + 2):
             rng = np.random.default_rng(int(hash64(seed, "structure", i, j)[0]))
@@ -128,8 +128,8 @@ def structures_in(seed: int, tissue: Tissue, window: Window) -> list[Structure]:
                 continue
             reach = outline.reach
             if top - reach < y < bottom + reach and left - reach < x < right + reach:
-                found.append(shape)
-    return found
+                structures.append(shape)
+    return structures
 
 
 def _structure_cells(seed: int, tissue: Tissue, shape: Structure) -> Iterator[Cells]:
@@ -175,11 +175,11 @@ def _structure_cells(seed: int, tissue: Tissue, shape: Structure) -> Iterator[Ce
 def _events(seed: int, tissue: Tissue, window: Window) -> Cells:
     """Mitotic figures (in tumour) and their look-alikes (anywhere), well apart from each other."""
     i, j, y, x, bits = jittered_grid(seed, "event", _EVENT_PITCH, window, 0.5)
-    place = _EVENT_PITCH**2 / 1e6  # mm2
+    cell_area = _EVENT_PITCH**2 / 1e6  # mm2
     in_tumour = tissue.tumour_level(partial(noise_at, seed, y, x)) > 0.15
     chance, which = uniform(bits, 2), uniform(bits, 3)
-    mitosis = in_tumour & (chance < tissue.mitoses * place)
-    alike = ~mitosis & (chance > 1 - tissue.lookalikes * place)
+    mitosis = in_tumour & (chance < tissue.mitoses * cell_area)
+    alike = ~mitosis & (chance > 1 - tissue.lookalikes * cell_area)
     figures = ["metaphase", "prometaphase", "ring", "anaphase", "telophase"]
     doubles = ["apoptotic", "pyknotic", "smudged", "spindle", "debris"]
     pick = partial(np.searchsorted, side="right")

@@ -180,7 +180,7 @@ def _tissue(blood: Blood, radius: Sequence[float]) -> Tissue:
 
 
 def _choose(slide: PhantomSlide, healthy: int, invaded: int) -> Iterator[Structure]:
-    """The first vessels of a slide, as many of either kind as are wanted, in the slide's order."""
+    """The first `healthy` and `invaded` vessels of a slide, in the slide's order."""
     wanted, row = {False: healthy, True: invaded}, 1
     while any(wanted.values()):
         pitch = slide.tissue.pitch
@@ -220,7 +220,7 @@ def _write(folder: DatasetFolder, name: str, crop: _Crop, invaded: bool, noisy: 
         "label": int(invaded != noisy),
         "mask": folder.map("masks", name, crop.lumen),
     }
-    if noisy:  # its cells would give it away
+    if noisy:  # its cells would reveal it
         return item | {"true_label": int(invaded)}
     # what looks cancerous in a healthy vessel is not
     return item | {"centroids": folder.points("centroids", name, points if invaded else points[:0])}

@@ -1,7 +1,7 @@
 """An automatic annotator like QuPath's classifier: hand-made features into a small network, trained on few labels.
 
 With few labels and few features it makes weak synthetic annotations (``wsa``) of a set of nuclei, with more of both
-strong ones (``ssa``): what the knowledge distillation bundle learns from where nobody has such annotations.
+strong ones (``ssa``): what the knowledge distillation bundle learns from where none exist.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def nucleus_features(patches: np.ndarray, masks: np.ndarray | None = None) -> np
     density = -np.log(np.maximum(rgb, 1 / 255))
     stains = np.maximum(density @ np.linalg.pinv(np.array(HE_STAINS, dtype=np.float32)).T, 0)
     channels = np.concatenate([rgb, stains], axis=-1).reshape(count, side * side, 5)
-    place = np.arange(side, dtype=np.float32) - (side - 1) / 2
-    distance = np.hypot(place[:, None], place)
+    offsets = np.arange(side, dtype=np.float32) - (side - 1) / 2
+    distance = np.hypot(offsets[:, None], offsets)
     if masks is None:
         disc = np.broadcast_to(distance <= side / 4, (count, side, side))
         shape = (stains[..., 0] > stains[..., 0].mean(axis=(1, 2), keepdims=True)) & (distance <= side / 2)
@@ -84,16 +84,16 @@ def nucleus_features(patches: np.ndarray, masks: np.ndarray | None = None) -> np
     low = np.where(inside, channels, np.inf).min(axis=1)
     high = np.where(inside, channels, -np.inf).max(axis=1)
     columns = [mean, std, np.where(np.isfinite(low), low, 0), np.where(np.isfinite(high), high, 0), around]
-    return np.concatenate([*columns, _shapes(shape, place)], axis=1).astype(np.float32)
+    return np.concatenate([*columns, _shapes(shape, offsets)], axis=1).astype(np.float32)
 
 
-def _shapes(masks: np.ndarray, place: np.ndarray) -> np.ndarray:
+def _shapes(masks: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """``(N, 3)``: area, eccentricity of the ellipse of the same moments, circularity."""
     area = np.maximum(masks.sum(axis=(1, 2)), 1).astype(np.float32)
-    by_row, by_col = masks.sum(axis=2) @ place / area, masks.sum(axis=1) @ place / area
-    rows = masks.sum(axis=2) @ place**2 / area - by_row**2
-    cols = masks.sum(axis=1) @ place**2 / area - by_col**2
-    both = np.einsum("nij,i,j->n", masks, place, place) / area - by_row * by_col
+    by_row, by_col = masks.sum(axis=2) @ offsets / area, masks.sum(axis=1) @ offsets / area
+    rows = masks.sum(axis=2) @ offsets**2 / area - by_row**2
+    cols = masks.sum(axis=1) @ offsets**2 / area - by_col**2
+    both = np.einsum("nij,i,j->n", masks, offsets, offsets) / area - by_row * by_col
     root = np.sqrt((rows - cols) ** 2 + 4 * both**2)
     longest, shortest = (rows + cols + root) / 2 + 1 / 12, (rows + cols - root) / 2 + 1 / 12  # a pixel has an extent
     padded = np.pad(masks, ((0, 0), (1, 1), (1, 1)))
@@ -101,7 +101,7 @@ def _shapes(masks: np.ndarray, place: np.ndarray) -> np.ndarray:
     # the outline along pixels' edges is 4 / pi longer than a round one
     circularity = 4 * np.pi * area / np.maximum(edges * np.pi / 4, 1) ** 2
     eccentricity = np.sqrt(np.clip(1 - shortest / longest, 0, 1))
-    return np.stack([area / len(place) ** 2, eccentricity, circularity], axis=1)
+    return np.stack([area / len(offsets) ** 2, eccentricity, circularity], axis=1)
 
 
 class NucleusClassifier:
@@ -136,12 +136,12 @@ class NucleusClassifier:
 
     def predict(self, patches: np.ndarray) -> np.ndarray:
         """The class ``(N,)`` int64 of each patch."""
-        found = [np.empty(0, np.int64)]
+        classes = [np.empty(0, np.int64)]
         for start in range(0, len(patches), _CHUNK):
             inputs = self._tensor(nucleus_features(np.asarray(patches[start : start + _CHUNK]))[:, self.columns])
             with torch.no_grad():
-                found.append(self.network(inputs).argmax(dim=1).numpy())
-        return np.concatenate(found)
+                classes.append(self.network(inputs).argmax(dim=1).numpy())
+        return np.concatenate(classes)
 
     def _tensor(self, inputs: np.ndarray) -> torch.Tensor:
         return torch.from_numpy((inputs - self.mean) / self.scale)
@@ -197,10 +197,10 @@ def annotate(
         right = []
         for item in items:
             table = tables[item["label"]]
-            found = np.array(names, dtype=object)[model.predict(read_patches(item["image"]))]
-            given = table[source].astype(object).to_numpy()
-            right.append((found == given)[np.isin(given, names)])
-            table[column] = np.where(given == BACKGROUND, BACKGROUND, found)
+            predicted = np.array(names, dtype=object)[model.predict(read_patches(item["image"]))]
+            annotated = table[source].astype(object).to_numpy()
+            right.append((predicted == annotated)[np.isin(annotated, names)])
+            table[column] = np.where(annotated == BACKGROUND, BACKGROUND, predicted)
             _write(item["label"], table)
         agreement[part] = round(float(np.concatenate(right).mean()), 4) if any(map(len, right)) else None
     about: dict[str, Any] = {"from": source, "per_class": per_class, "features": features, "seed": seed}

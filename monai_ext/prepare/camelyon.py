@@ -81,9 +81,9 @@ def prepare_camelyon16(
         _check(src, samples)
         drawn = []
         for part in PARTS:
-            own = [slide for slide in slides if parts[slide.group] == part]
-            sound = [slide for slide in own if slide.exhaustive or not slide.label]
-            pools = [(label_at_centre(0), sound), (label_at_centre(1), [slide for slide in own if slide.label])]
+            part_slides = [slide for slide in slides if parts[slide.group] == part]
+            sound = [slide for slide in part_slides if slide.exhaustive or not slide.label]
+            pools = [(label_at_centre(0), sound), (label_at_centre(1), [slide for slide in part_slides if slide.label])]
             drawn += _draw(src, part, pools, count, grid, seed)
         return drawn
 
@@ -143,11 +143,13 @@ def prepare_hploc(
         _check(src, samples)
         drawn = []
         for part in wanted:
-            own = [slide for slide in samples if parts[slide.group] == part and slide.label and slide.exhaustive]
-            if not own:
+            part_slides = [
+                slide for slide in samples if parts[slide.group] == part and slide.label and slide.exhaustive
+            ]
+            if not part_slides:
                 expected = f"slides with tumour, all of it outlined, for the part {part}"
                 raise DataListError(src, [f"{src}: expected {expected}, found none"])
-            drawn += _draw(src, part, [(both_kinds(least), own)], count, grid, seed)
+            drawn += _draw(src, part, [(both_kinds(least), part_slides)], count, grid, seed)
         return drawn
 
     return prepare("hploc", src, dst, collect, paper=_paper, choose=choose, **options)
@@ -174,8 +176,8 @@ def _read_release(src: Path, dst: str | os.PathLike, mpp: float | None, problems
         if has_tumour is None:
             problems.append(f"{image}: expected its line in reference.csv, found none")
         elif has_tumour != (name in annotations):
-            expected, found = ("its annotation", "none") if has_tumour else ("no annotation", str(annotations[name]))
-            problems.append(f"{image}: expected {expected}, found {found}")
+            expected, actual = ("its annotation", "none") if has_tumour else ("no annotation", str(annotations[name]))
+            problems.append(f"{image}: expected {expected}, found {actual}")
         else:
             exhaustive = name not in _NOT_EXHAUSTIVE
             slides.append(Slide(name, name, int(has_tumour), image, annotations.get(name), mpp, exhaustive))
@@ -184,12 +186,12 @@ def _read_release(src: Path, dst: str | os.PathLike, mpp: float | None, problems
 
 def _by_name(paths: Sequence[Path], problems: list[str]) -> dict[str, Path]:
     """Files by the slide's name, in lower case."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in paths:
         name = path.stem.lower()
-        if _NAME.fullmatch(name) and found.setdefault(name, path) is not path:
-            problems.append(f"{path}: expected one file of {name}, found also {found[name]}")
-    return dict(sorted(found.items()))
+        if _NAME.fullmatch(name) and files.setdefault(name, path) is not path:
+            problems.append(f"{path}: expected one file of {name}, found also {files[name]}")
+    return dict(sorted(files.items()))
 
 
 def _reference(src: Path, dst: str | os.PathLike, problems: list[str]) -> dict[str, bool] | None:
@@ -216,9 +218,9 @@ def _paper(samples: list[Sample], seed: int) -> dict[str, str]:
     parts = {slide.group: "test" if slide.name.startswith("test") else "training" for slide in samples}
     rng = np.random.RandomState(seed)
     for label in (0, 1):
-        own = sorted(s.group for s in samples if s.labels == label and parts[s.group] == "training")
-        held = max(1, round(len(own) / 5)) if len(own) > 1 else 0
-        parts |= dict.fromkeys(rng.permutation(own)[:held].tolist(), "validation")
+        groups = sorted(s.group for s in samples if s.labels == label and parts[s.group] == "training")
+        held = max(1, round(len(groups) / 5)) if len(groups) > 1 else 0
+        parts |= dict.fromkeys(rng.permutation(groups)[:held].tolist(), "validation")
     return parts
 
 

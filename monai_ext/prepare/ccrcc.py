@@ -41,10 +41,10 @@ def prepare_ccrcc(src: str | os.PathLike, dst: str | os.PathLike, **options: Any
     parts: dict[str, str] = {}
 
     def collect(folder: Path, problems: list[str]) -> list[FieldSource]:
-        found = labelled_fields(folder, dst, problems)
-        parts.update({field.name: field.part for field in found})
+        fields = labelled_fields(folder, dst, problems)
+        parts.update({field.name: field.part for field in fields})
         return [
-            FieldSource(_patient(f.label) or f.name, f.name, f.image, partial(_truth, f.label), _MPP) for f in found
+            FieldSource(_patient(f.label) or f.name, f.name, f.image, partial(_truth, f.label), _MPP) for f in fields
         ]
 
     def paper(samples: list[Sample], seed: int) -> dict[str, str] | None:  # noqa: ARG001 - nothing is drawn
@@ -63,7 +63,7 @@ def _patient(path: Path) -> str | None:
     """The patient whose slide a MATLAB file names, if it can be read and does."""
     try:
         (name,) = read_mat(path, "TCGA_file_name")
-    except InputError:  # what else is wrong with the file shows when its map is read
+    except InputError:  # other faults of the file are reported when its map is read
         return None
     return tcga_patient(str(np.ravel(name)[0])) if np.size(name) else None
 

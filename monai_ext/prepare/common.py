@@ -51,12 +51,12 @@ def prepare(
         name: the data set's name.
         src: the release's folder.
         dst: the folder to write; made as needed.
-        collect: lists the release's samples; what is wrong with it goes into the list it is given.
+        collect: lists the release's samples; appends errors to the list it is given.
         paper: the named split as ``{group: part}``, or None where these groups are not the paper's.
         choose: what is written, given the samples and the part of each group; by default the samples.
         extras: writes what the data set holds besides, given its folder and the part of each group.
         about: further entries of ``dataset.json``.
-        by_slide: the splits of the knowledge distillation data, 70/15/15: ``"slide"`` (None too) deals out groups,
+        by_slide: the splits of the knowledge distillation data, 70/15/15: ``"slide"`` (None too) splits groups,
             ``"random"`` images whatever their slide, as that paper did; ``"paper"`` is the release's own.
         split: ``"paper"``, ``"random"``, ``"test"``, or a file for :func:`read_split`. None: the paper's where it
             applies, else random.
@@ -136,8 +136,8 @@ def _split_cells(
 
 def check_samples(samples: Sequence[Sample]) -> list[str]:
     """What is wrong with samples, a line each."""
-    found = in_threads(lambda sample: sample.check(), samples, "checking images")
-    return [problem for problems in found for problem in problems]
+    per_sample = in_threads(lambda sample: sample.check(), samples, "checking images")
+    return [problem for problems in per_sample for problem in problems]
 
 
 def _remove(target: Path) -> None:
@@ -160,13 +160,16 @@ def _remove(target: Path) -> None:
 
 def _summary(name: str, chosen: str, samples: list[Sample], parts: dict[str, str]) -> None:
     for part in PARTS:
-        own = [sample for sample in samples if parts[sample.group] == part]
-        cases, labels = len({sample.group for sample in own}), sum(sample.labels for sample in own)
-        print(f"{name}: {chosen} split, {part}: {cases} cases, {len(own)} images, {labels} labels", file=sys.stderr)
+        part_samples = [sample for sample in samples if parts[sample.group] == part]
+        cases, labels = len({sample.group for sample in part_samples}), sum(sample.labels for sample in part_samples)
+        print(
+            f"{name}: {chosen} split, {part}: {cases} cases, {len(part_samples)} images, {labels} labels",
+            file=sys.stderr,
+        )
 
 
 def remark(src: Path, text: str) -> None:
-    """Tell the user something about the release that is no problem."""
+    """Tell the user about a peculiarity of the release that is harmless."""
     print(f"{src}: {text}", file=sys.stderr)
 
 

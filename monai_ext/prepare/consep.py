@@ -40,11 +40,11 @@ def prepare_consep(src: str | os.PathLike, dst: str | os.PathLike, **options: An
     parts: dict[str, str] = {}
 
     def collect(folder: Path, problems: list[str]) -> list[FieldSource]:
-        found = labelled_fields(folder, dst, problems)
-        parts.update({field.name: field.part for field in found})
-        return [FieldSource(f.name, f.name, f.image, partial(_truth, f.label), _MPP) for f in found]
+        fields = labelled_fields(folder, dst, problems)
+        parts.update({field.name: field.part for field in fields})
+        return [FieldSource(f.name, f.name, f.image, partial(_truth, f.label), _MPP) for f in fields]
 
-    def paper(samples: list[Sample], seed: int) -> dict[str, str] | None:  # noqa: ARG001 - the parts say it all
+    def paper(samples: list[Sample], seed: int) -> dict[str, str] | None:  # noqa: ARG001 - the parts suffice
         training = sorted(name for name, part in parts.items() if part == "training")
         if set(parts.values()) != {"training", "test"} or len(training) < 2:
             return None

@@ -24,7 +24,7 @@ _CLASSES = ("epithelial", "fibroblast", "inflammatory", "others")
 _SIZE = 32
 _NAME = re.compile(r"(img\d+)_(\d+)")
 _LABELS = re.compile(rf"(img\d+)_({'|'.join(_CLASSES)})")
-_MIXED = 20  # pieces that all nuclei are dealt into where the split is random, as 70/15/15 are 14, 3 and 3 of them
+_MIXED = 20  # pieces that a random split divides all nuclei into: 70/15/15 are 14, 3 and 3 of them
 
 
 @dataclass
@@ -34,7 +34,7 @@ class _Nuclei(Sample):
     Args:
         files: ``(N,)`` the patch of each nucleus, or the image that it is cut from.
         kinds: ``(N,)`` their classes.
-        points: ``(N, 2)`` ``row, col``; -1 where nobody knows, and the file is the patch.
+        points: ``(N, 2)`` ``row, col``; -1 where unknown, and the file is the patch.
     """
 
     files: np.ndarray
@@ -72,7 +72,7 @@ def prepare_crchisto(src: str | os.PathLike, dst: str | os.PathLike, **options: 
     - ``<class>/img<N>_<k>.jpeg``: the patches themselves; their places are not known, ``row`` and ``col`` are -1.
 
     The data set is one of nuclei (:mod:`monai_ext.data.nuclei`). With ``split="random"``, as the paper has it, the
-    nuclei of all images are mixed and dealt into 20 pieces; a piece is then the ``group``.
+    nuclei of all images are shuffled into 20 pieces; a piece is then the ``group``.
 
     Args:
         src: the folder of the release.
@@ -102,27 +102,33 @@ def prepare_crchisto(src: str | os.PathLike, dst: str | os.PathLike, **options: 
 
 
 def _from_patches(paths: list[Path]) -> list[Sample]:
-    found: dict[str, list[Path]] = {}
+    files: dict[str, list[Path]] = {}
     for path in sorted(paths, key=lambda path: int(_NAME.fullmatch(path.stem)[2])):
-        found.setdefault(_NAME.fullmatch(path.stem)[1], []).append(path)
+        files.setdefault(_NAME.fullmatch(path.stem)[1], []).append(path)
     return [
-        _Nuclei(name, name, *_columns(own, [path.parent.name for path in own], np.full((len(own), 2), -1.0)))
-        for name, own in found.items()
+        _Nuclei(
+            name, name, *_columns(patches, [path.parent.name for path in patches], np.full((len(patches), 2), -1.0))
+        )
+        for name, patches in files.items()
     ]
 
 
 def _from_tables(paths: list[Path], problems: list[str]) -> list[Sample]:
-    found: dict[str, list[Path]] = {}
+    tables: dict[str, list[Path]] = {}
     for path in paths:
-        found.setdefault(_LABELS.fullmatch(path.stem)[1], []).append(path)
+        tables.setdefault(_LABELS.fullmatch(path.stem)[1], []).append(path)
     samples: list[Sample] = []
-    for name, own in found.items():
-        images = [path for path in own[0].parent.glob(f"{name}.*") if path.suffix in (".bmp", ".png", ".tif", ".tiff")]
+    for name, image_tables in tables.items():
+        images = [
+            path
+            for path in image_tables[0].parent.glob(f"{name}.*")
+            if path.suffix in (".bmp", ".png", ".tif", ".tiff")
+        ]
         if len(images) != 1:
-            problems.append(f"{own[0].parent}: expected one image {name}.bmp, found {len(images)}")
+            problems.append(f"{image_tables[0].parent}: expected one image {name}.bmp, found {len(images)}")
             continue
         points, kinds = [], []
-        for path in own:
+        for path in image_tables:
             try:
                 points.append(_detections(path, images[0]))
             except InputError as error:
@@ -152,7 +158,7 @@ def _columns(files: list[Path], kinds: list[str], points: np.ndarray) -> tuple[n
 
 
 def _mixed(samples: list[Sample], seed: int) -> list[Sample]:
-    """All nuclei in an order drawn by chance, in pieces of one size."""
+    """All nuclei in random order, in pieces of one size."""
     if not samples:
         return []
     files, kinds, points = (

@@ -1,4 +1,4 @@
-"""Images with an instance map of their nuclei, and perhaps the nuclei's classes: whole, or cut into squares."""
+"""Images with an instance map of their nuclei and, optionally, their classes: whole, or cut into squares."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class FieldSource:
         name: where its copies go.
         image: the image's file.
         read: gives its labels, for the image's height and width; raises InputError.
-        mpp: um per pixel, None where nobody knows.
+        mpp: um per pixel, None if unknown.
     """
 
     group: str
@@ -101,13 +101,13 @@ class _InstanceField(Sample):
     def write(self, dst: Path, link: bool) -> dict[str, object]:
         image, truth = _load(self.source)
         if self.corner is None:
-            place = f"images/{self.name}{self.source.image.suffix}"
-            copy_or_link(self.source.image, dst / place, link)
+            relative_path = f"images/{self.name}{self.source.image.suffix}"
+            copy_or_link(self.source.image, dst / relative_path, link)
         else:
-            place = f"images/{self.name}.png"
+            relative_path = f"images/{self.name}.png"
             image, *truth = (_square(array, self.corner, self.tile) for array in (image, *truth))
-            write_png(dst / place, image)
-        entry = {"image": place, **write_maps(dst, self.name, Truth(*truth), self.source.mpp, self.options)}
+            write_png(dst / relative_path, image)
+        entry = {"image": relative_path, **write_maps(dst, self.name, Truth(*truth), self.source.mpp, self.options)}
         return entry if self.source.mpp is None else entry | {"mpp": self.source.mpp}
 
 
@@ -152,12 +152,12 @@ def prepare_fields(
     written = MapOptions(masks, centroids)
 
     def samples(folder: Path, problems: list[str]) -> list[Sample]:
-        found: list[Sample] = []
+        all_samples: list[Sample] = []
         sources = collect(folder, problems)
-        for own, problem in in_threads(partial(_cut, tile, written), sources, f"{name}: reading"):
-            found += own
+        for source_samples, problem in in_threads(partial(_cut, tile, written), sources, f"{name}: reading"):
+            all_samples += source_samples
             problems += problem
-        return found
+        return all_samples
 
     about = {"class_names": list(class_names)} if class_names else None
     return prepare(name, src, dst, samples, paper=paper, about=about, by_slide=True, **options)
@@ -170,8 +170,8 @@ def square_corners(shape: Sequence[int], side: int) -> list[tuple[int, int]]:
 
 def tcga_patient(name: str) -> str:
     """The patient that a file of The Cancer Genome Atlas names, or the name itself."""
-    found = _TCGA.match(name)
-    return found[0] if found else name
+    match = _TCGA.match(name)
+    return match[0] if match else name
 
 
 def write_maps(dst: Path, name: str, truth: Truth, mpp: float | None, options: MapOptions) -> dict[str, str]:
@@ -241,7 +241,7 @@ def _write_tiff(path: Path, array: np.ndarray, mpp: float | None) -> None:
 
 
 def with_labels(folder: Path, images: Mapping[str, Path], labels: Mapping[str, Path], problems: list[str]) -> list[str]:
-    """Names of images that have labels, in order; labels without an image go into ``problems``, the rest is noted."""
+    """Names of images that have labels, in order; labels without an image go into ``problems``, the rest is counted."""
     problems += [f"{labels[name]}: expected its image, found none" for name in sorted(labels.keys() - images.keys())]
     if bare := len(images.keys() - labels.keys()):
         remark(folder, f"{bare} images without labels left out")

@@ -32,8 +32,8 @@ def read_mat(path: Path, *keys: str) -> list[np.ndarray]:
         content = loadmat(path, variable_names=keys)
         return [content[key] for key in keys]
     except _NO_MAT as error:
-        found = f"no {error}" if isinstance(error, KeyError) else str(error).split("\n")[0]
-        raise InputError(path, f"a MATLAB file with {', '.join(keys)}", found or type(error).__name__) from error
+        problem = f"no {error}" if isinstance(error, KeyError) else str(error).split("\n")[0]
+        raise InputError(path, f"a MATLAB file with {', '.join(keys)}", problem or type(error).__name__) from error
 
 
 def read_instances(path: Path, key: str, shape: tuple[int, int]) -> np.ndarray:
@@ -85,7 +85,7 @@ def labelled_fields(folder: Path, skip: str | os.PathLike, problems: list[str]) 
 
     Args:
         folder: of the release.
-        skip: a folder in it where nothing is looked for.
+        skip: a folder in it to leave out.
         problems: takes what is wrong: no such files, a MATLAB file without an image, two images of one name in a part.
     """
     files: list[dict[tuple[str, str], Path]] = []
@@ -105,7 +105,7 @@ def labelled_fields(folder: Path, skip: str | os.PathLike, problems: list[str]) 
     places = images.keys() | labels.keys()
     again = len({stem for _, stem in places}) < len(places)
     keys = {f"{part}_{stem}" if again else stem: (part, stem) for part, stem in places}
-    named = [{name: own[key] for name, key in keys.items() if key in own} for own in files]
+    named = [{name: paths[key] for name, key in keys.items() if key in paths} for paths in files]
     return [
         LabelledField(name, images[keys[name]], labels[keys[name]], keys[name][0])
         for name in with_labels(folder, *named, problems)

@@ -42,7 +42,7 @@ def prepare_mitos12(
     left alone). In ``A00_00.csv`` a line lists the pixels of one mitosis, ``x1,y1,x2,y2,...``: its label is their
     centroid.
 
-    The paper's split is the contest's: 35 fields for training, 15 for testing, told apart by a folder named ``eval...``
+    The paper's split is the contest's: 35 fields for training, 15 for testing, identified by a folder named ``eval...``
     or ``test...``, else by the fields' numbers (00 to 06, 07 to 09) if all ten of a slide are together. It tests on
     fields of the training slides, so with it ``group`` is the field, not the slide; the validation part is a fifth of
     the training fields, drawn by ``seed``. All other splits are by slide.
@@ -224,7 +224,7 @@ def prepare_midog(
         dst: the folder to write.
         annotations: the COCO file; by default the only one below ``src``.
         keep_unannotated: keep images without any box as images without mitoses. They are left out by default, since
-            the releases list the images of scanners that nobody annotated in the same way.
+            the releases list the images of unannotated scanners in the same way.
         options: of :func:`~monai_ext.prepare.common.prepare`.
 
     Returns:
@@ -234,7 +234,7 @@ def prepare_midog(
     def collect(folder: Path, problems: list[str]) -> list[Sample]:
         boxes = _midog_boxes(folder, dst, annotations, problems)
         images = {path.name: path for path in find_files(folder, (".tif", ".tiff", ".png", ".jpg"), dst)}
-        kept = {name: own for name, own in boxes.items() if own or keep_unannotated}
+        kept = {name: categories for name, categories in boxes.items() if categories or keep_unannotated}
         if len(kept) < len(boxes):
             remark(folder, f"{len(boxes) - len(kept)} images without any annotation left out (keep_unannotated=True)")
         problems += [f"{folder}: expected image {name}, found none" for name in kept if name not in images]
@@ -275,9 +275,9 @@ def _case_folders(src: Path, dst: str | os.PathLike, problems: list[str], places
 
 def _both_there(src: Path, images: dict, tables: dict, problems: list[str], places: tuple[str, str]) -> bool:
     """Whether there are images and tables; a table without its image is a problem, the reverse is a field without."""
-    for kind, found, place in zip(("images", "labels"), (images, tables), places, strict=True):
-        if not found:
-            problems.append(f"{src}: expected {kind} at {place}, found none")
+    for kind, files, pattern in zip(("images", "labels"), (images, tables), places, strict=True):
+        if not files:
+            problems.append(f"{src}: expected {kind} at {pattern}, found none")
     if not (images and tables):
         return False
     problems += [f"{tables[key]}: expected its image, found none" for key in sorted(tables.keys() - images.keys())]
@@ -308,13 +308,13 @@ def _frame_points(frame: Path, kind: str, frames: str, problems: list[str]) -> n
     )
 
     size = np.array(read_field(frame).image.shape[1:])
-    found = [_NO_POINTS]
+    parts = [_NO_POINTS]
     for quadrant, letter in enumerate("abcd"):
         path = folder / f"{frame.stem}{letter}_{kind}.csv"
         if path.exists():
             points = _points(path, problems, xy=True) + size * divmod(quadrant, 2)
-            found.append((points + 0.5) / 2 - 0.5)
-    return np.concatenate(found).astype(np.float32)
+            parts.append((points + 0.5) / 2 - 0.5)
+    return np.concatenate(parts).astype(np.float32)
 
 
 def _pixel_lists(path: Path | None, problems: list[str]) -> list[np.ndarray]:
@@ -340,8 +340,8 @@ def _midog_boxes(
     """``{file name: {category: centres}}`` of a COCO file."""
     files = [Path(annotations)] if annotations else find_files(src, (".json",), dst)
     if len(files) != 1:
-        found = ", ".join(path.name for path in files) or "none"
-        problems.append(f"{src}: expected one COCO file such as MIDOG.json (annotations= names it), found {found}")
+        listed = ", ".join(path.name for path in files) or "none"
+        problems.append(f"{src}: expected one COCO file such as MIDOG.json (annotations= names it), found {listed}")
         return {}
     try:
         content = orjson.loads(files[0].read_bytes())
@@ -370,7 +370,7 @@ def _has_test_folder(path: Path) -> bool:
     return any(re.search("eval|test", part, re.IGNORECASE) for part in path.parent.parts)
 
 
-def _scanner(scanner: str, known: dict[str, float]) -> str:
-    if scanner not in known:
-        raise InputError("scanner", " or ".join(known), repr(scanner))
+def _scanner(scanner: str, resolutions: dict[str, float]) -> str:
+    if scanner not in resolutions:
+        raise InputError("scanner", " or ".join(resolutions), repr(scanner))
     return scanner

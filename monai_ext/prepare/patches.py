@@ -1,4 +1,4 @@
-"""Drawing patches from annotated slides: a slide by chance, then a place by chance among those that qualify."""
+"""Drawing patches from annotated slides: a random slide, then a random position among those that qualify."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["PatchGrid", "Rule", "Slide", "both_kinds", "draw_patches", "label_at
 
 _TUMOUR_COLOR = (200, 0, 0)
 _CELLS = 12  # cells of a slide's coarse map along a patch
-_TRIES = 30  # places looked at for each one wanted; most of them qualify
+_TRIES = 30  # candidates per wanted patch; most of them qualify
 
 
 @dataclass
@@ -266,7 +266,7 @@ def draw_patches(
     rng = np.random.RandomState(seed)
     open_slides = {rule: list(slides) for rule, slides in pools}
     missing = {rule: (count + number) // len(pools) for number, rule in enumerate(open_slides)}
-    found: dict[str, dict[tuple[int, int], Patch]] = defaultdict(dict)
+    drawn: dict[str, dict[tuple[int, int], Patch]] = defaultdict(dict)
     while True:
         asked: dict[str, list[tuple[Slide, Rule, int]]] = defaultdict(list)
         for rule, slides in open_slides.items():
@@ -276,14 +276,14 @@ def draw_patches(
                     if number:
                         asked[slide.name].append((slide, rule, number))
         if not asked:
-            return [patch for own in found.values() for patch in own.values()]
+            return [patch for slide_patches in drawn.values() for patch in slide_patches.values()]
         for name in tqdm(sorted(asked), desc="drawing patches", unit="slide", file=sys.stderr):
             coarse = _Map(asked[name][0][0], grid)
             for slide, rule, number in asked[name]:
-                own = _find(coarse, slide, rule, number, rng, found[name])
-                missing[rule] -= len(own)
-                found[name] |= own
-                if len(own) < number:
+                new_patches = _find(coarse, slide, rule, number, rng, drawn[name])
+                missing[rule] -= len(new_patches)
+                drawn[name] |= new_patches
+                if len(new_patches) < number:
                     open_slides[rule].remove(slide)
 
 
@@ -292,7 +292,7 @@ def _find(
 ) -> dict[tuple[int, int], Patch]:
     """Up to ``number`` new patches of a slide."""
     cells = np.argwhere(rule.cells(coarse))
-    found: dict[tuple[int, int], Patch] = {}
+    patches: dict[tuple[int, int], Patch] = {}
     seen = set(taken)
     for _ in range(_TRIES if len(cells) else 0):
         middles = (cells[rng.randint(len(cells), size=number)] + rng.random_sample((number, 2))) * coarse.cell
@@ -304,7 +304,7 @@ def _find(
             if verdict is not None:
                 name = f"{slide.name}/{row:06d}_{col:06d}"
                 label, mask = verdict
-                found[row, col] = Patch(slide.group, name, label, slide, coarse.grid, row, col, mask)
-                if len(found) == number:
-                    return found
-    return found
+                patches[row, col] = Patch(slide.group, name, label, slide, coarse.grid, row, col, mask)
+                if len(patches) == number:
+                    return patches
+    return patches

@@ -44,9 +44,9 @@ class _Patch(LabelledSample):
         return []
 
     def write(self, dst: Path, link: bool) -> dict[str, object]:  # noqa: ARG002 - there is no file to link
-        place = f"images/{self.name}.png"
-        write_png(dst / place, self.patches[self.index])
-        return {"image": place, "label": self.label, "mpp": _MPP}
+        relative_path = f"images/{self.name}.png"
+        write_png(dst / relative_path, self.patches[self.index])
+        return {"image": relative_path, "label": self.label, "mpp": _MPP}
 
 
 def prepare_pcam(src: str | os.PathLike, dst: str | os.PathLike, *, limit: int | None = None, **options: Any) -> Path:
@@ -85,8 +85,8 @@ def prepare_pcam(src: str | os.PathLike, dst: str | os.PathLike, *, limit: int |
         tables = [path for path in find_files(folder, (".csv",), dst) if path.name == "train_labels.csv"]
         if len(tables) + bool(hdf5) != 1:
             expected = f"{_FILE.format('train', 'x.h5')}, or train_labels.csv beside train/*.tif"
-            found = ", ".join(map(str, [*tables, *hdf5.values()])) or "none"
-            problems.append(f"{folder}: expected one of {expected}, found {found}")
+            listed = ", ".join(map(str, [*tables, *hdf5.values()])) or "none"
+            problems.append(f"{folder}: expected one of {expected}, found {listed}")
             return []
         if tables:
             return _kaggle(tables[0], problems)
@@ -126,16 +126,16 @@ def _hdf5(files: Mapping[str, Path], official: dict[str, str], problems: list[st
     samples: list[Sample] = []
     for name, part in _PARTS.items():
         try:
-            own = _hdf5_part(name, files, problems)
+            part_samples = _hdf5_part(name, files, problems)
         except InputError as error:
             problems.append(str(error))
             continue
-        for sample in own:
+        for sample in part_samples:
             if official.setdefault(sample.group, part) != part:
                 both = f"{sample.group} in {official[sample.group]} and {part}"
                 problems.append(f"{_FILE.format(name, 'meta')}.csv: expected each slide in one part, found {both}")
                 break
-        samples += own
+        samples += part_samples
     return samples
 
 
@@ -166,8 +166,8 @@ def _hdf5_part(name: str, files: Mapping[str, Path], problems: list[str]) -> lis
         if len(groups) != len(labels):
             raise InputError(meta, f"a line for each of {len(labels)} patches", str(len(groups)))
     return [
-        _Patch(group, own, int(label), patches, index)
-        for index, (group, own, label) in enumerate(zip(groups, names, labels, strict=True))
+        _Patch(group, patch_name, int(label), patches, index)
+        for index, (group, patch_name, label) in enumerate(zip(groups, names, labels, strict=True))
     ]
 
 
@@ -204,8 +204,10 @@ def _limited(samples: list[Sample], parts: Mapping[str, str], limit: int | None,
     rng = np.random.RandomState(seed)
     kept: list[Sample] = []
     for part in _PARTS.values():
-        own = [sample for sample in samples if parts[sample.group] == part]
-        shuffled = sorted((own[index] for index in rng.permutation(len(own))), key=lambda sample: sample.labels)
-        places = np.linspace(0, len(own), min(limit, len(own)), endpoint=False)
-        kept += [shuffled[int(place)] for place in places]
+        part_samples = [sample for sample in samples if parts[sample.group] == part]
+        shuffled = sorted(
+            (part_samples[index] for index in rng.permutation(len(part_samples))), key=lambda sample: sample.labels
+        )
+        positions = np.linspace(0, len(part_samples), min(limit, len(part_samples)), endpoint=False)
+        kept += [shuffled[int(position)] for position in positions]
     return sorted(kept, key=lambda sample: sample.name)

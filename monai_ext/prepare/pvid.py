@@ -1,6 +1,6 @@
 """Converter of vessel images with labels: the layout that the Pathologic Vessel Image Dataset (PVID) is asked in.
 
-Zhang et al. (CVPR 2023, section 4) released no data; whoever has such vessels brings them into this layout.
+Zhang et al. (CVPR 2023, section 4) released no data; own data of vessels is to be brought into this layout.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class _VesselImage(LabelledSample):
 
     Args:
         image: its image.
-        lumen: PNG or GeoJSON of its lumen; None where the tissue around it is gone already.
-        centroids: ``(N, 2)`` ``row, col`` of its cancerous cells; None where nobody marked any.
+        lumen: PNG or GeoJSON of its lumen; None if the tissue around it was removed.
+        centroids: ``(N, 2)`` ``row, col`` of its cancerous cells; None where none were marked.
         mpp: um per pixel, if known.
     """
 
@@ -55,10 +55,10 @@ class _VesselImage(LabelledSample):
                 keep_lumen(image, self._mask(image.shape[1:]), self.lumen)
         except InputError as error:
             return [str(error)]
-        found = None if self.centroids is None else points_outside(self.centroids, image.shape[1:])
-        if found:
+        outside = None if self.centroids is None else points_outside(self.centroids, image.shape[1:])
+        if outside:
             return [
-                f"{self.image}: expected centroids inside its {image.shape[1]} x {image.shape[2]} px, found {found}"
+                f"{self.image}: expected centroids inside its {image.shape[1]} x {image.shape[2]} px, found {outside}"
             ]
         if self.centroids is not None and len(self.centroids) and not self.label:
             return [f"{self.image}: expected no cancerous cells in a healthy vessel, found {len(self.centroids)}"]
@@ -98,11 +98,11 @@ class _SlideVessel(LabelledSample):
     def check(self) -> list[str]:
         """Read it in full."""
         try:
-            found = self.vessels[self.number].lumen.any()
+            has_lumen = self.vessels[self.number].lumen.any()
         except InputError as error:
             return [str(error)]
         name = self.vessels.names[self.number]
-        return [] if found else [f"{self.vessels.outlines}: expected a lumen, found no pixel in {name}"]
+        return [] if has_lumen else [f"{self.vessels.outlines}: expected a lumen, found no pixel in {name}"]
 
     def write(self, dst: Path, link: bool) -> dict[str, object]:  # noqa: ARG002  there is no file to link
         """The crop, white beyond the lumen, and the lumen."""
@@ -124,14 +124,14 @@ def prepare_pvid(src: str | os.PathLike, dst: str | os.PathLike, **options: Any)
 
     or, where they are images already::
 
-        labels.csv                columns vessel, slide, label and perhaps split, mpp
+        labels.csv                columns vessel, slide, label, optionally split, mpp
         images/<vessel>.png       or JPEG, BMP, TIFF: a crop about one vessel
         masks/<vessel>.png        its lumen, of the image's size; or <vessel>.geojson in pixels of the image. Without
                                   this folder the images count as free of tissue around the vessel
-        centroids.csv             perhaps: columns vessel, row, col, a line for each cancerous cell
+        centroids.csv             optional: columns vessel, row, col, a line for each cancerous cell
 
     ``label`` is 0 (or healthy) or 1 (or MVI). ``split`` (training, validation, test) is used if it is filled in all
-    lines; without it slides are dealt out 60/20/20, as the paper has 3,000, 1,000 and 1,000 vessels.
+    lines; without it slides are split 60/20/20, as the paper has 3,000, 1,000 and 1,000 vessels.
 
     Args:
         src: the folder of that layout.
@@ -198,12 +198,12 @@ def _read_table(path: Path, columns: tuple[str, ...], problems: list[str]) -> pd
 
 def _by_name(folder: Path, suffixes: tuple[str, ...], skip: str | os.PathLike, problems: list[str]) -> dict[str, Path]:
     """The files of a folder by their names without suffix."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in find_files(folder, suffixes, skip):
-        if path.stem in found:
-            problems.append(f"{path}: expected one file of each name, found {found[path.stem].name} too")
-        found[path.stem] = path
-    return found
+        if path.stem in files:
+            problems.append(f"{path}: expected one file of each name, found {files[path.stem].name} too")
+        files[path.stem] = path
+    return files
 
 
 def _unlike(folder: Path, table: pd.DataFrame, images: dict[str, Path], masks: dict[str, Path]) -> Iterator[str]:
@@ -234,12 +234,12 @@ def _stated_parts(path: Path, table: pd.DataFrame, problems: list[str]) -> dict[
         return {}
     parts: dict[str, str] = {}
     for slide, names in table.groupby("slide")["split"]:
-        found = sorted({part_of(name) or repr(name) for name in names})
-        if len(found) > 1:
-            problems.append(f"{path}: expected slide {slide!r} in one split, found it in {' and '.join(found)}")
-        elif found[0] not in PARTS:
-            problems.append(f"{path}: expected {', '.join(PARTS)} as split of slide {slide!r}, found {found[0]}")
-        parts[str(slide)] = found[0]
+        splits = sorted({part_of(name) or repr(name) for name in names})
+        if len(splits) > 1:
+            problems.append(f"{path}: expected slide {slide!r} in one split, found it in {' and '.join(splits)}")
+        elif splits[0] not in PARTS:
+            problems.append(f"{path}: expected {', '.join(PARTS)} as split of slide {slide!r}, found {splits[0]}")
+        parts[str(slide)] = splits[0]
     return parts
 
 
@@ -250,11 +250,11 @@ def _read_centroids(path: Path, vessels: set[str], problems: list[str]) -> dict[
         return {}
     points = table[["row", "col"]].apply(pd.to_numeric, errors="coerce")
     for line in np.flatnonzero(~np.isfinite(points).all(axis=1)):
-        found = ",".join(table.loc[line, ["row", "col"]])
-        problems.append(f"{path}, line {line + 2}: expected numbers row,col, found {found!r}")
+        values = ",".join(table.loc[line, ["row", "col"]])
+        problems.append(f"{path}, line {line + 2}: expected numbers row,col, found {values!r}")
     unknown = sorted(set(table["vessel"]) - vessels)
     problems += [f"{path}: expected vessels of labels.csv, found {vessel!r}" for vessel in unknown]
-    return {str(vessel): own.to_numpy() for vessel, own in points.groupby(table["vessel"])}
+    return {str(vessel): vessel_points.to_numpy() for vessel, vessel_points in points.groupby(table["vessel"])}
 
 
 def _vessels(
@@ -263,7 +263,7 @@ def _vessels(
     resolutions = table["mpp"] if "mpp" in table.columns else [""] * len(table)
     for vessel, slide, label, mpp in zip(table["vessel"], table["slide"], table["label"], resolutions, strict=True):
         number = _LABELS[label.lower()]
-        # whoever marked cells marked all: a healthy vessel then has none
+        # if cells were marked, all were: a healthy vessel then has none
         marked = centroids.get(vessel, np.zeros((0, 2)) if centroids and not number else None)
         yield _VesselImage(
             slide, vessel, number, images[vessel], masks.get(vessel), marked, float(mpp) if mpp else None

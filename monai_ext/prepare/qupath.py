@@ -95,16 +95,16 @@ class _Slide:
 
     def squares(self, scale: int) -> list[tuple[int, int, int, int, Box]]:
         """Row and column (px at this resolution), height, width, and the fragment of each."""
-        grid, found = _reader(self, scale), []
+        grid, squares = _reader(self, scale), []
         for box in self.fragments:
             top, left, bottom, right = _on_grid(box, grid.scale)
             if self.options.tile:
                 side = self.options.tile
                 corners = square_corners((bottom - top, right - left), side)
-                found += [(top + row, left + col, side, side, box) for row, col in corners]
+                squares += [(top + row, left + col, side, side, box) for row, col in corners]
             else:
-                found.append((top, left, bottom - top, right - left, box))
-        return found
+                squares.append((top, left, bottom - top, right - left, box))
+        return squares
 
 
 @dataclass
@@ -131,18 +131,18 @@ class _Square(Sample):
         image = np.moveaxis(np.asarray(pixels), 0, -1).copy()
         outside = self._outside(reader.scale)
         image[outside] = 0
-        place = f"images/{self.name}.png"
-        write_png(dst / place, image)
+        relative_path = f"images/{self.name}.png"
+        write_png(dst / relative_path, image)
         offset = (self.row * reader.scale, self.col * reader.scale)
-        own = {name: self._near(name, offset, reader.scale) for name in self.slide.annotations}
-        drawn = own[self.slide.quality]
+        annotations = {name: self._near(name, offset, reader.scale) for name in self.slide.annotations}
+        drawn = annotations[self.slide.quality]
         instances = polygons_to_label_map(drawn.geometry, outside.shape)
         instances[outside] = 0
         numbers = np.append(0, class_numbers(drawn, options.classes) + 1)
         truth = Truth(instances, numbers[instances] if options.classes else None)
-        entry = {"image": place, **write_maps(dst, self.name, truth, reader.mpp, options.maps)}
+        entry = {"image": relative_path, **write_maps(dst, self.name, truth, reader.mpp, options.maps)}
         files = {}
-        for name, features in own.items():
+        for name, features in annotations.items():
             files[name] = f"annotations/{name}/{self.name}.geojson"
             write_geojson(dst / files[name], features)
         return entry | {"annotations": files, "mpp": reader.mpp, "scale": self.scale}
@@ -228,8 +228,8 @@ def prepare_qupath(
         _name_classes(folder, slides, named, problems)
         about.update({"class_names": list(named)} if named else {})
         samples: list[Sample] = []
-        for own, problem in in_threads(_squares, [] if problems else slides, "qupath: looking for tissue"):
-            samples += own
+        for slide_samples, problem in in_threads(_squares, [] if problems else slides, "qupath: looking for tissue"):
+            samples += slide_samples
             problems += problem
         return samples
 
@@ -242,24 +242,24 @@ def _aliases(classes: Sequence[str] | Mapping[str, Sequence[str]] | str | None) 
     if not isinstance(classes, Mapping):
         classes = [(name, [name]) for name in classes or ()]
     else:
-        classes = [(name, [own] if isinstance(own, str) else own) for name, own in classes.items()]
-    named = {str(name): [str(alias) for alias in own] for name, own in classes}
+        classes = [(name, [names] if isinstance(names, str) else names) for name, names in classes.items()]
+    named = {str(name): [str(alias) for alias in names] for name, names in classes}
     aliases = list(chain.from_iterable(named.values()))
     if len(named) < len(classes) or len(set(aliases)) < len(aliases) or "" in aliases:
         raise InputError("classes", "each name once, as 'other,immune' or {'other':['Other']}", repr(classes)[:80])
     return named
 
 
-def _folders(src: Path, given: Mapping[str, str | os.PathLike | None]) -> dict[str, Path]:
+def _folders(src: Path, folders: Mapping[str, str | os.PathLike | None]) -> dict[str, Path]:
     """The folder of each quality of annotation."""
-    found = {}
-    for name, folder in given.items():
+    existing = {}
+    for name, folder in folders.items():
         path = src / name if folder is None else Path(folder)
         if path.is_dir():
-            found[name] = path
+            existing[name] = path
         elif folder is not None:
             raise InputError(name, "a folder of GeoJSON files", repr(str(folder)))
-    return found
+    return existing
 
 
 def _slides(
@@ -282,12 +282,12 @@ def _slides(
                 problems.append(f"{path}: expected its slide or image in {src}, found none")
             elif annotations.setdefault(name, {}).setdefault(quality, path) is not path:
                 problems.append(f"{path}: expected one file for {name}, found also {annotations[name][quality]}")
-    slides = [_Slide(images[name], own, mpp, options) for name, own in sorted(annotations.items())]
+    slides = [_Slide(images[name], files, mpp, options) for name, files in sorted(annotations.items())]
     usable = [slide for slide in slides if slide.quality]
     if not usable:
         wanted = options.instances or " or ".join(QUALITIES)
-        found = f"{len(images)} images, none with it"
-        problems.append(f"{src}: expected slides or images, and {wanted}/<name>.geojson of them, found {found}")
+        actual = f"{len(images)} images, none with it"
+        problems.append(f"{src}: expected slides or images, and {wanted}/<name>.geojson of them, found {actual}")
     elif len(usable) < len(images):
         remark(src, f"{len(images) - len(usable)} images without the annotation left out")
     return usable
@@ -295,22 +295,22 @@ def _slides(
 
 def _name_classes(src: Path, slides: Sequence[_Slide], named: dict[str, list[str]], problems: list[str]) -> None:
     """Take the classes that are found, if none were given; say which objects have none of them."""
-    found: Counter[str | None] = Counter()
+    counts: Counter[str | None] = Counter()
     for slide in slides:
         for quality, path in slide.annotations.items():
             try:
-                found.update(_annotation(slide, quality)[0].classes)
+                counts.update(_annotation(slide, quality)[0].classes)
             except InputError as error:
                 problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
     if not named:
-        named.update({name: [name] for name in sorted(name for name in found if name)})
-    known = set(chain.from_iterable(named.values()))
-    if unknown := {name: count for name, count in found.items() if name not in known}:
+        named.update({name: [name] for name in sorted(name for name in counts if name)})
+    all_aliases = set(chain.from_iterable(named.values()))
+    if unknown := {name: count for name, count in counts.items() if name not in all_aliases}:
         listed = ", ".join(
             f"{count} of {'no class' if name is None else repr(name)}" for name, count in unknown.items()
         )
         remark(src, f"objects that are none of {', '.join(named) or 'any class'} have no class here: {listed:.200}")
-    if missing := [name for name, own in named.items() if not any(alias in found for alias in own)]:
+    if missing := [name for name, aliases in named.items() if not any(alias in counts for alias in aliases)]:
         remark(src, f"no object is of the class {', '.join(missing)}")
 
 

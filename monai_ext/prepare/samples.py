@@ -56,7 +56,7 @@ class Sample(ABC):
 
     @abstractmethod
     def write(self, dst: Path, link: bool) -> dict[str, object]:
-        """Put it below ``dst`` (``link``: without copying the image); its entry of the data list, but for the group."""
+        """Write it below ``dst`` (``link``: without copying the image); its data list entry, without the group."""
 
 
 @dataclass
@@ -93,13 +93,13 @@ class PointsImage(Sample):
         self.shape = image.image.shape[1:]
         self.mpp = self.mpp or image.mpp or _MPP
         labels = [self.points, self.lookalikes, *(self.regions or ())]
-        found = points_outside(np.concatenate([points for points in labels if points is not None]), self.shape)
+        outside = points_outside(np.concatenate([points for points in labels if points is not None]), self.shape)
         rows, columns = self.shape
         expected = f"{self.image}: expected points inside its {rows} rows x {columns} columns"
-        return [] if found is None else [f"{expected}, found {found}"]
+        return [] if outside is None else [f"{expected}, found {outside}"]
 
     def write(self, dst: Path, link: bool) -> dict[str, object]:
-        """Image, points as CSV, and what else there is."""
+        """Image, points as CSV, and the optional files."""
         entry: dict[str, object] = {
             "image": f"images/{self.name}{self.image.suffix}",
             "label": f"labels/{self.name}.csv",
@@ -157,9 +157,9 @@ class LabelledImage(LabelledSample):
 
     def write(self, dst: Path, link: bool) -> dict[str, object]:
         """The image as it is; the label stands in the list."""
-        place = f"images/{self.name}{self.image.suffix}"
-        copy_or_link(self.image, dst / place, link)
-        return {"image": place, "label": self.label, "mpp": self.mpp}
+        relative_path = f"images/{self.name}{self.image.suffix}"
+        copy_or_link(self.image, dst / relative_path, link)
+        return {"image": relative_path, "label": self.label, "mpp": self.mpp}
 
 
 def labels_per_group(samples: Iterable[Sample]) -> dict[str, int]:

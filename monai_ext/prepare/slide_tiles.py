@@ -23,11 +23,11 @@ __all__ = ["SlideRule", "hematoxylin", "nuclear_share", "nuclear_threshold"]
 _THUMBNAIL_MPP = 8.0
 _TISSUE = 0.75  # of a tile; the rest may be glass
 _SMOOTH_UM = 0.5
-_SPECK_UM = 2.0  # what is thinner is no nucleus
+_SPECK_UM = 2.0  # thinner objects are no nuclei
 _STAINED = (0.5, 1.2)  # concentrations between which nuclei begin, whatever is in the slide
 _PALE = 0.7  # of the threshold: in a negative tile nothing may reach even that, as pale nuclei do
 _SAMPLE = 64  # squares of a slide that its threshold is from
-_TRIES = 30  # squares looked at for each one wanted
+_TRIES = 30  # squares examined per wanted tile
 _UNMIX = np.linalg.pinv(np.array(HE_STAINS) / np.linalg.norm(HE_STAINS, axis=0))[:1]
 _DENSITY = -np.log(np.clip(np.arange(256) / (255 * SOURCE_INTENSITY), 1 / 255, 1)).astype(np.float32)
 
@@ -88,10 +88,10 @@ class _SlideTile(Tile):
 class SlideRule:
     """Which squares of a slide are drawn.
 
-    Squares lie side by side, at least three quarters of each is tissue. One is positive where nuclei, told by their
+    Squares lie side by side, at least three quarters of each is tissue. One is positive where nuclei, found by their
     hematoxylin, cover at least ``least`` of it, and negative where at most ``most`` of it has even .7 of the
-    hematoxylin that nuclei begin with; others are doubtful and left out. Squares are looked at in an order drawn by
-    chance, until there are enough or 30 times as many as wanted were looked at.
+    hematoxylin that nuclei begin with; others are doubtful and left out. Squares are examined in random
+    order, until there are enough or 30 times as many as wanted were examined.
 
     Args:
         size: side of a tile, px.
@@ -116,7 +116,7 @@ class SlideRule:
             raise InputError("most", f"a share from 0, below least ({self.least:g})", repr(self.most))
 
     def draw(self, path: Path) -> list[Tile]:
-        """The tiles of a slide, or of an image of tissue, in an order of chance.
+        """The tiles of a slide, or of an image of tissue, in random order.
 
         Raises:
             InputError: it cannot be read or does not state its resolution.
@@ -129,17 +129,17 @@ class SlideRule:
             return []
         sample = (reader.read(*corner, self.size, self.size) for corner in corners[:_SAMPLE])
         threshold = nuclear_threshold(sample, reader.mpp)
-        found: dict[int, list[Tile]] = {0: [], 1: []}
+        tiles: dict[int, list[Tile]] = {0: [], 1: []}
         for row, col in corners[: _TRIES * self.per_slide]:
             label = self._label(reader.read(row, col, self.size, self.size), reader.mpp, threshold)
-            if label is None or len(found[label]) == self.per_slide:
+            if label is None or len(tiles[label]) == self.per_slide:
                 continue
             name = f"{path.stem}/{row:06d}_{col:06d}"
-            place = path.stem, name, path, (row, col), self.size, label, reader.mpp
-            found[label].append(_SlideTile(*place, self.mpp, self.slide_mpp))
-            if all(len(own) == self.per_slide for own in found.values()):
+            arguments = path.stem, name, path, (row, col), self.size, label, reader.mpp
+            tiles[label].append(_SlideTile(*arguments, self.mpp, self.slide_mpp))
+            if all(len(drawn) == self.per_slide for drawn in tiles.values()):
                 break
-        return [*found[1], *found[0]]
+        return [*tiles[1], *tiles[0]]
 
     def _label(self, image: np.ndarray, mpp: float, threshold: float) -> int | None:
         if nuclear_share(image, mpp, threshold) >= self.least:

@@ -99,7 +99,7 @@ def choose_templates(
         InputError: crops and points at once or neither, a file that cannot serve, or a folder that is in use.
     """
     dst, cut = Path(dst), (image, points, size)
-    if (crops is None) == (None in cut) or (crops is not None and any(given is not None for given in cut)):
+    if (crops is None) == (None in cut) or (crops is not None and any(value is not None for value in cut)):
         raise InputError("templates", "--image, --points and --size, or --crops", "both, or not all of them")
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < LEAST_SIDE):
         raise InputError("size", f"a whole number of px from {LEAST_SIDE}", repr(size))
@@ -112,35 +112,37 @@ def choose_templates(
         field = read_field(image, mpp, target_mpp)
         templates = _from_points(field, Path(points), size, [classes] if isinstance(classes, str) else classes)
     find = KCFPseudoMask(templates, **filter_options)
-    shown = [show] if isinstance(show, (str, os.PathLike)) else show or [image]
-    pictures = {Path(path): read_field(path, mpp, target_mpp).image for path in shown if path is not None}
-    found = {path: find.points(picture).numpy() for path, picture in pictures.items()}
+    images = [show] if isinstance(show, (str, os.PathLike)) else show or [image]
+    pictures = {Path(path): read_field(path, mpp, target_mpp).image for path in images if path is not None}
+    detections = {path: find.points(picture).numpy() for path, picture in pictures.items()}
     for path in old:
         path.unlink()
     for name, template in templates.items():
         write_png(dst / f"{name}.png", np.moveaxis(template, 0, -1))
     for path, picture in pictures.items():
-        write_png(dst / "preview" / f"{path.stem}.png", _preview(picture, templates, found[path], find.cell_size))
-    _write_found(dst / "preview" / "found.csv", list(templates), found)
+        write_png(dst / "preview" / f"{path.stem}.png", _preview(picture, templates, detections[path], find.cell_size))
+    _write_detections(dst / "preview" / "found.csv", list(templates), detections)
     return dst
 
 
 def _from_points(field: Field, path: Path, size: int, classes: Sequence[str] | None) -> Templates:
     points = read_points(path, classes=classes).astype(np.float64)
     shape = [round(side * field.scale) for side in field.image.shape[1:]]
-    if found := points_outside(points, shape):
-        raise InputError(path, f"points inside the image ({shape[0]} x {shape[1]} px)", found)
+    if outside := points_outside(points, shape):
+        raise InputError(path, f"points inside the image ({shape[0]} x {shape[1]} px)", outside)
     return cut_templates(field.image, (points + 0.5) / field.scale - 0.5, size, path)
 
 
-def _preview(image: np.ndarray, templates: Mapping[str, np.ndarray], found: np.ndarray, cell_size: float) -> np.ndarray:
-    """``(H, W, 3)``: the image with what was found, and the templates below each other on its left."""
+def _preview(
+    image: np.ndarray, templates: Mapping[str, np.ndarray], detections: np.ndarray, cell_size: float
+) -> np.ndarray:
+    """``(H, W, 3)``: the image with the detections, and the templates below each other on its left."""
     names = list(templates)
     colours = class_colours(names)
-    numbers = found[:, 3].astype(int)
+    numbers = detections[:, 3].astype(int)
     circled = overlay(
         image,
-        points=found[:, :2],
+        points=detections[:, :2],
         classes=[names[number] for number in numbers],
         colours=colours,
         radius=max(2, round(cell_size / 2)),
@@ -164,9 +166,9 @@ def _preview(image: np.ndarray, templates: Mapping[str, np.ndarray], found: np.n
     return np.concatenate(parts, axis=1)
 
 
-def _write_found(path: Path, names: Sequence[str], found: Mapping[Path, np.ndarray]) -> None:
+def _write_detections(path: Path, names: Sequence[str], detections: Mapping[Path, np.ndarray]) -> None:
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         lines = csv.writer(file)
         lines.writerow(["image", "template", "row", "col", "response"])
-        for image, points in found.items():
+        for image, points in detections.items():
             lines.writerows([image.name, names[int(n)], f"{r:g}", f"{c:g}", f"{s:.4f}"] for r, c, s, n in points)

@@ -43,9 +43,9 @@ class Tile(Sample):
 
     def write(self, dst: Path, link: bool) -> dict[str, object]:  # noqa: ARG002 - there is no file to link
         """The pixels, in the folder of its label."""
-        place = f"{LABEL_FOLDERS[self.label]}/{self.name}.png"
-        write_png(dst / place, self.pixels())
-        entry: dict[str, object] = {"image": place, "label": self.label}
+        relative_path = f"{LABEL_FOLDERS[self.label]}/{self.name}.png"
+        write_png(dst / relative_path, self.pixels())
+        entry: dict[str, object] = {"image": relative_path, "label": self.label}
         return entry if self.mpp is None else entry | {"mpp": self.mpp}
 
     def pixels(self) -> np.ndarray:

@@ -45,7 +45,7 @@ class _Rule:
     seed: int
 
     def draw(self, instances: np.ndarray, name: str) -> list[tuple[tuple[int, int], int]]:
-        """Corners of squares and their labels, by chance among all that qualify."""
+        """Corners and labels of squares, drawn at random among all that qualify."""
         rng = self.rng(name)
         sums = cv2.integral((instances > 0).view(np.uint8))
         size = self.size
@@ -86,10 +86,10 @@ def prepare_tiles(
     """Cut tiles with and without nuclei from fields whose nuclei are outlined, or from slides.
 
     Fields: a square is positive where nuclei cover at least ``least`` of it and negative where there is no pixel of
-    any; others are left out. Squares are drawn by chance. Parts and groups are those of the fields.
+    any; others are left out. Squares are drawn at random. Parts and groups are those of the fields.
 
-    Slides: nuclei are told by their hematoxylin, see :class:`~monai_ext.prepare.slide_tiles.SlideRule`: fewer than with
-    outlines are found, and dark stroma may pass for one. ``group`` is the slide, parts are dealt 70/10/20 by slide.
+    Slides: nuclei are found by hematoxylin, see :class:`~monai_ext.prepare.slide_tiles.SlideRule`: fewer than with
+    outlines are found, and dark stroma may pass for one. ``group`` is the slide, the split is 70/10/20 by slide.
 
     Written are ``<dst>/positive/*.png``, ``<dst>/negative/*.png`` and ``<dst>/dataset.json`` with ``image``, ``label``
     and ``group``, as :func:`~monai_ext.data.load_tiles` reads them.
@@ -121,8 +121,10 @@ def prepare_tiles(
     """
     src = Path(src)
     by_outlines = (src / "dataset.json").exists()
-    own = {"most": most, "mpp": mpp, "slide_mpp": slide_mpp} if by_outlines else {"step": step, "negatives": negatives}
-    for name, value in own.items():
+    inapplicable = (
+        {"most": most, "mpp": mpp, "slide_mpp": slide_mpp} if by_outlines else {"step": step, "negatives": negatives}
+    )
+    for name, value in inapplicable.items():
         if value not in (None, ()):
             raise InputError(name, f"no such option with {'outlined fields' if by_outlines else 'slides'}", repr(value))
     per_image = (8 if by_outlines else 200) if per_image is None else per_image
@@ -141,7 +143,11 @@ def prepare_tiles(
         content = read_content(folder, folder / "dataset.json")
         lists = load_datalist(folder, [part for part in PARTS if content.get(part)] or PARTS, check_mask_item)
         fields = [(f"{part}_{index:04d}", part, item) for part in lists for index, item in enumerate(lists[part])]
-        tiles = [tile for own in in_threads(lambda field: _cut(rule, field), fields, "tiles: drawing") for tile in own]
+        tiles = [
+            tile
+            for field_tiles in in_threads(lambda field: _cut(rule, field), fields, "tiles: drawing")
+            for tile in field_tiles
+        ]
         parts.update({_group(name, item): part for name, part, item in fields})
         for number, other in enumerate(map(Path, folders)):
             tiles += _more_negatives(rule, f"{number}_{_plain(other.name)}", other, tiles, parts)
@@ -150,9 +156,14 @@ def prepare_tiles(
         return tiles
 
     def from_slides(folder: Path, problems: list[str]) -> list[Sample]:
-        given = {"most": most, "mpp": mpp}
+        optional = {"most": most, "mpp": mpp}
         rule = SlideRule(
-            size, per_image, least, slide_mpp=slide_mpp, seed=seed, **{k: v for k, v in given.items() if v is not None}
+            size,
+            per_image,
+            least,
+            slide_mpp=slide_mpp,
+            seed=seed,
+            **{k: v for k, v in optional.items() if v is not None},
         )
         paths = [src] if one_slide else find_files(folder, SUFFIXES, dst)
         if not paths:
@@ -166,7 +177,7 @@ def prepare_tiles(
                 problems.append(str(error))
                 return []
 
-        tiles = [tile for own in in_threads(drawn, paths, "tiles: drawing") for tile in own]
+        tiles = [tile for drawn_tiles in in_threads(drawn, paths, "tiles: drawing") for tile in drawn_tiles]
         if not problems:
             check_both_labels(f"{src}", [tile.label for tile in tiles])
         return tiles
@@ -182,8 +193,8 @@ def _cut(rule: _Rule, field: tuple[str, str, Mapping[str, Any]]) -> list[Tile]:
 
 def _tile(rule: _Rule, name: str, corner: tuple[int, int], label: int, item: Mapping[str, Any]) -> Tile:
     group = _group(name, item)
-    place = f"{_plain(group)}/{name}_{corner[0]:05d}_{corner[1]:05d}"
-    return Tile(group, place, Path(item["image"]), corner, rule.size, label, item.get("mpp"))
+    tile_name = f"{_plain(group)}/{name}_{corner[0]:05d}_{corner[1]:05d}"
+    return Tile(group, tile_name, Path(item["image"]), corner, rule.size, label, item.get("mpp"))
 
 
 def _group(name: str, item: Mapping[str, Any]) -> str:
@@ -200,7 +211,7 @@ def _more_negatives(rule: _Rule, name: str, folder: Path, tiles: Sequence[Tile],
     missing: Counter[str] = Counter()
     for tile in tiles:
         missing[parts[tile.group]] += 1 if tile.label else -1
-    found: list[Tile] = []
+    added: list[Tile] = []
     images = _free_images(folder, list(missing))
     for index in rule.rng(name).permutation(len(images)).tolist():
         allowed, item = images[index]
@@ -210,15 +221,15 @@ def _more_negatives(rule: _Rule, name: str, folder: Path, tiles: Sequence[Tile],
         shape = image_pixels(Path(item["image"])).shape
         if min(shape[:2]) < rule.size:
             raise InputError(item["image"], f"at least {rule.size} px (size)", f"{shape[0]} x {shape[1]} px")
-        own = f"{name}_{index:05d}"
+        image_name = f"{name}_{index:05d}"
         item = {**item, "group": f"{name}/{item.get('group', index)}"}
         parts[item["group"]] = part
         whole = [(side - rule.size) // rule.size * rule.size + 1 for side in shape[:2]]
-        corners = rule.rng(own).permutation(square_corners(whole, rule.size)).tolist()
+        corners = rule.rng(image_name).permutation(square_corners(whole, rule.size)).tolist()
         for row, col in corners[: min(rule.per_image, missing[part])]:
-            found.append(_tile(rule, own, (row, col), 0, item))
+            added.append(_tile(rule, image_name, (row, col), 0, item))
             missing[part] -= 1
-    return found
+    return added
 
 
 def _free_images(folder: Path, parts: Sequence[str]) -> list[tuple[list[str], Item]]:

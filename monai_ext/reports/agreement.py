@@ -63,14 +63,16 @@ def compare_cells(
         raise InputError("--results, --scale, --radius_px", "some results, positive numbers", f"{results!r:.80}")
     rows, pairs = [], []
     for name, folder in named.items():
-        for image, found, true in tqdm(_matched(Path(folder), Path(reference)), desc=name, unit="image", disable=None):
-            row, classes = _scores(read_geojson(found), read_geojson(true), radius_px, scale)
+        for image, predicted, true in tqdm(
+            _matched(Path(folder), Path(reference)), desc=name, unit="image", disable=None
+        ):
+            row, classes = _scores(read_geojson(predicted), read_geojson(true), radius_px, scale)
             rows.append({"name": name, "image": image, **row})
             pairs += [(name, *pair) for pair in classes]
     table, out = pd.DataFrame(rows), Path(dst)
     if not table["true_cells"].any():
         raise InputError(reference, "outlines of cells", "none")
-    metrics = {name: _intervals(own) for name, own in table.groupby("name", sort=False)}
+    metrics = {name: _intervals(scores) for name, scores in table.groupby("name", sort=False)}
     notes = {"Reference": reference, **{f"Results, {name}": str(folder) for name, folder in named.items()}}
     confusion = {name: _confusion([pair[1:] for pair in pairs if pair[0] == name]) for name in named}
     with atomic_path(out / "scores.csv") as temporary:
@@ -79,16 +81,16 @@ def compare_cells(
         picture = _bars(metrics)
         Image.fromarray(picture).save(temporary, format="png")
     write_metrics(out / "metrics.json", {**metrics, "classes": confusion, "notes": notes})
-    shown = {f"Classes of {name}, by those of the reference": frame for name, frame in confusion.items() if frame}
+    tabulated = {f"Classes of {name}, by those of the reference": frame for name, frame in confusion.items() if frame}
     write_report(
         out / "report.html",
         title="Agreement of cells",
         metrics=metrics,
-        tables={**{title: pd.DataFrame(counts).T for title, counts in shown.items()}, "Images": table.round(4)},
+        tables={**{title: pd.DataFrame(counts).T for title, counts in tabulated.items()}, "Images": table.round(4)},
         cases={"Agreement of the masks": [(picture, "IoU and Dice with 95 % intervals over images")]},
         notes=notes,
     )
-    texts = [{"name": name, **{key: _text(value) for key, value in own.items()}} for name, own in metrics.items()]
+    texts = [{"name": name, **{key: _text(value) for key, value in scores.items()}} for name, scores in metrics.items()]
     print(pd.DataFrame(texts).to_string(index=False))
     return str(out / "metrics.json")
 
@@ -103,11 +105,11 @@ def _matched(results: Path, reference: Path) -> list[tuple[str, Path, Path]]:
         raise InputError(reference, "a GeoJSON file or a folder of them (--reference)", "nothing there")
     if not results.is_dir():
         raise InputError(results, "a folder of results, as the reference is one", "no folder")
-    found, true = _files(results), _files(reference)
-    both = sorted(set(found) & set(true))
+    predicted, true = _files(results), _files(reference)
+    both = sorted(set(predicted) & set(true))
     if not both:
-        raise InputError(results, f"files named as those in {reference}", ", ".join(sorted(found)[:3]) or "none")
-    return [(name, found[name], true[name]) for name in both]
+        raise InputError(results, f"files named as those in {reference}", ", ".join(sorted(predicted)[:3]) or "none")
+    return [(name, predicted[name], true[name]) for name in both]
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -152,8 +154,8 @@ def outline_overlaps(
         shared.append(number)
     key, where = np.unique(np.concatenate(keys or [np.zeros(0, np.int64)]), return_inverse=True)
     area = np.bincount(where, np.concatenate(shared or [np.zeros(0)]), minlength=len(key)).astype(np.int64)
-    seen = [np.flatnonzero(own) for own in areas]
-    ranks = [np.cumsum(own > 0) - 1 for own in areas]
+    seen = [np.flatnonzero(covered) for covered in areas]
+    ranks = [np.cumsum(covered > 0) - 1 for covered in areas]
     one, other = key % max(1, len(sides[0])), key // max(1, len(sides[0]))
     columns = (areas[0][seen[0]], areas[1][seen[1]], ranks[0][one], ranks[1][other], area)
     return Overlaps(*(torch.from_numpy(column) for column in columns)), *seen
@@ -163,7 +165,7 @@ def _windows(geometry: np.ndarray, scale: float) -> Iterator[tuple[int, int]]:
     """Upper left corners, px of the drawing, of the windows that anything lies in."""
     bounds = shapely.bounds(geometry[~shapely.is_empty(geometry)]) / (scale * _WINDOW)
     first, last = np.floor(bounds[:, :2]).astype(int), np.floor(bounds[:, 2:]).astype(int)
-    # most objects are in one window: only the others are gone through
+    # most objects are in one window: only the others need a loop
     small = (first == last).all(axis=1)
     places = set(map(tuple, np.unique(first[small], axis=0).tolist()))
     for (left, top), (right, bottom) in zip(first[~small].tolist(), last[~small].tolist(), strict=True):
@@ -171,24 +173,24 @@ def _windows(geometry: np.ndarray, scale: float) -> Iterator[tuple[int, int]]:
     yield from sorted((row * _WINDOW, col * _WINDOW) for col, row in places)
 
 
-def _scores(found: Features, true: Features, radius: float, scale: float) -> tuple[dict[str, Any], list[tuple]]:
+def _scores(predicted: Features, true: Features, radius: float, scale: float) -> tuple[dict[str, Any], list[tuple]]:
     """The scores of one image, and the classes of each pair of cells that match."""
-    sides = [side[np.isin(shapely.get_type_id(side.geometry), (3, 6))] for side in (found, true)]
+    sides = [side[np.isin(shapely.get_type_id(side.geometry), (3, 6))] for side in (predicted, true)]
     overlaps, *seen = outline_overlaps(*(side.geometry for side in sides), scale)
     sums = [int(part.sum()) for part in (overlaps.area, overlaps.pred_area, overlaps.true_area)]
     union = sums[1] + sums[2] - sums[0]
     near = len(match_detections(*(side.points() for side in sides), radius))
     counts = PanopticQuality.score(overlaps)
-    own = [near, len(sides[0]) - near, len(sides[1]) - near]
+    detection_counts = [near, len(sides[0]) - near, len(sides[1]) - near]
     row = {
         "iou": sums[0] / union if union else 1.0,
         "dice": 2 * sums[0] / (sums[1] + sums[2]) if union else 1.0,
         "aji": AggregatedJaccardIndex.score(overlaps).item(),
         "pq": panoptic_scores(counts)["pq"].item(),
-        "f1": float(detection_scores(own)["f1"]),
+        "f1": float(detection_scores(detection_counts)["f1"]),
         "found_cells": len(sides[0]),
         "true_cells": len(sides[1]),
-        **dict(zip(_COUNTS, own, strict=True)),
+        **dict(zip(_COUNTS, detection_counts, strict=True)),
         **{f"iou_{name}": int(value) for name, value in zip(_COUNTS, counts[:3], strict=True)},
         **{f"pixels_{name}": value for name, value in zip(_PIXELS, sums, strict=True)},
     }
@@ -236,11 +238,11 @@ def _bars(metrics: Mapping[str, Mapping[str, Any]]) -> np.ndarray:
     figure = Figure(figsize=(1.8 + 1.1 * len(metrics), 3.4), layout="constrained", dpi=160)
     axes = figure.subplots()
     for k, (key, label) in enumerate(_BARS.items()):
-        scores: list[Interval] = [own[key] for own in metrics.values()]
+        scores: list[Interval] = [row[key] for row in metrics.values()]
         values = np.array([score.value for score in scores])
         spread = np.array([(0, 0) if s.low is None else (s.value - s.low, s.high - s.value) for s in scores]).clip(0)
-        place = np.arange(len(values)) + 0.38 * (k - 0.5)
-        bars = axes.bar(place, values, 0.36, yerr=spread.T, capsize=3, label=label, color=("#2f7fc1", "#d9742b")[k])
+        positions = np.arange(len(values)) + 0.38 * (k - 0.5)
+        bars = axes.bar(positions, values, 0.36, yerr=spread.T, capsize=3, label=label, color=("#2f7fc1", "#d9742b")[k])
         axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
     axes.set_xticks(range(len(metrics)), list(metrics), fontsize=8)
     axes.set_ylim(0, 1.12)

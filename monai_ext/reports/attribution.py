@@ -25,16 +25,16 @@ __all__ = ["attribution_report"]
 _CANCEROUS = 2  # class id of a patch
 
 
-def _found(
+def _locate(
     network: LoopNet, image: torch.Tensor, methods: Sequence[str], threshold: float, blank: float | Sequence[float]
 ) -> dict[str, torch.Tensor]:
-    """Of LoopNet and each method, the places of a mosaic called cancerous, bool ``(1, 1, grid, grid)``."""
+    """By LoopNet and each method, the cells of a mosaic called cancerous, bool ``(1, 1, grid, grid)``."""
     with torch.no_grad():
-        found = {"LoopNet": network.eval()(image)["p_loc"].argmax(1, keepdim=True) == _CANCEROUS}
+        located = {"LoopNet": network.eval()(image)["p_loc"].argmax(1, keepdim=True) == _CANCEROUS}
     for method in methods:
         map_ = attribute(network, image, method, blank)
-        found[method] = (map_ > threshold * map_.amax()) & (map_ > 0)
-    return found
+        located[method] = (map_ > threshold * map_.amax()) & (map_ > 0)
+    return located
 
 
 def attribution_report(
@@ -61,12 +61,12 @@ def attribution_report(
     Args:
         network: LoopNet.
         dataset: gives lists of mosaics as :class:`~monai_ext.transforms.CellGridMosaicd` does, normalised, with
-            ``classes``, ``order``, ``missed``, ``label``, ``file`` and, perhaps, ``group``.
+            ``classes``, ``order``, ``missed``, ``label``, ``file`` and, optionally, ``group``.
         output_dir: where the files go.
         methods: of :data:`METHODS`.
         threshold: see above.
         blank: see :func:`attribute`.
-        limit: no further vessel after as many mosaics; SS-CAM takes its time.
+        limit: no further vessel after as many mosaics; SS-CAM is slow.
         device: of the network.
         title: of the report.
         notes: further lines for the report.
@@ -86,10 +86,10 @@ def attribution_report(
         name = str(batch["file"][0])
         group = str(batch["group"][0]) if "group" in batch else Path(name).stem
         for image, truth, order in zip(batch["image"], batch["classes"], batch["order"], strict=True):
-            used = (order >= 0)[None]  # nothing is found at a blank place
-            for method, grid in _found(network, image[None].to(device), methods, threshold, blank).items():
-                own = GridLocating()(grid.cpu() & used, truth[None] == _CANCEROUS)[0].numpy()
-                counts[method, group, name] = counts.get((method, group, name), 0) + own
+            used = (order >= 0)[None]  # nothing is found at a blank cell
+            for method, grid in _locate(network, image[None].to(device), methods, threshold, blank).items():
+                tally = GridLocating()(grid.cpu() & used, truth[None] == _CANCEROUS)[0].numpy()
+                counts[method, group, name] = counts.get((method, group, name), 0) + tally
         for method in ("LoopNet", *methods):  # a patch in no mosaic is found by none
             counts[method, group, name][2] += missed
         mosaics += len(batch["image"])
@@ -97,13 +97,13 @@ def attribution_report(
             break
     if not counts:
         raise InputError("centroids", "an invaded vessel whose cancerous cells were marked", "none")
-    rows = [(method, Path(name).name, group, *own) for (method, group, name), own in counts.items()]
+    rows = [(method, Path(name).name, group, *tally) for (method, group, name), tally in counts.items()]
     table = pd.DataFrame(rows, columns=["method", "image", "group", "tp", "fp", "fn"])
     table = table.assign(**grid_locating_scores(table[["tp", "fp", "fn"]].to_numpy()))
     names = ("precision", "recall", "dice")
     metrics = {
-        str(method): {name: bootstrap_ci(own[name].to_numpy(), own["group"]) for name in names}
-        for method, own in table.groupby("method", sort=False)
+        str(method): {name: bootstrap_ci(method_rows[name].to_numpy(), method_rows["group"]) for name in names}
+        for method, method_rows in table.groupby("method", sort=False)
     }
     with atomic_path(Path(output_dir) / "attributions.csv") as temporary:
         table.to_csv(temporary, index=False)

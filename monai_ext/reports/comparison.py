@@ -101,26 +101,26 @@ def _compare(
     tested = {name: {frozenset(table["group"]) for table in tables} for name, tables in scores.items()}
     if others := [name for name in scores if tested[name] != tested[first]]:
         print(f"no difference to {first}, as tested on other groups: {', '.join(others)}", file=sys.stderr)
-    rows, shown = [], []
+    rows, lines = [], []
     for name, tables in scores.items():
         row: dict[str, object] = {"name": name, "runs": len(tables)}
         texts = dict(row)
         for title, (read, statistic) in statistics.items():
-            own, base = ([read(table) for table in each] for each in (tables, scores[first]))
-            values = {title: bootstrap_scores(own, statistic)}
+            compared, base = ([read(table) for table in each] for each in (tables, scores[first]))
+            values = {title: bootstrap_scores(compared, statistic)}
             if name not in (first, *others):
-                values[f"{title} less {first}"] = bootstrap_scores(own, statistic, base)
+                values[f"{title} less {first}"] = bootstrap_scores(compared, statistic, base)
             for column, interval in values.items():
                 row |= {column: interval.value, f"{column} low": interval.low, f"{column} high": interval.high}
                 texts[column] = _text(interval)
         rows.append(row)
-        shown.append(texts)
+        lines.append(texts)
     path = Path(dst) / "comparison.csv"
     with atomic_path(path) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)
     notes = {name: ", ".join(_folders(name, folders)) for name, folders in runs.items()}
-    write_report(path.with_name("report.html"), title="Comparison", metrics={}, tables={"Rows": shown}, notes=notes)
-    print(pd.DataFrame(shown).fillna("").to_string(index=False))
+    write_report(path.with_name("report.html"), title="Comparison", metrics={}, tables={"Rows": lines}, notes=notes)
+    print(pd.DataFrame(lines).fillna("").to_string(index=False))
     return str(path)
 
 
@@ -131,10 +131,10 @@ def _check_runs(runs: object) -> None:
 
 def _folders(name: str, folders: str | Sequence[str]) -> list[str]:
     patterns = [folders] if isinstance(folders, str) else list(folders)
-    found = sorted(folder for pattern in patterns for folder in glob.glob(str(pattern)))  # noqa: PTH207  any root
-    if not found:
+    matches = sorted(folder for pattern in patterns for folder in glob.glob(str(pattern)))  # noqa: PTH207  any root
+    if not matches:
         raise InputError(f"--runs {name}", "folders of evaluations", f"none like {', '.join(map(str, patterns))}")
-    return found
+    return matches
 
 
 def _table(folder: str) -> tuple[Path, pd.DataFrame]:
@@ -183,14 +183,14 @@ def _read(folder: str) -> pd.DataFrame:
     label, score = (pd.to_numeric(table[name], errors="coerce") for name in ("label", "score"))
     wrong = ~(label.isin([0, 1]) & score.between(0, 1))
     if wrong.any():
-        found = f"{table.loc[wrong.idxmax(), ['label', 'score']].to_dict()}"
-        raise InputError(path, "rows with a label 0 or 1 and a score in [0, 1]", found)
+        problem = f"{table.loc[wrong.idxmax(), ['label', 'score']].to_dict()}"
+        raise InputError(path, "rows with a label 0 or 1 and a score in [0, 1]", problem)
     return table.assign(label=label, score=score)
 
 
 def _statistics(scores: Mapping[str, list[pd.DataFrame]]) -> Mapping[str, Callable]:
     """What tables are compared by; names of classes become numbers."""
-    tables = [table for own in scores.values() for table in own]
+    tables = [table for run_tables in scores.values() for table in run_tables]
     several = ["predicted" in table for table in tables]
     if not any(several):
         return _STATISTICS
@@ -233,29 +233,33 @@ def compare_annotations(
     lists = load_datalist(dataset_dir, parts if split == "all" else [split], check=check)
     items = [item for part in lists.values() for item in part]
     nuclei = NucleusPatches(items, truth, names)
-    rows, shown = [], []
+    rows, lines = [], []
     for column in columns:
-        own = nuclei.annotated(column)
-        both = np.isin(own, names)
+        annotated = nuclei.annotated(column)
+        both = np.isin(annotated, names)
         if not both.any():
             raise InputError(f"annotation {column!r}", f"classes where {truth!r} has some", "none")
-        found = [names.index(name) for name in own[both]]
-        table = {"group": nuclei.groups[both], "label": np.array(names)[nuclei.labels[both]], "predicted": own[both]}
+        predicted = [names.index(name) for name in annotated[both]]
+        table = {
+            "group": nuclei.groups[both],
+            "label": np.array(names)[nuclei.labels[both]],
+            "predicted": annotated[both],
+        }
         with atomic_path(Path(dst) / column / "scores.csv") as temporary:
             pd.DataFrame(table).to_csv(temporary, index=False)
-        scores = class_scores_ci(nuclei.labels[both], found, names, nuclei.groups[both])
-        counts = {"nuclei": int(both.sum()), BACKGROUND: int((own == BACKGROUND).sum())}
+        scores = class_scores_ci(nuclei.labels[both], predicted, names, nuclei.groups[both])
+        counts = {"nuclei": int(both.sum()), BACKGROUND: int((annotated == BACKGROUND).sum())}
         row: dict[str, object] = {"annotation": column}
         for name in WEIGHTED:
             row |= {name: scores[name].value, f"{name} low": scores[name].low, f"{name} high": scores[name].high}
         rows.append(row | counts)
-        shown.append({"annotation": column, **{name: _text(scores[name]) for name in WEIGHTED}, **counts})
+        lines.append({"annotation": column, **{name: _text(scores[name]) for name in WEIGHTED}, **counts})
     path = Path(dst) / "annotations.csv"
     with atomic_path(path) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)
     notes = {"Data": f"{dataset_dir}, {split} list", "Truth": truth}
-    write_report(path.with_name("report.html"), title="Annotations", metrics={}, tables={"Rows": shown}, notes=notes)
-    print(pd.DataFrame(shown).to_string(index=False))
+    write_report(path.with_name("report.html"), title="Annotations", metrics={}, tables={"Rows": lines}, notes=notes)
+    print(pd.DataFrame(lines).to_string(index=False))
     return str(path)
 
 

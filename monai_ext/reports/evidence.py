@@ -123,7 +123,7 @@ def evidence_report(
     title: str = "Evidence localisation",
     notes: Mapping[str, Any] | None = None,
 ) -> str:
-    """Compare the maps of a network on a data set and write what was found.
+    """Compare the maps of a network on a data set and write the results.
 
     Writes into ``output_dir``: ``evidence.csv``, the scores of every case and map; ``metrics.json``; ``report.html``.
     Where positives have masks of tumour and normal tissue, these judge; where there are eight negatives or more, the
@@ -162,7 +162,7 @@ def evidence_report(
 
     with atomic_path(output_dir / "evidence.csv") as temporary:
         pd.concat(scores, names=["judge"]).reset_index("judge").to_csv(temporary, index=False)
-    shown = next(iter(judges))
+    first = next(iter(judges))
     settings = {**fusion_options(evidence), "threshold": evidence["threshold"], "smooth": evidence["smooth"]}
     notes = {
         **(notes or {}),
@@ -176,13 +176,13 @@ def evidence_report(
         title=title,
         metrics={f"CELM, {name}": rows[name][NAMES["celm"]] for name in rows},
         tables={f"Maps, {name} (95 % intervals)": table for name, table in compared.items()},
-        cases=_pictures(maps, judges[shown], scores[shown], evidence, cases),
+        cases=_pictures(maps, judges[first], scores[first], evidence, cases),
         notes=notes,
     )
     for name, table in compared.items():
         columns = ["precision", "recall"] if name == "masks" else ["share", "hit"]
-        told = [", ".join(f"{c} {table.loc[NAMES[m], c].value:.3f}" for c in columns) for m in ("celm", _BASELINE)]
-        print(f"{output_dir / 'report.html'}: {name}: CELM {told[0]}; Grad-CAM {told[1]}")
+        means = [", ".join(f"{c} {table.loc[NAMES[m], c].value:.3f}" for c in columns) for m in ("celm", _BASELINE)]
+        print(f"{output_dir / 'report.html'}: {name}: CELM {means[0]}; Grad-CAM {means[1]}")
     return str(output_dir / "report.html")
 
 
@@ -209,9 +209,9 @@ def _pictures(
     what = "input, CSM, CAM, CELM, localised evidence, truth"
     device = next(evidence.network.parameters()).device
     return {
-        heading: [(_row(evidence, judge[row.case], settings, device), _caption(row, what)) for row in some.itertuples()]
-        for heading, some in chosen.items()
-        if len(some)
+        heading: [(_row(evidence, judge[row.case], settings, device), _caption(row, what)) for row in rows.itertuples()]
+        for heading, rows in chosen.items()
+        if len(rows)
     }
 
 
@@ -229,9 +229,9 @@ def _row(
     greys = [np.rint(min_max(maps[name])[0, 0].cpu().numpy() * 255).astype(np.uint8) for name in _SHOWN]
     heats = [cv2.applyColorMap(_scaled(grey), cv2.COLORMAP_INFERNO)[..., ::-1] for grey in greys]
     outline = {"labels": _scaled(mask.astype(np.uint8)), "classes": ["evidence"], "colours": {"evidence": _YELLOW}}
-    found = overlay(tissue, **outline, thickness=1, channel_dim=-1)
+    localised = overlay(tissue, **outline, thickness=1, channel_dim=-1)
     white = np.repeat(_scaled(truth * np.uint8(255))[..., None], 3, axis=-1)
-    parts = [tissue, *heats, found, white]
+    parts = [tissue, *heats, localised, white]
     gap = np.full((len(tissue), _GAP, 3), 255, np.uint8)
     return np.concatenate([piece for part in parts for piece in (part, gap)][:-1], axis=1)
 

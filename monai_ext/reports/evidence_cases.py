@@ -25,7 +25,7 @@ def _of_label(dataset: Dataset, label: int) -> list[int]:
     return [index for index, item in enumerate(dataset.data) if int(item["label"]) == label]
 
 
-def _some(indices: Sequence[int], limit: int | None, seed: int) -> list[int]:
+def _sample(indices: Sequence[int], limit: int | None, seed: int) -> list[int]:
     """At most ``limit`` of them, drawn by ``seed``, in their own order."""
     if limit is None or len(indices) <= limit:
         return list(indices)
@@ -34,13 +34,13 @@ def _some(indices: Sequence[int], limit: int | None, seed: int) -> list[int]:
 
 def _load(dataset: Dataset, index: int) -> dict[str, Any]:
     """The image as the network takes it, its pixels to show, its name and its group."""
-    item, given = dataset[index], dataset.data[index]
-    name = Path(str(given["image"])).name
+    item, record = dataset[index], dataset.data[index]
+    name = Path(str(record["image"])).name
     return {
         "image": convert_to_tensor(item["image"], track_meta=False).float(),
         "source": convert_to_tensor(item["source"], track_meta=False),
         "name": name,
-        "group": str(given.get("group", name)),
+        "group": str(record.get("group", name)),
     }
 
 
@@ -63,11 +63,11 @@ class PointingCanvases(torch.utils.data.Dataset):
 
     def __init__(self, dataset: Dataset, seed: int = 0, limit: int | None = None, repeats: int = 1) -> None:
         self.dataset, self.seed, self.repeats = dataset, seed, repeats
-        self.positives = _some(_of_label(dataset, 1), limit, seed)
+        self.positives = _sample(_of_label(dataset, 1), limit, seed)
         self.negatives = _of_label(dataset, 0)
         if not self.positives or len(self.negatives) < _AROUND:
-            found = f"{len(self.positives)} and {len(self.negatives)}"
-            raise InputError("pointing game", f"a positive and at least {_AROUND} negative images", found)
+            counts = f"{len(self.positives)} and {len(self.negatives)}"
+            raise InputError("pointing game", f"a positive and at least {_AROUND} negative images", counts)
 
     def __len__(self) -> int:
         return len(self.positives) * self.repeats
@@ -80,13 +80,13 @@ class PointingCanvases(torch.utils.data.Dataset):
         rng = np.random.default_rng([self.seed, index])
         drawn = rng.choice(self.negatives, _AROUND, replace=False).tolist()
         around = [_load(self.dataset, i) for i in drawn]
-        place = int(rng.integers(2**31))
+        position_seed = int(rng.integers(2**31))
         for key in ("image", "source"):
             tiles = [part[key] for part in around]
             shapes = {tuple(tile.shape) for tile in [positive[key], *tiles]}
             if len(shapes) > 1:
                 raise InputError("pointing game", "images of one size", f"{positive['name']} among {sorted(shapes)}")
-            canvas, _, truth = pointing_canvas(positive[key][None], torch.stack(tiles), place)
+            canvas, _, truth = pointing_canvas(positive[key][None], torch.stack(tiles), position_seed)
             positive[key] = canvas[0]
         return {**positive, "truth": truth[0]}
 
@@ -133,7 +133,7 @@ class MaskedPositives(torch.utils.data.Dataset):
 def evidence_judges(
     dataset: Dataset, seed: int = 0, limit: int | None = None, repeats: int = 1
 ) -> dict[str, MaskedPositives | PointingCanvases]:
-    """All that a data set has to judge by, the best one first; arguments as of the two classes.
+    """The references that a data set offers, the best first; arguments as of the two classes.
 
     Returns:
         ``"masks"``, where positives have masks, and ``"pointing game"``, where there are negatives enough: HPLOC has

@@ -31,8 +31,8 @@ def instance_rows(
     """
     rows = [_headings(headings, side)]
     for image, instances in zip(images, maps, strict=True):
-        shown = np.moveaxis(image, 0, -1)[:side, :side]
-        cells = [shown, *(_coloured(shown, each[:side, :side]) for each in instances)]
+        crop = np.moveaxis(image, 0, -1)[:side, :side]
+        cells = [crop, *(_coloured(crop, each[:side, :side]) for each in instances)]
         rows.append(np.concatenate([_framed(cell, side) for cell in cells], axis=1))
     return np.concatenate(rows)
 
@@ -52,6 +52,6 @@ def _framed(cell: np.ndarray, side: int) -> np.ndarray:
 def _headings(texts: Sequence[str], side: int) -> np.ndarray:
     band = np.full((_HEADING, len(texts) * (side + _GAP), 3), 255, np.uint8)
     for number, text in enumerate(texts):
-        place = (number * (side + _GAP) + 2, _HEADING - 7)
-        cv2.putText(band, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (20, 20, 20), 1, cv2.LINE_AA)
+        origin = (number * (side + _GAP) + 2, _HEADING - 7)
+        cv2.putText(band, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (20, 20, 20), 1, cv2.LINE_AA)
     return band

@@ -1,4 +1,4 @@
-"""What evaluation leaves behind: ``metrics.json`` for machines, one self-contained ``report.html`` for people."""
+"""What an evaluation writes: ``metrics.json`` for machines, one self-contained ``report.html`` for people."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write_metrics(path: str | PathLike[str], metrics: Mapping[str, Any]) -> None
     Args:
         path: the file to write; its folder is made.
         metrics: numbers, intervals (a dataclass with all its fields, anything else with ``value``, ``low`` and
-            ``high`` with these three), numpy and torch values, nested as you like. What JSON cannot hold (NaN,
+            ``high`` with these three), numpy and torch values, nested at will. What JSON cannot hold (NaN,
             infinity) becomes null.
     """
     with atomic_path(path) as temporary:
@@ -124,7 +124,7 @@ def _plain(value: Any) -> Any:
 
 
 def _number(value: Any) -> str:
-    """A number as people read it: counts in full, others to about three digits, a dash for none."""
+    """A number for readers: counts in full, others to about three digits, a dash for none."""
     value = _plain(value)
     if value is None:
         return "–"

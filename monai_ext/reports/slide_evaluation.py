@@ -148,8 +148,8 @@ def _lesions(
 ) -> SlideLesions:
     mask_um, grow_um, itc_um = sizes
     stem = results / Path(str(row["image"])).with_suffix("")
-    found = pd.read_csv(stem.with_name(f"{stem.name}_detections.csv"))
-    scores, places = found["score"].to_numpy(float), found[["row", "col"]].to_numpy(float)
+    detections = pd.read_csv(stem.with_name(f"{stem.name}_detections.csv"))
+    scores, places = detections["score"].to_numpy(float), detections[["row", "col"]].to_numpy(float)
     if not entry["label"]:
         return SlideLesions(scores, np.zeros(0), 0)
     plan = json.loads(stem.with_name(f"{stem.name}_plan.json").read_text(encoding="utf-8"))

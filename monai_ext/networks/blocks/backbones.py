@@ -35,7 +35,7 @@ class Backbone(nn.Module):
         out_channels: channels of the four maps.
 
     Raises:
-        InputError: an unknown name; weights that are no known name and no file, cannot be had, or do not fit.
+        InputError: an unknown name; weights that are no known name and no file, cannot be loaded, or do not fit.
     """
 
     def __init__(self, name: str = "resnet50", weights: str | Path | None = None) -> None:

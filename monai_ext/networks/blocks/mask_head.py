@@ -80,7 +80,7 @@ class MaskHead(nn.Module):
     ) -> Tensor:
         """Mean cross-entropy with the masks, weighted.
 
-        All of a box is looked at, known or not: what is outside the instance's mask is no part of the instance.
+        All of a box is used, known or not: what is outside the instance's mask is no part of the instance.
 
         Args:
             logits: ``(R, M, M)``.

@@ -13,7 +13,7 @@ __all__ = ["pool_windows"]
 def pool_windows(x: Tensor, window: int, step: int) -> tuple[Tensor, Tensor]:
     """Mean and maximum of every ``window`` x ``window`` part that fits, ``step`` apart.
 
-    The parts are put together from cells that they share, so the cost hardly depends on how far they overlap.
+    The parts are composed of cells that they share, so the cost hardly depends on how far they overlap.
 
     Args:
         x: ``(B, C, H, W)``; both sides at least ``window``.

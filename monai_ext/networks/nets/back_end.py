@@ -1,4 +1,4 @@
-"""The back end of Cyclic Learning: what any network for instances has to offer to be one (Zhou et al. 2023, III-B)."""
+"""The back end of Cyclic Learning: the interface of an instance segmentation network (Zhou et al. 2023, III-B)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ __all__ = ["InstanceBackEnd"]
 
 
 class InstanceBackEnd(nn.Module, ABC):
-    """A network that learns instances from masks, which may be a few of all, over a backbone that it shares.
+    """A network that learns instances from masks, perhaps incomplete, over a shared backbone.
 
     A subclass gives :meth:`compute_maps`, :meth:`compute_losses` and :meth:`find_instances`. Users call :meth:`losses`
-    to train and :meth:`predict` (dense masks) or :meth:`find` (lists of pixels, for large images) to see what it has
-    learnt.
+    to train and :meth:`predict` (dense masks) or :meth:`find` (lists of pixels, for large images) to apply it.
     ``backbone`` is all that crosses to the front end and back.
 
     Args:
@@ -38,7 +37,7 @@ class InstanceBackEnd(nn.Module, ABC):
             back end says how. What is no nucleus is then learnt from known area alone: some there must be, if only
             in other images.
         freeze_norm: keep the statistics of the backbone's batch normalisation in training too, as He et al. do in
-            Mask R-CNN; for batches of few images over a backbone that is trained already.
+            Mask R-CNN; for small batches over a pretrained backbone.
 
     Raises:
         InputError: an unknown backbone or choice.
@@ -77,7 +76,7 @@ class InstanceBackEnd(nn.Module, ABC):
 
         Args:
             images: ``(B, 3, H, W)`` float32, normalised as the backbone expects.
-            targets: one for each image; images without instances are welcome.
+            targets: one for each image; images without instances are allowed.
 
         Returns:
             scalars by name.
@@ -97,7 +96,7 @@ class InstanceBackEnd(nn.Module, ABC):
         training = self.training
         self.eval()
         try:
-            return [found.surest_first() for found in self.find_instances(images)]
+            return [nuclei.surest_first() for nuclei in self.find_instances(images)]
         finally:
             self.train(training)
 
@@ -111,7 +110,9 @@ class InstanceBackEnd(nn.Module, ABC):
             for each image ``masks``, bool ``(N, H, W)``; ``scores``, float32 ``(N,)`` in [0, 1]; ``boxes``, float32
             ``(N, 4)`` ``x0, y0, x1, y1`` around the masks.
         """
-        return [{"masks": found.masks(), "scores": found.scores, "boxes": found.boxes} for found in self.find(images)]
+        return [
+            {"masks": nuclei.masks(), "scores": nuclei.scores, "boxes": nuclei.boxes} for nuclei in self.find(images)
+        ]
 
     def forward(self, images: Tensor, *targets: Sequence[Target]) -> Any:
         """:meth:`losses` where targets are given, of several sets of them in a list, else :meth:`predict`.
@@ -139,10 +140,10 @@ class InstanceBackEnd(nn.Module, ABC):
         return OrderedDict((name, norm(x)) for norm, (name, x) in zip(self.norms, maps, strict=True))
 
     def settled(self, target: Target) -> Tensor:
-        """Bool ``(H, W)``: where it is known what there is, and anything may be learnt."""
+        """Bool ``(H, W)``: the pixels whose label is known and counts."""
         masks, counts = target["masks"], target["weights"] > 0
-        known = target["known"]
+        known_area = target["known"]
         rest = ~masks[~counts].any(0)
-        if known is not None and self.unlabelled == "ignore":
-            rest &= known
+        if known_area is not None and self.unlabelled == "ignore":
+            rest &= known_area
         return rest | masks[counts].any(0)

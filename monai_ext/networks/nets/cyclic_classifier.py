@@ -31,7 +31,7 @@ class CyclicClassifier(nn.Module):
         self.backbone = Backbone(backbone, weights)
         channels = self.backbone.out_channels[-1]
         self.norm = nn.LayerNorm(channels) if self.backbone.is_swin else nn.Identity()
-        self.pool = nn.AdaptiveAvgPool2d(1)  # a module, as relevance is led back module by module
+        self.pool = nn.AdaptiveAvgPool2d(1)  # a module, as relevance is propagated by module
         self.head = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:

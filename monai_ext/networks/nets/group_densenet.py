@@ -90,7 +90,7 @@ class GroupDenseNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.group_pool = GroupPool(group)  # first, as it tells what a bad name is
+        self.group_pool = GroupPool(group)  # first, as it rejects a bad name
         channels = init_features or _WIDTHS[group][0]
         growth_rate = growth_rate or _WIDTHS[group][1]
         self.stem = GroupConv2d(in_channels, channels, 3, group, lift=True)

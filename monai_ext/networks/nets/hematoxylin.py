@@ -1,4 +1,4 @@
-"""No network at all: how much hematoxylin a pixel holds, as the floor that a trained network has to rise above."""
+"""No network at all: how much hematoxylin a pixel holds, as the baseline of trained networks."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class LoopNet(nn.Module):
         self.grid = grid
         model = _small() if backbone == _SMALL else get_model(backbone, num_classes=1)
         if weights is not None:
-            _fill(model, backbone, weights)
+            _load_features(model, backbone, weights)
         self.backbone, self.head = _parts(model)
         self.locator = GridGCN((_CHANNELS[backbone], *hidden, 3), dropout)
 
@@ -120,19 +120,21 @@ def _parts(model: nn.Module) -> tuple[nn.Sequential, nn.Sequential]:
     return model.features, nn.Sequential(getattr(model, "avgpool", nn.AdaptiveAvgPool2d(1)), *layers)
 
 
-def _fill(model: nn.Module, backbone: str, weights: str | Path) -> None:
+def _load_features(model: nn.Module, backbone: str, weights: str | Path) -> None:
     """Load all but the last layer of a classifier."""
     named = {} if backbone == _SMALL else get_model_weights(backbone).__members__
-    given = named[str(weights)].get_state_dict(check_hash=True) if str(weights) in named else read_state_dict(weights)
-    own = model.state_dict()
-    last = list(own)[-1].rpartition(".")[0] + "."
-    state = {name: tensor for name, tensor in given.items() if not name.startswith(last)}
+    loaded = named[str(weights)].get_state_dict(check_hash=True) if str(weights) in named else read_state_dict(weights)
+    expected = model.state_dict()
+    last = list(expected)[-1].rpartition(".")[0] + "."
+    state = {name: tensor for name, tensor in loaded.items() if not name.startswith(last)}
 
     def fits(name: str) -> bool:
         # torchvision's IMAGENET1K_FEATURES has classifiers of NaN
-        return name in state and state[name].shape == own[name].shape and bool(state[name].isfinite().all())
+        return name in state and state[name].shape == expected[name].shape and bool(state[name].isfinite().all())
 
-    wrong = [name for name in own if not name.startswith(last) and not fits(name)] + sorted(set(state) - set(own))
+    wrong = [name for name in expected if not name.startswith(last) and not fits(name)] + sorted(
+        set(state) - set(expected)
+    )
     if wrong:
         raise InputError(weights, f"weights of {backbone}", f"{len(wrong)} that do not fit: {wrong[0]}")
     model.load_state_dict(state, strict=False)

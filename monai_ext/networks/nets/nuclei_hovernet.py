@@ -34,11 +34,11 @@ class NucleiHoVerNet(InstanceBackEnd):
 
     Weights: the gradient that reaches a pixel's output is multiplied by the weight of its instance. For
     cross-entropy and the squared errors, this is the gradient of a weighted sum over pixels; the value of the loss
-    does not show it. Pixels of weight 0 are taken to be predicted rightly. Where masks overlap, a pixel is the
+    does not show it. Pixels of weight 0 count as predicted correctly. Where masks overlap, a pixel is the
     earlier one's.
 
     Unlabelled area: trained as it is, HoVer-Net takes every pixel without a mask for background, in all terms of its
-    loss, and unlike Mask R-CNN it looks at every pixel. That is ``"background"``. With ``"ignore"``, unknown pixels
+    loss, and unlike Mask R-CNN it uses every pixel. That is ``"background"``. With ``"ignore"``, unknown pixels
     have weight 0.
 
     Args:
@@ -65,8 +65,8 @@ class NucleiHoVerNet(InstanceBackEnd):
         whole = HoVerNet(mode=HoVerNet.Mode.FAST, decoder_padding=True)
         self.nuclei, self.distances = whole.nucleus_prediction, whole.horizontal_vertical
         self.laterals = nn.ModuleList(
-            nn.Identity() if found == wanted else nn.Conv2d(found, wanted, 1, bias=False)
-            for found, wanted in zip(self.backbone.out_channels, _WIDTHS, strict=True)
+            nn.Identity() if width == wanted else nn.Conv2d(width, wanted, 1, bias=False)
+            for width, wanted in zip(self.backbone.out_channels, _WIDTHS, strict=True)
         )
         self.outlines = nn.Sequential(
             nn.Conv2d(3, _FINE, 3, padding=1, bias=False),
@@ -92,19 +92,19 @@ class NucleiHoVerNet(InstanceBackEnd):
         distances = torch.stack([hover_maps(each) for each in instances])
         wanted = {HoVerNetBranch.NP.value: nucleus, HoVerNetBranch.HV.value: distances}
         right = {HoVerNetBranch.NP.value: (2 * nucleus - 1) * _SURE, HoVerNetBranch.HV.value: distances}
-        found = {name: _counted(x, right[name], weights[:, None]) for name, x in maps.items()}
-        return {"loss_hover": self.criterion(found, wanted).as_subclass(Tensor)}
+        predictions = {name: _counted(x, right[name], weights[:, None]) for name, x in maps.items()}
+        return {"loss_hover": self.criterion(predictions, wanted).as_subclass(Tensor)}
 
     def find_instances(self, images: Tensor) -> list[SparseInstances]:
-        """Nuclei by their maps; a nucleus is as sure as its pixels are on average."""
+        """Nuclei by their maps; a nucleus' score is the mean probability of its pixels."""
         maps = self.compute_maps(images)
         probability = maps[HoVerNetBranch.NP.value].softmax(1)[:, 1]
-        found = []
+        nuclei = []
         for nucleus, distances in zip(probability, maps[HoVerNetBranch.HV.value], strict=True):
             arrays = (x.cpu().numpy() for x in (nucleus, distances))
             instances = hover_instances(*arrays, threshold=self.threshold, min_size=self.min_size)
-            found.append(SparseInstances.from_map(torch.from_numpy(instances).to(images.device), nucleus))
-        return found
+            nuclei.append(SparseInstances.from_map(torch.from_numpy(instances).to(images.device), nucleus))
+        return nuclei
 
     def _painted(self, target: Target) -> tuple[Tensor, Tensor]:
         """Instances, int32 ``(H, W)``, and the weights of the pixels, ``(H, W)``."""
@@ -113,9 +113,9 @@ class NucleiHoVerNet(InstanceBackEnd):
         return painted[0], torch.where(painted[0] > 0, weights, self.settled(target).float())
 
 
-def _counted(found: Tensor, right: Tensor, weights: Tensor) -> Tensor:
-    """What was found, passing on its gradient times the weights; what is right where the weight is 0."""
-    return torch.where(weights > 0, found.detach(), right) + weights * (found - found.detach())
+def _counted(predicted: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """The prediction, its gradient times the weights; the target where the weight is 0."""
+    return torch.where(weights > 0, predicted.detach(), target) + weights * (predicted - predicted.detach())
 
 
 def _decode(branch: nn.Module, features: list[Tensor], outlines: Tensor) -> Tensor:

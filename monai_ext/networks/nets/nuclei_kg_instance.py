@@ -19,7 +19,7 @@ __all__ = ["NucleiKGInstance"]
 
 _STRIDE = 2
 _KINDS = 5  # top left, top right, bottom left, bottom right, centre
-_FAR = 1e6  # px; where a keypoint is that nothing is near
+_FAR = 1e6  # px; position of a keypoint out of reach
 _EXACT = "donot_use_mm_for_euclid_dist"
 
 
@@ -115,12 +115,12 @@ class NucleiKGInstance(InstanceBackEnd):
 
         owned = (weights * near)[:, :, None]
         distance = (offsets - places).abs().mean(3)  # (B, from, to, h, w)
-        own = torch.eye(_KINDS, dtype=torch.bool, device=heat.device)[..., None, None]
+        diagonal = torch.eye(_KINDS, dtype=torch.bool, device=heat.device)[..., None, None]
         count = near.sum().clamp(min=1)
         return {
             "loss_keypoint": (errors * weights).mean(),
-            "loss_offset": (distance * owned * own).sum() / count,
-            "loss_group": 0.25 * (distance * owned * ~own).sum() / (count * (_KINDS - 1)),
+            "loss_offset": (distance * owned * diagonal).sum() / count,
+            "loss_group": 0.25 * (distance * owned * ~diagonal).sum() / (count * (_KINDS - 1)),
             "loss_mask": self._mask_loss(features, targets),
         }
 
@@ -170,16 +170,16 @@ class NucleiKGInstance(InstanceBackEnd):
     def _boxes(self, heat: Tensor, offsets: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Boxes ``(N, 4)`` and scores ``(N,)`` of one image from its heat and offsets."""
         shape = tuple(heat.shape[-2:])
-        # where each cell leads, (from, to, hw, 2) px
+        # where each cell points, (from, to, hw, 2) px
         leads = _cells(shape, heat.device) + self.radius * offsets.flatten(-2).transpose(-1, -2)
-        own = torch.stack([leads[kind, kind] for kind in range(_KINDS)])
-        votes = self._votes(heat.flatten(1), own, shape)
+        destinations = torch.stack([leads[kind, kind] for kind in range(_KINDS)])
+        votes = self._votes(heat.flatten(1), destinations, shape)
         peak = (votes == F.max_pool2d(votes[None], 3, stride=1, padding=1)[0]) & (votes > self.keypoint_threshold)
-        found = [kind.flatten().nonzero().squeeze(1) for kind in peak]  # cells
-        places = [own[kind, at] for kind, at in enumerate(found)]
-        sure = [votes[kind].flatten()[at].clamp(max=1) for kind, at in enumerate(found)]
+        peaks = [kind.flatten().nonzero().squeeze(1) for kind in peak]  # cells
+        places = [destinations[kind, cells] for kind, cells in enumerate(peaks)]
+        sure = [votes[kind].flatten()[cells].clamp(max=1) for kind, cells in enumerate(peaks)]
         # each keypoint starts a group: of each kind what is there where it leads to
-        groups = [self._group(leads[kind, :, at], places, sure) for kind, at in enumerate(found)]
+        groups = [self._group(leads[kind, :, cells], places, sure) for kind, cells in enumerate(peaks)]
         points, scores = (torch.cat(part, dim=1).transpose(0, 1) for part in zip(*groups, strict=True))
         boxes, whole = _group_boxes(points, scores > 0)
         boxes, scores = clip_boxes_to_image(boxes, size), scores.mean(1)
@@ -191,8 +191,8 @@ class NucleiKGInstance(InstanceBackEnd):
     def _group(self, wanted: Tensor, places: list[Tensor], scores: list[Tensor]) -> tuple[Tensor, Tensor]:
         """For wanted places ``(5, K, 2)`` the nearest keypoints, and their scores ``(5, K)``, 0 if out of reach."""
         points, sure = [], []
-        for one, found, score in zip(wanted, places, scores, strict=True):
-            there = torch.cat([found, found.new_full((1, 2), _FAR)])
+        for one, keypoints, score in zip(wanted, places, scores, strict=True):
+            there = torch.cat([keypoints, keypoints.new_full((1, 2), _FAR)])
             distance, nearest = torch.cdist(one, there, compute_mode=_EXACT).min(1)
             points.append(there[nearest])
             sure.append(torch.where(distance <= self.radius + 1, F.pad(score, (0, 1))[nearest], 0.0))
@@ -224,24 +224,24 @@ def _points(boxes: Tensor) -> Tensor:
     return torch.stack([x, y], dim=2)
 
 
-def _group_boxes(points: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+def _group_boxes(points: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     """Boxes of groups.
 
     Args:
         points: ``(K, 5, 2)`` x, y.
-        found: bool ``(K, 5)``.
+        present: bool ``(K, 5)``.
 
     Returns:
         ``(K, 4)``, and bool ``(K,)``, whether the group tells one.
     """
-    two = found.new_tensor([[1, 0, 0, 1, 0], [0, 1, 1, 0, 0]])
-    enough = (found.sum(1) >= 3) | (found[:, None] | ~two).all(2).any(1)
+    two = present.new_tensor([[1, 0, 0, 1, 0], [0, 1, 1, 0, 0]])
+    enough = (present.sum(1) >= 3) | (present[:, None] | ~two).all(2).any(1)
     left, right, top, bottom = ([0, 2], [1, 3], [0, 1], [2, 3])
-    centre = torch.where(found[:, 4:], points[:, 4], torch.nan)
+    centre = torch.where(present[:, 4:], points[:, 4], torch.nan)
     sides = []
     for axis, (low, high) in enumerate(((left, right), (top, bottom))):
-        first = torch.where(found[:, low], points[:, low, axis], torch.inf).amin(1)
-        last = torch.where(found[:, high], points[:, high, axis], -torch.inf).amax(1)
+        first = torch.where(present[:, low], points[:, low, axis], torch.inf).amin(1)
+        last = torch.where(present[:, high], points[:, high, axis], -torch.inf).amax(1)
         middle = 2 * centre[:, axis]
         sides.append((first.where(first.isfinite(), middle - last), last.where(last.isfinite(), middle - first)))
     boxes = torch.stack([sides[0][0], sides[1][0], sides[0][1], sides[1][1]], dim=1)

@@ -1,4 +1,4 @@
-"""Mask R-CNN for many small nuclei, of which perhaps only some are labelled."""
+"""Mask R-CNN for many small nuclei, possibly only some of them labelled."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _BETA = 1 / 9  # where the smooth L1 loss turns from a parabola to a line
 
 
 class NucleiMaskRCNN(InstanceBackEnd):
-    """Mask R-CNN with a feature pyramid (He et al. 2017), put together from torchvision's parts.
+    """Mask R-CNN with a feature pyramid (He et al. 2017), built from torchvision's parts.
 
     The numbers are the paper's (Zhou et al. 2023, section V-B: 400 instances, RPN suppression .9 and .7) and, where it
     is silent, its release's: anchors of 8 to 128 px, 64 anchors and 128 regions sampled in each image, detections
     suppressed at .3. What torchvision's ``MaskRCNN`` lacks is here: instances have weights, and unlabelled area can be
-    left alone. With weights of 1 and everything known, the losses are torchvision's.
+    ignored. With weights of 1 and everything known, the losses are torchvision's.
 
     Weights: an anchor or region that is matched to an instance counts by its weight in all five losses, whose divisors
     are the numbers of samples, so that every loss is linear in the weights. Matched to an instance of weight 0 it is
@@ -208,8 +208,8 @@ class NucleiMaskRCNN(InstanceBackEnd):
         )
         nucleus = torch.cat([sample.nucleus for sample in samples])
         errors = F.binary_cross_entropy_with_logits(scores, nucleus.float(), reduction="none")
-        found, moved = _weighted(self.rpn, errors, deltas[nucleus], samples, targets)
-        return {"loss_objectness": found, "loss_rpn_box_reg": moved}
+        objectness_loss, moved = _weighted(self.rpn, errors, deltas[nucleus], samples, targets)
+        return {"loss_objectness": objectness_loss, "loss_rpn_box_reg": moved}
 
     def _roi_losses(
         self, features: dict[str, Tensor], proposals: list[Tensor], targets: list[Target]
@@ -222,7 +222,7 @@ class NucleiMaskRCNN(InstanceBackEnd):
         logits, deltas = self._look_at(features, [sample.boxes for sample in samples])
         nucleus = torch.cat([sample.nucleus for sample in samples])
         errors = F.cross_entropy(logits, nucleus.long(), reduction="none")
-        found, moved = _weighted(self.roi_heads, errors, deltas[nucleus, 4:], samples, targets)
+        classifier_loss, moved = _weighted(self.roi_heads, errors, deltas[nucleus, 4:], samples, targets)
         boxes = [sample.boxes[sample.nucleus] for sample in samples]
         loss_mask = self.mask_head.loss(
             self.mask_head(features, boxes),
@@ -231,11 +231,11 @@ class NucleiMaskRCNN(InstanceBackEnd):
             [sample.instance[sample.nucleus] for sample in samples],
             torch.cat([sample.weights[sample.nucleus] for sample in samples]),
         )
-        return {"loss_classifier": found, "loss_box_reg": moved, "loss_mask": loss_mask}
+        return {"loss_classifier": classifier_loss, "loss_box_reg": moved, "loss_mask": loss_mask}
 
 
 class _Maps(NamedTuple):
-    """What is computed of a batch of images before any target is looked at.
+    """What is computed of a batch of images without their targets.
 
     Attributes:
         features: the pyramid's levels.

@@ -32,7 +32,7 @@ class _Upsample(nn.Module):
     def __init__(self, channels: int, factor: int) -> None:
         super().__init__()
         self.factor, self.channels = factor, channels
-        # not persistent: it holds no knowledge, so checkpoints of every origin fit
+        # not persistent: it is constant, so checkpoints of every origin fit
         self.register_buffer("kernel", _bilinear_kernel(channels, factor), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -197,20 +197,22 @@ class SegMitosFCN(nn.Module):
                 raise InputError(
                     "weights", "a file or a name of torchvision's VGG-16 weights", repr(weights)
                 ) from error
-        self._fill(self._from_torchvision(state, weights) if "features.0.weight" in state else state, weights)
+        self._load_matching(self._from_torchvision(state, weights) if "features.0.weight" in state else state, weights)
 
-    def _fill(self, state: Mapping[str, Tensor], source: str | Path) -> None:
-        own = self.state_dict()
-        unknown = sorted(set(state) - set(own) - {f"skips.{i}.score.{p}" for i in (0, 1) for p in ("weight", "bias")})
-        misfits = [k for k, v in state.items() if k in own and own[k].shape != v.shape]
+    def _load_matching(self, state: Mapping[str, Tensor], source: str | Path) -> None:
+        expected = self.state_dict()
+        unknown = sorted(
+            set(state) - set(expected) - {f"skips.{i}.score.{p}" for i in (0, 1) for p in ("weight", "bias")}
+        )
+        misfits = [k for k, v in state.items() if k in expected and expected[k].shape != v.shape]
         # torchvision's IMAGENET1K_FEATURES has classifiers of NaN
         broken = [k for k, v in state.items() if not v.isfinite().all()]
         if unknown or misfits or broken or not state:
-            found = [f"unknown {k}" for k in unknown]
-            found += [f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}" for k in misfits]
-            found += [f"{k} not finite" for k in broken]
-            raise InputError(source, "weights of this network", "; ".join(found[:3]) or "no weights")
-        self.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
+            problems = [f"unknown {k}" for k in unknown]
+            problems += [f"{k} {tuple(state[k].shape)} instead of {tuple(expected[k].shape)}" for k in misfits]
+            problems += [f"{k} not finite" for k in broken]
+            raise InputError(source, "weights of this network", "; ".join(problems[:3]) or "no weights")
+        self.load_state_dict({k: v for k, v in state.items() if k in expected}, strict=False)
 
     def _layers(self) -> dict[str, str]:
         """Caffe's name of each layer -> the name of its module here."""

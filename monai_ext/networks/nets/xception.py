@@ -30,7 +30,7 @@ def _separable(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 class _Block(nn.Module):
-    """Separable convolutions, each behind a ReLU, round which the input is led."""
+    """Separable convolutions, each behind a ReLU, with a shortcut."""
 
     def __init__(self, channels: list[int], stride: int = 1, first_relu: bool = True) -> None:
         super().__init__()
