@@ -244,7 +244,8 @@ class NucleusInstancesd(MapTransform):
     Examples:
         >>> from monai.data import MetaTensor
         >>> from monai_ext.transforms import NucleusInstancesd
-        >>> item = {"probability": torch.zeros(1, 32, 48), "source": MetaTensor(torch.zeros(3, 32, 48), meta={"mpp": 0.5})}
+        >>> image = MetaTensor(torch.zeros(3, 32, 48), meta={"mpp": 0.5})
+        >>> item = {"probability": torch.zeros(1, 32, 48), "source": image}
         >>> item["probability"][0, 4:20, 4:20] = item["probability"][0, 4:20, 28:44] = 0.9
         >>> int(NucleusInstancesd()(item)["instances"].max())
         2

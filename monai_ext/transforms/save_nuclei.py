@@ -54,16 +54,15 @@ class SaveNucleid(MapTransform):
         InputError: an image without any annotation.
 
     Examples:
-        >>> import json, shapely
+        >>> import json
         >>> from monai.data import MetaTensor
         >>> from monai_ext.formats import Features, write_geojson
         >>> from monai_ext.transforms import SaveNucleid
-        >>> expert = write_geojson(folder / "expert.geojson", Features([shapely.box(10, 10, 20, 20)], classes="Tumor"))
-        >>> instances = torch.zeros(1, 64, 64, dtype=torch.int32)
-        >>> instances[0, 10:20, 10:20] = 1
-        >>> image = MetaTensor(torch.zeros(3, 64, 64, dtype=torch.uint8), meta={"filename_or_obj": str(folder / "a.png")})
+        >>> expert = write_geojson(folder / "expert.geojson", Features.from_points([[8, 8]], classes="Tumor"))
+        >>> meta = {"filename_or_obj": str(folder / "a.png")}
+        >>> item = {"source": MetaTensor(torch.zeros(3, 64, 64, dtype=torch.uint8), meta=meta), "part": "training"}
+        >>> item |= {"instances": torch.ones(1, 64, 64, dtype=torch.int32), "annotations": {"ea": expert}}
         >>> save = SaveNucleid(output_dir=folder / "out", class_names=["Tumor"], data_root_dir=folder)
-        >>> item = {"source": image, "instances": instances, "annotations": {"ea": expert}, "part": "training"}
         >>> _ = save(item)
         >>> json.loads(save.close().read_text())["training"]
         [{'image': 'patches/a.npy', 'label': 'nuclei/a.csv', 'group': 'a'}]
