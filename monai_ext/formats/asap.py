@@ -43,6 +43,13 @@ def read_asap(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     Raises:
         InputError: no such file, no ASAP XML, or coordinates that are no numbers; it names the annotation.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats import read_asap, write_asap
+        >>> path = write_asap(folder / "tumour.xml", {"_0": [shapely.box(10, 20, 30, 40)]})
+        >>> {group: [shape.area for shape in shapes] for group, shapes in read_asap(path).items()}
+        {'_0': [400.0]}
     """
     root = read_xml(path, "ASAP_Annotations", "ASAP")
     groups: dict[str, list] = defaultdict(list)
@@ -70,6 +77,15 @@ def read_asap_region(
 
     Raises:
         InputError: as :func:`read_asap`, and for a group that is in neither list.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats import write_asap
+        >>> from monai_ext.formats.asap import read_asap_region
+        >>> drawn = {"_0": [shapely.box(0, 0, 100, 100)], "_2": [shapely.box(40, 40, 60, 60)]}
+        >>> [tumour] = read_asap_region(write_asap(folder / "tumour.xml", drawn))
+        >>> tumour.area
+        9600.0
     """
     groups = read_asap(path)
     inside, outside = tuple(inside), tuple(outside)
@@ -89,6 +105,14 @@ def write_asap(path: str | os.PathLike, groups: Mapping[str, Iterable[shapely.Ge
 
     Returns:
         The path.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats import read_asap, write_asap
+        >>> ring = shapely.box(0, 0, 100, 100) - shapely.box(40, 40, 60, 60)
+        >>> path = write_asap(folder / "ring.xml", {"tumour": [ring]})
+        >>> [shape.area for shape in read_asap(path)["tumour"]]
+        [4800.0, 4800.0]
     """
     root = ET.Element("ASAP_Annotations")
     annotations, listed = ET.SubElement(root, "Annotations"), ET.SubElement(root, "AnnotationGroups")
@@ -116,6 +140,12 @@ def read_xml(path: str | os.PathLike, root: str, program: str) -> ET.Element:
 
     Raises:
         InputError: no such file, no XML, or another root.
+
+    Examples:
+        >>> from monai_ext.formats import read_xml, write_asap
+        >>> path = write_asap(folder / "empty.xml", {})
+        >>> [part.tag for part in read_xml(path, root="ASAP_Annotations", program="ASAP")]
+        ['Annotations', 'AnnotationGroups']
     """
     try:
         found = parse(path, forbid_dtd=True).getroot()

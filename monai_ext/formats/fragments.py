@@ -17,7 +17,16 @@ _MIN_AREA_UM2 = 40_000.0  # of a fragment: 0.2 mm x 0.2 mm
 
 
 class Box(NamedTuple):
-    """A part of a slide, px of level 0: its first row and column, its height and width."""
+    """A part of a slide, px of level 0: its first row and column, its height and width.
+
+    Examples:
+        >>> from PIL import Image
+        >>> from monai_ext.formats import Box, SlideReader
+        >>> Image.fromarray(np.full((200, 300, 3), 255, np.uint8)).save(folder / "slide.png")
+        >>> reader = SlideReader(folder / "slide.png", target_mpp=0.5)
+        >>> reader.read(*Box(row=10, col=20, height=30, width=40)).shape
+        (3, 30, 40)
+    """
 
     row: int
     col: int
@@ -35,6 +44,16 @@ def tissue_fragments(reader: SlideReader, mpp: float = _MPP, min_area_um2: float
 
     Returns:
         Their boxes, which do not overlap, from top to bottom.
+
+    Examples:
+        >>> from PIL import Image
+        >>> from monai_ext.formats import SlideReader, tissue_fragments
+        >>> slide = np.full((400, 800, 3), 240, np.uint8)
+        >>> slide[100:300, 100:300] = slide[100:300, 500:700] = (190, 120, 170)
+        >>> Image.fromarray(slide).save(folder / "slide.png")
+        >>> left, right = tissue_fragments(SlideReader(folder / "slide.png", mpp=2.0))
+        >>> left.col + left.width < right.col
+        True
     """
     mask = tissue_mask(reader.thumbnail(mpp), mpp, min_area_um2)
     scale = reader.thumbnail_scale(mpp)
@@ -56,6 +75,13 @@ def fragment_boxes(mask: np.ndarray) -> list[tuple[int, int, int, int]]:
 
     Returns:
         ``top, left, bottom, right`` of each, the last two exclusive, in ascending order.
+
+    Examples:
+        >>> from monai_ext.formats.fragments import fragment_boxes
+        >>> mask = np.zeros((8, 20), bool)
+        >>> mask[1:4, 2:6] = mask[5:8, 12:19] = True
+        >>> fragment_boxes(mask)
+        [(1, 2, 4, 6), (5, 12, 8, 19)]
     """
     parts = find_objects(label(mask, np.ones((3, 3)))[0])
     boxes = [(rows.start, cols.start, rows.stop, cols.stop) for rows, cols in parts]

@@ -62,12 +62,27 @@ def to_xy(points: np.ndarray, offset: tuple[float, float] = (0, 0), scale: float
 
     Returns:
         ``(..., 2)`` float64 ``x, y`` in level-0 pixels.
+
+    Examples:
+        >>> from monai_ext.formats.geojson import to_xy
+        >>> to_xy([[0, 0], [2, 5]]).tolist()
+        [[0.5, 0.5], [5.5, 2.5]]
+        >>> to_xy([[0, 0]], offset=(100, 200), scale=4).tolist()  # a tile of a level that is four times as coarse
+        [[202.0, 102.0]]
     """
     return ((np.asarray(points, dtype=np.float64) + 0.5) * scale + offset)[..., ::-1]
 
 
 def to_rowcol(xy: np.ndarray, offset: tuple[float, float] = (0, 0), scale: float = 1) -> np.ndarray:
-    """QuPath's coordinates to pixel indices: the inverse of :func:`to_xy`."""
+    """QuPath's coordinates to pixel indices: the inverse of :func:`to_xy`.
+
+    Examples:
+        >>> from monai_ext.formats.geojson import to_rowcol
+        >>> to_rowcol([[5.5, 2.5]]).tolist()
+        [[2.0, 5.0]]
+        >>> to_rowcol([[202.0, 102.0]], offset=(100, 200), scale=4).tolist()
+        [[0.0, 0.0]]
+    """
     return (np.asarray(xy, dtype=np.float64)[..., ::-1] - offset) / scale - 0.5
 
 
@@ -85,6 +100,16 @@ class Features:
         names: ``(N,)`` the objects' own names, or None.
         ids: ``(N,)`` UUIDs, or None: QuPath then makes its own.
         colors: red, green, blue (0 to 255) of each class.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats import Features
+        >>> shapes = [shapely.box(0, 0, 4, 3), shapely.Point(7.5, 2.5)]
+        >>> features = Features(shapes, classes=["Tumor", None], measurements={"score": [0.9, np.nan]})
+        >>> len(features), features.points().tolist()
+        (2, [[1.0, 1.5], [2.0, 7.0]])
+        >>> features[features.classes == "Tumor"].measurements["score"].tolist()
+        [0.9]
     """
 
     geometry: np.ndarray
@@ -155,6 +180,14 @@ def read_geojson(path: str | os.PathLike, nuclei: bool = False) -> Features:
 
     Raises:
         InputError: when the file cannot be read, is cut off or holds something else; it names the feature at fault.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats import Features, read_geojson, write_geojson
+        >>> cell = Features([shapely.box(0, 0, 10, 10)], classes="Tumor", measurements={"area_um2": 6.25})
+        >>> features = read_geojson(write_geojson(folder / "cells.geojson", cell))
+        >>> features.classes.tolist(), features.measurements["area_um2"].tolist()
+        (['Tumor'], [6.25])
     """
     try:
         with Path(path).open("rb") as file:
@@ -164,7 +197,13 @@ def read_geojson(path: str | os.PathLike, nuclei: bool = False) -> Features:
 
 
 def parse_geojson(data: bytes, where: str | os.PathLike = "GeoJSON") -> Features:
-    """Read GeoJSON that is in memory: see :func:`read_geojson`; ``where`` is what errors name."""
+    """Read GeoJSON that is in memory: see :func:`read_geojson`; ``where`` is what errors name.
+
+    Examples:
+        >>> from monai_ext.formats.geojson import parse_geojson
+        >>> parse_geojson(b'{"type": "Point", "coordinates": [5.5, 2.5]}').points().tolist()
+        [[2.0, 5.0]]
+    """
     return _read(io.BytesIO(data), str(where))
 
 
@@ -175,6 +214,14 @@ class GeoJSONWriter:
 
     Args:
         path: the file to write; folders are made as needed.
+
+    Examples:
+        >>> from monai_ext.formats import Features, GeoJSONWriter, read_geojson
+        >>> with GeoJSONWriter(folder / "cells.geojson") as writer:
+        ...     for row in range(3):
+        ...         writer.write(Features.from_points([[row, 0]], classes="Tumor"))
+        >>> len(read_geojson(writer.path))
+        3
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -215,7 +262,16 @@ class GeoJSONWriter:
 
 
 def write_geojson(path: str | os.PathLike, features: Features) -> Path:
-    """Write features as a FeatureCollection for QuPath; the file appears whole or not at all."""
+    """Write features as a FeatureCollection for QuPath; the file appears whole or not at all.
+
+    Examples:
+        >>> import json
+        >>> from monai_ext.formats import Features, write_geojson
+        >>> mitoses = Features.from_points([[2, 5]], classes="Mitosis", colors={"Mitosis": (200, 0, 0)})
+        >>> [feature] = json.loads(write_geojson(folder / "mitoses.geojson", mitoses).read_text())["features"]
+        >>> feature["geometry"]["coordinates"], feature["properties"]["classification"]
+        ([5.5, 2.5], {'name': 'Mitosis', 'color': [200, 0, 0]})
+    """
     with GeoJSONWriter(path) as writer:
         writer.write(features)
     return writer.path
@@ -241,6 +297,14 @@ def rasterize(
 
     Returns:
         ``(C, H, W)`` uint8, 0 or 1.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats import Features, rasterize
+        >>> features = Features([shapely.box(0, 0, 2, 2), shapely.box(2, 0, 5, 1)], classes=["Tumor", "Stroma"])
+        >>> masks = rasterize(features, shape=(4, 6), classes=["Tumor", "Stroma"])
+        >>> masks.shape, masks.sum(axis=(1, 2)).tolist()
+        ((2, 4, 6), [4, 3])
     """
     channels = [features] if classes is None else [features[features.classes == name] for name in classes]
     return np.stack([polygons_to_mask(chosen.geometry, shape, offset, scale) for chosen in channels]).astype(np.uint8)
@@ -255,6 +319,13 @@ def class_numbers(features: Features, class_names: Sequence[str] | Mapping[str, 
 
     Returns:
         ``(N,)`` int64, 0 for the first class, -1 for an object without a class or with another one.
+
+    Examples:
+        >>> from monai_ext.formats import Features
+        >>> from monai_ext.formats.geojson import class_numbers
+        >>> features = Features.from_points([[0, 0], [1, 1], [2, 2]], classes=["Tumor", "Lymphocyte", None])
+        >>> class_numbers(features, {"tumour": ["Tumor"], "immune": ["Immune cells", "Lymphocyte"]}).tolist()
+        [0, 1, -1]
     """
     aliases = class_names if isinstance(class_names, Mapping) else {name: [name] for name in class_names}
     numbers = {alias: index for index, own in enumerate(aliases.values()) for alias in own}
@@ -481,6 +552,14 @@ def encode_features(features: Features, where: str | os.PathLike) -> Iterator[by
 
     Raises:
         InputError: for a geometry that is missing, empty or not finite.
+
+    Examples:
+        >>> import json
+        >>> from monai_ext.formats import Features
+        >>> from monai_ext.formats.geojson import encode_features
+        >>> [text] = encode_features(Features.from_points([[2, 5]]), "mitoses")
+        >>> json.loads(text)["geometry"]
+        {'type': 'Point', 'coordinates': [5.5, 2.5]}
     """
     geometry = features.geometry
     missing = shapely.is_missing(geometry) | shapely.is_empty(geometry)

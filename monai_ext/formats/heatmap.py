@@ -29,6 +29,15 @@ class HeatMap:
     Raises:
         InputError: the file is there and holds something else.
         OSError: the disk is full.
+
+    Examples:
+        >>> from monai_ext.formats import HeatMap
+        >>> with HeatMap(folder / "tumour.npy", shape=(1, 4, 6)) as heat:
+        ...     heat.write(channel=0, row=1, col=2, values=np.ones((2, 3)))
+        ...     heat.rows(1, 2).tolist()
+        [[0.0, 0.0, 1.0, 1.0, 1.0, 0.0]]
+        >>> np.load(folder / "tumour.npy").shape
+        (1, 4, 6)
     """
 
     def __init__(self, path: str | os.PathLike, shape: tuple[int, int, int] | None = None) -> None:
@@ -102,6 +111,15 @@ def halve(source: HeatMap, path: str | os.PathLike) -> HeatMap:
 
     Returns:
         ``(C, ceil(H / 2), ceil(W / 2))``.
+
+    Examples:
+        >>> from monai_ext.formats import HeatMap
+        >>> from monai_ext.formats.heatmap import halve
+        >>> with HeatMap(folder / "fine.npy", shape=(1, 4, 6)) as fine:
+        ...     fine.write(channel=0, row=1, col=2, values=np.ones((1, 1)))
+        ...     with halve(fine, folder / "half.npy") as half:
+        ...         half.rows(0, 2).tolist()
+        [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
     """
     channels, rows, cols = source.shape
     half = HeatMap(path, (channels, -(-rows // 2), -(-cols // 2)))

@@ -29,6 +29,12 @@ class HotSpot:
         area_mm2: the circle's area, or the field's where that is smaller.
         density_per_mm2: ``count / area_mm2``.
         whole_field: whether the field is smaller than the area asked for, so that all of it was counted.
+
+    Examples:
+        >>> from monai_ext.formats import hot_spot
+        >>> spot = hot_spot(np.array([[10, 10]]), shape=(1000, 1000), mpp=0.25)  # smaller than 2 mm2
+        >>> spot.whole_field, round(spot.area_mm2, 4), round(spot.density_per_mm2, 2)
+        (True, 0.0625, 16.0)
     """
 
     row: float
@@ -61,6 +67,15 @@ def hot_spot(points: np.ndarray, shape: tuple[int, int], mpp: float, area_mm2: f
 
     Raises:
         InputError: when the resolution, the area or the points cannot be used.
+
+    Examples:
+        >>> from monai_ext.formats import hot_spot
+        >>> mitoses = np.array([[100, 100], [120, 140], [7900, 7900]])
+        >>> spot = hot_spot(mitoses, shape=(8000, 8000), mpp=0.25)
+        >>> spot.count, spot.density_per_mm2
+        (2, 1.0)
+        >>> round(spot.row), round(spot.col)
+        (110, 120)
     """
     if not (mpp > 0 and area_mm2 > 0):
         raise InputError("hot_spot", "a positive mpp and area_mm2", f"mpp {mpp}, area_mm2 {area_mm2}")
@@ -93,6 +108,13 @@ def mitosis_summary(
     Returns:
         ``count, area_mm2, density_per_mm2`` and ``hotspot_row, hotspot_col, hotspot_radius`` (px), ``hotspot_count,
         hotspot_area_mm2, hotspot_density_per_mm2, hotspot_whole_field`` (see :class:`HotSpot`).
+
+    Examples:
+        >>> from monai_ext.formats import mitosis_summary
+        >>> mitoses = np.array([[100, 100], [120, 140], [7900, 7900]])
+        >>> row = mitosis_summary(mitoses, shape=(8000, 8000), mpp=0.25)
+        >>> row["count"], round(row["density_per_mm2"], 3), row["hotspot_count"]
+        (3, 0.75, 2)
     """
     names = list(HotSpot.__dataclass_fields__)
     if not mpp:

@@ -48,6 +48,14 @@ class Field:
         mpp: um per px of ``image``; ``None`` where nobody says.
         scale: pixels of the file's full resolution per pixel of ``image``.
         file_shape: ``H, W`` of the file at full resolution, px.
+
+    Examples:
+        >>> from PIL import Image
+        >>> from monai_ext.formats import read_field
+        >>> Image.fromarray(np.full((200, 300), 255, np.uint8)).save(folder / "grey.png")
+        >>> field = read_field(folder / "grey.png")
+        >>> field.image.shape, field.mpp, field.file_shape
+        ((3, 200, 300), None, (200, 300))
     """
 
     image: np.ndarray
@@ -57,13 +65,29 @@ class Field:
 
 
 def plausible_mpp(mpp: float | str | None) -> float | None:
-    """What a file says of its resolution (um/px), or ``None`` where no tissue is scanned so."""
+    """What a file says of its resolution (um/px), or ``None`` where no tissue is scanned so.
+
+    Examples:
+        >>> from monai_ext.formats.image import plausible_mpp
+        >>> plausible_mpp("0.2526"), plausible_mpp(25_400 / 72)
+        (0.2526, None)
+    """
     mpp = float(mpp) if mpp else None
     return mpp if mpp is not None and _PLAUSIBLE_MPP[0] <= mpp <= _PLAUSIBLE_MPP[1] else None
 
 
 def tiff_mpp(page: tifffile.TiffPage) -> float | None:
-    """The resolution (um/px) that a TIFF's tags state, if they do and it is plausible."""
+    """The resolution (um/px) that a TIFF's tags state, if they do and it is plausible.
+
+    Examples:
+        >>> import tifffile
+        >>> from monai_ext.formats.image import tiff_mpp
+        >>> resolution = {"resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}
+        >>> tifffile.imwrite(folder / "field.tif", np.zeros((8, 8, 3), np.uint8), photometric="rgb", **resolution)
+        >>> with tifffile.TiffFile(folder / "field.tif") as tiff:
+        ...     tiff_mpp(tiff.pages[0])
+        0.25
+    """
     unit, resolution = page.tags.get("ResolutionUnit"), page.tags.get("XResolution")
     if unit and resolution and int(unit.value) in _MICRONS and resolution.value[0]:
         return plausible_mpp(_MICRONS[int(unit.value)] * resolution.value[1] / resolution.value[0])
@@ -124,6 +148,14 @@ def read_field(path: str | os.PathLike, mpp: float | None = None, target_mpp: fl
     Raises:
         InputError: no such file, not an image, a slide without a resolution, more than 500 Mpx, or a resolution that
             is no positive number.
+
+    Examples:
+        >>> from PIL import Image
+        >>> from monai_ext.formats import read_field
+        >>> Image.fromarray(np.full((200, 300, 3), 255, np.uint8)).save(folder / "field.png")
+        >>> field = read_field(folder / "field.png", mpp=0.25, target_mpp=0.5)
+        >>> field.image.shape, field.mpp, field.scale
+        ((3, 100, 150), 0.5, 2.0)
     """
     path = Path(path)
     for name, value in (("mpp", mpp), ("target_mpp", target_mpp)):
@@ -173,6 +205,13 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
 
     Raises:
         InputError: no such file, or not an image.
+
+    Examples:
+        >>> import tifffile
+        >>> from monai_ext.formats import read_mask
+        >>> tifffile.imwrite(folder / "nuclei.tif", np.array([[0, 0, 1], [0, 700, 700]], np.uint16))
+        >>> read_mask(folder / "nuclei.tif").tolist()
+        [[0, 0, 1], [0, 700, 700]]
     """
     path = Path(path)
     try:

@@ -30,6 +30,14 @@ class Levels(ABC):
         shapes: rows and columns of each level.
         downsamples: px of level 0 per px of each level.
         mpp: um per px of level 0 as the file states it; ``None`` where it does not, or not plausibly.
+
+    Examples:
+        >>> from PIL import Image
+        >>> from monai_ext.formats.levels import Levels, open_levels
+        >>> Image.fromarray(np.full((200, 300, 3), 255, np.uint8)).save(folder / "image.png")
+        >>> levels, _ = open_levels(folder / "image.png", backend="openslide")
+        >>> isinstance(levels, Levels), levels.shapes, levels.downsamples
+        (True, [(200, 300)], [1.0])
     """
 
     shapes: list[tuple[int, int]]
@@ -50,7 +58,15 @@ class Levels(ABC):
 
 
 class ImageLevels(Levels):
-    """An image in memory: PNG, JPEG, BMP, a TIFF without tiles."""
+    """An image in memory: PNG, JPEG, BMP, a TIFF without tiles.
+
+    Examples:
+        >>> from PIL import Image
+        >>> from monai_ext.formats.levels import ImageLevels
+        >>> Image.fromarray(np.full((200, 300, 3), 255, np.uint8)).save(folder / "image.png")
+        >>> ImageLevels(folder / "image.png").read(level=0, row=10, col=20, height=30, width=40).shape
+        (30, 40, 3)
+    """
 
     def __init__(self, path: Path) -> None:
         field = read_field(path)
@@ -67,6 +83,15 @@ class WSILevels(Levels):
 
     Where a slide states what part of its plane was scanned (MRXS, some SCN: ``openslide.bounds-*``), that part is the
     slide, as it is to QuPath; the rest is empty and often the larger part.
+
+    Examples:
+        >>> import tifffile
+        >>> from monai_ext.formats.levels import WSILevels
+        >>> pixels = np.full((200, 300, 3), 255, np.uint8)
+        >>> tifffile.imwrite(folder / "slide.tif", pixels, photometric="rgb", tile=(64, 64))
+        >>> levels = WSILevels(folder / "slide.tif", backend="openslide")
+        >>> levels.shapes, levels.read(level=0, row=10, col=20, height=30, width=40).shape
+        ([(200, 300)], (30, 40, 3))
     """
 
     def __init__(self, path: Path, backend: str) -> None:
@@ -122,6 +147,15 @@ class TiffLevels(Levels):
 
     ``WSIReader`` opens the file. Its tifffile backend's ``get_data`` decodes the whole level for every region, and
     counts labels and thumbnails as levels, so the tiles are read from the open file here.
+
+    Examples:
+        >>> import tifffile
+        >>> from monai_ext.formats.levels import TiffLevels
+        >>> pixels = np.full((200, 300, 3), 255, np.uint8)
+        >>> tifffile.imwrite(folder / "slide.tif", pixels, photometric="rgb", tile=(64, 64))
+        >>> levels = TiffLevels(folder / "slide.tif")
+        >>> levels.shapes, levels.read(level=0, row=10, col=20, height=30, width=40).shape
+        ([(200, 300)], (30, 40, 3))
     """
 
     def __init__(self, path: Path) -> None:
@@ -179,6 +213,15 @@ def open_levels(path: Path, backend: str) -> tuple[Levels, bool]:
 
     Raises:
         InputError: no such file, not an image, or no such backend.
+
+    Examples:
+        >>> import tifffile
+        >>> from monai_ext.formats import open_levels
+        >>> pixels = np.full((200, 300, 3), 255, np.uint8)
+        >>> tifffile.imwrite(folder / "slide.tif", pixels, photometric="rgb", tile=(64, 64))
+        >>> levels, is_slide = open_levels(folder / "slide.tif", backend="openslide")
+        >>> is_slide, levels.shapes
+        (True, [(200, 300)])
     """
     if backend not in BACKENDS:
         raise InputError("backend", " or ".join(BACKENDS), repr(backend))

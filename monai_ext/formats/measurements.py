@@ -30,6 +30,12 @@ class Shapes:
         perimeter: ``(N,)`` float64, px, as ``skimage.measure.perimeter`` measures it.
         eccentricity: ``(N,)`` float64 of the ellipse of equal second moments, 0 (circle) to 1 (line).
         mean: ``(N,)`` float64, mean of the values that were given, else of nothing but 0.
+
+    Examples:
+        >>> from monai_ext.formats import measure_instances
+        >>> shapes = measure_instances(np.array([[0, 3, 3], [0, 3, 3]]))
+        >>> shapes.ids.tolist(), shapes.centroids.tolist(), shapes.eccentricity.tolist()
+        ([3], [[0.5, 1.5]], [0.0])
     """
 
     ids: np.ndarray
@@ -49,6 +55,14 @@ def measure_instances(labels: np.ndarray, values: np.ndarray | None = None) -> S
 
     Raises:
         InputError: another shape, or negative ids.
+
+    Examples:
+        >>> from monai_ext.formats import measure_instances
+        >>> labels = np.zeros((6, 8), int)
+        >>> labels[1:4, 1:5], labels[5, 7] = 1, 2
+        >>> shapes = measure_instances(labels, values=labels / 4)
+        >>> shapes.area.tolist(), shapes.centroids.tolist(), shapes.mean.tolist()
+        ([12.0, 1.0], [[2.0, 2.5], [5.0, 7.0]], [0.25, 0.5])
     """
     labels = np.asarray(labels)
     if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer) or (labels.size and labels.min() < 0):
@@ -95,7 +109,15 @@ def _perimeters(flat: np.ndarray, place: np.ndarray, ids: np.ndarray, width: int
 
 
 def solidity(outlines: np.ndarray) -> np.ndarray:
-    """Area of each polygon as a share of its convex hull's, ``(N,)`` in 0 ... 1."""
+    """Area of each polygon as a share of its convex hull's, ``(N,)`` in 0 ... 1.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats.measurements import solidity
+        >>> square = shapely.box(0, 0, 2, 2)
+        >>> solidity(np.array([square, square - shapely.box(1, 1, 2, 2)])).round(3).tolist()
+        [1.0, 0.857]
+    """
     hull = shapely.area(shapely.convex_hull(outlines))
     return shapely.area(outlines) / np.where(hull > 0, hull, 1)
 
@@ -108,6 +130,14 @@ def simplify_outlines(outlines: np.ndarray, tolerance: float) -> np.ndarray:
     Args:
         outlines: ``(N,)`` shapely polygons or multipolygons.
         tolerance: in the unit of their coordinates; 0 for none.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats.measurements import simplify_outlines
+        >>> outline = shapely.Polygon([(0, 0), (5, 0.1), (10, 0), (10, 10), (0, 10)])
+        >>> [simple] = simplify_outlines(np.array([outline]), tolerance=0.5)
+        >>> len(outline.exterior.coords), len(simple.exterior.coords)  # the first corner comes again at the end
+        (6, 5)
     """
     if not len(outlines) or tolerance <= 0:
         return outlines

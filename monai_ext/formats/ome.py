@@ -28,6 +28,16 @@ def write_ome_tiff(
         cell_um: side of a cell of the first level in um, by which the map covers its slide when both are shown in um.
         name: of the image.
         channels: name of each channel.
+
+    Examples:
+        >>> import tifffile
+        >>> from monai_ext.formats import HeatMap, write_ome_tiff
+        >>> from monai_ext.formats.heatmap import halve
+        >>> with HeatMap(folder / "0.npy", shape=(2, 512, 768)) as heat, halve(heat, folder / "1.npy") as half:
+        ...     write_ome_tiff(folder / "heat.ome.tif", [heat, half], 16.0, "cells", ["healthy", "tumour"])
+        >>> with tifffile.TiffFile(folder / "heat.ome.tif") as tiff:
+        ...     [level.shape for level in tiff.series[0].levels]
+        [(2, 512, 768), (2, 256, 384)]
     """
     shape = levels[0].shape
     content = hashlib.sha256(f"{name} {shape} {cell_um!r}".encode())

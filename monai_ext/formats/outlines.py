@@ -30,6 +30,12 @@ def instance_centroids(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         ``(N,)`` numbers and float64 ``(N, 2)`` ``row, col``.
+
+    Examples:
+        >>> from monai_ext.formats.outlines import instance_centroids
+        >>> numbers, centroids = instance_centroids(np.array([[0, 5, 5], [0, 0, 0], [2, 0, 0]]))
+        >>> numbers.tolist(), centroids.tolist()
+        ([2, 5], [[2.0, 0.0], [0.0, 1.5]])
     """
     rows, cols = np.nonzero(instances)
     values = instances[rows, cols]
@@ -56,6 +62,12 @@ def label_map_to_polygons(
         The ``(N,)`` labels in ascending order and their ``(N,)`` valid shapely polygons with holes (multipolygons
         where an instance is in several parts), ``x, y`` in level-0 pixels. :func:`polygons_to_mask` gives the same
         pixels back.
+
+    Examples:
+        >>> from monai_ext.formats import label_map_to_polygons
+        >>> labels, polygons = label_map_to_polygons(np.array([[0, 7, 7], [0, 7, 7]]))
+        >>> labels.tolist(), polygons[0].bounds, polygons[0].area
+        ([7], (1.0, 0.0, 3.0, 2.0), 4.0)
     """
     labels = np.asarray(labels)
     # Each part of a label is a polygon of its own. Within a part, pixels that meet at a corner only are joined there:
@@ -103,6 +115,12 @@ def polygons_to_mask(
 
     Returns:
         ``(H, W)`` bool.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats import polygons_to_mask
+        >>> polygons_to_mask(np.array([shapely.box(1, 0, 3, 2)]), shape=(3, 4)).astype(int).tolist()
+        [[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
     """
     height, width = shape
     polygons, _ = _valid_polygons(geometry)
@@ -129,6 +147,13 @@ def polygons_to_label_map(
 
     Returns:
         ``(H, W)`` int32: ``k + 1`` where the ``k``-th object is, 0 elsewhere.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats import polygons_to_label_map
+        >>> large, small = shapely.box(0, 0, 4, 2), shapely.box(1, 0, 2, 1)
+        >>> polygons_to_label_map(np.array([large, small]), shape=(2, 4)).tolist()
+        [[1, 2, 1, 1], [1, 1, 1, 1]]
     """
     labels = np.zeros(shape, dtype=np.int32)
     polygons, owner = _valid_polygons(geometry)
@@ -232,7 +257,16 @@ def _merge_parts(values: np.ndarray, polygons: np.ndarray) -> tuple[np.ndarray, 
 
 
 def valid_geometry(geometry: np.ndarray) -> np.ndarray:
-    """Geometries ``(N,)`` as they are where they are valid, else made valid: outlines that cross themselves, say."""
+    """Geometries ``(N,)`` as they are where they are valid, else made valid: outlines that cross themselves, say.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats.outlines import valid_geometry
+        >>> bow_tie = shapely.Polygon([(0, 0), (2, 2), (2, 0), (0, 2)])
+        >>> [valid] = valid_geometry([bow_tie])
+        >>> bow_tie.is_valid, valid.is_valid, valid.area
+        (False, True, 2.0)
+    """
     geometry = np.asarray(geometry, dtype=object)
     valid = shapely.is_valid(geometry)
     return geometry if valid.all() else np.where(valid, geometry, shapely.make_valid(geometry))

@@ -49,6 +49,13 @@ def read_points(path: str | os.PathLike, xy: bool = False, classes: Sequence[str
 
     Raises:
         InputError: when there is no such file or it holds something else; the message names the line where it can.
+
+    Examples:
+        >>> from monai_ext.formats import read_points
+        >>> options = {"fmt": "%d", "delimiter": ",", "comments": ""}
+        >>> np.savetxt(folder / "mitoses.csv", [[5, 2], [40, 31]], header="x,y", **options)
+        >>> read_points(folder / "mitoses.csv").tolist()
+        [[2.0, 5.0], [31.0, 40.0]]
     """
     path = Path(path)
     kind = path.suffix.lower()
@@ -84,6 +91,11 @@ def write_points(path: str | os.PathLike, points: Any) -> Path:
 
     Returns:
         The path.
+
+    Examples:
+        >>> from monai_ext.formats import write_points
+        >>> write_points(folder / "mitoses.csv", [[2, 5], [31.5, 40]]).read_text().split()
+        ['row,col', '2,5', '31.5,40']
     """
     path = Path(path)
     rows = [[np.format_float_positional(number, trim="-") for number in point] for point in as_points(points, path)]

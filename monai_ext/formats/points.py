@@ -28,6 +28,13 @@ def points_outside(points: np.ndarray, shape: Sequence[int]) -> str | None:
 
     Returns:
         What was found, for an error; None where all points are inside.
+
+    Examples:
+        >>> from monai_ext.formats.points import points_outside
+        >>> points_outside(np.array([[10, 90]]), shape=(100, 50))
+        '1 of 1 outside, the first at row 10, col 90; all are inside as col,row: swapped?'
+        >>> points_outside(np.array([[90, 10]]), shape=(100, 50)) is None
+        True
     """
     limit = np.asarray(shape) - 0.5
     outside = ((points < -0.5) | (points > limit)).any(axis=1)
@@ -48,6 +55,13 @@ def as_points(points: Any, where: str | os.PathLike = "points") -> np.ndarray:
 
     Raises:
         InputError: for anything else, and for numbers that are not finite.
+
+    Examples:
+        >>> from monai_ext.formats.points import as_points
+        >>> as_points([(2, 5), (31, 40)]).tolist()
+        [[2.0, 5.0], [31.0, 40.0]]
+        >>> as_points([]).shape
+        (0, 2)
     """
     try:
         array = np.asarray(points)

@@ -72,6 +72,16 @@ class SlideReader:
 
     Raises:
         InputError: no such file, not an image, or a slide without a resolution.
+
+    Examples:
+        >>> from PIL import Image
+        >>> from monai_ext.formats import SlideReader
+        >>> Image.fromarray(np.full((200, 300, 3), 128, np.uint8)).save(folder / "slide.png")
+        >>> reader = SlideReader(folder / "slide.png", target_mpp=0.5, mpp=0.25)
+        >>> reader.shape, reader.scale
+        ((100, 150), 2.0)
+        >>> reader.read(row=98, col=0, height=4, width=50)[0, :, 0].tolist()  # white outside the slide
+        [128, 128, 255, 255]
     """
 
     def __init__(
@@ -216,5 +226,14 @@ def check_slide(
 
     Raises:
         InputError: as :class:`SlideReader` does.
+
+    Examples:
+        >>> from monai_ext.base.errors import InputError
+        >>> from monai_ext.formats import check_slide
+        >>> try:
+        ...     check_slide("nowhere.svs", mpp=0.25)
+        ... except InputError as error:
+        ...     print(error)
+        nowhere.svs: expected an image, found no such file
     """
     SlideReader(path, target_mpp, mpp, backend)

@@ -42,6 +42,14 @@ def tissue_mask(
 
     Returns:
         ``(H, W)`` bool.
+
+    Examples:
+        >>> from monai_ext.formats import tissue_mask
+        >>> thumbnail = np.full((3, 100, 100), 240, np.uint8)
+        >>> thumbnail[:, 30:70, 30:70] = np.array([190, 120, 170])[:, None, None]
+        >>> mask = tissue_mask(thumbnail, mpp=8)
+        >>> mask.shape, bool(mask[50, 50]), bool(mask[5, 5])
+        ((100, 100), True, False)
     """
     pixels = np.ascontiguousarray(np.moveaxis(thumbnail, 0, -1))
     pixels = cv2.GaussianBlur(pixels, (0, 0), max(_SMOOTH_UM / mpp, 0.3), borderType=cv2.BORDER_REFLECT)
@@ -83,6 +91,14 @@ class Tissue:
     Args:
         mask: ``(H, W)`` bool, px ``(0, 0)`` at the slide's upper left corner.
         scale: px of level 0 per px of the mask.
+
+    Examples:
+        >>> from monai_ext.formats import Tissue
+        >>> tissue = Tissue(np.array([[True, False], [True, True]]), scale=100)
+        >>> tissue.at(np.array([[50, 50], [50, 150]])).tolist()
+        [True, False]
+        >>> round(tissue.area_mm2(base_mpp=0.25), 6)  # three squares of 25 um
+        0.001875
     """
 
     mask: np.ndarray

@@ -36,6 +36,11 @@ class Interval:
         high: upper end, likewise.
         level: share of repeated studies whose interval would hold the true value, e.g. 0.95.
         groups: number of groups resampled.
+
+    Examples:
+        >>> from monai_ext.metrics import Interval
+        >>> Interval(value=0.8, low=0.7, high=0.9, level=0.95, groups=12).to_dict()
+        {'value': 0.8, 'low': 0.7, 'high': 0.9, 'level': 0.95, 'groups': 12}
     """
 
     value: float | None
@@ -67,11 +72,6 @@ def bootstrap_ci(
     Items of one slide resemble each other, so resampling items would make intervals too narrow. With few groups (under
     about ten) percentile intervals are themselves somewhat narrow.
 
-    .. code-block:: python
-
-        bootstrap_ci(aji.aggregate("none"), slides)  # mean over images
-        bootstrap_ci(detection_f1.get_buffer(), slides, lambda counts: detection_scores(counts)["f1"])  # pooled F1
-
     Args:
         values: without ``statistic``, one value per item, (N,) or (N, 1); NaN (a score that is not defined) is left
             out. With ``statistic``, counts per item, (N, K).
@@ -87,6 +87,17 @@ def bootstrap_ci(
 
     Raises:
         InputError: values of a wrong shape, another number of groups than of items, or a level outside (0, 1).
+
+    Examples:
+        >>> from monai_ext.metrics import bootstrap_ci
+        >>> slides = ["a", "a", "b", "b"]
+        >>> interval = bootstrap_ci([0.9, 0.8, 0.5, 0.6], slides)  # mean over images
+        >>> round(interval.value, 3), round(interval.low, 3), round(interval.high, 3)
+        (0.7, 0.55, 0.85)
+        >>> from monai_ext.metrics.detection import detection_scores
+        >>> counts = [[8, 1, 0], [2, 0, 1], [0, 1, 1], [5, 0, 2]]  # true positives, false positives, misses
+        >>> round(bootstrap_ci(counts, slides, lambda sums: detection_scores(sums)["f1"]).value, 3)  # pooled F1
+        0.833
     """
     items = convert_to_numpy(values, wrap_sequence=True).astype(np.float64)
     labels = np.arange(len(items)) if groups is None else np.asarray([str(group) for group in groups])
@@ -123,10 +134,6 @@ def bootstrap_scores(
     The groups of all runs are drawn together, so a group that several runs were tested on counts once, and the
     difference to a baseline is taken on the same draws.
 
-    .. code-block:: python
-
-        bootstrap_scores([{"score": p, "label": y, "group": slides}], weighted_auc)
-
     Args:
         runs: one training each, with ``score`` (N,), ``label`` (N,) of 0 and 1, and ``group`` (N,).
         statistic: from scores (N,), labels (N,) and weights (R, N) to R values, as :func:`weighted_auc`.
@@ -140,6 +147,13 @@ def bootstrap_scores(
 
     Raises:
         InputError: no run, or one without scores.
+
+    Examples:
+        >>> from monai_ext.metrics import bootstrap_scores
+        >>> from monai_ext.metrics.bootstrap import weighted_auc
+        >>> run = {"score": [0.9, 0.2, 0.6, 0.4], "label": [1, 0, 0, 1], "group": ["a", "a", "b", "b"]}
+        >>> bootstrap_scores([run], weighted_auc).value
+        0.75
     """
     everything = [*runs, *(baseline or [])]
     if not runs or not all(len(run["score"]) for run in everything):
@@ -174,6 +188,12 @@ def weighted_auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) ->
 
     Returns:
         (R,); NaN where a row has no positive or no negative.
+
+    Examples:
+        >>> from monai_ext.metrics.bootstrap import weighted_auc
+        >>> scores, labels = np.array([0.9, 0.2, 0.6, 0.4]), np.array([1, 0, 0, 1])
+        >>> weighted_auc(scores, labels, np.array([[1, 1, 1, 1], [1, 1, 1, 0]])).tolist()
+        [0.75, 1.0]
     """
     order = np.argsort(scores, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) > 0])
@@ -188,20 +208,40 @@ def weighted_auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) ->
 def weighted_accuracy(
     scores: np.ndarray, labels: np.ndarray, weights: np.ndarray, threshold: float = 0.5
 ) -> np.ndarray:
-    """Share of items on the right side of ``threshold``; arguments and result as :func:`weighted_auc`."""
+    """Share of items on the right side of ``threshold``; arguments and result as :func:`weighted_auc`.
+
+    Examples:
+        >>> from monai_ext.metrics.bootstrap import weighted_accuracy
+        >>> scores, labels = np.array([0.9, 0.2, 0.6, 0.4]), np.array([1, 0, 0, 1])
+        >>> weighted_accuracy(scores, labels, np.array([[1, 1, 1, 1], [1, 1, 0, 0]])).tolist()
+        [0.5, 1.0]
+    """
     right = (scores > threshold) == (labels > 0)
     with np.errstate(invalid="ignore"):
         return (weights @ right) / weights.sum(1)
 
 
 def weighted_mean(scores: np.ndarray, _: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean of the scores (N,), items counted ``weights`` (R, N) times: (R,); labels do not matter."""
+    """Mean of the scores (N,), items counted ``weights`` (R, N) times: (R,); labels do not matter.
+
+    Examples:
+        >>> from monai_ext.metrics.bootstrap import weighted_mean
+        >>> weighted_mean(np.array([1.0, 3.0]), None, np.array([[1, 1], [2, 0]])).tolist()
+        [2.0, 1.0]
+    """
     with np.errstate(invalid="ignore"):
         return (weights @ scores) / weights.sum(1)
 
 
 def weighted_detection_f1(counts: np.ndarray, _: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """F1 of pooled counts (N, 3) of true positives, false positives and misses; else as :func:`weighted_mean`."""
+    """F1 of pooled counts (N, 3) of true positives, false positives and misses; else as :func:`weighted_mean`.
+
+    Examples:
+        >>> from monai_ext.metrics.bootstrap import weighted_detection_f1
+        >>> counts = np.array([[8, 2, 2], [0, 0, 4]])
+        >>> weighted_detection_f1(counts, None, np.array([[1, 1], [1, 0]])).round(3).tolist()
+        [0.667, 0.8]
+    """
     true, false, missed = (weights @ counts).T
     with np.errstate(invalid="ignore"):
         return 2 * true / (2 * true + false + missed)
@@ -224,6 +264,13 @@ def percentile_interval(
         resamples: number of resamples.
         seed: equal seeds give equal intervals.
         items: values that the statistic makes of each resample, which bound how many resamples are made at once.
+
+    Examples:
+        >>> from monai_ext.metrics.bootstrap import percentile_interval
+        >>> values = np.array([3.0, 5.0])  # of two slides
+        >>> interval = percentile_interval(len(values), lambda draws: draws @ values / draws.sum(axis=1))
+        >>> interval.value, interval.low, interval.high
+        (4.0, 3.0, 5.0)
     """
     if groups == 0:
         return Interval(None, None, None, level, 0)

@@ -40,6 +40,11 @@ def confusion_counts(labels: Any, predicted: Any, classes: int) -> np.ndarray:
 
     Raises:
         InputError: classes outside the range.
+
+    Examples:
+        >>> from monai_ext.metrics.classification import confusion_counts
+        >>> confusion_counts(labels=[0, 0, 1, 1], predicted=[0, 1, 1, 1], classes=2).tolist()
+        [[1, 1], [0, 2]]
     """
     pair = [convert_to_numpy(x, wrap_sequence=True).astype(np.int64).reshape(-1) for x in (labels, predicted)]
     for name, ids in zip(("labels", "predicted"), pair, strict=True):
@@ -62,6 +67,12 @@ def class_scores(confusion: Any) -> dict[str, np.ndarray]:
         ``class_f1``, ``class_precision``, ``class_recall``, each (..., C), 0 where nothing defines them;
         ``macro_f1``,
         the plain mean over the classes that occur among labels or predictions.
+
+    Examples:
+        >>> from monai_ext.metrics import class_scores
+        >>> scores = class_scores([[8, 2], [1, 9]])
+        >>> round(float(scores["accuracy"]), 3), scores["class_recall"].round(3).tolist()
+        (0.85, [0.8, 0.9])
     """
     counts = convert_to_numpy(confusion, wrap_sequence=True).astype(np.float64)
     hit = np.diagonal(counts, axis1=-2, axis2=-1)
@@ -103,6 +114,15 @@ def class_scores_ci(
     Returns:
         ``f1``, ``accuracy``, ``precision``, ``recall`` (weighted) and ``macro_f1`` as intervals; ``classes``: of each
         class ``f1``, ``precision``, ``recall`` as intervals and its ``count``.
+
+    Examples:
+        >>> from monai_ext.metrics import class_scores_ci
+        >>> slides = ["a", "a", "b", "b"]
+        >>> scores = class_scores_ci([0, 0, 1, 1], [0, 1, 1, 1], classes=["healthy", "tumour"], groups=slides)
+        >>> scores["accuracy"].value, scores["accuracy"].low, scores["accuracy"].high
+        (0.75, 0.5, 1.0)
+        >>> scores["classes"]["tumour"]["recall"].value, scores["classes"]["tumour"]["count"]
+        (1.0, 2)
     """
     size = len(classes)
     labels, predicted = (convert_to_numpy(x, wrap_sequence=True).astype(np.int64) for x in (labels, predicted))
@@ -138,6 +158,12 @@ def weighted_f1(predicted: np.ndarray, labels: np.ndarray, weights: np.ndarray) 
 
     Returns:
         (R,); NaN where a row counts nothing.
+
+    Examples:
+        >>> from monai_ext.metrics.classification import weighted_f1
+        >>> predicted, labels = np.array([0, 1, 1, 1]), np.array([0, 0, 1, 1])
+        >>> weighted_f1(predicted, labels, np.array([[1, 1, 1, 1], [1, 0, 1, 1]])).round(3).tolist()
+        [0.733, 1.0]
     """
     size = int(max(predicted.max(), labels.max())) + 1
     cell = np.eye(size**2)[labels.astype(int) * size + predicted.astype(int)]
@@ -145,7 +171,14 @@ def weighted_f1(predicted: np.ndarray, labels: np.ndarray, weights: np.ndarray) 
 
 
 def weighted_share(predicted: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Share of items of the right class; arguments and result as :func:`weighted_f1`."""
+    """Share of items of the right class; arguments and result as :func:`weighted_f1`.
+
+    Examples:
+        >>> from monai_ext.metrics.classification import weighted_share
+        >>> predicted, labels = np.array([0, 1, 1, 1]), np.array([0, 0, 1, 1])
+        >>> weighted_share(predicted, labels, np.array([[1, 1, 1, 1], [1, 0, 1, 1]])).tolist()
+        [0.75, 1.0]
+    """
     with np.errstate(invalid="ignore"):
         return (weights @ (predicted == labels)) / weights.sum(1)
 
@@ -159,6 +192,15 @@ class ClassificationF1(UnevenCumulative):
 
     Raises:
         InputError: another score.
+
+    Examples:
+        >>> from monai_ext.metrics import ClassificationF1
+        >>> metric = ClassificationF1(num_classes=3, score="accuracy")
+        >>> metric(torch.tensor([[2.0, 0.1, 0.3], [0.2, 0.1, 3.0]]), torch.tensor([0, 1]))
+        >>> metric.aggregate().item()
+        0.5
+        >>> metric.confusion().tolist()
+        [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
     """
 
     def __init__(self, num_classes: int, score: str = "f1") -> None:

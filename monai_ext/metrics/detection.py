@@ -31,6 +31,18 @@ class UnevenCumulative(Cumulative, Metric):
     Args:
         item_shape: shape of the tensor that is buffered for each item.
         dtype: its type.
+
+    Examples:
+        >>> from monai_ext.metrics.detection import UnevenCumulative
+        >>> class Mean(UnevenCumulative):
+        ...     def __call__(self, values):
+        ...         self.extend(values)
+        ...     def aggregate(self):
+        ...         return self.get_buffer().mean(0)
+        >>> mean = Mean(item_shape=(2,))
+        >>> mean(torch.tensor([[1.0, 2.0], [3.0, 6.0]]))
+        >>> mean.aggregate().tolist()
+        [2.0, 4.0]
     """
 
     def __init__(self, item_shape: Sequence[int], dtype: torch.dtype = torch.float64) -> None:
@@ -87,6 +99,12 @@ def match_detections(pred: Any, truth: Any, radius: float) -> np.ndarray:
 
     Raises:
         InputError: points of another shape, or not finite.
+
+    Examples:
+        >>> from monai_ext.metrics import match_detections
+        >>> detections, truth = [[0, 0], [10, 10], [50, 50]], [[11, 10], [1, 0]]
+        >>> match_detections(detections, truth, radius=5).tolist()
+        [[0, 1], [1, 0]]
     """
     pred, truth = _points(pred, "detections"), _points(truth, "true points")
     row, col, distance = _candidates(pred, truth, radius)
@@ -131,6 +149,12 @@ def detection_scores(counts: Any) -> dict[str, np.ndarray]:
 
     Returns:
         ``precision``, ``recall`` and ``f1``, each float64 of shape (...).
+
+    Examples:
+        >>> from monai_ext.metrics.detection import detection_scores
+        >>> scores = detection_scores([8, 2, 0])
+        >>> {name: round(float(score), 3) for name, score in scores.items()}
+        {'precision': 0.8, 'recall': 1.0, 'f1': 0.889}
     """
     tp, fp, fn = np.moveaxis(convert_to_numpy(counts, wrap_sequence=True).astype(np.float64), -1, 0)
     empty = tp + fp + fn == 0
@@ -152,11 +176,7 @@ class DetectionF1(UnevenCumulative):
     Pooled over all fields: F1 = 2 TP / (2 TP + FP + FN). :meth:`table` gives the same per field and per group.
     The buffer (``get_buffer()``) holds the int64 counts TP, FP, FN of each field, (F, 3), gathered over all ranks.
     See :func:`detection_scores` for fields without truth or detections; they leave pooled counts as they are.
-
-    .. code-block:: python
-
-        metric = DetectionF1(radius=7.5, unit="um", mpp=0.25)
-        handler = IgniteMetricHandler(metric_fn=metric, output_transform=from_engine(["points", "label"]))
+    With MONAI's engines: ``IgniteMetricHandler(metric_fn=metric, output_transform=from_engine(["points", "label"]))``.
 
     Args:
         radius: largest distance between a detection and its true point; a pair at exactly this distance matches.
@@ -166,6 +186,17 @@ class DetectionF1(UnevenCumulative):
 
     Raises:
         InputError: an argument outside these values.
+
+    Examples:
+        >>> from monai_ext.metrics import DetectionF1
+        >>> metric = DetectionF1(radius=7.5, unit="um", mpp=0.25)  # 30 px
+        >>> detections, truth = [[100, 100], [400, 400]], [[110, 100], [200, 200]]
+        >>> metric([detections], [truth], groups=["slide 1"]).tolist()
+        [[1, 1, 1]]
+        >>> metric.aggregate().item()
+        0.5
+        >>> metric.table("group")["recall"].tolist()
+        [0.5]
     """
 
     def __init__(
@@ -295,6 +326,14 @@ def sweep_detection_thresholds(
 
     Raises:
         InputError: lists of different lengths, or tables of a wrong shape.
+
+    Examples:
+        >>> from monai_ext.metrics import sweep_detection_thresholds
+        >>> detections = [[10, 10, 400, 0.9], [50, 50, 100, 0.8], [80, 80, 500, 0.4]]
+        >>> truth = [[10, 10], [50, 50]]
+        >>> table = sweep_detection_thresholds([detections], [truth], radius=5, areas=[0, 200], scores=[0, 0.5])
+        >>> table["f1"].round(3).tolist()
+        [0.8, 1.0, 0.5, 0.667]
     """
     if len(detections) != len(truths):
         raise InputError("sweep", "one table of detections per field", f"{len(detections)} for {len(truths)} fields")

@@ -44,6 +44,15 @@ def evidence_mask(evidence: Tensor, threshold: float = 0.5, smooth: float = 2.0,
 
     Returns:
         bool, the shape of ``evidence``; nothing of a map that is 0 everywhere.
+
+    Examples:
+        >>> from monai_ext.metrics import evidence_mask
+        >>> evidence = torch.zeros(1, 30, 30)
+        >>> evidence[:, 4:16, 4:16] = 0.8
+        >>> evidence[:, 25, 25] = 0.8  # a speck
+        >>> mask = evidence_mask(evidence, threshold=0.5)
+        >>> bool(mask[0, 10, 10]), bool(mask[0, 25, 25])
+        (True, False)
     """
     mask = evidence > threshold * (evidence.amax((-2, -1), keepdim=True) if peak is None else peak)
     return gaussian_smooth(mask.to(evidence.dtype), smooth) > 0.5 if smooth > 0 else mask
@@ -60,6 +69,13 @@ def localization_counts(pred: Tensor, truth: Tensor, share: float = 0.75) -> Ten
 
     Returns:
         int64 ``(B, 3)``: true positive, false positive, image with tumour; each 0 or 1.
+
+    Examples:
+        >>> from monai_ext.metrics.evidence import localization_counts
+        >>> shown = torch.tensor([[True, True, True, True], [True, True, False, False]])
+        >>> tumour = torch.tensor([[True, True, True, False], [False, False, True, True]])
+        >>> localization_counts(shown, tumour).tolist()
+        [[1, 0, 1], [0, 1, 1]]
     """
     pred, truth = pred.flatten(1), truth.flatten(1)
     size, inside = pred.sum(1), (pred & truth).sum(1)
@@ -79,6 +95,11 @@ def localization_scores(counts: Any) -> dict[str, np.ndarray]:
 
     Returns:
         ``precision``, ``recall`` and ``f1``, each float64 of shape (...).
+
+    Examples:
+        >>> from monai_ext.metrics.evidence import localization_scores
+        >>> {name: float(score) for name, score in localization_scores([3, 1, 6]).items()}
+        {'precision': 0.75, 'recall': 0.5, 'f1': 0.6}
     """
     tp, fp, images = np.moveaxis(convert_to_numpy(counts, wrap_sequence=True).astype(np.float64), -1, 0)
 
@@ -102,6 +123,16 @@ class EvidenceLocalization(UnevenCumulative):
 
     Raises:
         InputError: a ``share`` outside (0.5, 1].
+
+    Examples:
+        >>> from monai_ext.metrics import EvidenceLocalization
+        >>> tumour = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
+        >>> tumour[:, :, :2] = True
+        >>> metric = EvidenceLocalization()
+        >>> metric(torch.stack([tumour[0], ~tumour[1]]), tumour).tolist()
+        [[1, 0, 1], [0, 1, 1]]
+        >>> metric.aggregate()["precision"].item()
+        0.5
     """
 
     def __init__(self, share: float = 0.75) -> None:
@@ -155,6 +186,14 @@ def pointing_canvas(
 
     Raises:
         InputError: fewer than eight negatives, or tiles of another size.
+
+    Examples:
+        >>> from monai_ext.metrics import pointing_canvas
+        >>> canvases, numbers, tiles = pointing_canvas(torch.ones(5, 3, 2, 2), torch.zeros(8, 3, 2, 2))
+        >>> tuple(canvases.shape), tuple(numbers.shape)
+        ((5, 3, 6, 6), (5,))
+        >>> torch.equal(canvases[:, :1] == 1, tiles)
+        True
     """
     if len(negatives) < _TILES - 1:
         raise InputError("pointing game", f"at least {_TILES - 1} negative images", str(len(negatives)))
@@ -189,6 +228,12 @@ def pointing_scores(evidence: Tensor, tiles: Tensor) -> Tensor:
     Returns:
         float64 ``(B, 2)``: the share of the evidence in the region, and whether the map's maximum lies there (its
         share, should it be reached more than once). Both are 0 for a map that is 0 everywhere: it points nowhere.
+
+    Examples:
+        >>> from monai_ext.metrics.evidence import pointing_scores
+        >>> evidence = torch.tensor([[[[3.0, 0.0], [0.0, 1.0]]]])
+        >>> pointing_scores(evidence, torch.tensor([[[[True, False], [False, False]]]])).tolist()
+        [[0.75, 1.0]]
     """
     evidence, tiles = evidence.flatten(1).double(), tiles.flatten(1)
     total = evidence.sum(1)
@@ -201,6 +246,14 @@ class GridPointing(UnevenCumulative):
     """The grid pointing game: share of the evidence on the positive tile, and hit rate; by chance both are 1/9.
 
     The buffer holds both for each canvas, float64 ``(N, 2)``; see :func:`pointing_scores`.
+
+    Examples:
+        >>> from monai_ext.metrics import GridPointing, pointing_canvas
+        >>> _, _, tiles = pointing_canvas(torch.ones(5, 3, 2, 2), torch.zeros(8, 3, 2, 2))
+        >>> metric = GridPointing()
+        >>> _ = metric(torch.where(tiles, 2.0, 0.25), tiles)  # 8 on the positive tile, 8 on the other eight together
+        >>> {name: value.item() for name, value in metric.aggregate().items()}
+        {'share': 0.5, 'hit': 1.0}
     """
 
     def __init__(self) -> None:

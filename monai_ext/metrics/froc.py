@@ -25,6 +25,12 @@ class SlideLesions:
         false: scores of detections outside all lesions, (F,).
         found: of each lesion that counts, the highest score inside it, 0 for a missed one, (L,).
         ignored: lesions that do not count: isolated tumour cells.
+
+    Examples:
+        >>> from monai_ext.metrics.froc import SlideLesions
+        >>> slide = SlideLesions(false=np.array([0.3]), found=np.array([0.9, 0.0]), ignored=1)
+        >>> float((slide.found > 0.5).mean())  # sensitivity at a threshold of .5
+        0.5
     """
 
     false: np.ndarray
@@ -52,6 +58,14 @@ def match_lesions(
         mpp: um per px of ``tumour``.
         grow_um: distance that makes two regions one, um.
         itc_um: size of isolated tumour cells, um.
+
+    Examples:
+        >>> from monai_ext.metrics import match_lesions
+        >>> tumour = np.zeros((200, 200), bool)
+        >>> tumour[20:80, 20:80] = True
+        >>> slide = match_lesions(np.array([0.75, 0.5]), np.array([[50, 50], [150, 150]]), tumour, mpp=10)
+        >>> slide.found.tolist(), slide.false.tolist()
+        ([0.75], [0.5])
     """
     if not tumour.any():
         return SlideLesions(np.asarray(scores, float), np.zeros(0), 0)
@@ -72,6 +86,15 @@ def froc_curve(slides: Sequence[SlideLesions], weights: np.ndarray | None = None
 
     Returns:
         both (T,), as ``monai.metrics.compute_froc_curve_data`` gives them; the sensitivity is NaN without lesions.
+
+    Examples:
+        >>> from monai_ext.metrics import froc_curve
+        >>> from monai_ext.metrics.froc import SlideLesions
+        >>> first = SlideLesions(false=np.array([0.2, 0.7]), found=np.array([0.9]), ignored=0)
+        >>> second = SlideLesions(false=np.array([]), found=np.array([0.6, 0.0]), ignored=0)
+        >>> alarms, sensitivity = froc_curve([first, second])
+        >>> alarms.tolist(), sensitivity.round(3).tolist()
+        ([1.0, 0.5, 0.5, 0.0, 0.0], [0.667, 0.667, 0.333, 0.333, 0.0])
     """
     weights = np.ones(len(slides)) if weights is None else np.asarray(weights, float)
     false, found = (np.concatenate([getattr(slide, kind) for slide in slides]) for kind in ("false", "found"))
@@ -104,6 +127,15 @@ def bootstrap_froc(slides: Sequence[SlideLesions], resamples: int = 1000, seed: 
         slides: every slide, with and without tumour.
         resamples: number of resamples.
         seed: equal seeds give equal intervals.
+
+    Examples:
+        >>> from monai_ext.metrics import bootstrap_froc
+        >>> from monai_ext.metrics.froc import SlideLesions
+        >>> first = SlideLesions(false=np.array([0.2]), found=np.array([0.9]), ignored=0)
+        >>> second = SlideLesions(false=np.array([]), found=np.array([0.8]), ignored=0)
+        >>> interval = bootstrap_froc([first, second])
+        >>> interval.value, interval.groups
+        (1.0, 2)
     """
     return percentile_interval(
         len(slides),

@@ -26,6 +26,11 @@ def grid_locating_scores(counts: Any) -> dict[str, np.ndarray]:
 
     Returns:
         ``precision``, ``recall`` and ``dice``, each float64 of shape (...).
+
+    Examples:
+        >>> from monai_ext.metrics import grid_locating_scores
+        >>> {name: float(score) for name, score in grid_locating_scores([3, 1, 3]).items()}
+        {'precision': 0.75, 'recall': 0.5, 'dice': 0.6}
     """
     scores = detection_scores(counts)  # F1 of patches is their Dice coefficient
     return {"precision": scores["precision"], "recall": scores["recall"], "dice": scores["f1"]}
@@ -42,6 +47,14 @@ def marked_grids(outputs: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[
 
     Returns:
         The two grids of each mosaic of an invaded vessel whose cells were marked.
+
+    Examples:
+        >>> from monai_ext.metrics import marked_grids
+        >>> grid, places = torch.tensor([[[2, 2]]]), torch.tensor([[[0, -1]]])
+        >>> invaded = {"label": 1, "uncut": 0, "located": grid, "truth": grid, "places": places}
+        >>> located, truth = marked_grids([invaded, {**invaded, "label": 0}])
+        >>> len(truth), located[0].tolist()
+        (1, [[[2, 0]]])
     """
     marked = [out for out in outputs if float(out["label"]) > 0.5 and int(out["uncut"]) >= 0]
     return [out["located"] * (out["places"] >= 0) for out in marked], [out["truth"] for out in marked]
@@ -61,6 +74,14 @@ class GridLocating(UnevenCumulative):
 
     Raises:
         InputError: another score.
+
+    Examples:
+        >>> from monai_ext.metrics import GridLocating
+        >>> metric = GridLocating(score="dice")
+        >>> metric(torch.tensor([[[[2, 1], [2, 1]]]]), torch.tensor([[[[2, 1], [0, 2]]]])).tolist()
+        [[1, 1, 1]]
+        >>> metric.aggregate().item()
+        0.5
     """
 
     def __init__(self, positive: int = 2, score: str | None = None) -> None:

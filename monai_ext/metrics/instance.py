@@ -40,6 +40,12 @@ class Overlaps:
         pred: (K,) int64, predicted instance of each overlapping pair; pairs are ordered by ``true``, then ``pred``.
         true: (K,) int64, true instance of each overlapping pair.
         area: (K,) int64, pixels the two share.
+
+    Examples:
+        >>> from monai_ext.metrics.instance import Overlaps
+        >>> overlaps = Overlaps.count(torch.tensor([[4, 4, 4, 0]]), torch.tensor([[1, 1, 2, 2]]))
+        >>> overlaps.area.tolist(), overlaps.union.tolist()  # of the pairs 4 and 1, 4 and 2
+        ([2, 1], [3, 4])
     """
 
     pred_area: torch.Tensor
@@ -90,6 +96,12 @@ def instance_map(image: Any, channels: int, name: str, device: torch.device | No
 
     Raises:
         InputError: another shape, boolean masks, fractions or negative ids; the message begins with ``name``.
+
+    Examples:
+        >>> from monai_ext.metrics.instance import instance_map
+        >>> instances = instance_map(np.array([[[0.0, 3.0], [3.0, 9.0]]]), channels=1, name="label")
+        >>> instances.dtype, instances.tolist()
+        (torch.int64, [[[0, 3], [3, 9]]])
     """
     tensor = convert_to_tensor(image, device=device)
     if tensor.ndim < 2 or tensor.shape[0] != channels:
@@ -108,6 +120,15 @@ class InstanceMetric(UnevenCumulative):
     Args:
         item_shape: shape of what is buffered for each image.
         reduction: as in MONAI.
+
+    Examples:
+        >>> from monai_ext.metrics.instance import InstanceMetric
+        >>> class CountError(InstanceMetric):
+        ...     def _score(self, pred, true):
+        ...         return torch.tensor([abs(len(pred.unique()) - len(true.unique()))], dtype=torch.float64)
+        >>> metric = CountError(item_shape=(1,), reduction="mean")
+        >>> metric(torch.tensor([[[[0, 1, 0, 2, 0, 3]]]]), torch.tensor([[[[0, 1, 1, 1, 0, 2]]]])).tolist()
+        [[1.0]]
     """
 
     channels = 1
@@ -160,7 +181,18 @@ class InstanceMetric(UnevenCumulative):
 
 
 class OverlapMetric(InstanceMetric):
-    """A metric that the overlaps of the two maps' instances decide."""
+    """A metric that the overlaps of the two maps' instances decide.
+
+    Examples:
+        >>> from monai_ext.metrics.instance import OverlapMetric
+        >>> class Missed(OverlapMetric):
+        ...     @staticmethod
+        ...     def score(overlaps):
+        ...         return torch.tensor([len(overlaps.true_area) - len(overlaps.true.unique())], dtype=torch.float64)
+        >>> metric = Missed(item_shape=(1,), reduction="mean")
+        >>> metric(torch.tensor([[[[0, 1, 1, 0]]]]), torch.tensor([[[[0, 5, 0, 6]]]])).tolist()
+        [[1.0]]
+    """
 
     def _score(self, pred: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
         return self.score(Overlaps.count(pred, true))
@@ -183,6 +215,15 @@ class AggregatedJaccardIndex(OverlapMetric):
 
     Args:
         reduction: as in MONAI; default: mean over images.
+
+    Examples:
+        >>> from monai_ext.metrics import AggregatedJaccardIndex
+        >>> true, pred = torch.zeros(2, 1, 1, 8, 8, dtype=torch.int64)
+        >>> true[..., :4, :4], pred[..., :4, :3] = 1, 1
+        >>> metric = AggregatedJaccardIndex()
+        >>> _ = metric(pred, true)
+        >>> metric.aggregate().item()  # 12 of 16 px
+        0.75
     """
 
     def __init__(self, reduction: MetricReduction | str = MetricReduction.MEAN) -> None:
@@ -211,6 +252,15 @@ class ObjectDice(OverlapMetric):
 
     Args:
         reduction: as in MONAI; default: mean over images.
+
+    Examples:
+        >>> from monai_ext.metrics import ObjectDice
+        >>> true, pred = torch.zeros(2, 1, 1, 8, 8, dtype=torch.int64)
+        >>> true[..., :4, :4], pred[..., :4, :3] = 1, 1
+        >>> metric = ObjectDice()
+        >>> _ = metric(pred, true)
+        >>> round(metric.aggregate().item(), 3)  # 2 x 12 / (16 + 12)
+        0.857
     """
 
     def __init__(self, reduction: MetricReduction | str = MetricReduction.MEAN) -> None:
@@ -239,6 +289,12 @@ def panoptic_scores(counts: torch.Tensor, empty: float = 1.0) -> dict[str, torch
 
     Returns:
         ``pq``, ``sq`` (0 without a match) and ``dq``, each of shape (...).
+
+    Examples:
+        >>> from monai_ext.metrics.instance import panoptic_scores
+        >>> scores = panoptic_scores(torch.tensor([1, 1, 1, 0.75], dtype=torch.float64))
+        >>> {name: score.item() for name, score in scores.items()}
+        {'pq': 0.375, 'sq': 0.75, 'dq': 0.5}
     """
     tp, fp, fn, iou = counts.unbind(-1)
     instances = tp + (fp + fn) / 2
@@ -267,6 +323,16 @@ class PanopticQuality(OverlapMetric):
 
     Raises:
         InputError: an unknown ``metric_name``.
+
+    Examples:
+        >>> from monai_ext.metrics import PanopticQuality
+        >>> true, pred = torch.zeros(2, 1, 1, 8, 8, dtype=torch.int64)
+        >>> true[..., :4, :4], pred[..., :4, :3] = 1, 1  # IoU .75
+        >>> true[..., 7, 7] = 2  # missed
+        >>> metric = PanopticQuality(metric_name=["pq", "sq", "dq"])
+        >>> _ = metric(pred, true)
+        >>> [round(score.item(), 3) for score in metric.aggregate()]
+        [0.5, 0.75, 0.667]
     """
 
     def __init__(

@@ -48,6 +48,16 @@ class BlobDetections(Transform):
 
     Raises:
         InputError: when an argument is out of its range.
+
+    Examples:
+        >>> from monai_ext.transforms import BlobDetections
+        >>> prob = np.zeros((1, 64, 64), np.float32)
+        >>> prob[0, 10:20, 30:40] = 0.9
+        >>> points, labels = BlobDetections(smooth=False)(prob)
+        >>> points.numpy().round(2).tolist() == [[14.5, 34.5, 100, np.float32(0.9)]]  # row, col, area, score
+        True
+        >>> labels.shape, int(labels.max())
+        ((64, 64), 1)
     """
 
     def __init__(
@@ -149,6 +159,14 @@ class BlobDetectionsd(MapTransform):
         channel: channel of the map to read: 1 is the foreground of a two-class softmax.
         allow_missing_keys: whether a missing key is left alone.
         **blob_args: arguments of :class:`BlobDetections`.
+
+    Examples:
+        >>> from monai_ext.transforms import BlobDetectionsd
+        >>> pred = torch.zeros(2, 64, 64)
+        >>> pred[1, 10:20, 30:40] = 0.9
+        >>> item = BlobDetectionsd(min_area=50)({"pred": pred})
+        >>> item["points"][:, :2].round().tolist(), tuple(item["blobs"].shape)
+        ([[14.0, 34.0]], (64, 64))
     """
 
     def __init__(

@@ -45,6 +45,15 @@ class FindCellsd(MapTransform):
 
     Raises:
         InputError: the resolution is unknown.
+
+    Examples:
+        >>> from monai_ext.transforms import FindCellsd
+        >>> instances = torch.zeros(1, 64, 64, dtype=torch.int32)
+        >>> instances[0, 10:20, 30:40] = 1
+        >>> item = {"instances": instances, "source": torch.zeros(3, 64, 64, dtype=torch.uint8)}
+        >>> cells = FindCellsd(mpp=0.5, probability_key=None)(item)["cells"]
+        >>> cells.centres.tolist(), cells.measurements["area_um2"].tolist()
+        ([[14.5, 34.5]], [25.0])
     """
 
     def __init__(
@@ -120,6 +129,17 @@ class SaveCellsd(MapTransform):
 
     Raises:
         InputError: when the image does not say which file it came from.
+
+    Examples:
+        >>> from monai.data import MetaTensor
+        >>> from monai_ext.transforms import FindCellsd, SaveCellsd
+        >>> meta = {"filename_or_obj": str(folder / "images" / "a.png"), "mpp": 0.5}
+        >>> item = {"source": MetaTensor(torch.zeros(3, 64, 64, dtype=torch.uint8), meta=meta)}
+        >>> item["instances"] = torch.eye(64, dtype=torch.int32)[None]
+        >>> item = FindCellsd(probability_key=None)(item)
+        >>> _ = SaveCellsd(output_dir=folder / "out", data_root_dir=folder / "images")(item)
+        >>> sorted(path.name for path in (folder / "out").glob("a*"))
+        ['a.geojson', 'a_cells.csv', 'a_overlay.png']
     """
 
     def __init__(

@@ -41,6 +41,15 @@ def draw_concentric(
 
     Returns:
         uint8 ``(1, H, W)`` with values 0, 1 and 255.
+
+    Examples:
+        >>> from monai_ext.transforms.concentric import draw_concentric
+        >>> print(draw_concentric(centres=[[2, 2]], inner=[1], outer=[2], shape=(5, 5))[0])
+        [[  0   0 255   0   0]
+         [  0 255   1 255   0]
+         [255   1   1   1 255]
+         [  0 255   1 255   0]
+         [  0   0 255   0   0]]
     """
     label = np.zeros(tuple(shape), np.uint8)
     centres = np.asarray(centres, dtype=np.float64).reshape(-1, 2)
@@ -65,6 +74,13 @@ def mask_to_boxes(mask: NdarrayOrTensor) -> np.ndarray:
 
     Returns:
         float32 ``(N, 4)``: first row, first column, end row, end column, px (ends excluded).
+
+    Examples:
+        >>> from monai_ext.transforms.concentric import mask_to_boxes
+        >>> mask = np.zeros((1, 10, 10), np.uint8)
+        >>> mask[0, 2:5, 1:4] = mask[0, 7:9, 6:10] = 1
+        >>> mask_to_boxes(mask).tolist()
+        [[2.0, 1.0, 5.0, 4.0], [7.0, 6.0, 9.0, 10.0]]
     """
     from scipy import ndimage
 
@@ -100,6 +116,12 @@ class ConcentricLabel(Transform):
 
     Raises:
         InputError: unknown source, or radii that are not positive and growing.
+
+    Examples:
+        >>> from monai_ext.transforms import ConcentricLabel
+        >>> label = ConcentricLabel(inner=2, outer=4)(np.array([[10, 10]]), shape=(21, 21))
+        >>> tuple(label.shape), [int((label == value).sum()) for value in (1, 255)]  # px of figure and of ring
+        ((1, 21, 21), [13, 36])
     """
 
     def __init__(self, inner: float = 12, outer: float | None = 24, source: str = "points") -> None:
@@ -137,6 +159,15 @@ class RandConcentricLabel(Randomizable, Transform):
     Args:
         radius: smallest and largest r in px, both included.
         ratio: smallest and largest R / r.
+
+    Examples:
+        >>> from monai_ext.transforms import RandConcentricLabel
+        >>> draw = RandConcentricLabel(radius=(10, 17), ratio=(1.5, 2.5)).set_random_state(0)
+        >>> label = draw(np.array([[50, 50]]), shape=(101, 101))
+        >>> label.unique().tolist(), bool(10 <= draw.inner[0] <= 17)
+        ([0, 1, 255], True)
+        >>> torch.equal(draw(np.array([[50, 50]]), shape=(101, 101), randomize=False), label)
+        True
     """
 
     def __init__(self, radius: tuple[int, int] = (10, 17), ratio: tuple[float, float] = (1.5, 2.5)) -> None:
@@ -184,6 +215,13 @@ class ConcentricLabeld(MapTransform):
         outer: see :class:`ConcentricLabel`.
         source: see :class:`ConcentricLabel`.
         allow_missing_keys: pass over keys that are not there.
+
+    Examples:
+        >>> from monai_ext.transforms import ConcentricLabeld
+        >>> item = {"image": torch.zeros(3, 21, 21), "label": np.array([[10, 10]])}
+        >>> label = ConcentricLabeld("label", inner=2, outer=None)(item)["label"]
+        >>> tuple(label.shape), int(label.sum())
+        ((1, 21, 21), 13)
     """
 
     def __init__(
@@ -216,6 +254,13 @@ class RandConcentricLabeld(Randomizable, MapTransform):
         radius: see :class:`RandConcentricLabel`.
         ratio: see :class:`RandConcentricLabel`.
         allow_missing_keys: pass over keys that are not there.
+
+    Examples:
+        >>> from monai_ext.transforms import RandConcentricLabeld
+        >>> item = {"image": torch.zeros(3, 101, 101), "label": np.array([[50, 50]])}
+        >>> label = RandConcentricLabeld("label").set_random_state(0)(item)["label"]
+        >>> tuple(label.shape), label.unique().tolist()
+        ((1, 101, 101), [0, 1, 255])
     """
 
     def __init__(

@@ -50,6 +50,17 @@ class VesselDiagnosis:
         offset: row, column of the image's upper left corner, px of level 0.
         scale: px of level 0 per px of the image.
         outline: of the vessel as WKT, ``x, y`` in px of level 0; ``None`` for the image's border.
+
+    Examples:
+        >>> from monai_ext.transforms import VesselDiagnosis
+        >>> heat = np.zeros((3, 2, 2))
+        >>> heat[0], heat[:, 0, 1] = 1, (0, 0.2, 0.8)  # one patch with cancerous cells
+        >>> found = {"score": 0.9, "invaded": True, "heat": heat, "patches": 1, "cells": np.array([[5.0, 15.0]])}
+        >>> vessel = VesselDiagnosis("vessel_0001", **found, side=10, shape=(20, 20))
+        >>> vessel.classes.tolist()
+        [[0, 2], [0, 0]]
+        >>> [features.classes[0] for features in vessel.features()]
+        ['Invaded vessel', 'Cancerous patch', 'Tumor']
     """
 
     name: str
@@ -124,6 +135,18 @@ class DiagnoseVesseld(MapTransform):
         source_key: key of the vessel's image, as :class:`LoadVesseld` gives it.
         positive: vessels with a higher probability are invaded, if any patch with a cell was found in them.
         allow_missing_keys: pass over keys that are not there.
+
+    Examples:
+        >>> from monai.data import MetaTensor
+        >>> from monai_ext.transforms import DiagnoseVesseld
+        >>> vessel = {"grid_shape": (2, 2), "patch_px": 10, "cell_points": torch.tensor([[15.0, 15.0]])}
+        >>> meta = {"filename_or_obj": "vessel.png", "scale": 1.0}
+        >>> vessel["source"] = MetaTensor(torch.zeros(3, 20, 20), meta=meta)
+        >>> p_loc = torch.tensor([0.0, 0.1, 0.9]).reshape(1, 3, 1, 1)  # of a mosaic with one place, for patch 3
+        >>> network = {"p_loc": p_loc, "score": torch.tensor([[0.8]]), "order": torch.tensor([[[[3]]]])}
+        >>> item = DiagnoseVesseld()({**vessel, **network})
+        >>> item["diagnosis"].invaded, item["diagnosis"].classes.tolist(), int(item["pieces"].sum())
+        (True, [[0, 0], [0, 2]], 100)
     """
 
     def __init__(

@@ -43,6 +43,15 @@ class LoadFieldd(MapTransform):
     Raises:
         InputError: as :func:`~monai_ext.data.read_field` and :func:`~monai_ext.data.read_points`; a mask whose size is
             not that of the image.
+
+    Examples:
+        >>> from PIL import Image
+        >>> from monai_ext.transforms import LoadFieldd
+        >>> Image.fromarray(np.full((200, 300, 3), 255, np.uint8)).save(folder / "field.png")
+        >>> load = LoadFieldd("image", points_keys=["label"], mpp=0.25, target_mpp=0.5)
+        >>> item = load({"image": str(folder / "field.png"), "label": [[10, 20]]})
+        >>> tuple(item["image"].shape), item["label"].tolist()
+        ((3, 100, 150), [[4.75, 9.75]])
     """
 
     def __init__(

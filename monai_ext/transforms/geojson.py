@@ -21,6 +21,16 @@ class LoadGeoJSON(Transform):
     Args:
         classes: names of the classes to draw, a channel each; None draws everything in one channel.
         scale: level-0 pixels per pixel of the masks.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats import Features, write_geojson
+        >>> from monai_ext.transforms import LoadGeoJSON
+        >>> path = write_geojson(folder / "tumour.geojson", Features([shapely.box(0, 0, 3, 2)], classes="Tumor"))
+        >>> LoadGeoJSON()(path).classes.tolist()
+        ['Tumor']
+        >>> LoadGeoJSON(classes=["Tumor", "Stroma"])(path, shape=(4, 6)).sum(axis=(1, 2)).tolist()
+        [6, 0]
     """
 
     backend = ()
@@ -55,6 +65,15 @@ class LoadGeoJSONd(MapTransform):
         classes: see :class:`LoadGeoJSON`.
         scale: see :class:`LoadGeoJSON`.
         allow_missing_keys: skip keys that an item lacks.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats import Features, write_geojson
+        >>> from monai_ext.transforms import LoadGeoJSONd
+        >>> path = write_geojson(folder / "tumour.geojson", Features([shapely.box(0, 0, 3, 2)], classes="Tumor"))
+        >>> item = LoadGeoJSONd("label")({"image": torch.zeros(3, 4, 6), "label": path})
+        >>> item["label"].shape, int(item["label"].sum())
+        ((1, 4, 6), 6)
     """
 
     backend = LoadGeoJSON.backend

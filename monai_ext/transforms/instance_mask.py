@@ -23,6 +23,12 @@ class InstancesToMask(Transform):
 
     Args:
         gap: px taken from each of two touching instances; 0 for the plain foreground of the distillation paper.
+
+    Examples:
+        >>> from monai_ext.transforms import InstancesToMask
+        >>> instances = np.array([[[0, 1, 1, 2, 2]]])
+        >>> InstancesToMask()(instances).tolist(), InstancesToMask(gap=1)(instances).tolist()
+        ([[[0.0, 1.0, 1.0, 1.0, 1.0]]], [[[0.0, 1.0, 0.0, 0.0, 1.0]]])
     """
 
     def __init__(self, gap: int = 0) -> None:
@@ -55,6 +61,11 @@ class InstancesToMaskd(MapTransform):
         keys: instance maps.
         gap: see :class:`InstancesToMask`.
         allow_missing_keys: pass over keys that are not there.
+
+    Examples:
+        >>> from monai_ext.transforms import InstancesToMaskd
+        >>> InstancesToMaskd("label", gap=1)({"label": torch.tensor([[[0, 1, 1, 2, 2]]])})["label"].tolist()
+        [[[0.0, 1.0, 0.0, 0.0, 1.0]]]
     """
 
     def __init__(self, keys: KeysCollection, gap: int = 0, allow_missing_keys: bool = False) -> None:

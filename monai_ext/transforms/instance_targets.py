@@ -26,6 +26,12 @@ class InstancesToTargetd(MapTransform):
         keys: of instance maps, integers ``(1, H, W)``.
         known_key: of a mask ``(1, H, W)``, not 0 where it is known what there is; data without it know all.
         allow_missing_keys: pass over keys that are not there.
+
+    Examples:
+        >>> from monai_ext.transforms import InstancesToTargetd
+        >>> target = InstancesToTargetd("label")({"label": torch.tensor([[[0, 1, 1], [5, 0, 0]]])})["label"]
+        >>> tuple(target["masks"].shape), target["boxes"].tolist()
+        ((2, 2, 3), [[1.0, 0.0, 3.0, 1.0], [0.0, 1.0, 1.0, 2.0]])
     """
 
     def __init__(self, keys: KeysCollection, known_key: str | None = "known", allow_missing_keys: bool = False) -> None:
@@ -48,6 +54,12 @@ class KeepSured(MapTransform):
         scores_key: of a map ``(1, H, W)`` of how sure each pixel's instance is.
         least: the least score that is kept.
         allow_missing_keys: pass over keys that are not there.
+
+    Examples:
+        >>> from monai_ext.transforms import KeepSured
+        >>> item = {"instances": torch.tensor([[[1, 1, 0, 2]]]), "scores": torch.tensor([[[0.9, 0.9, 0.0, 0.3]]])}
+        >>> KeepSured()(item)["instances"].tolist()
+        [[[1, 1, 0, 0]]]
     """
 
     def __init__(
@@ -76,6 +88,12 @@ class PickInstancesd(MapTransform):
         most: how many are kept at most.
         seed: of the draw, which depends on it and on the map alone.
         allow_missing_keys: pass over keys that are not there.
+
+    Examples:
+        >>> from monai_ext.transforms import PickInstancesd
+        >>> label = PickInstancesd(most=2)({"label": torch.tensor([[[3, 0, 5, 0, 7, 7, 7]]])})["label"]
+        >>> tuple(label.shape), label.unique().tolist()
+        ((1, 1, 7), [0, 1, 2])
     """
 
     def __init__(
@@ -106,6 +124,12 @@ class MergeInstancesd(MapTransform):
 
     Raises:
         InputError: an IoU that is none.
+
+    Examples:
+        >>> from monai_ext.transforms import MergeInstancesd
+        >>> item = {"seeds": torch.tensor([[[1, 1, 0, 0, 0]]]), "found": torch.tensor([[[1, 1, 1, 0, 2]]])}
+        >>> MergeInstancesd(["seeds", "found"])(item)["label"].tolist()  # the first one is there already
+        [[[1, 1, 0, 0, 2]]]
     """
 
     def __init__(

@@ -46,6 +46,13 @@ def kernel_regression(
 
     Returns:
         alpha, ``(h, w)``, by shift as :func:`torch.fft.fftfreq` orders them: 0, 1, ..., -1.
+
+    Examples:
+        >>> from monai_ext.transforms.kcf import kernel_regression
+        >>> template = torch.rand(3, 11, 9, generator=torch.Generator().manual_seed(0))
+        >>> weights = kernel_regression(template, regularisation=1e-4, output_sigma=0.1, kernel_sigma=0.2)
+        >>> tuple(weights.shape), int(weights.argmax())  # no shift weighs most
+        ((11, 9), 0)
     """
     height, width = template.shape[-2:]
     spectrum = torch.fft.rfft2(template)
@@ -122,6 +129,16 @@ class KCFPseudoMask(Transform):
 
     Raises:
         InputError: a template that cannot serve, or a number outside its range.
+
+    Examples:
+        >>> from monai_ext.transforms import KCFPseudoMask
+        >>> rows, cols = np.mgrid[-5:6, -5:6]
+        >>> cell = np.stack(3 * [255 - 200 * np.exp(-(rows**2 + cols**2) / 12)]).astype(np.uint8)
+        >>> image = np.full((3, 64, 64), 255, np.uint8)
+        >>> image[:, 10:21, 30:41] = image[:, 40:51, 5:16] = cell
+        >>> find = KCFPseudoMask([cell], rotations=1)
+        >>> sorted(find.points(image)[:, :2].tolist()), find(image).shape
+        ([[15.0, 35.0], [45.0, 10.0]], (1, 64, 64))
     """
 
     def __init__(
@@ -352,6 +369,16 @@ class KCFPseudoMaskd(MapTransform):
         points_key: where the cells' places go, float32 ``(N, 4)``; ``None`` leaves them out.
         allow_missing_keys: pass over keys that are not there.
         **options: further arguments of :class:`KCFPseudoMask`.
+
+    Examples:
+        >>> from monai_ext.transforms import KCFPseudoMaskd
+        >>> rows, cols = np.mgrid[-5:6, -5:6]
+        >>> cell = np.stack(3 * [255 - 200 * np.exp(-(rows**2 + cols**2) / 12)]).astype(np.uint8)
+        >>> image = np.pad(cell, ((0, 0), (10, 30), (20, 20)), constant_values=255)
+        >>> find = KCFPseudoMaskd("image", templates={"cell": cell}, points_key="points", rotations=1)
+        >>> item = find({"image": image})
+        >>> item["points"][:, :2].tolist(), item["cell_mask"].shape
+        ([[15.0, 25.0]], (1, 51, 51))
     """
 
     def __init__(

@@ -24,6 +24,13 @@ def file_labels(labels: np.ndarray, image: Any) -> np.ndarray:
 
     Returns:
         ``(H, W)`` of the file: uint8 for bool, else uint16, or int32 for more than 65,535 instances.
+
+    Examples:
+        >>> from monai.data import MetaTensor
+        >>> from monai_ext.transforms.label_image import file_labels
+        >>> image = MetaTensor(torch.zeros(3, 1, 2), meta={"scale": 2.0, "file_shape": (2, 4)})
+        >>> file_labels(np.array([[1, 2]]), image).tolist()
+        [[1, 1, 2, 2], [1, 1, 2, 2]]
     """
     if labels.dtype == bool:
         values = labels.view(np.uint8)
@@ -44,6 +51,13 @@ class LabelImaged(MapTransform):
         label_key: where the label image ``(W, H)`` goes, uint16 or int32; one for all keys.
         image_key: the image, a MetaTensor as ``LoadFieldd`` gives it.
         allow_missing_keys: pass over keys that are not there.
+
+    Examples:
+        >>> from monai_ext.transforms import LabelImaged
+        >>> item = {"instances": torch.ones(1, 20, 30, dtype=torch.int32), "source": torch.zeros(3, 20, 30)}
+        >>> pred = LabelImaged()(item)["pred"]
+        >>> pred.shape, str(pred.dtype)
+        ((30, 20), 'uint16')
     """
 
     def __init__(

@@ -40,6 +40,17 @@ class LoadVesseld(MapTransform):
 
     Raises:
         InputError: a file that cannot be read, or a mask that does not fit.
+
+    Examples:
+        >>> from PIL import Image
+        >>> from monai_ext.transforms import LoadVesseld
+        >>> vessel, lumen = np.full((40, 60, 3), 128, np.uint8), np.zeros((40, 60), np.uint8)
+        >>> lumen[10:30, 10:50] = 255
+        >>> Image.fromarray(vessel).save(folder / "vessel.png")
+        >>> Image.fromarray(lumen).save(folder / "lumen.png")
+        >>> image = LoadVesseld()({"image": folder / "vessel.png", "mask": folder / "lumen.png"})["image"]
+        >>> image[:, 0, 0].tolist(), image[:, 20, 30].tolist()
+        ([255, 255, 255], [128, 128, 128])
     """
 
     def __init__(

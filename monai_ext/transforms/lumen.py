@@ -15,7 +15,14 @@ __all__ = ["KeepLumen", "KeepLumend"]
 
 
 class KeepLumen(Transform):
-    """Whitens what lies beyond a vessel's lumen (Zhang et al., CVPR 2023, section 3)."""
+    """Whitens what lies beyond a vessel's lumen (Zhang et al., CVPR 2023, section 3).
+
+    Examples:
+        >>> from monai_ext.transforms import KeepLumen
+        >>> image, lumen = np.full((3, 1, 4), 128, np.uint8), np.array([[[0, 1, 1, 0]]])
+        >>> KeepLumen()(image, lumen)[0].tolist()
+        [[255, 128, 128, 255]]
+    """
 
     def __call__(self, image: NdarrayOrTensor, lumen: NdarrayOrTensor, where: str = "mask") -> NdarrayOrTensor:
         """Remove the tissue.
@@ -42,6 +49,13 @@ class KeepLumend(MapTransform):
         keys: images ``(C, H, W)``.
         mask_key: the lumen ``(1, H, W)``, which is dropped.
         allow_missing_keys: pass over keys that are not there.
+
+    Examples:
+        >>> from monai_ext.transforms import KeepLumend
+        >>> item = {"image": torch.full((3, 1, 4), 128, dtype=torch.uint8), "mask": torch.tensor([[[0, 1, 1, 0]]])}
+        >>> item = KeepLumend("image")(item)
+        >>> item["image"][0].tolist(), list(item)
+        ([[255, 128, 128, 255]], ['image'])
     """
 
     def __init__(self, keys: KeysCollection, mask_key: str = "mask", allow_missing_keys: bool = False) -> None:

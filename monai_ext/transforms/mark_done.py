@@ -18,6 +18,16 @@ class MarkDoned(MapTransform):
     Args:
         keys: keys of MetaTensors that name their file.
         cohort: whose images they are.
+
+    Examples:
+        >>> from PIL import Image
+        >>> from monai_ext.data import Cohort
+        >>> from monai_ext.transforms import LoadFieldd, MarkDoned
+        >>> Image.fromarray(np.full((20, 30, 3), 255, np.uint8)).save(folder / "field.png")
+        >>> cohort = Cohort(folder / "field.png", folder / "out")
+        >>> _ = MarkDoned("image", cohort)(LoadFieldd()(cohort.items[0]))
+        >>> [entry["status"] for entry in cohort.state.values()]
+        ['done']
     """
 
     def __init__(self, keys: str | Sequence[str], cohort: Cohort) -> None:

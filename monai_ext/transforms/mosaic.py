@@ -47,6 +47,15 @@ class CutCellPatches(Transform):
 
     Raises:
         InputError: sizes that are not positive.
+
+    Examples:
+        >>> from monai_ext.transforms import CutCellPatches
+        >>> image = np.random.RandomState(0).randint(256, size=(3, 20, 20)).astype(np.uint8)
+        >>> mask = np.zeros((1, 20, 20), bool)
+        >>> mask[0, 15, 5] = True
+        >>> patches, numbers, cells = CutCellPatches(cell_size=5, scale=2, patch=8)(image, mask)
+        >>> tuple(patches.shape), numbers.tolist(), cells.tolist()  # the third of 2 x 2 patches of 10 px
+        ((1, 3, 8, 8), [2], [True])
     """
 
     def __init__(self, cell_size: float, scale: float = 3.0, patch: int = 32, keep_background: bool = False) -> None:
@@ -128,6 +137,15 @@ class CellGridMosaic(Randomizable, Transform):
 
     Raises:
         InputError: an argument outside its range.
+
+    Examples:
+        >>> from monai_ext.transforms import CellGridMosaic
+        >>> patches, numbers = torch.zeros(3, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 2, 5])
+        >>> [mosaic] = CellGridMosaic(grid=2, shuffle=False)(patches, numbers, torch.tensor([True, True, True]))
+        >>> tuple(mosaic["image"].shape), mosaic["order"].tolist()
+        ((3, 16, 16), [[[0, 2], [5, -1]]])
+        >>> CellGridMosaic.inverse(mosaic["cells"].int(), mosaic["order"], grid_shape=(2, 3)).tolist()
+        [[[1, 0, 1], [0, 0, 1]]]
     """
 
     def __init__(self, grid: int = 20, shuffle: bool = True, limit: str | None = None, spacing: int = 1) -> None:
@@ -255,7 +273,13 @@ def _batched(given: Any, name: str) -> torch.Tensor:
 
 
 def spread_patches(values: NdarrayOrTensor, patch_px: int, shape: Sequence[int]) -> torch.Tensor:
-    """A map of a vessel's patches ``(C, rows, cols)`` as ``(C, H, W)`` of its image: each patch of one value."""
+    """A map of a vessel's patches ``(C, rows, cols)`` as ``(C, H, W)`` of its image: each patch of one value.
+
+    Examples:
+        >>> from monai_ext.transforms import spread_patches
+        >>> spread_patches(torch.tensor([[[1, 2]]]), patch_px=2, shape=(2, 3)).tolist()
+        [[[1, 1, 2], [1, 1, 2]]]
+    """
     height, width = shape
     spread = convert_to_tensor(values, track_meta=False)
     spread = spread.repeat_interleave(patch_px, -2)[:, :height].repeat_interleave(patch_px, -1)[..., :width]
@@ -280,6 +304,14 @@ class CutCellPatchesd(MapTransform):
         patch: see :class:`CutCellPatches`.
         keep_background: see :class:`CutCellPatches`.
         allow_missing_keys: pass over keys that are not there.
+
+    Examples:
+        >>> from monai_ext.transforms import CutCellPatchesd
+        >>> image = np.random.RandomState(0).randint(256, size=(3, 20, 20)).astype(np.uint8)
+        >>> item = {"image": image, "cell_mask": np.ones((1, 20, 20), bool)}
+        >>> item = CutCellPatchesd("image", cell_size=5, scale=2, patch=8)(item)
+        >>> tuple(item["image"].shape), item["patch_numbers"].tolist(), item["grid_shape"].tolist()
+        ((4, 3, 8, 8), [0, 1, 2, 3], [2, 2])
     """
 
     def __init__(
@@ -319,6 +351,14 @@ class PatchClassesd(MapTransform):
         keys: key of the centroids, ``(N, 2)`` row and column, px of the vessel's image; dropped. A vessel without
             them is unknown if it is invaded, and has none if it is not.
         label_key: the label, 1 if invaded.
+
+    Examples:
+        >>> from monai_ext.transforms import PatchClassesd
+        >>> item = {"patch_numbers": torch.tensor([0, 2]), "patch_cells": torch.tensor([True, True])}
+        >>> item |= {"grid_shape": torch.tensor([2, 2]), "patch_px": 10}  # as CutCellPatchesd adds them
+        >>> item = PatchClassesd()({**item, "label": 1, "centroids": torch.tensor([[15.0, 5.0], [5.0, 15.0]])})
+        >>> item["patch_classes"].tolist(), item["missed"]
+        ([1, 2], 1)
     """
 
     def __init__(self, keys: KeysCollection = "centroids", label_key: str = "label") -> None:
@@ -358,6 +398,16 @@ class CellGridMosaicd(Randomizable, MapTransform):
         spacing: see :class:`CellGridMosaic`.
         stack: give one item, whose mosaics are a batch.
         allow_missing_keys: pass over keys that are not there.
+
+    Examples:
+        >>> from monai.transforms import Compose
+        >>> from monai_ext.transforms import CellGridMosaicd, CutCellPatchesd
+        >>> image = np.random.RandomState(0).randint(256, size=(3, 20, 30)).astype(np.uint8)
+        >>> cut = CutCellPatchesd("image", cell_size=5, scale=2, patch=8)
+        >>> mosaics = Compose([cut, CellGridMosaicd("image", grid=2, shuffle=False)])
+        >>> first, second = mosaics({"image": image, "cell_mask": np.ones((1, 20, 30), bool)})  # six patches
+        >>> first["order"].tolist(), second["order"].tolist()
+        ([[[0, 1], [2, -1]]], [[[3, 4], [5, -1]]])
     """
 
     def __init__(

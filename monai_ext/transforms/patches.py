@@ -28,6 +28,12 @@ def patch_matrix(centre: Sequence[float], size: int, angle: float, mirror: bool,
         angle: rotation, degrees.
         mirror: flip left and right after the rotation.
         zoom: pixels of the patch per pixel of the field.
+
+    Examples:
+        >>> from monai_ext.transforms.patches import patch_matrix, warp_points
+        >>> matrix = patch_matrix(centre=(50, 80), size=11, angle=90, mirror=False)
+        >>> warp_points(np.array([[50, 80]]), matrix).round(3).tolist()  # the middle of the patch
+        [[5.0, 5.0]]
     """
     turn = np.deg2rad(angle)
     linear = zoom * np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
@@ -38,7 +44,14 @@ def patch_matrix(centre: Sequence[float], size: int, angle: float, mirror: bool,
 
 
 def warp_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Points ``(N, 2)`` row, column through a map of x, y such as :func:`patch_matrix` gives."""
+    """Points ``(N, 2)`` row, column through a map of x, y such as :func:`patch_matrix` gives.
+
+    Examples:
+        >>> from monai_ext.transforms.patches import patch_matrix, warp_points
+        >>> matrix = patch_matrix(centre=(50, 80), size=11, angle=0, mirror=False)
+        >>> warp_points(np.array([[52, 79]]), matrix).round(3).tolist()
+        [[7.0, 4.0]]
+    """
     return (points[:, ::-1] @ matrix[:, :2].T + matrix[:, 2])[:, ::-1]
 
 
@@ -67,6 +80,15 @@ class RandFieldPatchesd(Randomizable, MapTransform):
 
     Raises:
         InputError: a share or count out of range.
+
+    Examples:
+        >>> from monai_ext.transforms import RandFieldPatchesd
+        >>> cut = RandFieldPatchesd(["image", "label"], size=100, num_samples=2, positive=1.0).set_random_state(0)
+        >>> patches = cut({"image": np.zeros((3, 300, 400), np.uint8), "label": np.array([[150, 250]])})
+        >>> [patch["image"].shape for patch in patches]
+        [(3, 100, 100), (3, 100, 100)]
+        >>> all(bool((patch["label"] >= 0).all() and (patch["label"] < 100).all()) for patch in patches)
+        True
     """
 
     def __init__(

@@ -24,6 +24,14 @@ class LoadPoints(Transform):
 
     Args:
         classes: names of the GeoJSON classifications to keep; ``None`` keeps every object.
+
+    Examples:
+        >>> from monai_ext.formats import write_points
+        >>> from monai_ext.transforms import LoadPoints
+        >>> LoadPoints()(write_points(folder / "mitoses.csv", [[2, 5], [31, 40]])).tolist()
+        [[2.0, 5.0], [31.0, 40.0]]
+        >>> LoadPoints()([]).shape
+        (0, 2)
     """
 
     backend = ()
@@ -59,6 +67,13 @@ class LoadPointsd(MapTransform):
         keys: keys of the paths, or of points.
         classes: see :class:`LoadPoints`.
         allow_missing_keys: skip keys that an item lacks.
+
+    Examples:
+        >>> from monai_ext.formats import write_points
+        >>> from monai_ext.transforms import LoadPointsd
+        >>> path = write_points(folder / "mitoses.csv", [[2, 5], [31, 40]])
+        >>> LoadPointsd("label")({"label": path})["label"].tolist()
+        [[2.0, 5.0], [31.0, 40.0]]
     """
 
     backend = LoadPoints.backend

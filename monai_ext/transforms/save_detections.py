@@ -41,6 +41,12 @@ def detection_features(
         scale: px of level 0 per px.
         classification: QuPath class.
         colour: its RGB.
+
+    Examples:
+        >>> from monai_ext.transforms.save_detections import detection_features
+        >>> [mitoses] = detection_features(np.array([[14.5, 34.5, 100, 0.9]]), labels=None, mpp=0.25)
+        >>> mitoses.points().tolist(), mitoses.measurements["area_um2"].tolist()
+        ([[14.5, 34.5]], [6.25])
     """
     measurements = {"score": points[:, 3], "area_px": points[:, 2]}
     if mpp:
@@ -84,6 +90,17 @@ class SaveDetectionsd(MapTransform):
 
     Raises:
         InputError: when the image does not say which file it came from.
+
+    Examples:
+        >>> from monai.data import MetaTensor
+        >>> from monai_ext.transforms import SaveDetectionsd
+        >>> meta = {"filename_or_obj": str(folder / "images" / "a.png"), "mpp": 0.25}
+        >>> item = {"image": MetaTensor(torch.zeros(3, 64, 64, dtype=torch.uint8), meta=meta)}
+        >>> item["points"] = torch.tensor([[14.5, 34.5, 100.0, 0.9]])
+        >>> save = SaveDetectionsd(output_dir=folder / "out", data_root_dir=folder / "images", labels_key=None)
+        >>> _ = save(item)
+        >>> sorted(path.name for path in (folder / "out").glob("a*"))
+        ['a.geojson', 'a_overlay.png']
     """
 
     def __init__(

@@ -44,6 +44,13 @@ def evidence_features(
         scale: px of level 0 per px.
         classification: QuPath class.
         colour: its RGB.
+
+    Examples:
+        >>> from monai_ext.transforms.save_evidence import evidence_features
+        >>> heat = np.array([[0.0, 0.5, 0.75], [0.0, 0.0, 0.0]])
+        >>> tumour = evidence_features(pieces=(heat > 0.3).astype(int), heat=heat, mpp=2.0)
+        >>> {name: values.tolist() for name, values in tumour.measurements.items()}
+        {'area_px': [2.0], 'mean_evidence': [0.625], 'max_evidence': [0.75], 'area_um2': [8.0]}
     """
     ids, outlines = label_map_to_polygons(pieces.astype(np.int32), scale=scale)
     flat, area = pieces.ravel(), np.bincount(pieces.ravel(), minlength=pieces.max() + 1)
@@ -67,6 +74,15 @@ class EvidencePiecesd(MapTransform):
         smooth: see :class:`SaveEvidenced`.
         positive: see :class:`SaveEvidenced`.
         allow_missing_keys: pass over data without evidence.
+
+    Examples:
+        >>> from monai_ext.transforms import EvidencePiecesd
+        >>> evidence = torch.zeros(1, 40, 40)
+        >>> evidence[0, 4:16, 4:16] = evidence[0, 24:36, 24:36] = 0.8
+        >>> int(EvidencePiecesd()({"evidence": evidence, "score": torch.tensor([0.9])})["pieces"].max())
+        2
+        >>> int(EvidencePiecesd()({"evidence": evidence, "score": torch.tensor([0.1])})["pieces"].max())
+        0
     """
 
     def __init__(
@@ -121,6 +137,16 @@ class SaveEvidenced(MapTransform):
 
     Raises:
         InputError: when the image does not say which file it came from.
+
+    Examples:
+        >>> from monai.data import MetaTensor
+        >>> from monai_ext.transforms import SaveEvidenced
+        >>> meta = {"filename_or_obj": str(folder / "images" / "a.png")}
+        >>> item = {"source": MetaTensor(torch.zeros(3, 40, 40, dtype=torch.uint8), meta=meta)}
+        >>> item |= {"evidence": torch.eye(40)[None], "score": torch.tensor([0.9])}
+        >>> _ = SaveEvidenced(output_dir=folder / "out", data_root_dir=folder / "images")(item)
+        >>> sorted(path.name for path in (folder / "out").glob("a*"))
+        ['a.geojson', 'a_overlay.png']
     """
 
     def __init__(

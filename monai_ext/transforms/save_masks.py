@@ -32,6 +32,18 @@ class SaveMasksd(MapTransform):
             below the folder that holds them all.
         image_key: the image, a MetaTensor as ``LoadFieldd`` gives it.
         allow_missing_keys: pass over keys that are not there.
+
+    Examples:
+        >>> import json
+        >>> from PIL import Image
+        >>> from monai_ext.transforms import LoadFieldd, SaveMasksd
+        >>> Image.fromarray(np.full((20, 30, 3), 255, np.uint8)).save(folder / "a.png")
+        >>> lists = {"training": [{"image": str(folder / "a.png")}]}
+        >>> save = SaveMasksd("instances", names="label", output_dir=folder / "out", lists=lists)
+        >>> item = LoadFieldd(["source"])({"source": str(folder / "a.png")})
+        >>> _ = save({**item, "instances": torch.ones(1, 20, 30, dtype=torch.int32)})
+        >>> json.loads(save.close().read_text())["training"]
+        [{'image': '../a.png', 'label': 'label/a.tif'}]
     """
 
     def __init__(

@@ -52,6 +52,20 @@ class SaveNucleid(MapTransform):
 
     Raises:
         InputError: an image without any annotation.
+
+    Examples:
+        >>> import json
+        >>> from monai.data import MetaTensor
+        >>> from monai_ext.formats import Features, write_geojson
+        >>> from monai_ext.transforms import SaveNucleid
+        >>> expert = write_geojson(folder / "expert.geojson", Features.from_points([[8, 8]], classes="Tumor"))
+        >>> meta = {"filename_or_obj": str(folder / "a.png")}
+        >>> item = {"source": MetaTensor(torch.zeros(3, 64, 64, dtype=torch.uint8), meta=meta), "part": "training"}
+        >>> item |= {"instances": torch.ones(1, 64, 64, dtype=torch.int32), "annotations": {"ea": expert}}
+        >>> save = SaveNucleid(output_dir=folder / "out", class_names=["Tumor"], data_root_dir=folder)
+        >>> _ = save(item)
+        >>> json.loads(save.close().read_text())["training"]
+        [{'image': 'patches/a.npy', 'label': 'nuclei/a.csv', 'group': 'a'}]
     """
 
     def __init__(

@@ -45,6 +45,22 @@ class SaveVesseld(MapTransform):
         output_dir: folder to write to.
         source_key: key of the vessel's image, as :class:`LoadVesseld` gives it.
         max_side: pictures are reduced until no side is longer, px.
+
+    Examples:
+        >>> from PIL import Image
+        >>> from monai_ext.data import Cohort
+        >>> from monai_ext.transforms import LoadVesseld, SaveVesseld, VesselDiagnosis
+        >>> Image.fromarray(np.full((20, 20, 3), 128, np.uint8)).save(folder / "a.png")
+        >>> cohort = Cohort(folder / "a.png", folder / "out")
+        >>> item = LoadVesseld(source_key="source")(cohort.items[0])
+        >>> healthy = {"score": 0.1, "invaded": False, "heat": np.eye(3)[1].reshape(3, 1, 1), "patches": 1}
+        >>> cells = {"cells": np.array([[5.0, 15.0]]), "side": 20, "shape": (20, 20)}
+        >>> item |= {"diagnosis": VesselDiagnosis("a", **healthy, **cells), "file": cohort.items[0]["image"]}
+        >>> row = SaveVesseld("diagnosis", cohort, folder / "out")(item)["row"]
+        >>> row["vessel"], row["invaded"], row["suspicious_cells"]
+        ('a', False, 0)
+        >>> sorted(path.name for path in (folder / "out").glob("a*"))
+        ['a.geojson', 'a_classes.png', 'a_overlay.png']
     """
 
     def __init__(

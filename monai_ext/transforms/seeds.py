@@ -47,6 +47,14 @@ class SeedMasksFromRelevance(Transform):
 
     Raises:
         InputError: an argument is out of its range.
+
+    Examples:
+        >>> from monai_ext.transforms import SeedMasksFromRelevance
+        >>> relevance = torch.zeros(1, 64, 64)
+        >>> relevance[0, 10:30, 10:30], relevance[0, 50:54, 50:54] = 2.0, 1.0
+        >>> seeds, scores = SeedMasksFromRelevance(min_area=100)(relevance)
+        >>> tuple(seeds.shape), int((seeds == 1).sum()), scores.tolist()
+        ((1, 64, 64), 400, [1.0])
     """
 
     def __init__(
@@ -188,6 +196,14 @@ class SeedMasksFromRelevanced(MapTransform):
         known_key: where :meth:`SeedMasksFromRelevance.settled` goes; one for each key, None to leave it out.
         allow_missing_keys: whether a missing key is left alone.
         **seed_args: arguments of :class:`SeedMasksFromRelevance`.
+
+    Examples:
+        >>> from monai_ext.transforms import SeedMasksFromRelevanced
+        >>> relevance = torch.zeros(1, 64, 64)
+        >>> relevance[0, 10:30, 10:30], relevance[0, 40:60, 40:60] = 2.0, 1.0
+        >>> item = SeedMasksFromRelevanced()({"relevance": relevance})
+        >>> int(item["seeds"].max()), item["seed_scores"].tolist()
+        (2, [1.0, 0.5])
     """
 
     def __init__(

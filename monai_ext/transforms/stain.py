@@ -57,6 +57,16 @@ class MacenkoNormalize(Transform):
 
     Raises:
         InputError: the reference cannot be read, or has too little tissue or one colour only.
+
+    Examples:
+        >>> from monai_ext.base.stain import HE_STAINS, MACENKO_STAINS, estimate_stains
+        >>> from monai_ext.transforms import MacenkoNormalize
+        >>> amounts = np.random.RandomState(0).gamma(2, 0.3, size=(2, 64 * 64))  # of hematoxylin and eosin
+        >>> tile = (240 * np.exp(-np.array(HE_STAINS) @ amounts)).astype(np.uint8).reshape(3, 64, 64)
+        >>> normalized = MacenkoNormalize()(tile)
+        >>> stains = [estimate_stains(image).vectors.numpy() for image in (tile, normalized)]
+        >>> [bool((abs(vectors - MACENKO_STAINS) < 0.02).all()) for vectors in stains]  # the target is reached
+        [False, True]
     """
 
     backend = (TransformBackends.TORCH, TransformBackends.NUMPY)
@@ -143,6 +153,16 @@ class RandStainJitter(RandomizableTransform):
             the default ones where an image has too little tissue.
         source_intensity: white level as a fraction of the full scale, one number or one per channel.
         max_value: full scale; None is 255 for uint8, 65535 for uint16, 1 for floating point.
+
+    Examples:
+        >>> from monai_ext.base.stain import HE_STAINS
+        >>> from monai_ext.transforms import RandStainJitter
+        >>> amounts = np.random.RandomState(0).gamma(2, 0.3, size=(2, 64 * 64))  # of hematoxylin and eosin
+        >>> tile = (240 * np.exp(-np.array(HE_STAINS) @ amounts)).astype(np.uint8).reshape(3, 64, 64)
+        >>> jitter = RandStainJitter(prob=1.0, sigma1=0.2, sigma2=0.2).set_random_state(0)
+        >>> jittered = jitter(tile)
+        >>> jittered.shape, np.array_equal(jittered, tile), np.array_equal(jittered, jitter(tile, randomize=False))
+        ((3, 64, 64), False, True)
     """
 
     backend = (TransformBackends.TORCH, TransformBackends.NUMPY)
@@ -196,6 +216,16 @@ class MacenkoNormalized(MapTransform):
         normalizer: the array transform, for one that is already fitted; None makes one of `kwargs`.
         allow_missing_keys: do not raise if a key is missing.
         kwargs: arguments of :class:`MacenkoNormalize`.
+
+    Examples:
+        >>> from monai_ext.base.stain import HE_STAINS
+        >>> from monai_ext.transforms import MacenkoNormalize, MacenkoNormalized
+        >>> amounts = np.random.RandomState(0).gamma(2, 0.3, size=(2, 64 * 64))  # of hematoxylin and eosin
+        >>> tile = (240 * np.exp(-np.array(HE_STAINS) @ amounts)).astype(np.uint8).reshape(3, 64, 64)
+        >>> normalize = MacenkoNormalized("image", MacenkoNormalize().fit(tile))
+        >>> image = normalize({"image": torch.from_numpy(tile[:, :32, :32].copy())})["image"]
+        >>> tuple(image.shape), image.dtype, bool((image.numpy() == tile[:, :32, :32]).all())
+        ((3, 32, 32), torch.uint8, False)
     """
 
     backend = MacenkoNormalize.backend
@@ -230,6 +260,15 @@ class RandStainJitterd(RandomizableTransform, MapTransform):
         source_intensity: white level as a fraction of the full scale.
         max_value: full scale; None is 255 for uint8, 65535 for uint16, 1 for floating point.
         allow_missing_keys: do not raise if a key is missing.
+
+    Examples:
+        >>> from monai_ext.base.stain import HE_STAINS
+        >>> from monai_ext.transforms import RandStainJitterd
+        >>> amounts = np.random.RandomState(0).gamma(2, 0.3, size=(2, 64 * 64))  # of hematoxylin and eosin
+        >>> tile = (240 * np.exp(-np.array(HE_STAINS) @ amounts)).astype(np.uint8).reshape(3, 64, 64)
+        >>> item = RandStainJitterd(["image", "source"], prob=1.0).set_random_state(0)({"image": tile, "source": tile})
+        >>> np.array_equal(item["image"], tile), np.array_equal(item["image"], item["source"])  # one draw for both
+        (False, True)
     """
 
     backend = RandStainJitter.backend
