@@ -28,6 +28,7 @@ from monai_ext.transforms.mosaic import (
     RestoreVesseld,
     spread_patches,
 )
+from monai_ext.transforms.network_input import NetworkInputd
 from monai_ext.transforms.patches import RandFieldPatchesd
 from monai_ext.transforms.points import LoadPoints, LoadPointsd
 from monai_ext.transforms.save_detections import SaveDetectionsd
@@ -69,6 +70,7 @@ __all__ = [
     "MacenkoNormalized",
     "MarkDoned",
     "MergeInstancesd",
+    "NetworkInputd",
     "NucleusInstances",
     "NucleusInstancesd",
     "PatchClassesd",

@@ -183,7 +183,7 @@ def _run(
     with errors_unwrapped():
         expert, names = (parser.get_parsed_content(key) for key in ("expert", "class_names"))
         network = parser.get_parsed_content("network")
-        settings = {key: parser.get_parsed_content(key) for key in ("mean", "std", "device", "amp")}
+        settings = {key: parser.get_parsed_content(key) for key in ("convention", "device", "amp")}
         before = _scores(PatchClassifier(network, **settings), expert["test"], names)
         trainer = parser.get_parsed_content("train#trainer")
         trainer.logger.setLevel("WARNING")

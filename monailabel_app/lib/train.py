@@ -17,6 +17,7 @@ from monailabel.tasks.train.bundle import BundleTrainTask
 from monai_ext.data.points import atomic_path
 from monai_ext.errors import InputError
 from monai_ext.label import has_object, training_label
+from monai_ext.networks import copy_weights
 
 __all__ = ["BundleTrain"]
 
@@ -107,8 +108,7 @@ class BundleTrain(BundleTrainTask):
                 **own,
             },
         )
-        with atomic_path(Path(self.bundle_path) / "models/model.pt") as temporary:
-            shutil.copyfile(output / "model.pt", temporary)
+        copy_weights(output / "model.pt", Path(self.bundle_path) / "models/model.pt")
         return {"cycles": os.fspath(output / "cycles.csv")}
 
 

@@ -29,6 +29,7 @@ from monai_ext.data.nuclei import read_nuclei, read_patches
 from monai_ext.data.phantom import write_nucleus_patches
 from monai_ext.errors import DataListError, InputError
 from monai_ext.inferers import PatchClassifier
+from monai_ext.networks import InputConvention
 from tests.nuclei import COLOURS, NAMES, planted
 
 HALF = 2e-3  # float16 of scores below 1
@@ -294,7 +295,7 @@ class NearestColour(torch.nn.Module):
 
 
 def teach(lists, folder, network, **options):
-    classifier = PatchClassifier(network, [0.0] * 3, [1.0] * 3, batch_size=7, device="cpu", **options)
+    classifier = PatchClassifier(network, InputConvention(std=(1, 1, 1)), batch_size=7, device="cpu", **options)
     return TeacherLabels(lists["training"], folder, folder / "taught", classifier)
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from monai_ext.networks import InputConvention
 from monai_ext.networks.nets.hematoxylin import HematoxylinMap
 from monai_ext.transforms.stain import HE_STAINS
 
@@ -24,7 +25,7 @@ def light(hematoxylin, eosin):
 @pytest.mark.parametrize("norm", NORMALISATIONS)
 def test_probability_is_the_amount_of_hematoxylin(norm):
     mean, std = NORMALISATIONS[norm]
-    net = HematoxylinMap(mean, std, darkest=2.0)
+    net = HematoxylinMap(InputConvention(mean, std), darkest=2.0)
     amounts = [(h, e) for h in (0, 0.2, 0.5, 1.0, 1.5) for e in (0, 0.3, 0.6)]
     pixels = torch.tensor(np.array([light(h, e) for h, e in amounts]), dtype=torch.float32)
     image = ((pixels - torch.tensor(mean)) / torch.tensor(std)).T[None, :, None]
@@ -36,14 +37,14 @@ def test_probability_is_the_amount_of_hematoxylin(norm):
 
 @pytest.mark.parametrize(("grey", "expected"), [(255, 0.0), (0, 1.0)], ids=["glass", "ink"])
 def test_ends_of_the_scale(grey, expected):
-    net = HematoxylinMap((0, 0, 0), (1, 1, 1), darkest=1.0)
+    net = HematoxylinMap(InputConvention((0, 0, 0), (1, 1, 1)), darkest=1.0)
     logits = net(torch.full((2, 3, 4, 5), float(grey)))
     assert logits.isfinite().all()
     assert logits.softmax(1)[:, 1] == pytest.approx(expected, abs=1e-4)
 
 
 def test_it_has_nothing_to_learn_or_to_save():
-    net = HematoxylinMap((0, 0, 0), (1, 1, 1))
+    net = HematoxylinMap(InputConvention((0, 0, 0), (1, 1, 1)))
     assert not list(net.parameters())
     assert not net.state_dict()
     image = torch.rand(1, 3, 8, 8) * 255
