@@ -14,6 +14,7 @@ from monai.bundle.properties import InferProperties, TrainProperties
 
 from monai_ext.distribution.contents import collect, requirements
 from tests.bundles.conftest import ROOT
+from tests.configs import configurations
 
 FILES = [
     "LICENSE",
@@ -138,7 +139,7 @@ def test_every_configuration_is_json_without_duplicate_keys(bundle):
         assert len(keys) == len(set(keys)), keys
         return dict(pairs)
 
-    for path in sorted(bundle.glob("configs/*.json")):
+    for path in sorted(bundle.glob("configs/**/*.json")):
         json.loads(path.read_text(), object_pairs_hook=unique)
 
 
@@ -149,7 +150,7 @@ def test_every_overlay_is_named_in_the_readme(bundle):
 
 def test_overlays_change_what_exists(bundle):
     """An overlay's ``a#b`` must name an entry of the configuration it is laid over: a misspelt one would be ignored."""
-    paths = [path for path in sorted(bundle.glob("configs/*.json")) if path.stem != "metadata"]
+    paths = configurations(bundle)
     bases = []
     for files in ([path] for path in paths if "imports" in json.loads(path.read_text())):
         bases.append(ConfigParser())
