@@ -10,7 +10,6 @@ the shared form then depends on strangers beside it, which is harder than on a s
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import fire

@@ -68,7 +68,9 @@ class Clocked:
 
 def finder(filters: int, clock: Clocked | None = None) -> CellFinder:
     torch.manual_seed(0)
-    classifier = PatchClassifier(RCCNet(num_classes=len(NAMES)), InputConvention((128,) * 3, (60,) * 3), batch_size=256, device="cpu")
+    classifier = PatchClassifier(
+        RCCNet(num_classes=len(NAMES)), InputConvention((128,) * 3, (60,) * 3), batch_size=256, device="cpu"
+    )
     scored = classifier
     if clock:
 

@@ -232,7 +232,9 @@ def network(**options):
 def test_a_network(autocast, tmp_path):
     """An untrained one: what it finds lies on the slide, and is none of it the same nucleus twice."""
     image = np.random.default_rng(0).integers(0, 256, (200, 300, 3)).astype(np.uint8)
-    finder = InstanceFinder(network(score_threshold=0.0), autocast=autocast, convention=InputConvention((128,) * 3, (60,) * 3))
+    finder = InstanceFinder(
+        network(score_threshold=0.0), autocast=autocast, convention=InputConvention((128,) * 3, (60,) * 3)
+    )
     SlideCells(finder, tmp_path, tile_px=288, tissue=False)(write_tiff(tmp_path / "a.tif", image, MPP))
     outlines = read_geojson(tmp_path / "a.geojson").geometry
     assert len(outlines) > 10
