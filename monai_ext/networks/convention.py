@@ -8,13 +8,13 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import InitVar, dataclass, fields
+from dataclasses import InitVar, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.utils import convert_to_dst_type, convert_to_tensor
+from monai.utils import convert_to_dst_type, convert_to_tensor, ensure_tuple
 from torch import Tensor
 
 from monai_ext.data.points import atomic_path
@@ -45,8 +45,8 @@ class InputConvention:
         classes: names of what the network tells apart, in its order; none where it is not told.
         overlay: the file that brings this convention into a bundle's configuration, to be named to whoever needs it.
         weights: the file of weights that are used as they are; ``None`` for none.
-        initial_weights: the file of weights that a training begins from, of any scale and for any classes. What is no
-            file, such as a name of torchvision's, is not looked at.
+        initial_weights: the file of weights that a training begins from, or several, of any scale and for any classes.
+            What is no file, such as a name of torchvision's or ``None``, is not looked at.
 
     Raises:
         InputError: values that cannot be; weights that were trained with another convention.
@@ -60,9 +60,11 @@ class InputConvention:
     classes: Sequence[str] = ()
     overlay: str | None = None
     weights: InitVar[str | Path | None] = None
-    initial_weights: InitVar[str | Path | None] = None
+    initial_weights: InitVar[str | Path | Sequence[str | Path | None] | None] = None
 
-    def __post_init__(self, weights: str | Path | None, initial_weights: str | Path | None) -> None:
+    def __post_init__(
+        self, weights: str | Path | None, initial_weights: str | Path | Sequence[str | Path | None] | None
+    ) -> None:
         for name, count in (("mean", 3), ("std", 3), ("value_range", 2)):
             object.__setattr__(self, name, _numbers(getattr(self, name), count, f"convention#{name}"))
         if min(self.std) <= 0:
@@ -76,8 +78,21 @@ class InputConvention:
         object.__setattr__(self, "classes", tuple(map(str, self.classes)))
         if weights is not None:
             self.check(weights)
-        if initial_weights is not None:
-            self.check(initial_weights, initial=True)
+        for path in ensure_tuple(initial_weights):
+            if path is not None:
+                self.check(path, initial=True)
+
+    def of(self, weights: str | Path, **changes: Any) -> InputConvention:
+        """The same convention for another network.
+
+        Args:
+            weights: the file of its weights.
+            **changes: what differs, such as ``classes``.
+
+        Raises:
+            InputError: weights that were trained with another convention.
+        """
+        return replace(self, weights=weights, **changes)
 
     def __call__(self, image: np.ndarray | Tensor) -> np.ndarray | Tensor:
         """The input of a network.
@@ -171,12 +186,6 @@ class InputConvention:
         return " and ".join(steps)
 
 
-#: What the networks of Caffe's model zoo take, such as VGG-16 and FCN-32s.
-CAFFE = InputConvention(
-    mean=(104.007, 116.669, 122.679), std=(1, 1, 1), channels="BGR", overlay="configs/overlays/input/caffe_input.json"
-)
-
-
 def _numbers(values: Any, count: int, name: str) -> tuple[float, ...]:
     try:
         numbers = tuple(float(value) for value in values)
@@ -185,6 +194,12 @@ def _numbers(values: Any, count: int, name: str) -> tuple[float, ...]:
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
         raise InputError(name, f"{count} number(s)", repr(values))
     return numbers
+
+
+#: What the networks of Caffe's model zoo take, such as VGG-16 and FCN-32s.
+CAFFE = InputConvention(
+    mean=(104.007, 116.669, 122.679), std=(1, 1, 1), channels="BGR", overlay="configs/overlays/input/caffe_input.json"
+)
 
 
 def read_convention(weights: str | Path) -> InputConvention | None:
@@ -209,8 +224,11 @@ def read_convention(weights: str | Path) -> InputConvention | None:
         return None
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        # other keys are for others
-        return InputConvention(**{f.name: content[f.name] for f in fields(InputConvention) if f.name in content})
+        least = {name: content[name] for name in ("mean", "std", "channels")}
+        # entries of other names are for others
+        return InputConvention(
+            **least | {f.name: content[f.name] for f in fields(InputConvention) if f.name in content}
+        )
     except InputError as error:
         raise InputError(file, f"{error.expected} as {error.where.removeprefix('convention#')}", error.found) from error
     except (ValueError, TypeError, KeyError) as error:

@@ -27,10 +27,16 @@ class HematoxylinMap(nn.Module):
         self.darkest = darkest
         stains = torch.as_tensor(HE_STAINS, dtype=torch.float32)
         self.register_buffer("unmix", torch.linalg.pinv(stains / stains.norm(dim=0))[0], persistent=False)
-        self.convention = convention or InputConvention()
+        convention = convention or InputConvention()
+        # the way back to pixels as tensors, which TorchScript takes
+        black = convention.undo(torch.zeros(1, 3, 1, 1))
+        self.register_buffer("black", black, persistent=False)
+        self.register_buffer("slope", convention.undo(torch.ones(1, 3, 1, 1)) - black, persistent=False)
+        self.bgr = convention.channels == "BGR"
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, 2, H, W)`` of a normalised image ``(B, 3, H, W)``."""
-        light = (self.convention.undo(x) / 255).clamp(1 / 255, 1)
+        rgb = x.flip(1) if self.bgr else x
+        light = ((rgb * self.slope + self.black) / 255).clamp(1 / 255, 1)
         amount = torch.einsum("c,bchw->bhw", self.unmix, -light.log()) / self.darkest
         return torch.stack([torch.zeros_like(amount), amount.clamp(1e-6, 1 - 1e-6).logit()], dim=1)
