@@ -111,6 +111,7 @@ def test_the_best_network_is_handed_over(whole):
     state = torch.load(whole / "model.pt", weights_only=True)
     expected = torch.load(best / "model.pt", weights_only=True)
     assert all(torch.equal(state[name], value) for name, value in expected.items())
+    assert (whole / "model.json").read_bytes() == (best / "model.json").read_bytes()
     assert (whole / "history.json").read_bytes() == (best / "history.json").read_bytes()
 
 
