@@ -94,16 +94,19 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("overlay", SEEN)
-@pytest.mark.parametrize("way", WAYS)
-def test_the_network_sees_the_same_on_every_way(bundle, way, overlay, tmp_path):
-    if overlay and not has(bundle, overlay):
-        pytest.skip(f"no {overlay}.json")
-    function, names = WAYS[way]
-    wanted = names or ["slides_onnx" if has(bundle, "slides_onnx") else "inference_onnx"]
-    if not all(has(bundle, name) for name in wanted):
-        pytest.skip(f"no {way}")
-    changes = {}
+def ways():
+    """Every way into the network of every bundle, with and without the overlays of another input."""
+    for bundle in BUNDLES:
+        for way, (_, names) in WAYS.items():
+            needed = names or ["slides_onnx" if has(bundle, "slides_onnx") else "inference_onnx"]
+            for overlay in SEEN:
+                if all(has(bundle, name) for name in (*needed, *filter(None, [overlay]))):
+                    yield pytest.param(bundle, way, overlay, id=f"{bundle.name} {way} {overlay}".strip())
+
+
+@pytest.mark.parametrize(("folder", "way", "overlay"), ways())
+def test_the_network_sees_the_same_on_every_way(folder, way, overlay, tmp_path):
+    bundle, (function, names), changes = folder, WAYS[way], {}
     if overlay:  # the shipped weights would be refused
         save_weights(torch.load(bundle / "models/model.pt", weights_only=True), tmp_path / "model.pt", CAFFE)
         names, changes = [*names, overlay], {"ckpt_dir": str(tmp_path)}
@@ -201,19 +204,24 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("names", "option"), REFUSED)
-def test_weights_that_do_not_fit_are_refused(bundle, names, option, tmp_path):
-    if not all(has(bundle, name) for name in names):
-        pytest.skip(f"no {' '.join(names)}")
-    parser = parsed(bundle, names)
-    if option not in parser or str(parser[option]).startswith("@"):  # another option decides
-        pytest.skip(f"no {option}")
+def refusals():
+    """Every way of every bundle to name weights."""
+    for bundle in BUNDLES:
+        for case in REFUSED:
+            names, option = case.values
+            parser = parsed(bundle, names) if all(has(bundle, name) for name in names) else {}
+            if option in parser and not str(parser[option]).startswith("@"):  # else another option decides
+                yield pytest.param(bundle, names, option, id=f"{bundle.name} {case.id}")
+
+
+@pytest.mark.parametrize(("folder", "names", "option"), refusals())
+def test_weights_that_do_not_fit_are_refused(folder, names, option, tmp_path):
     for name in ("model.pt", "model.onnx", "model_trt.ts"):
         save_weights({}, tmp_path / name, CAFFE)
     value = tmp_path if option.endswith("_dir") else tmp_path / "model.pt"
     changes = {option: str(value)} | ({"class_names": ["a"]} if "classify" in names else {})
     with pytest.raises(RuntimeError) as caught:
-        parsed(bundle, names, **changes).get_parsed_content("convention")
+        parsed(folder, names, **changes).get_parsed_content("convention")
     refusal = input_error_in(caught.value)
     assert str(refusal).startswith(str(tmp_path))
     assert str(refusal).endswith(f"add {OVERLAY} to --config_file")
