@@ -24,7 +24,8 @@ BEGIN, END = "<!-- configurations: docs/configurations.py writes this table -->"
 def formatted(value: Any, indent: int = 0, used: int = 0) -> str:
     """JSON that is short without being dense.
 
-    What fits on a line is on one; plain entries that do not fit are several to a line; all others have their own.
+    What fits on a line is on one. Of what does not, short entries share lines; those at the top have their own, and so
+    have objects in a list.
 
     Args:
         value: what ``json`` reads.
@@ -40,16 +41,21 @@ def formatted(value: Any, indent: int = 0, used: int = 0) -> str:
         key = "" if name is None else f"{json.dumps(name)}: "
         entries.append(key + formatted(entry, inner, inner + len(key) + 1))
     opening, closing = ("{", "}") if isinstance(value, dict) else ("[", "]")
-    plain = all(not isinstance(entry, dict) for entry in (value.values() if isinstance(value, dict) else value))
-    lines = entries if top or not plain or any("\n" in entry for entry in entries) else _packed(entries, inner)
+    lines = entries if top or _steps(value) else _packed(entries, inner)
     body = ",\n".join(" " * inner + line for line in lines)
     return f"{opening}\n{body}\n{' ' * indent}{closing}"
+
+
+def _steps(value: Any) -> bool:
+    """Whether these are objects in a row, such as transforms, which read best one below the other."""
+    return isinstance(value, list) and any(isinstance(entry, dict) for entry in value)
 
 
 def _packed(entries: list[str], indent: int) -> list[str]:
     lines: list[str] = []
     for entry in entries:
-        if lines and indent + len(lines[-1]) + len(entry) + 3 <= WIDTH:
+        single = lines and "\n" not in lines[-1] + entry
+        if single and indent + len(lines[-1]) + len(entry) + 3 <= WIDTH:
             lines[-1] += f", {entry}"
         else:
             lines.append(entry)
