@@ -143,11 +143,6 @@ def test_every_configuration_is_json_without_duplicate_keys(bundle):
         json.loads(path.read_text(), object_pairs_hook=unique)
 
 
-def test_every_overlay_is_named_in_the_readme(bundle):
-    readme = (bundle / "docs/README.md").read_text()
-    assert [p.name for p in sorted(bundle.glob("configs/*.json")) if p.name not in readme] == []
-
-
 def test_overlays_change_what_exists(bundle):
     """An overlay's ``a#b`` must name an entry of the configuration it is laid over: a misspelt one would be ignored."""
     paths = configurations(bundle)

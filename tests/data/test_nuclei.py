@@ -253,6 +253,20 @@ def test_expert_nuclei(lists, split):
         assert not groups[1] & groups[2]
 
 
+@pytest.mark.parametrize("split", ["lists", "remainder"])
+def test_experts_of_some_scales(folder, split):
+    for path in folder.glob("nuclei/*.csv"):
+        table = pd.read_csv(path, keep_default_na=False)
+        table.loc[1::2, "scale"] = 4
+        table.to_csv(path, index=False)
+    lists = load_datalist(folder, check=None)
+    parts = expert_nuclei(lists, "ea", NAMES, 2, split=split, scales=[1])
+    found = set().union(*map(keys, parts.values()))
+    everything = [item for part in lists.values() for item in part]
+    assert found <= keys(NucleusPatches(everything, "ea", NAMES, scales=[1]))
+    assert found < set().union(*map(keys, expert_nuclei(lists, "ea", NAMES, 2, split=split).values()))
+
+
 @pytest.mark.parametrize(
     "options",
     [{"per_class": 1}, {"per_class": 2.5}, {"split": "x"}, {"held": 0}, {"per_class": 40, "split": "remainder"}],
