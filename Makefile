@@ -7,7 +7,7 @@ LABEL_READY := .venv-label/.ready
 BUNDLE := bundles/pathology_mitosis_segmentation
 DEMO := $(CURDIR)/demo
 
-.PHONY: demo test test-slow test-docs test-all test-label bench lint docs pictures clean
+.PHONY: demo test test-slow test-docs test-all test-label bench lint docs pictures configurations clean
 
 $(READY): requirements.txt requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -64,6 +64,9 @@ docs: $(READY)
 
 pictures: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python docs/make_pictures.py $(PICTURES)
+
+configurations: $(READY)
+	$(BIN)/python docs/configurations.py
 
 clean:
 	rm -rf .venv .venv-label demo site build *.egg-info

@@ -10,7 +10,6 @@ the shared form then depends on strangers beside it, which is harder than on a s
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import fire
@@ -21,7 +20,7 @@ from monai_ext.data.datalist import load_datalist
 from monai_ext.formats.image import read_field
 from monai_ext.inferers import ExactWindows, SharedWindows
 from monai_ext.metrics.bootstrap import bootstrap_scores, weighted_auc
-from monai_ext.networks import load_weights
+from monai_ext.networks import load_weights, read_convention
 from monai_ext.networks.nets import CELNet
 from monai_ext.slides import SlideReader
 
@@ -30,13 +29,12 @@ WINDOW = 96
 
 
 def predictors(weights: str, step: int, context: int) -> dict[str, ExactWindows | SharedWindows]:
-    """Both forms with the bundle's normalisation."""
-    config = json.loads((BUNDLE / "configs/train.json").read_text())
-    scaling = {name: json.loads(config[name].lstrip("$")) for name in ("mean", "std")}
+    """Both forms with the weights' own input."""
+    convention = read_convention(weights)
     network = load_weights(CELNet(), weights)
     return {
-        "exact": ExactWindows(network, WINDOW, step, **scaling),
-        "shared": SharedWindows(network, step, context, **scaling),
+        "exact": ExactWindows(network, WINDOW, step, convention),
+        "shared": SharedWindows(network, step, context, convention),
     }
 
 

@@ -28,6 +28,7 @@ from torch import nn
 from monai_ext.data.cells import Grid, find_cells
 from monai_ext.formats.geojson import encode_features
 from monai_ext.inferers import CellFinder, PatchClassifier
+from monai_ext.networks import InputConvention
 from monai_ext.networks.nets import HematoxylinMap, RCCNet, TransposedUNet
 from monai_ext.phantom import phantom_field, write_slide
 from monai_ext.slides import SlideCells, SlideReader, Tissue, plan_slide, tissue_mask
@@ -45,7 +46,7 @@ class Stained(nn.Module):
 
     def __init__(self, filters: int) -> None:
         super().__init__()
-        self.network, self.stain = TransposedUNet(filters=filters), HematoxylinMap((0,) * 3, (255,) * 3, darkest=1.6)
+        self.network, self.stain = TransposedUNet(filters=filters), HematoxylinMap(darkest=1.6)
 
     def forward(self, x):
         return self.stain(x)[:, 1:] + 1e-6 * self.network(x)
@@ -67,7 +68,9 @@ class Clocked:
 
 def finder(filters: int, clock: Clocked | None = None) -> CellFinder:
     torch.manual_seed(0)
-    classifier = PatchClassifier(RCCNet(num_classes=len(NAMES)), (128,) * 3, (60,) * 3, batch_size=256, device="cpu")
+    classifier = PatchClassifier(
+        RCCNet(num_classes=len(NAMES)), InputConvention((128,) * 3, (60,) * 3), batch_size=256, device="cpu"
+    )
     scored = classifier
     if clock:
 

@@ -11,7 +11,8 @@ from monai.networks import convert_to_onnx
 from monai_ext.networks import OnnxNetwork, load_weights
 
 pytest.importorskip("onnxruntime")
-BUNDLES = sorted(path.parents[1] for path in Path(__file__).parents[1].glob("bundles/*/configs/onnx_export.json"))
+EXPORT = "configs/overlays/deploy/onnx_export.json"
+BUNDLES = sorted(path.parents[3] for path in Path(__file__).parents[1].glob(f"bundles/*/{EXPORT}"))
 SHAPE = (4, 3, 256, 256)
 TOLERANCE = 1e-4
 
@@ -22,7 +23,7 @@ def pair(request, tmp_path_factory):
     parser = ConfigParser()
     parser.read_config(str(request.param / "configs/inference.json"))
     network = load_weights(parser.get_parsed_content("network_def"), request.param / "models/model.pt").eval()
-    options = json.loads((request.param / "configs/onnx_export.json").read_text())["converter_kwargs"]
+    options = json.loads((request.param / EXPORT).read_text())["converter_kwargs"]
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
     convert_to_onnx(network, [torch.rand(2, 3, 128, 160)], filename=str(path), **options)
     return request.param.name, network, path

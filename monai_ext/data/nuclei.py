@@ -383,6 +383,7 @@ def expert_nuclei(
     split: str = "lists",
     held: float = 0.2,
     seed: int = 0,
+    scales: Sequence[int] | None = None,
 ) -> dict[str, NucleusPatches]:
     """The few reliable labels of a fine-tuning: ``per_class`` of each class, for training and validation, and the test.
 
@@ -399,6 +400,7 @@ def expert_nuclei(
         split: ``"lists"`` or ``"remainder"``.
         held: share of them for validation; at least one nucleus of each class.
         seed: of the draw. The nuclei of a smaller count are among those of a larger one.
+        scales: resolutions whose nuclei count; all by default.
 
     Returns:
         ``training``, ``validation`` and ``test``.
@@ -417,10 +419,10 @@ def expert_nuclei(
     if split == "lists":
         numbers = dict(zip(parts, (per_class - validation, validation, None), strict=True))
         return {
-            part: NucleusPatches(lists[part], annotation, class_names, per_class=number, seed=seed)
+            part: NucleusPatches(lists[part], annotation, class_names, scales=scales, per_class=number, seed=seed)
             for part, number in numbers.items()
         }
-    pool = NucleusPatches([item for part in parts for item in lists[part]], annotation, class_names)
+    pool = NucleusPatches([item for part in parts for item in lists[part]], annotation, class_names, scales=scales)
     drawn = pool._drawn(per_class, seed).reshape(len(class_names), per_class)
     rest = np.setdiff1d(np.arange(len(pool)), drawn)
     if not len(rest):

@@ -65,6 +65,7 @@ def collect(bundle: Path) -> BundleContents:
         if not (bundle / name).is_file():
             raise InputError(bundle / name, "the bundle's weights", "no such file")
     paths = [bundle / name for name in {*_NEEDED, *weights, *large}]
+    paths += [(bundle / name).with_name("model.json") for name in weights]  # what the weights take as their input
     kept = ("configs/**/*", "docs/**/*", "models/*.json", "models/templates/*.png")
     paths += [path for pattern in kept for path in bundle.glob(pattern)]
     files = {path.relative_to(bundle).as_posix(): path for path in paths if path.is_file()}

@@ -19,6 +19,7 @@ from monai_ext.data.datalist import load_datalist, read_content
 from monai_ext.data.result_files import CYCLES
 from monai_ext.engines.phases import Phase, PhaseRunner
 from monai_ext.formats.image import read_field, read_mask
+from monai_ext.networks.convention import copy_weights
 from monai_ext.networks.utils import read_state_dict
 from monai_ext.reports.instance_pictures import instance_rows
 
@@ -41,7 +42,7 @@ class CyclicLearning:
     Below ``output_dir`` each cycle has a folder: ``cycle_1/front``, ``seeds``, ``student_0`` (the teacher),
     ``masks_1``, ``student_1`` ..., each with what its configuration writes. ``cycles.csv`` has a row for each network
     (Table III), ``cycles.png`` shows what the best of each cycle finds in some images of the test list (Fig. 4).
-    ``model.pt`` and ``history.json`` of the best network of all are copied to ``output_dir`` itself.
+    ``model.pt``, its ``model.json`` and ``history.json`` of the best network of all are copied to ``output_dir``.
 
     Args:
         bundle_root: the bundle's folder, which the configurations are relative to.
@@ -144,9 +145,10 @@ class CyclicLearning:
             self._draw()
             crossing = self.backbone_weights if self.sharing == "none" else _backbone(best)
         best = self._best(self.rows)
-        for name in ("model.pt", "history.json") if is_first() else ():
-            with atomic_path(self.output_dir / name) as temporary:
-                shutil.copyfile(best / name, temporary)
+        if is_first():
+            copy_weights(best / "model.pt", self.output_dir / "model.pt")
+            with atomic_path(self.output_dir / "history.json") as temporary:
+                shutil.copyfile(best / "history.json", temporary)
         barrier()
         return best
 

@@ -9,13 +9,16 @@ if TYPE_CHECKING:
     from monai_ext.handlers.detection_report import DetectionReport
     from monai_ext.handlers.image_report import ImageMetricReport
     from monai_ext.handlers.instance_report import InstanceReport
+    from monai_ext.handlers.metric_of import LossOf, MetricOf
     from monai_ext.handlers.multiclass_report import MulticlassReport
     from monai_ext.handlers.progress import EpochProgress
     from monai_ext.handlers.summary_report import SummaryReport
+    from monai_ext.handlers.training_routine import TrainingRoutine
     from monai_ext.handlers.training_state import EpochSeed, TrainingState
     from monai_ext.handlers.vessel_report import VesselReport
     from monai_ext.handlers.vessel_summary import VesselSummary
     from monai_ext.handlers.weight_average import WeightAverage
+    from monai_ext.handlers.write_results import WriteResults
 
 __all__ = [
     "ClassificationReport",
@@ -24,12 +27,16 @@ __all__ = [
     "EpochSeed",
     "ImageMetricReport",
     "InstanceReport",
+    "LossOf",
+    "MetricOf",
     "MulticlassReport",
     "SummaryReport",
+    "TrainingRoutine",
     "TrainingState",
     "VesselReport",
     "VesselSummary",
     "WeightAverage",
+    "WriteResults",
 ]
 
 __getattr__ = lazy_names(__name__, __file__)

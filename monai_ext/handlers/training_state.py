@@ -18,6 +18,7 @@ from monai.utils import MAX_SEED
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
 from monai_ext.base.flags import as_flag
+from monai_ext.networks.convention import InputConvention, save_weights
 
 __all__ = ["EpochSeed", "TrainingState", "plain_number", "read_curves"]
 
@@ -86,6 +87,7 @@ class TrainingState:
             weights are written.
         keep: ``"best"`` or ``"last"``, the weights that ``model.pt`` holds.
         interval: epochs between two states to resume from; the last epoch's is always written.
+        convention: of the network's input, which goes to ``model.json`` beside the weights.
     """
 
     def __init__(
@@ -98,13 +100,14 @@ class TrainingState:
         interval: int = 1,
         stale: Sequence[str] = (),
         keep: str = "best",
+        convention: InputConvention | None = None,
     ) -> None:
         if keep not in ("best", "last"):
             raise InputError("keep", "'best' or 'last'", repr(keep))
         self.folder = Path(folder)
         self.objects = {k: _unwrapped(v) for k, v in objects.items()}
         self.evaluator, self.weights, self.interval = evaluator, weights, interval
-        self.stale, self.keep = tuple(stale), keep
+        self.stale, self.keep, self.convention = tuple(stale), keep, convention
         self.resume = as_flag(resume, "resume")
         self.history: list[dict[str, Any]] = []
         self._losses: dict[str, list[float]] = {}
@@ -164,8 +167,7 @@ class TrainingState:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         if best:
-            with atomic_path(self.folder / "model.pt") as temporary:
-                torch.save(self.objects[self.weights].state_dict(), temporary)
+            save_weights(self.objects[self.weights].state_dict(), self.folder / "model.pt", self.convention)
             for name in self.stale:
                 (self.folder / name).unlink(missing_ok=True)
         with atomic_path(self.folder / "history.json") as temporary:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
+from torch import nn
 
 __all__ = ["WeightAverage"]
 
@@ -20,8 +21,12 @@ class WeightAverage(EMAHandler):
     Args:
         model: the network, or its ``DistributedDataParallel``.
         momentum: weight of the newest parameters, above 0 and below 1.
+        handle_buffers: ``"update"`` averages running statistics too, as the averaged network is the one that is used.
         **options: further arguments of ignite's ``EMAHandler``.
     """
+
+    def __init__(self, model: nn.Module, momentum: float, handle_buffers: str = "update", **options: Any) -> None:
+        super().__init__(model, momentum, handle_buffers=handle_buffers, **options)
 
     def attach(self, engine: Engine, *args: Any, **options: Any) -> None:
         """Register with a trainer; arguments as ignite's."""

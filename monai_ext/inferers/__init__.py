@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from monai_ext.inferers.halo import HaloInferer
     from monai_ext.inferers.instances import InstanceInferer
     from monai_ext.inferers.patches import PatchClassifier
+    from monai_ext.inferers.precision import Precision
     from monai_ext.inferers.relevance import RelevanceInferer
     from monai_ext.inferers.windows import ExactWindows, PixelMap, SharedWindows
     from monai_ext.slides.inferer import SlideInferer
@@ -27,6 +28,7 @@ __all__ = [
     "InstanceInferer",
     "PatchClassifier",
     "PixelMap",
+    "Precision",
     "RelevanceInferer",
     "SharedWindows",
     "SlideInferer",

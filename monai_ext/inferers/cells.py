@@ -16,6 +16,7 @@ from monai_ext.data.cells import Cells, Grid, find_cells
 from monai_ext.formats.measurements import Shapes
 from monai_ext.inferers.instances import SLACK, instance_maps
 from monai_ext.inferers.windows import MapPredictor
+from monai_ext.networks.convention import InputConvention
 from monai_ext.networks.utils import settings_text
 from monai_ext.transforms.instances import NucleusInstances
 
@@ -39,8 +40,7 @@ class TileFinder(MapPredictor):
             :class:`~monai_ext.inferers.PatchClassifier`; ``None`` for none.
         class_names: of its C classes.
         patch_size: S, px.
-        mean: of each channel, 0 to 255.
-        std: of each channel, 0 to 255.
+        convention: of the network's input; ``None`` for RGB divided by 255.
         margin: px around a tile; a multiple of ``align``.
         halo: px around a tile in which nuclei are sought; at least twice the largest nucleus.
         align: the network's largest stride; tiles begin at its multiples.
@@ -67,8 +67,7 @@ class TileFinder(MapPredictor):
         class_names: Sequence[str] = (),
         patch_size: int = 32,
         *,
-        mean: Sequence[float] = (0, 0, 0),
-        std: Sequence[float] = (255, 255, 255),
+        convention: InputConvention | None = None,
         margin: int = 128,
         halo: int = 64,
         align: int = 16,
@@ -79,7 +78,7 @@ class TileFinder(MapPredictor):
         if not 0 <= halo <= margin or margin % align:
             expected = f"a halo within the margin, the margin a multiple of {align}"
             raise InputError(type(self).__name__, expected, f"halo {halo}, margin {margin}")
-        super().__init__(network, 1, margin, mean, std, device, autocast)
+        super().__init__(network, 1, margin, convention, device, autocast)
         self.classifier, self.class_names = classifier, tuple(class_names) if classifier else ()
         self.patch_size, self.halo, self.align, self.tolerance = patch_size, halo, align, tolerance
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from monai_ext.networks.convention import InputConvention
 from monai_ext.networks.utils import weights_digest
 
 __all__ = ["PatchClassifier"]
@@ -19,8 +19,7 @@ class PatchClassifier:
 
     Args:
         network: from ``(B, 3, S, S)`` to logits ``(B, C)``; it is set to evaluation.
-        mean: of each channel, 0-255.
-        std: of each channel, 0-255.
+        convention: of the network's input.
         batch_size: patches computed together.
         device: where; by default where the network is.
         amp: mixed precision on CUDA.
@@ -29,19 +28,18 @@ class PatchClassifier:
     def __init__(
         self,
         network: nn.Module,
-        mean: Sequence[float],
-        std: Sequence[float],
+        convention: InputConvention,
         batch_size: int = 1024,
         device: torch.device | str | None = None,
         amp: bool = False,
     ) -> None:
         self.device = torch.device(device) if device is not None else next(network.parameters()).device
         self.network = network.to(self.device).eval()
-        self.mean, self.std, self.batch_size, self.amp = list(mean), list(std), batch_size, amp
+        self.convention, self.batch_size, self.amp = convention, batch_size, amp
 
     def settings(self) -> dict[str, Any]:
-        """What scores depend on: the weights by their digest, and the normalisation."""
-        return {"weights": weights_digest(self.network), "mean": self.mean, "std": self.std}
+        """What scores depend on: the weights by their digest, and their input."""
+        return {"weights": weights_digest(self.network), "convention": self.convention.content()}
 
     def __call__(self, patches: np.ndarray | Tensor) -> np.ndarray:
         """Score patches.
@@ -52,10 +50,9 @@ class PatchClassifier:
         Returns:
             logits, float32 ``(N, C)``.
         """
-        mean, std = (torch.tensor(v, device=self.device).view(-1, 1, 1) for v in (self.mean, self.std))
         scores = []
         with torch.no_grad(), torch.autocast(self.device.type, enabled=self.amp and self.device.type == "cuda"):
             for start in range(0, len(patches), self.batch_size):
                 batch = torch.as_tensor(np.array(patches[start : start + self.batch_size])).to(self.device)
-                scores.append(self.network((batch.permute(0, 3, 1, 2).float() - mean) / std).float().cpu())
+                scores.append(self.network(self.convention(batch.permute(0, 3, 1, 2))).float().cpu())
         return torch.cat(scores).numpy()

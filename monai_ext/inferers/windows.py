@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from monai_ext.base.errors import InputError
 from monai_ext.inferers.autocast import AutocastInferer
+from monai_ext.networks.convention import InputConvention
 from monai_ext.networks.nets.celnet import CELNet
 from monai_ext.networks.utils import weights_digest
 
@@ -34,8 +34,7 @@ class MapPredictor(ABC):
         network: nn.Module,
         step: int,
         margin: int,
-        mean: Sequence[float],
-        std: Sequence[float],
+        convention: InputConvention | None,
         device: torch.device | str,
         autocast: bool,
     ) -> None:
@@ -43,8 +42,7 @@ class MapPredictor(ABC):
         network = network.for_inference() if hasattr(network, "for_inference") else network.eval()
         self.network = network.to(device, memory_format=torch.channels_last)
         self.step, self.margin, self.device = step, margin, device
-        self.mean = torch.tensor(mean, dtype=torch.float32, device=device).view(-1, 1, 1)
-        self.std = torch.tensor(std, dtype=torch.float32, device=device).view(-1, 1, 1)
+        self.convention = convention or InputConvention()
         dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
         self.infer = AutocastInferer(autocast, device.type, dtype)
 
@@ -56,7 +54,7 @@ class MapPredictor(ABC):
         """
         settings = {name: value for name, value in vars(self).items() if isinstance(value, int)}
         precision = str(self.infer.dtype) if self.infer.enabled else "torch.float32"
-        values = [self.mean.flatten().tolist(), self.std.flatten().tolist(), self.device.type, precision]
+        values = [self.convention.content(), self.device.type, precision]
         return json.dumps([type(self).__qualname__, weights_digest(self.network), settings, values], sort_keys=True)
 
     @torch.no_grad()
@@ -70,7 +68,7 @@ class MapPredictor(ABC):
         Returns:
             float32 ``(B, 1, h, w)`` probabilities on the predictor's device.
         """
-        images = (tiles.to(self.device, non_blocking=True).float() - self.mean) / self.std
+        images = self.convention(tiles.to(self.device, non_blocking=True))
         return self.probabilities(images.contiguous(memory_format=torch.channels_last), **options)
 
     @abstractmethod
@@ -85,8 +83,7 @@ class ExactWindows(MapPredictor):
         network: gives logits ``(B, 1)`` for patches ``(B, 3, window, window)``.
         window: side of a patch, px.
         step: px between neighbouring patches; at most ``window``.
-        mean: of each channel, 0 to 255.
-        std: of each channel, 0 to 255.
+        convention: of the network's input; ``None`` for RGB divided by 255.
         device: where to compute.
         batch_size: patches at a time.
         autocast: float16 on GPUs, bfloat16 on CPUs.
@@ -102,15 +99,14 @@ class ExactWindows(MapPredictor):
         network: nn.Module,
         window: int = 96,
         step: int = 24,
-        mean: Sequence[float] = (0, 0, 0),
-        std: Sequence[float] = (255, 255, 255),
+        convention: InputConvention | None = None,
         device: torch.device | str = "cpu",
         batch_size: int = 64,
         autocast: bool = False,
     ) -> None:
         if not 0 < step <= window or (window - step) % 2:
             raise InputError("ExactWindows", f"a step up to {window}, even like the window", str(step))
-        super().__init__(network, step, (window - step) // 2, mean, std, device, autocast)
+        super().__init__(network, step, (window - step) // 2, convention, device, autocast)
         self.window, self.batch_size = window, batch_size
 
     def probabilities(self, images: Tensor, wanted: Tensor | None = None) -> Tensor:
@@ -137,8 +133,7 @@ class SharedWindows(MapPredictor):
         context: px around the windows that feed the convolutions and the attention only, so that tiles meet without a
             seam; a multiple of an eighth of the window. Twice the window leaves no trace; once the window, less than
             a thousandth.
-        mean: of each channel, 0 to 255.
-        std: of each channel, 0 to 255.
+        convention: of the network's input; ``None`` for RGB divided by 255.
         device: where to compute.
         autocast: float16 on GPUs, bfloat16 on CPUs.
 
@@ -151,8 +146,7 @@ class SharedWindows(MapPredictor):
         network: CELNet,
         step: int = 24,
         context: int = 96,
-        mean: Sequence[float] = (0, 0, 0),
-        std: Sequence[float] = (255, 255, 255),
+        convention: InputConvention | None = None,
         device: torch.device | str = "cpu",
         autocast: bool = False,
     ) -> None:
@@ -164,7 +158,7 @@ class SharedWindows(MapPredictor):
             raise InputError("SharedWindows", f"a step (--step) among {', '.join(map(str, steps))}", str(step))
         if context < 0 or context % (cell // 2):
             raise InputError("SharedWindows", f"context as a multiple of {cell // 2}", str(context))
-        super().__init__(network, step, (window - step) // 2 + context, mean, std, device, autocast)
+        super().__init__(network, step, (window - step) // 2 + context, convention, device, autocast)
         self.context, self.cell, self.align = context, cell, cell
 
     def probabilities(self, images: Tensor) -> Tensor:
@@ -188,8 +182,7 @@ class PixelMap(MapPredictor):
         step: side of a cell, px; the cell takes its largest value.
         margin: px around a tile, at least half of the receptive field; a multiple of ``align``.
         align: the network's largest stride, px; tiles begin at its multiples, so that all are computed on one grid.
-        mean: of each channel, 0 to 255.
-        std: of each channel, 0 to 255.
+        convention: of the network's input; ``None`` for RGB divided by 255.
         device: where to compute.
         autocast: float16 on GPUs, bfloat16 on CPUs.
 
@@ -204,14 +197,13 @@ class PixelMap(MapPredictor):
         step: int = 4,
         margin: int = 256,
         align: int = 32,
-        mean: Sequence[float] = (0, 0, 0),
-        std: Sequence[float] = (255, 255, 255),
+        convention: InputConvention | None = None,
         device: torch.device | str = "cpu",
         autocast: bool = False,
     ) -> None:
         if margin < 0 or margin % align:
             raise InputError("PixelMap", f"a margin as a multiple of {align}", str(margin))
-        super().__init__(network, step, margin, mean, std, device, autocast)
+        super().__init__(network, step, margin, convention, device, autocast)
         self.channel, self.align = channel, align
 
     def probabilities(self, images: Tensor) -> Tensor:

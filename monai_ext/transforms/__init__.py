@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         PatchClassesd,
         spread_patches,
     )
+    from monai_ext.transforms.network_input import NetworkInputd
     from monai_ext.transforms.patches import RandFieldPatchesd
     from monai_ext.transforms.points import LoadPoints, LoadPointsd
     from monai_ext.transforms.save_detections import SaveDetectionsd
@@ -73,6 +74,7 @@ __all__ = [
     "MacenkoNormalized",
     "MarkDoned",
     "MergeInstancesd",
+    "NetworkInputd",
     "NucleusInstances",
     "NucleusInstancesd",
     "PatchClassesd",

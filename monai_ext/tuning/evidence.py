@@ -39,6 +39,7 @@ DEFAULT_EVIDENCE: dict[str, Any] = {
     "smooth": 2.0,
 }
 _FUSION = ["alpha", "beta", "sigma"]
+_CONFIGS = ("configs/train.json", "configs/evaluate.json", "configs/overlays/evaluation/evaluate_evidence.json")
 
 
 def read_evidence(path: str | os.PathLike) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def tune_evidence(
         repeats: canvases of each positive.
         seed: of the positives drawn and of the canvases.
         batch_size: images, or canvases of nine, computed together.
-        configs: further overlays of the bundle, such as ``configs/resnet18.json``.
+        configs: further overlays of the bundle, such as ``configs/overlays/network/resnet18.json``.
         **overrides: entries of the configuration, such as ``device``.
 
     Returns:
@@ -119,7 +120,7 @@ def tune_evidence(
     saliencies, levels = _to_try("saliency", saliencies), _to_try("threshold", grid(thresholds, "thresholds"))
     _to_try("smooth", smooth)
     checkpoints = str(ckpt_dir or Path(bundle) / "models")
-    files = ("configs/train.json", "configs/evaluate.json", "configs/evaluate_evidence.json", *configs)
+    files = (*_CONFIGS, *configs)
     changes = {"dataset_dir": dataset_dir, "ckpt_dir": checkpoints}
     parser = read_bundle("tune evidence", bundle, files, changes, **overrides)
     with errors_unwrapped():

@@ -37,7 +37,7 @@ __all__ = ["PAPER_COUNTS", "tune_expert_count"]
 #: Nuclei of each class, as in Table 6.
 PAPER_COUNTS = (100, 250, 400, 550, 750, 850, 1000, 1250, 1500, 1750, 1900)
 _CHUNK = 8192  # patches read at once
-_CONFIGS = ("configs/classify.json", "configs/finetune.json")
+_CONFIGS = ("configs/overlays/phase/classify.json", "configs/overlays/phase/finetune.json")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def tune_expert_count(
         dropouts: to try; the paper's interval is 0 to .5.
         seeds: of the draw of nuclei and of the training; means over them are tabulated.
         processes: fine-tunings at a time, which share the cores.
-        configs: further overlays of the bundle, such as ``configs/augment_cells.json``.
+        configs: further overlays of the bundle, such as ``configs/overlays/training/augment_cells.json``.
         **overrides: entries of the configuration, such as ``expert_split``, ``epochs`` or ``device``.
 
     Returns:
@@ -183,7 +183,7 @@ def _run(
     with errors_unwrapped():
         expert, names = (parser.get_parsed_content(key) for key in ("expert", "class_names"))
         network = parser.get_parsed_content("network")
-        settings = {key: parser.get_parsed_content(key) for key in ("mean", "std", "device", "amp")}
+        settings = {key: parser.get_parsed_content(key) for key in ("convention", "device", "amp")}
         before = _scores(PatchClassifier(network, **settings), expert["test"], names)
         trainer = parser.get_parsed_content("train#trainer")
         trainer.logger.setLevel("WARNING")

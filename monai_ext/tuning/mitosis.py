@@ -65,7 +65,7 @@ def tune_mitosis(
         areas: first, last and step of the area, px; the paper's grid.
         scores: first, last and step of the mean score; the paper's grid.
         binarize: thresholds of the map to try: ``"otsu"`` as in the paper, or numbers.
-        configs: further overlays of the bundle, such as ``configs/paper.json``.
+        configs: further overlays of the bundle, such as ``configs/overlays/paper/paper.json``.
         **overrides: entries of the configuration, such as ``device``.
 
     Returns:

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from fastapi import HTTPException
 from monailabel.interfaces.exception import ImageNotFoundException, MONAILabelException
 
-from monai_ext.base.errors import InputError
+from monai_ext.base.errors import InputError, input_error_in
 
 __all__ = ["check_name", "http_errors"]
 
@@ -23,6 +23,10 @@ def http_errors() -> Iterator[None]:
         raise HTTPException(HTTPStatus.NOT_FOUND, error.msg) from error
     except InputError as error:
         raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
+    except RuntimeError as error:  # MONAI wraps what a configuration raises
+        if (cause := input_error_in(error)) is None:
+            raise
+        raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, str(cause)) from error
     except MONAILabelException as error:
         raise HTTPException(HTTPStatus.BAD_REQUEST, error.msg) from error
 

@@ -17,6 +17,7 @@ from monailabel.tasks.train.bundle import BundleTrainTask
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
 from monai_ext.label import has_object, training_label
+from monai_ext.networks import copy_weights
 
 __all__ = ["BundleTrain"]
 
@@ -58,14 +59,15 @@ class BundleTrain(BundleTrainTask):
             super()._load_checkpoint(model_pytorch, pretrained, train_handlers)
 
     def _update_overrides(self, overrides: dict[str, Any]) -> dict[str, Any]:
-        """Templates are those that belong to the weights, and weights that are there have a first stage behind them."""
+        """Templates are the weights' own; weights that are there must fit, and have a first stage behind them."""
         if "templates" in self.bundle_config:
             overrides["templates"] = os.fspath(Path(self.bundle_path) / "models/templates")
+        handlers = overrides[self.const.key_train_handlers()]
+        begins_with = [h["load_path"] for h in handlers if h.get("_target_") == CheckpointLoader.__name__]
+        overrides["convention#initial_weights"] = begins_with
         if "stage1_epochs" in self.bundle_config:
             epochs = overrides[self.const.key_train_trainer_max_epochs()]
-            handlers = overrides[self.const.key_train_handlers()]
-            goes_on = any(each.get("_target_") == CheckpointLoader.__name__ for each in handlers)
-            overrides["stage1_epochs"] = 0 if goes_on else epochs // 2
+            overrides["stage1_epochs"] = 0 if begins_with else epochs // 2
             overrides["stage2_epochs"] = epochs - overrides["stage1_epochs"]
         return overrides
 
@@ -107,8 +109,7 @@ class BundleTrain(BundleTrainTask):
                 **own,
             },
         )
-        with atomic_path(Path(self.bundle_path) / "models/model.pt") as temporary:
-            shutil.copyfile(output / "model.pt", temporary)
+        copy_weights(output / "model.pt", Path(self.bundle_path) / "models/model.pt")
         return {"cycles": os.fspath(output / "cycles.csv")}
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, load, verify_net_in_out
 
+from monai_ext.networks import CAFFE, read_convention, save_weights
 from tests.bundles.conftest import environment
 
 RANKS_TOLERANCE = 1e-3
@@ -119,6 +120,38 @@ def test_training_runs(place):
     assert [entry["epoch"] for entry in history] == list(range(1, len(history) + 1))
     assert learnt(history)
     assert (folder / "model.pt").is_file()
+    assert read_convention(folder / "model.pt") == read_convention(place.source / "models/model.pt")
+
+
+def test_a_misspelt_option_is_refused_before_anything_is_computed(place):
+    done = place.bundle(*place.training_arguments("misspelt"), "--train#trainer#max_epoch", "3", check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("InputError: --train#trainer#max_epoch: expected an id")
+    assert "--train#trainer#max_epochs" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (place.folder / "models/misspelt").exists()
+
+
+def test_weights_of_another_input_are_refused(place):
+    folder = place.folder / "models/other"
+    state = torch.load(place.source / "models/model.pt", map_location="cpu", weights_only=True)
+    save_weights(state, folder / "model.pt", CAFFE)
+    done = place.bundle(
+        *("run", "--config_file", "configs/inference.json"),
+        *(
+            "--dataset_dir",
+            str(place.data),
+            "--ckpt_dir",
+            str(folder),
+            "--output_dir",
+            str(place.folder / "eval/other"),
+        ),
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"InputError: {folder / 'model.pt'}: expected weights trained with")
+    assert done.stderr.splitlines()[-1].endswith("add configs/overlays/input/caffe_input.json to --config_file")
+    assert not list(place.folder.glob("eval/other/*.geojson"))
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from monai.bundle import ConfigParser, onnx_export
 
 from monai_ext.networks import OnnxNetwork, load_weights
 from monai_ext.phantom import write_slide
+from tests.configs import config_files
 
 pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.slow
@@ -23,30 +24,30 @@ SIDE = 1024  # px of a slide
 @pytest.fixture(scope="module")
 def exported(place):
     """The bundle with the ONNX file that the documented command writes."""
-    if not (place.folder / "configs/onnx_export.json").is_file():
+    if not (place.folder / "configs/overlays/deploy/onnx_export.json").is_file():
         pytest.skip("no onnx_export.json")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place.folder)
-        onnx_export(args_file="configs/onnx_export.json")
+        onnx_export(args_file="configs/overlays/deploy/onnx_export.json")
     return place
 
 
 def parsed(place, *names, **overrides):
     parser = ConfigParser()
-    parser.read_config([str(place.folder / f"configs/{name}.json") for name in names])
+    parser.read_config(config_files(place.folder, *names))
     parser.update({"bundle_root": str(place.folder), "device": "cpu", **overrides})
     return parser
 
 
 def overlay(place, name):
-    if not (place.folder / f"configs/{name}.json").is_file():
+    if not list(place.folder.glob(f"configs/**/{name}.json")):
         pytest.skip(f"no {name}.json")
     return name
 
 
 def free_axes(place):
     """Those of the exported network's input that may have any size."""
-    arguments = json.loads((place.folder / "configs/onnx_export.json").read_text())
+    arguments = json.loads((place.folder / "configs/overlays/deploy/onnx_export.json").read_text())
     return arguments["converter_kwargs"]["dynamic_axes"]["image"]
 
 

@@ -13,8 +13,9 @@ from monai_ext.engines import federated_round
 
 TOLERANCE = 1e-6
 ROUNDS = 4  # in all; the test runs the first
-TRAIN = [f"configs/{name}.json" for name in ("train", "quickstart", "fl")]
-EVALUATE = [f"configs/{name}.json" for name in ("train", "quickstart", "evaluate", "fl")]
+FEDERATED = "configs/overlays/training/fl.json"
+TRAIN = ["configs/train.json", "configs/quickstart.json", FEDERATED]
+EVALUATE = ["configs/train.json", "configs/quickstart.json", "configs/evaluate.json", FEDERATED]
 
 pytestmark = [
     pytest.mark.slow,

@@ -15,7 +15,7 @@ from monai_ext.slides import SlideCells, SlideInferer
 from tests.bundles.conftest import BUNDLES, Workplace
 
 SLIDES = "['configs/inference.json','configs/slides.json']"
-RANKS = SLIDES.replace("]", ",'configs/multi_gpu_slides.json']")
+RANKS = SLIDES.replace("]", ",'configs/overlays/multi_gpu/multi_gpu_slides.json']")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 SIDE = 1024  # px of .25 um
 CSV_TOLERANCE = 1e-6

@@ -21,7 +21,7 @@ from tests.bundles.conftest import ROOT, Workplace, environment
 from tests.bundles.test_bundle_commands import TORCHRUN
 
 SOURCE = ROOT / "bundles/pathology_nuclei_instance_segmentation"
-QUICK_CYCLE = ("configs/cycle.json", "configs/quick_cycle.json")
+QUICK_CYCLE = ("configs/cycle.json", "configs/overlays/training/quick_cycle.json")
 NETWORKS = [(1, 0), (1, 1), (2, 0), (2, 1)]  # cycle and student
 PHASES = 2 * (2 + 2 * 2 + 1)  # front end and seeds; both networks and their tests; masks for the student
 SIDE, HEADING = 260, 22  # px of a picture with its gap
@@ -111,6 +111,7 @@ def test_the_best_network_is_handed_over(whole):
     state = torch.load(whole / "model.pt", weights_only=True)
     expected = torch.load(best / "model.pt", weights_only=True)
     assert all(torch.equal(state[name], value) for name, value in expected.items())
+    assert (whole / "model.json").read_bytes() == (best / "model.json").read_bytes()
     assert (whole / "history.json").read_bytes() == (best / "history.json").read_bytes()
 
 
@@ -147,7 +148,7 @@ def test_a_killed_run_goes_on_to_the_same_end(place, whole):
 
 def test_two_processes(place):
     steps = {"front_settings#epochs": 36}  # an epoch of two ranks has half the steps; with too few no seed is found
-    options = arguments(place, "ranks", "configs/multi_gpu_cycle.json", cycles=1, **steps)
+    options = arguments(place, "ranks", "configs/overlays/multi_gpu/multi_gpu_cycle.json", cycles=1, **steps)
     done = place.bundle(*options, launcher=TORCHRUN)
     assert done.returncode == 0
     rows = table(place.folder / "ranks")

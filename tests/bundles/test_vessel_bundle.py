@@ -18,13 +18,14 @@ from monai_ext.data import Features, read_geojson, write_geojson
 from monai_ext.formats.image import read_field, read_mask
 from monai_ext.formats.outlines import label_map_to_polygons
 from tests.bundles.conftest import BUNDLES, Workplace, environment
+from tests.configs import config_files, configurations
 
 SOURCE = next(path for path in BUNDLES if path.name == "pathology_mvi_vessel_classification")
 OTHERS = {
-    *("train", "inference", "evaluate", "metadata", "attributions", "multi_gpu_train", "multi_gpu_evaluate"),
+    *("train", "inference", "evaluate", "attributions", "multi_gpu_train", "multi_gpu_evaluate"),
     *("fl", "onnx_export", "inference_onnx"),
 }
-TRAININGS = sorted({path.stem for path in SOURCE.glob("configs/*.json")} - OTHERS)
+TRAININGS = sorted({path.stem for path in configurations(SOURCE)} - OTHERS)
 SIDE = 1024  # px of a slide
 CORNERS = [(40, 60), (560, 520)]  # row, column of a healthy and of an invaded vessel
 
@@ -85,7 +86,7 @@ def test_vessels_outlined_on_a_slide(place, slide, tmp_path, stated):
 @pytest.mark.parametrize("name", TRAININGS)
 def test_every_overlay_makes_a_trainer(place, name):
     parser = ConfigParser()
-    parser.read_config([str(place.folder / f"configs/{part}.json") for part in ("train", name)])
+    parser.read_config(config_files(place.folder, "train", name))
     parser.update({"bundle_root": str(place.folder), "dataset_dir": str(place.data), "device": "cpu"})
     trainer = parser.get_parsed_content("train#trainer")
     assert trainer.stage1_epochs <= trainer.state.max_epochs == parser.get_parsed_content("epochs")
@@ -94,7 +95,7 @@ def test_every_overlay_makes_a_trainer(place, name):
 def test_a_trained_classifier_goes_on_with_stage_2(place, tmp_path):
     """Normalising layers count the batches that they have seen."""
     weights = place.source / "models/model.pt"
-    configs = "['configs/train.json','configs/from_classifier.json']"
+    configs = "['configs/train.json','configs/overlays/training/from_classifier.json']"
     options = {"dataset_dir": place.data, "ckpt_dir": tmp_path, "classifier": weights, "stage2_epochs": 1}
     arguments = [str(part) for key, value in options.items() for part in (f"--{key}", value)]
     place.bundle("run", "training", "--config_file", configs, *arguments)
@@ -108,7 +109,7 @@ def test_a_trained_classifier_goes_on_with_stage_2(place, tmp_path):
 
 
 def test_attributions_are_judged_beside_the_locating_branch(place, tmp_path):
-    configs = "['configs/train.json','configs/evaluate.json','configs/attributions.json']"
+    configs = "['configs/train.json','configs/evaluate.json','configs/overlays/evaluation/attributions.json']"
     options = {"dataset_dir": place.data, "output_dir": tmp_path, "attribution_limit": 1, "split": "training"}
     arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
     place.bundle("run", "--config_file", configs, *arguments)

@@ -28,6 +28,7 @@ from monai_ext.data import (
 )
 from monai_ext.data.nuclei import read_nuclei, read_patches
 from monai_ext.inferers import PatchClassifier
+from monai_ext.networks import InputConvention
 from monai_ext.phantom import write_nucleus_patches
 from tests.nuclei import COLOURS, NAMES, planted
 
@@ -252,6 +253,20 @@ def test_expert_nuclei(lists, split):
         assert not groups[1] & groups[2]
 
 
+@pytest.mark.parametrize("split", ["lists", "remainder"])
+def test_experts_of_some_scales(folder, split):
+    for path in folder.glob("nuclei/*.csv"):
+        table = pd.read_csv(path, keep_default_na=False)
+        table.loc[1::2, "scale"] = 4
+        table.to_csv(path, index=False)
+    lists = load_datalist(folder, check=None)
+    parts = expert_nuclei(lists, "ea", NAMES, 2, split=split, scales=[1])
+    found = set().union(*map(keys, parts.values()))
+    everything = [item for part in lists.values() for item in part]
+    assert found <= keys(NucleusPatches(everything, "ea", NAMES, scales=[1]))
+    assert found < set().union(*map(keys, expert_nuclei(lists, "ea", NAMES, 2, split=split).values()))
+
+
 @pytest.mark.parametrize(
     "options",
     [{"per_class": 1}, {"per_class": 2.5}, {"split": "x"}, {"held": 0}, {"per_class": 40, "split": "remainder"}],
@@ -294,7 +309,7 @@ class NearestColour(torch.nn.Module):
 
 
 def teach(lists, folder, network, **options):
-    classifier = PatchClassifier(network, [0.0] * 3, [1.0] * 3, batch_size=7, device="cpu", **options)
+    classifier = PatchClassifier(network, InputConvention(std=(1, 1, 1)), batch_size=7, device="cpu", **options)
     return TeacherLabels(lists["training"], folder, folder / "taught", classifier)
 
 

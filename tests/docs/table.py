@@ -122,7 +122,7 @@ ELSEWHERE = (
     ),
     Rule(r" training .*configs/cycle\.json", by=f"{CYCLE_TEST}::whole"),
     Rule(
-        r" training .*configs/from_classifier\.json",
+        r" training .*/from_classifier\.json",
         by="tests/bundles/test_vessel_bundle.py::test_a_trained_classifier_goes_on_with_stage_2",
     ),
     Rule(r" ckpt_export ", by=f"{COMMANDS_TEST}::test_torchscript_export"),
@@ -162,10 +162,10 @@ SHORTER = (
     Rule(rf"{MITOSIS}\$ .* training ", add=(*TRAIN, "--patch_size", "96", "--patches_per_field", "1")),
     Rule(rf"{EVIDENCE}\$ .* training ", add=(*TRAIN, "--batch_size", "12")),
     Rule(rf"{CELLS}\$ .* training .*configs/train", add=(*TRAIN, "--patch_size", "64", "--patches_per_field", "1")),
-    Rule(rf"{CELLS}\$ .* training .*configs/classify", add=TRAIN, replace={"^100$": "4"}),
+    Rule(rf"{CELLS}\$ .* training .*/classify\.json", add=TRAIN, replace={"^100$": "4"}),
     Rule(rf"{NUCLEI}\$ .* training .*configs/train", add=(*TRAIN, "--patch_size", "64")),
     Rule(rf"{VESSELS}\$ .* training ", add=("--stage1_epochs", "1", "--stage2_epochs", "1", "--warmup_epochs", "1")),
-    Rule(rf"{VESSELS}\$ .*configs/paper\.json", add=("--grid", "6", "--batch_size", "2")),
+    Rule(rf"{VESSELS}\$ .*/paper\.json", add=("--grid", "6", "--batch_size", "2")),
     Rule(rf"{CELLS}\$ .* training .*models/mine", replace={r"^configs/train\.json$": f"{WARM}"}),
     # so few fields hold some classes only, which no classifier can learn from
     Rule(r"configs/chain\.json --fields_dir", add=("--segmentation_configs", WARM, "--stop", "extraction")),
@@ -175,7 +175,7 @@ SHORTER = (
         replace={r"'epochs':\d+": "'epochs':1"},
         add=("--per_class", "4", "--shared_settings", "{'epochs':1,'val_interval':1,'patches_per_field':1}"),
     ),
-    Rule(r"configs/attributions\.json", add=("--attribution_limit", "1", "--attribution_methods", "['cam','lrp']")),
+    Rule(r"/attributions\.json", add=("--attribution_limit", "1", "--attribution_methods", "['cam','lrp']")),
     # tuning
     Rule(r"tune expert-count", add=("--counts", "(2,4)", "--learning_rates", "(1e-3,)", "--epochs", "1")),
     Rule(r"tune instances", add=("--thresholds", "(0.4,0.5,0.1)", "--sigmas", "(0,0.125,0.125)")),

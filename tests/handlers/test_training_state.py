@@ -16,6 +16,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.handlers.progress import EpochProgress
 from monai_ext.handlers.training_state import EpochSeed, TrainingState, plain_number
 from monai_ext.handlers.weight_average import WeightAverage
+from monai_ext.networks import CAFFE, read_convention
 from tests.killed import KillableRun, Killed, assert_equal
 
 EPOCHS = 6
@@ -197,6 +198,15 @@ def test_a_run_too_short_for_validation_leaves_its_last_model(tmp_path):
     Run(tmp_path, interval=5, epochs=2)()
     model, _, state = left(tmp_path)
     assert_equal(model, state["objects"]["average"])
+
+
+def test_weights_are_written_with_their_convention(tmp_path):
+    run = Run(tmp_path, epochs=1)
+    run.state.convention = CAFFE
+    run.trainer.run()
+    assert read_convention(tmp_path / "model.pt") == CAFFE
+    Run(tmp_path, epochs=1).trainer.run()  # whose input nobody stated
+    assert read_convention(tmp_path / "model.pt") is None
 
 
 def test_without_resume_a_run_starts_afresh(tmp_path):

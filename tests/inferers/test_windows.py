@@ -10,6 +10,7 @@ from torch import nn
 
 from monai_ext.base.errors import InputError
 from monai_ext.inferers import ExactWindows, PixelMap, SharedWindows
+from monai_ext.networks import InputConvention
 from monai_ext.networks.nets import CELNet, SegMitosFCN
 from monai_ext.slides import plan_slide
 from tests.networks.test_celnet import trained
@@ -26,7 +27,7 @@ def tiles(*size, seed=0):
 @pytest.mark.parametrize("step", [12, 24, 32, 96])
 def test_exact_windows_are_patches_scored_one_by_one(step):
     network = trained(CELNet("cbam"))
-    predict = ExactWindows(network, step=step, mean=[100, 90, 80], std=[50, 60, 70], batch_size=7)
+    predict = ExactWindows(network, step=step, convention=InputConvention([100, 90, 80], [50, 60, 70]), batch_size=7)
     rows, columns = 3, 2
     tile = tiles(rows * step + 2 * predict.margin, columns * step + 2 * predict.margin)
     found = predict(tile)
@@ -143,7 +144,7 @@ def test_pixel_map_of_a_network_with_strides_does_not_depend_on_the_size_of_tile
 @pytest.mark.parametrize(
     "other",
     [
-        {"mean": [1, 2, 3]},
+        {"convention": InputConvention(mean=[1, 2, 3])},
         {"std": [1, 2, 3]},
         {"step": 12},
         {"context": 192},

@@ -173,6 +173,22 @@ def test_training_may_begin_anew(server):
     assert batches() < before
 
 
+def test_weights_of_another_input_are_refused(server):
+    weights = server.app / "model" / METASTASIS / "models/model.pt"
+    kept = weights.with_name("model.json").read_text()
+    path = f"/infer/{METASTASIS}?image={IMAGE}&output=json"
+    try:
+        weights.with_name("model.json").write_text(json.dumps({**json.loads(kept), "channels": "BGR"}))
+        weights.touch()
+        answer = server.send("POST", path)
+        assert answer.status == 422
+        assert b"model.pt: expected weights trained with channels RGB, found channels BGR" in answer.body
+    finally:
+        weights.with_name("model.json").write_text(kept)
+        weights.touch()
+    assert server.send("POST", path).status == 200
+
+
 def test_a_whole_slide_is_streamed(server, base):
     truth = np.load(base / "truth.npy")
     model = "pathology_cell_semantic_segmentation"

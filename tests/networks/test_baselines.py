@@ -14,15 +14,15 @@ from torch import nn
 
 from monai_ext.tuning.common import read_bundle
 from monai_ext.visualize import EvidenceMap
+from tests.configs import config_file, config_files
 
 BUNDLE = Path(__file__).parents[2] / "bundles/pathology_metastasis_evidence_localization"
-CONFIGS = BUNDLE / "configs"
 BASE = {"network_def": {"_target_": "monai_ext.networks.nets.CELNet", "attention": "mam", "window": 96}}
 
 
 def overlay(name):
     parser = ConfigParser(dict(BASE))
-    parser.update(ConfigParser.load_config_file(CONFIGS / f"{name}.json"))
+    parser.update(ConfigParser.load_config_file(config_file(BUNDLE, name)))
     return parser.get_parsed_content("network_def")
 
 
@@ -82,7 +82,7 @@ def patches(tmp_path_factory):
 )
 def test_rows_of_the_papers_tables_train_and_show_evidence(overlays, patches, tmp_path):
     """An epoch of the paper's recipe, then every map of what was trained."""
-    files = [f"configs/{name}.json" for name in ("train", "paper_pcam", *overlays)]
+    files = config_files(BUNDLE, "train", "paper_pcam", *overlays)
     small = {"epochs": 1, "batch_size": 2, "device": torch.device("cpu"), "cache_rate": 0.0}
     parser = read_bundle("test", BUNDLE, files, {"dataset_dir": str(patches), "ckpt_dir": str(tmp_path), **small})
     network = parser.get_parsed_content("network")

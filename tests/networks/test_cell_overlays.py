@@ -9,10 +9,10 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
+from tests.configs import config_files
 from tests.nuclei import planted
 
 BUNDLE = Path(__file__).parents[2] / "bundles/pathology_cell_semantic_segmentation"
-CONFIGS = BUNDLE / "configs"
 TEACHERS = {
     "teacher": (11_170_371, 32),
     "resnet16": (6_449_731, 16),
@@ -26,7 +26,7 @@ QUICK = {"patch_size": 16, "epochs": 2, "batch_size": 16, "device": "cpu", "bund
 
 def read(*names):
     parser = ConfigParser()
-    parser.read_config([str(CONFIGS / f"{name}.json") for name in ("classify", *names)])
+    parser.read_config(config_files(BUNDLE, "classify", *names))
     return parser
 
 
@@ -50,7 +50,7 @@ def test_the_papers_numbers():
 
 
 def train(folder, name, *overlays, **changes):
-    files = [str(CONFIGS / f"{config}.json") for config in ("classify", *overlays)]
+    files = config_files(BUNDLE, "classify", *overlays)
     settings = {**QUICK, "dataset_dir": str(folder / "data"), "ckpt_dir": str(folder / name), **changes}
     monai.bundle.run(config_file=files, **settings)
     return json.loads((folder / name / "history.json").read_text())
@@ -71,7 +71,7 @@ def test_evaluation_of_a_network_and_its_own_truth(tmp_path):
     folder = tmp_path / "eval"
     found = []
     for split, truth in (("test", "ssa"), ("test", "ea"), ("all", "ea")):
-        files = [str(CONFIGS / f"{name}.json") for name in ("classify", "evaluate_cells")]
+        files = config_files(BUNDLE, "classify", "evaluate_cells")
         where = {"dataset_dir": str(tmp_path / "data"), "ckpt_dir": str(tmp_path / "a"), "output_dir": str(folder)}
         monai.bundle.run(config_file=files, **{**QUICK, **where, "split": split, "truth": truth})
         found.append(json.loads((folder / "metrics.json").read_text())["nuclei"])

@@ -7,8 +7,9 @@ import torch
 from monai.bundle import ConfigParser
 
 from monai_ext.networks.nets import CyclicClassifier, NucleiHoVerNet, NucleiKGInstance, NucleiMaskRCNN
+from tests.configs import config_files
 
-CONFIGS = Path(__file__).parents[2] / "bundles/pathology_nuclei_instance_segmentation/configs"
+BUNDLE = Path(__file__).parents[2] / "bundles/pathology_nuclei_instance_segmentation"
 OVERLAYS = {
     "resnet50": ("resnet50", NucleiMaskRCNN),
     "resnet101": ("resnet101", NucleiMaskRCNN),
@@ -22,7 +23,7 @@ OVERLAYS = {
 
 def read(*names):
     parser = ConfigParser()
-    parser.read_config([str(CONFIGS / f"{name}.json") for name in names])
+    parser.read_config(config_files(BUNDLE, *names))
     return parser
 
 
@@ -75,10 +76,10 @@ def test_the_papers_numbers():
 def test_phases_of_the_paper_name_what_exists():
     for overlays in (("cycle",), ("cycle", "paper"), ("cycle", "multi_gpu_cycle"), ("cycle", "dsb2018")):
         parser = read(*overlays)
-        parser["back_end"] = ["configs/hovernet.json"]
+        parser["back_end"] = ["configs/overlays/network/hovernet.json"]
         for kind in ("front", "seeds", "back", "found", "evaluate"):
             for name in parser.get_parsed_content(f"{kind}_configs"):
-                assert (CONFIGS.parent / name).is_file()
+                assert (BUNDLE / name).is_file()
 
 
 def test_settings_name_entries_of_their_configurations():

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from monai_ext.base.stain import HE_STAINS
+from monai_ext.networks import CAFFE, InputConvention
 from monai_ext.networks.nets.hematoxylin import HematoxylinMap
 
 TOL = 0.02  # of a probability: pixels are whole grey values
@@ -12,6 +13,7 @@ NORMALISATIONS = {
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "unit": ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
+    "caffe": (CAFFE.mean, CAFFE.std, "BGR"),
 }
 
 
@@ -23,12 +25,11 @@ def light(hematoxylin, eosin):
 
 @pytest.mark.parametrize("norm", NORMALISATIONS)
 def test_probability_is_the_amount_of_hematoxylin(norm):
-    mean, std = NORMALISATIONS[norm]
-    net = HematoxylinMap(mean, std, darkest=2.0)
+    convention = InputConvention(*NORMALISATIONS[norm])
+    net = HematoxylinMap(convention, darkest=2.0)
     amounts = [(h, e) for h in (0, 0.2, 0.5, 1.0, 1.5) for e in (0, 0.3, 0.6)]
     pixels = torch.tensor(np.array([light(h, e) for h, e in amounts]), dtype=torch.float32)
-    image = ((pixels - torch.tensor(mean)) / torch.tensor(std)).T[None, :, None]
-    logits = net(image)
+    logits = net(convention(pixels.T[None, :, None]))
     assert logits.shape == (1, 2, 1, len(amounts))
     got = logits.softmax(1)[0, 1, 0].numpy()
     np.testing.assert_allclose(got, [h / 2 for h, _ in amounts], atol=TOL)
@@ -36,14 +37,14 @@ def test_probability_is_the_amount_of_hematoxylin(norm):
 
 @pytest.mark.parametrize(("grey", "expected"), [(255, 0.0), (0, 1.0)], ids=["glass", "ink"])
 def test_ends_of_the_scale(grey, expected):
-    net = HematoxylinMap((0, 0, 0), (1, 1, 1), darkest=1.0)
+    net = HematoxylinMap(InputConvention((0, 0, 0), (1, 1, 1)), darkest=1.0)
     logits = net(torch.full((2, 3, 4, 5), float(grey)))
     assert logits.isfinite().all()
     assert logits.softmax(1)[:, 1] == pytest.approx(expected, abs=1e-4)
 
 
 def test_it_has_nothing_to_learn_or_to_save():
-    net = HematoxylinMap((0, 0, 0), (1, 1, 1))
+    net = HematoxylinMap(InputConvention((0, 0, 0), (1, 1, 1)))
     assert not list(net.parameters())
     assert not net.state_dict()
     image = torch.rand(1, 3, 8, 8) * 255

@@ -11,10 +11,11 @@ from monai_ext.reports.evidence_cases import MaskedPositives, PointingCanvases
 from monai_ext.tuning.common import read_bundle
 from monai_ext.tuning.evidence import DEFAULT_EVIDENCE
 from monai_ext.visualize import EvidenceMap, compare_evidence, score_evidence
+from tests.configs import config_files
 from tests.planted import RedNetwork, write_planted
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "pathology_metastasis_evidence_localization"
-CONFIGS = [f"configs/{name}.json" for name in ("train", "evaluate", "evaluate_evidence")]
+CONFIGS = config_files(BUNDLE, "train", "evaluate", "evaluate_evidence")
 NAMES = ["backprop", "CAM2", "CAM3 (Grad-CAM)", "CAM", "CSM", "CELM"]
 
 

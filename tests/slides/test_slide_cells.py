@@ -16,6 +16,7 @@ from torch import nn
 from monai_ext.base.errors import InputError
 from monai_ext.data import Cohort, read_geojson
 from monai_ext.inferers import CellFinder, PatchClassifier
+from monai_ext.networks import InputConvention
 from monai_ext.networks.nets import HematoxylinMap, TransposedUNet
 from monai_ext.phantom import write_slide
 from monai_ext.slides import SlideCells, check_slide
@@ -51,7 +52,7 @@ class Smooth(HematoxylinMap):
 
 
 def inferer(output, tile_px=400, network=None, **options):
-    classifier = PatchClassifier(Means(), (128,) * 3, (40,) * 3, device="cpu")
+    classifier = PatchClassifier(Means(), InputConvention((128,) * 3, (40,) * 3), device="cpu")
     own = {name: options.pop(name) for name in ("halo", "margin") if name in options}
     finder = CellFinder(network or Smooth(), NucleusInstances(), classifier, NAMES, **{"margin": 80, **own})
     return SlideCells(finder, output, MPP, tile_px=tile_px, **options)

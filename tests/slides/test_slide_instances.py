@@ -19,6 +19,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.data import Cohort, read_geojson
 from monai_ext.inferers import InstanceFinder, InstanceInferer
 from monai_ext.instances.sparse import SparseInstances
+from monai_ext.networks import InputConvention
 from monai_ext.networks.nets import NucleiMaskRCNN
 from monai_ext.slides import SlideCells, check_slide
 from monai_ext.slides.cell_spool import CellSpool, drop_second_versions
@@ -235,7 +236,9 @@ def network(**options):
 def test_a_network(autocast, tmp_path):
     """An untrained one: what it finds lies on the slide, and is none of it the same nucleus twice."""
     image = np.random.default_rng(0).integers(0, 256, (200, 300, 3)).astype(np.uint8)
-    finder = InstanceFinder(network(score_threshold=0.0), autocast=autocast, mean=(128,) * 3, std=(60,) * 3)
+    finder = InstanceFinder(
+        network(score_threshold=0.0), autocast=autocast, convention=InputConvention((128,) * 3, (60,) * 3)
+    )
     SlideCells(finder, tmp_path, tile_px=288, tissue=False)(write_tiff(tmp_path / "a.tif", image, MPP))
     outlines = read_geojson(tmp_path / "a.geojson").geometry
     assert len(outlines) > 10

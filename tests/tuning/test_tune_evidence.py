@@ -151,7 +151,7 @@ def test_one_activation_map(planted, tmp_path):
     assert content["validation"]["f1"] == 1
 
 
-@pytest.mark.parametrize("overlay", [(), ("configs/cbam.json",)], ids=["CELNet", "CBAM"])
+@pytest.mark.parametrize("overlay", [(), ("configs/overlays/network/cbam.json",)], ids=["CELNet", "CBAM"])
 def test_networks_of_the_bundle(overlay, tmp_path):
     data = write_planted(tmp_path / "data", masks=False, positives=2)
     torch.save(CELNet("cbam" if overlay else "mam").state_dict(), tmp_path / "model.pt")

@@ -107,7 +107,7 @@ def test_counts_of_the_paper():
         ({"student_dir": "nowhere"}, "nowhere/model.pt: expected the student's weights"),
         ({"processes": 0}, "processes: expected"),
         ({"epoch": 3}, "tune expert-count: expected options"),
-        ({"bundle": "nowhere"}, "nowhere/configs/classify.json"),
+        ({"bundle": "nowhere"}, "nowhere/configs/overlays/phase/classify.json"),
     ],
     ids=lambda value: str(next(iter(value))) if isinstance(value, dict) else "",
 )

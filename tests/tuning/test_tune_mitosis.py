@@ -135,7 +135,7 @@ def tune(data, output, **options):
     settings = {
         "areas": (100, 900, 20),
         "scores": (0.05, 0.6, 0.05),
-        "configs": ["configs/hematoxylin.json"],
+        "configs": ["configs/overlays/network/hematoxylin.json"],
         "device": "cpu",
     }
     return Path(tune_mitosis(str(data), str(BUNDLE), output=str(output), **{**settings, **options}))

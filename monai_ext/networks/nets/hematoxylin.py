@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from monai_ext.base.stain import HE_STAINS
+from monai_ext.networks.convention import InputConvention
 
 __all__ = ["HematoxylinMap"]
 
@@ -19,21 +18,25 @@ class HematoxylinMap(nn.Module):
     of 0 becomes a probability of 0, one of ``darkest`` and above becomes 1.
 
     Args:
-        mean: what was subtracted from the image in 0 ... 255, per channel.
-        std: what it was divided by.
+        convention: of the images that it is given; ``None`` for RGB divided by 255.
         darkest: concentration, in units of optical density, of a probability of 1.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], darkest: float = 3.0) -> None:
+    def __init__(self, convention: InputConvention | None = None, darkest: float = 3.0) -> None:
         super().__init__()
         self.darkest = darkest
         stains = torch.as_tensor(HE_STAINS, dtype=torch.float32)
         self.register_buffer("unmix", torch.linalg.pinv(stains / stains.norm(dim=0))[0], persistent=False)
-        self.register_buffer("mean", torch.tensor(tuple(mean)).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(tuple(std)).view(1, 3, 1, 1), persistent=False)
+        convention = convention or InputConvention()
+        # the way back to pixels as tensors, which TorchScript takes
+        black = convention.undo(torch.zeros(1, 3, 1, 1))
+        self.register_buffer("black", black, persistent=False)
+        self.register_buffer("slope", convention.undo(torch.ones(1, 3, 1, 1)) - black, persistent=False)
+        self.bgr = convention.channels == "BGR"
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, 2, H, W)`` of a normalised image ``(B, 3, H, W)``."""
-        light = ((x * self.std + self.mean) / 255).clamp(1 / 255, 1)
+        rgb = x.flip(1) if self.bgr else x
+        light = ((rgb * self.slope + self.black) / 255).clamp(1 / 255, 1)
         amount = torch.einsum("c,bchw->bhw", self.unmix, -light.log()) / self.darkest
         return torch.stack([torch.zeros_like(amount), amount.clamp(1e-6, 1 - 1e-6).logit()], dim=1)
