@@ -19,6 +19,12 @@ class NetworkInputd(MapTransform):
         keys: of images ``(3, H, W)``, or batches of them, 0 to 255; they become float32 tensors without metadata.
         convention: what the network's weights were trained with.
         allow_missing_keys: pass over keys that are not there.
+
+    Examples:
+        >>> from monai_ext.transforms import NetworkInputd
+        >>> to_input = NetworkInputd("image", lambda image: (image.float() - 128) / 64)
+        >>> to_input({"image": np.full((3, 1, 2), 192, np.uint8)})["image"][0].tolist()
+        [[1.0, 1.0]]
     """
 
     def __init__(
