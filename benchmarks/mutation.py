@@ -113,7 +113,7 @@ def mutants(path: Path, rng: random.Random) -> Iterator[Mutant]:
     """One mutant of each position of a module, in random order."""
     source = path.read_text()
     changes = defaultdict(list)
-    nodes = list(ast_nodes(get_ast(source)))
+    nodes = [node for node in ast_nodes(get_ast(source)) if node.type not in {"name", "string", "newline"}]
     for name in filter(plausible, operator_names()):
         operator = get_operator(name)()
         positions = [start for node in nodes for start, _ in operator.mutation_positions(node)]
@@ -370,7 +370,9 @@ def main(
     import torch
 
     torch.set_num_threads(1)
-    hypothesis.settings.register_profile("mutation", database=None, derandomize=True)
+    hypothesis.settings.register_profile(
+        "mutation", database=None, derandomize=True, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
+    )
     hypothesis.settings.load_profile("mutation")
     os.environ.pop("MONAI_EXT_DATA", None)  # the same tests everywhere
     os.chdir(ROOT)
