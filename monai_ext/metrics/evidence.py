@@ -55,7 +55,7 @@ def evidence_mask(evidence: Tensor, threshold: float = 0.5, smooth: float = 2.0,
         (True, False)
     """
     mask = evidence > threshold * (evidence.amax((-2, -1), keepdim=True) if peak is None else peak)
-    return gaussian_smooth(mask.to(evidence.dtype), smooth) > 0.5 if smooth > 0 else mask
+    return gaussian_smooth(mask.to(evidence.dtype), smooth) > 0.5
 
 
 def localization_counts(pred: Tensor, truth: Tensor, share: float = 0.75) -> Tensor:

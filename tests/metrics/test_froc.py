@@ -1,11 +1,14 @@
 """FROC against MONAI's own functions, which follow the challenge's code."""
 
+from bisect import bisect_left
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.apps.pathology.utils import compute_isolated_tumor_cells, compute_multi_instance_mask
 from monai.metrics import compute_fp_tp_probs, compute_froc_curve_data, compute_froc_score
+from skimage.measure import regionprops
 
 from monai_ext.metrics.froc import FALSE_ALARMS, SlideLesions, bootstrap_froc, froc_curve, match_lesions
 
@@ -88,3 +91,50 @@ def test_interval_is_over_slides():
     assert interval.groups == len(slides)
     assert interval.low <= interval.value <= interval.high
     assert interval == bootstrap_froc(slides, resamples=200)
+
+
+# --------------------------------------------------------------- the challenge's own lengths, at half a micrometre
+
+
+def test_false_alarms_are_those_of_camelyon16():
+    assert FALSE_ALARMS == (1 / 4, 1 / 2, 1, 2, 4, 8)
+
+
+def lesions_of(tumour):
+    """How many lesions a mask holds, isolated tumour cells among them."""
+    found = match_lesions(np.zeros(0), np.zeros((0, 2)), tumour, 0.5)
+    return len(found.found) + found.ignored
+
+
+@pytest.mark.parametrize(("gap", "lesions"), [(148, 1), (149, 2)])
+def test_regions_75_um_apart_are_two_lesions(gap, lesions):
+    tumour = np.zeros((10, 400), bool)
+    tumour[:, :50] = tumour[:, 50 + gap :] = True
+    assert lesions_of(tumour) == lesions
+
+
+def test_lesions_below_275_um_are_isolated_cells():
+    """The longest one that is left out has an axis just below the limit, the next one is at it or above."""
+
+    def bar(length):
+        tumour = np.zeros((170, 800), bool)
+        tumour[80:90, 100 : 100 + length] = True
+        return tumour
+
+    def axis(length):
+        (lesion,) = regionprops(compute_multi_instance_mask(bar(length).astype(np.int32), 75))
+        return lesion.axis_major_length
+
+    def counts(length):
+        return not match_lesions(np.zeros(0), np.zeros((0, 2)), bar(length), 0.5).ignored
+
+    lengths = range(200, 600)
+    longest = lengths[bisect_left(lengths, True, key=counts) - 1]
+    assert 548 < axis(longest) < 550 <= axis(longest + 1) < 552
+
+
+def test_detections_beyond_the_edge_count_at_the_edge():
+    tumour = np.zeros((60, 80), bool)
+    tumour[-30:, -40:] = True
+    found = match_lesions(np.array([0.9, 0.4]), np.array([[60, 80], [-1, -1]]), tumour, 20.0)
+    assert (found.found.tolist(), found.false.tolist()) == ([pytest.approx(0.9)], [pytest.approx(0.4)])

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.ndimage import gaussian_filter
@@ -162,3 +162,55 @@ def test_large_slide_is_planned_quickly():
 def test_bad_predictor(step, margin, align):
     with pytest.raises(InputError, match="a step of at least 1 px"):
         plan_slide(reader((100, 100)), step, margin, align=align)
+
+
+def cover(places, size, unit):
+    """Where the fewest intervals of a size begin that hold all places, one place after the other."""
+    begins = []
+    for place in places:
+        if not begins or place >= begins[-1] + size:
+            begins.append(place // unit * unit)
+    return begins
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    mask=hnp.arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 14))),
+    step=st.integers(1, 6),
+    margin=st.integers(0, 6),
+    tile_px=st.integers(6, 70),
+    align=st.integers(1, 8),
+)
+def test_shape_of_tiles_is_the_cheapest_of_those_tried(mask, step, margin, tile_px, align):
+    """Heights of a square tile, and the smallest that need up to two stripes more or fewer; for each the narrowest
+    width that needs no more tiles than the widest."""
+    unit = math.lcm(step, align) // step
+    assume(mask.any())
+    assume(tile_px >= unit * step + 2 * margin)  # a square tile fits
+    lines = np.flatnonzero(mask.any(axis=1)).tolist()
+
+    def tiles(height, width):
+        bands = (mask[top : top + height].any(axis=0) for top in cover(lines, height, unit))
+        return sum(len(cover(np.flatnonzero(band).tolist(), width, unit)) for band in bands)
+
+    square = (tile_px - 2 * margin) // step // unit * unit
+    stripes = len(cover(lines, square, unit))
+    sizes = range(unit, len(mask) + unit, unit)
+    heights = {square} | {
+        next(size for size in sizes if len(cover(lines, size, unit)) <= count)
+        for count in range(max(1, stripes - 2), stripes + 3)
+    }
+    costs = []
+    for height in heights:
+        rows = height * step + 2 * margin
+        most = max(1, (tile_px**2 // rows - 2 * margin) // step // unit) * unit
+        width = next(w for w in range(unit, most + 1, unit) if tiles(height, w) <= tiles(height, most))
+        cols = width * step + 2 * margin
+        if rows * cols <= tile_px**2:
+            costs.append(tiles(height, width) * rows * cols)
+    plan = plan_slide(reader(tuple(side * step for side in mask.shape)), step, margin, tile_px,
+                      Tissue(mask, float(step)), align)  # fmt: skip
+    height, width = plan.tile
+    computed = (height * step + 2 * margin) * (width * step + 2 * margin)
+    assert plan.tile_count == tiles(height, width)
+    assert plan.tile_count * computed == min(costs)
