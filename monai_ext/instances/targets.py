@@ -26,7 +26,7 @@ class Target(TypedDict):
         weights: float32 ``(N,)`` of at least 0, how much each counts. 0 leaves it out of the loss: its area is then
             neither nucleus nor background.
         known: bool ``(H, W)``, ``False`` where nuclei were not annotated; ``None`` where all is known.
-            The masks are known whatever it says.
+            The masks are known in either case.
     """
 
     masks: Tensor

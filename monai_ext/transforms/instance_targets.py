@@ -81,7 +81,7 @@ class KeepSured(MapTransform):
 
 
 class PickInstancesd(MapTransform):
-    """Keeps some instances, drawn by chance: true masks in the place of seeds (Zhou et al. 2023, Table V).
+    """Keeps some instances, drawn by chance: true masks instead of seeds (Zhou et al. 2023, Table V).
 
     Args:
         keys: of instance maps, integers ``(1, H, W)``; become int32 maps, numbered from 1 without gaps.

@@ -17,7 +17,7 @@ from monai_ext.base.errors import InputError
 
 __all__ = ["NucleusInstances", "NucleusInstancesd", "split_touching"]
 
-_UNITS = 64  # heights are whole numbers of this fraction of a px, so that no rounding depends on the place
+_UNITS = 64  # heights are whole numbers of this fraction of a px, so that no rounding depends on the position
 _SLACK = 1e-6  # what float32 activations leave as noise
 
 
@@ -69,7 +69,7 @@ def _heights(inside: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _climb(height: np.ndarray, pixels: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The peak, from 1, that each place's way up ends at, and which of the places are peaks."""
+    """The peak, from 1, that each pixel's way up ends at, and which of the pixels are peaks."""
     steps = np.array([-width - 1, -width, -width + 1, -1, 0, 1, width - 1, width, width + 1])
     # the height with the step's number below it: the largest is the highest neighbour, of equal ones the last in
     # order, so that no two pixels are equally high and a plateau has one way out

@@ -133,7 +133,7 @@ class CellGridMosaic(Randomizable, Transform):
         shuffle: draw the order of the patches.
         limit: ``"draw"`` or ``"split"``; by default the former where patches are shuffled, else the latter.
         spacing: use each second (2) or third (3) row and column only. A graph convolution is a mean over nine places,
-            so of patches that lie side by side the locating head predicts nearly the same; apart, each has its own.
+            so the locating head predicts nearly the same for adjacent patches; apart, each has its own prediction.
 
     Raises:
         InputError: an argument outside its range.

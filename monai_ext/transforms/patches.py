@@ -1,4 +1,4 @@
-"""Training patches of a field, with or without points: place, rotation, shift and mirror in one interpolation."""
+"""Training patches of a field, with or without points: position, rotation, shift and mirror in one interpolation."""
 
 from __future__ import annotations
 
