@@ -1,1 +1,1 @@
-"""What everything else stands on: errors, flags, files, processes, colours, stains."""
+"""The lowest layer: errors, flags, files, processes, colours, stains."""

@@ -33,14 +33,14 @@ PALETTE: list[RGB] = [
 
 
 def class_colours(class_names: Sequence[str], colours: Mapping[str, RGB] | None = None) -> dict[str, RGB]:
-    """A colour for each class: the one that is given, else the next of eight that are told apart on tissue.
+    """A colour for each class: the given one, else the next of eight that differ clearly on tissue.
 
     Args:
         class_names: in the order of their ids.
         colours: RGB, 0 to 255, of some of them.
     """
-    given = {name: tuple(colour) for name, colour in (colours or {}).items()}
-    return {name: given.get(name, PALETTE[k % len(PALETTE)]) for k, name in enumerate(class_names)}
+    custom = {name: tuple(colour) for name, colour in (colours or {}).items()}
+    return {name: custom.get(name, PALETTE[k % len(PALETTE)]) for k, name in enumerate(class_names)}
 
 
 def to_rgb(image: NdarrayOrTensor, channel_dim: int | None = None) -> np.ndarray:
@@ -57,7 +57,7 @@ def to_rgb(image: NdarrayOrTensor, channel_dim: int | None = None) -> np.ndarray
     Raises:
         InputError: when the shape is none of these.
     """
-    from monai.utils import convert_to_numpy  # who reads images alone need not wait for it
+    from monai.utils import convert_to_numpy  # slow to import; reading images does not need it
 
     pixels = convert_to_numpy(image)
     if pixels.ndim == 3:

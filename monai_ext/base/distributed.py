@@ -1,4 +1,4 @@
-"""What a process of ``torchrun`` has to know."""
+"""Helpers for the processes of ``torchrun``."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def shard(items: Sequence[T], allow_empty: bool = False) -> list[T]:
 def fills_batch(count: int, batch_size: int) -> bool:
     """Whether every rank has a whole batch, so that an incomplete one at the end of an epoch may be dropped.
 
-    Where it has none, a loader that drops it would be empty, and a training would end at once without a word.
+    Where it has none, a loader that drops it would be empty, and a training would end at once silently.
 
     Args:
         count: length of the training list.
@@ -103,7 +103,7 @@ def barrier() -> None:
 
 
 def join(backend: str) -> None:
-    """Join the process group, once for all who ask: a training of several phases holds it over each of them.
+    """Join the process group, once for all callers: a training of several phases holds it over each of them.
 
     Args:
         backend: ``"nccl"`` or ``"gloo"``.

@@ -1,4 +1,4 @@
-"""What bad input is answered with: one line that names the file, what was expected and what was found."""
+"""Errors for bad input: one line that names the file, what was expected and what was found."""
 
 from __future__ import annotations
 

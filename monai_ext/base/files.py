@@ -40,7 +40,7 @@ def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
     image = image if image.ndim == 2 else image[..., ::-1]
     encoded = cv2.imencode(".png", image)[1]
     with atomic_path(path) as temporary:
-        # through Python's file: OpenCV tells of a full disk by a return value, if at all
+        # through Python's file: OpenCV reports a full disk by a return value, if at all
         temporary.write_bytes(encoded.data)
 
 
@@ -49,14 +49,14 @@ def find_files(folder: Path, suffixes: Sequence[str], skip: str | os.PathLike) -
 
     Linked folders are followed; hidden files and what a Mac adds to archives are left out.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     seen = {os.path.realpath(skip)}
     for root, folders, names in os.walk(folder, followlinks=True):
-        place = os.path.realpath(root)
-        if place in seen:
+        resolved = os.path.realpath(root)
+        if resolved in seen:
             folders.clear()
             continue
-        seen.add(place)
+        seen.add(resolved)
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        found += [Path(root, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in suffixes)
+        files += [Path(root, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in files if path.suffix.lower() in suffixes)

@@ -1,4 +1,4 @@
-"""Telling whether files are the ones that a result was made from."""
+"""Whether files are still those that a result was made from."""
 
 from __future__ import annotations
 

@@ -81,10 +81,10 @@ def _colours(classes: Sequence[str] | None, colours: Mapping[str, RGB] | None) -
     """One RGB row for each class entry, or the one colour of everything."""
     if classes is None:
         return PALETTE[0]
-    known: dict[str, Any] = {**COLOURS, **(colours or {})}
-    for i, name in enumerate(sorted(set(classes) - set(known))):
-        known[name] = PALETTE[i % len(PALETTE)]
-    return np.array([known[name] for name in classes], np.uint8).reshape(-1, 3)
+    colour_by_class: dict[str, Any] = {**COLOURS, **(colours or {})}
+    for i, name in enumerate(sorted(set(classes) - set(colour_by_class))):
+        colour_by_class[name] = PALETTE[i % len(PALETTE)]
+    return np.array([colour_by_class[name] for name in classes], np.uint8).reshape(-1, 3)
 
 
 def _blend(canvas: np.ndarray, heat: np.ndarray, alpha: float) -> np.ndarray:
@@ -98,7 +98,7 @@ def _blend(canvas: np.ndarray, heat: np.ndarray, alpha: float) -> np.ndarray:
 def _outline(canvas: np.ndarray, labels: np.ndarray, colour_of: np.ndarray | RGB, thickness: int) -> None:
     if labels.shape != canvas.shape[:2]:
         raise InputError("labels", f"the image's shape {canvas.shape[:2]}", str(labels.shape))
-    ids = labels.astype(np.float32)  # OpenCV's morphology knows no int32; exact up to 2**24 instances
+    ids = labels.astype(np.float32)  # OpenCV's morphology takes no int32; exact up to 2**24 instances
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * thickness + 1,) * 2)
     edge = (ids > 0) & (cv2.dilate(ids, disk) != cv2.erode(ids, disk))
     if isinstance(colour_of, tuple):

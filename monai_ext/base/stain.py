@@ -174,8 +174,8 @@ def stains_of_density(density: torch.Tensor, alpha: float, beta: float) -> Stain
     # hematoxylin is blue because it absorbs red; eosin lets red pass
     vectors = torch.where((vectors[:, 0, 0] < vectors[:, 0, 1])[:, None, None], vectors.flip(-1), vectors)
     maxima = _upper_percentile(unmix(vectors) @ density, tissue, 1)
-    found = (count >= MIN_TISSUE_PIXELS) & (low + high > MIN_STAIN_ANGLE) & (maxima > 0).all(-1)
-    return Stains(vectors, maxima, found)
+    reliable = (count >= MIN_TISSUE_PIXELS) & (low + high > MIN_STAIN_ANGLE) & (maxima > 0).all(-1)
+    return Stains(vectors, maxima, reliable)
 
 
 def estimate_stains(

@@ -1,4 +1,4 @@
-"""Work on many things in threads."""
+"""Parallel work in threads."""
 
 from __future__ import annotations
 

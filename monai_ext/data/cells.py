@@ -1,4 +1,4 @@
-"""Cells of an image: outline, place, measurements and class of each, as people and QuPath read them."""
+"""Cells of an image: outline, position, measurements and class of each, as people and QuPath read them."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ class Cells:
 
     def table(self) -> pd.DataFrame:
         """A row for each: ``row, col`` in px of level 0, ``class``, and all numbers."""
-        place = {"row": self.centres[:, 0], "col": self.centres[:, 1]}
-        return pd.DataFrame({**place, "class": self.classes, **self.numbers()})
+        position = {"row": self.centres[:, 0], "col": self.centres[:, 1]}
+        return pd.DataFrame({**position, "class": self.classes, **self.numbers()})
 
     def features(self, colours: Mapping[str, Color] | None = None, object_type: str = "detection") -> Features:
         """The cells as QuPath's objects.
@@ -204,7 +204,7 @@ def summarize_cells(class_ids: np.ndarray, class_names: Sequence[str], mm2: floa
     Args:
         class_ids: ``(N,)`` class of each cell; -1 for none.
         class_names: of the classes.
-        mm2: area that was looked at; ``None`` or 0 where there is none, which has no density.
+        mm2: area examined; ``None`` or 0 for none, which has no density.
 
     Returns:
         ``cells``, ``cells_per_mm2``, then ``<class>`` and ``<class>_per_mm2`` of each class.

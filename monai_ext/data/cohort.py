@@ -25,10 +25,10 @@ __all__ = ["Cohort"]
 class Cohort:
     """Finds the images to work on, sets aside those that cannot be read, and records what became of each.
 
-    ``<output_dir>/state.json`` tells of every image whether it is ``pending``, ``done`` or ``failed``, and why; where
+    ``<output_dir>/state.json`` records of every image whether it is ``pending``, ``done`` or ``failed``, and why; where
     images come with a summary, ``summary.csv`` holds one row each. Any number of processes may work on the images.
     While they do, the state is in ``state.sqlite``: what is marked there outlives a process that is killed, and the
-    next run takes it up. The two files are exported from it now and then, by :meth:`close`, which removes it, and when
+    next run resumes it. The two files are exported from it now and then, by :meth:`close`, which removes it, and when
     the process ends without that: by an error, by Ctrl-C, or by SIGTERM, which from now on does what Ctrl-C does.
 
     Args:
@@ -71,8 +71,8 @@ class Cohort:
         self._is_first = is_first()
         if self._is_first:
             self._recorded.check_writable()
-        found = self._find(source, self.path.parent)
-        for item in tqdm(found, desc="checking images", unit="image", disable=len(found) < 20):
+        candidates = self._find(source, self.path.parent)
+        for item in tqdm(candidates, desc="checking images", unit="image", disable=len(candidates) < 20):
             try:
                 (check or read_field)(item["image"], mpp or item.get("mpp"), target_mpp)
             except InputError as error:
@@ -90,7 +90,7 @@ class Cohort:
             self._end()
             first = next(iter(self.state.values()))["reason"]
             raise InputError(
-                source, "at least one readable image", f"{len(found)} that cannot be read; the first: {first}"
+                source, "at least one readable image", f"{len(candidates)} that cannot be read; the first: {first}"
             )
 
     @staticmethod

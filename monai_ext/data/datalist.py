@@ -39,9 +39,9 @@ def check_points_item(item: Mapping[str, Any], mpp: float | None = None) -> list
         points = read_points(label) if where is label else as_points(label, where)
     except InputError as error:
         problems.append(str(error))
-    if shape is not None and points is not None and (found := points_outside(points, shape)):
+    if shape is not None and points is not None and (outside := points_outside(points, shape)):
         expected = f"points row,col inside {item['image']} ({shape[0]} x {shape[1]} px)"
-        problems.append(f"{where}: expected {expected}, found {found}")
+        problems.append(f"{where}: expected {expected}, found {outside}")
     return problems
 
 
@@ -77,8 +77,8 @@ def check_label_item(item: Mapping[str, Any], classes: int = 2) -> list[str]:
     label = item.get("label")
     problems = []
     if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < classes:
-        found = "none" if label is None else f"{json.dumps(label, default=str):.80} ({type(label).__name__})"
-        problems.append(f"label of {item['image']}: expected a whole number 0 to {classes - 1}, found {found}")
+        actual = "none" if label is None else f"{json.dumps(label, default=str):.80} ({type(label).__name__})"
+        problems.append(f"label of {item['image']}: expected a whole number 0 to {classes - 1}, found {actual}")
     if "mask" in item:
         return problems + check_mask_item(item, "mask")
     try:
@@ -118,7 +118,7 @@ def load_datalist(
         InputError: there is no data list, or it cannot be read as one.
     """
     folders = [dataset_dir] if isinstance(dataset_dir, (str, os.PathLike)) else list(dataset_dir)
-    found: dict[str, list[Item]] = {name: [] for name in splits}
+    joined: dict[str, list[Item]] = {name: [] for name in splits}
     problems: list[str] = []
     empty = set(splits)
     for folder in map(Path, folders):
@@ -130,29 +130,31 @@ def load_datalist(
                 items = [
                     item | {"group": f"{folder.name}/{item['group']}"} if "group" in item else item for item in items
                 ]
-            found[name] += items
+            joined[name] += items
     where = ", ".join(str(Path(folder) / "dataset.json") for folder in folders)
-    if allow_empty and any(found.values()):
+    if allow_empty and any(joined.values()):
         empty = set()
     problems += [f"{where}: expected a list '{s}' with at least one item, found none" for s in splits if s in empty]
     if check is not None:
-        items = [item for name in splits for item in found[name]]
+        items = [item for name in splits for item in joined[name]]
         with ThreadPoolExecutor() as pool:
             check_item = partial(_check_paths, check, [*path_keys, *optional_path_keys])
             problems += [line for lines in pool.map(check_item, items) for line in lines]
     if problems:
         raise DataListError(where, problems)
-    return found
+    return joined
 
 
 def _read_lists(folder: Path, splits: Sequence[str], problems: list[str]) -> dict[str, list[Any] | None]:
     """The lists of a folder, None for what is no list; what is wrong with them goes into ``problems``."""
     path = folder / "dataset.json"
     content = read_content(folder, path)
-    given = {name: content.get(name) or [] for name in dict.fromkeys(["training", "validation", "test", *splits])}
-    lists = {name: items if isinstance(items, list) else None for name, items in given.items()}
+    entries = {name: content.get(name) or [] for name in dict.fromkeys(["training", "validation", "test", *splits])}
+    lists = {name: items if isinstance(items, list) else None for name, items in entries.items()}
     problems += [
-        f"{path}: expected a list '{name}', found {type(given[name]).__name__}" for name in given if lists[name] is None
+        f"{path}: expected a list '{name}', found {type(entries[name]).__name__}"
+        for name in entries
+        if lists[name] is None
     ]
     problems += _groups_in_two_lists(path, {name: items or [] for name, items in lists.items()})
     return lists
@@ -169,13 +171,13 @@ def _resolved(
         if missing:
             problems.append(f"{path}: expected keys {list(path_keys)} in {name}[{index}], found no {missing}")
         elif not isinstance(item[path_keys[0]], str):
-            found = f"{item[path_keys[0]]!r:.80}"
-            problems.append(f"{path}: expected a path as {path_keys[0]} in {name}[{index}], found {found}")
+            actual = f"{item[path_keys[0]]!r:.80}"
+            problems.append(f"{path}: expected a path as {path_keys[0]} in {name}[{index}], found {actual}")
         else:
             paths = [*path_keys, *(k for k in optional_path_keys if k in item)]
-            # an optional key with null says no more than no key, and could not be collated
-            known = {k: v for k, v in item.items() if v is not None or k in path_keys}
-            usable.append({k: _resolve(folder, v) if k in paths else v for k, v in known.items()})
+            # null in an optional key means the same as no key, and could not be collated
+            entries = {k: v for k, v in item.items() if v is not None or k in path_keys}
+            usable.append({k: _resolve(folder, v) if k in paths else v for k, v in entries.items()})
     return usable
 
 

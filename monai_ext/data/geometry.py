@@ -13,14 +13,14 @@ spatial.AFFINE_TOL = 1e-7
 
 
 def image_affine(mpp: float | None, scale: float = 1.0, offset: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
-    """The affine of a channel-first image ``(C, H, W)``: from row and column of a pixel to its place in mm.
+    """The affine of a channel-first image ``(C, H, W)``: from row and column of a pixel to its position in mm.
 
     Row and column lead to MONAI's and NIfTI's axes (RAS): x grows to the left and y upwards, so that with the slide's
-    first pixel at the origin all places are negative, and what ``SaveImage`` writes opens upright in a viewer. As an
+    first pixel at the origin all positions are negative, and what ``SaveImage`` writes opens upright in a viewer. As an
     image's first axis is its rows, the matrix swaps the axes.
 
     Args:
-        mpp: um per px of the image; ``None`` or 0 where nobody knows: then a px of the file counts as a mm, as it does
+        mpp: um per px of the image; ``None`` or 0 where unknown: then a px of the file counts as a mm, as it does
             in MONAI for images without a spacing.
         scale: px of the file's full resolution per px of the image.
         offset: ``row, col`` of the image's upper left corner, px of full resolution.

@@ -139,20 +139,20 @@ def _check_places(path: Path, table: pd.DataFrame) -> None:
     ):
         if not good.all():
             line = int(np.flatnonzero(~good)[0])
-            found = ",".join(f"{value:g}" for value in table.loc[line, list(PLACE)])
-            raise InputError(path, expected, f"{found} in line {line + 2} and {int((~good).sum()) - 1} more")
+            numbers = ",".join(f"{value:g}" for value in table.loc[line, list(PLACE)])
+            raise InputError(path, expected, f"{numbers} in line {line + 2} and {int((~good).sum()) - 1} more")
 
 
 def _class_ids(path: str | os.PathLike, labels: pd.Series, class_names: Sequence[str]) -> np.ndarray:
     """Class of each nucleus, int16; -1 for background and for none."""
-    known = {name: index for index, name in enumerate(class_names)} | {BACKGROUND: -1, "": -1}
+    class_id = {name: index for index, name in enumerate(class_names)} | {BACKGROUND: -1, "": -1}
     categories = list(labels.cat.categories)
-    unknown = [str(name) for name in categories if name not in known]
+    unknown = [str(name) for name in categories if name not in class_id]
     if unknown:
         expected = f"{', '.join(class_names)}, {BACKGROUND} or nothing as {labels.name}"
         raise InputError(path, expected, ", ".join(map(repr, unknown))[:120])
     # a line that ends early lacks its last labels: their code is -1, which picks the last entry
-    table = np.array([known[name] for name in categories] + [-1], np.int16)
+    table = np.array([class_id[name] for name in categories] + [-1], np.int16)
     return table[labels.cat.codes.to_numpy()]
 
 
@@ -209,7 +209,7 @@ class Teacher(Protocol):
 class NucleusPatches(Dataset):
     """The labelled nuclei of many source images, read from disk as they are asked for.
 
-    Only the labels and places are kept in memory, about 10 bytes a nucleus; patches are memory-mapped.
+    Only the labels and positions are kept in memory, about 10 bytes a nucleus; patches are memory-mapped.
 
     Args:
         items: ``image``, ``label`` and, if known, ``group`` of each source image; its name is the group by default.
@@ -262,8 +262,8 @@ class NucleusPatches(Dataset):
         self._logits = soft[0] if soft else None
         self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
         if not len(self):
-            found = f"none in {len(self.items)} tables" + ("" if scales is None else f" at the scales {list(scales)}")
-            raise InputError(f"annotation {annotation!r}", f"nuclei of {', '.join(self.class_names)}", found)
+            actual = f"none in {len(self.items)} tables" + ("" if scales is None else f" at the scales {list(scales)}")
+            raise InputError(f"annotation {annotation!r}", f"nuclei of {', '.join(self.class_names)}", actual)
         if per_class is not None:
             chosen = self.subset(self._drawn(per_class, seed))
             self._item, self._row, self._label, self._logits = chosen._item, chosen._row, chosen._label, chosen._logits
@@ -291,18 +291,18 @@ class NucleusPatches(Dataset):
 
     def counts(self) -> dict[str, int]:
         """Number of nuclei of each class."""
-        found = np.bincount(self._label[self._label >= 0], minlength=len(self.class_names))
-        return dict(zip(self.class_names, found.tolist(), strict=True))
+        numbers = np.bincount(self._label[self._label >= 0], minlength=len(self.class_names))
+        return dict(zip(self.class_names, numbers.tolist(), strict=True))
 
     def annotated(self, column: str) -> np.ndarray:
-        """``(M,)`` text: what another annotation says of each nucleus, a class, ``background`` or nothing."""
-        found = np.empty(len(self), object)
+        """``(M,)`` text: another annotation's label of each nucleus, a class, ``background`` or nothing."""
+        texts = np.empty(len(self), object)
         for index, item in enumerate(self.items):
-            own = self._item == index
-            found[own] = (
-                read_nuclei(item["label"], [column])[column].astype(object).fillna("").to_numpy()[self._row[own]]
+            of_item = self._item == index
+            texts[of_item] = (
+                read_nuclei(item["label"], [column])[column].astype(object).fillna("").to_numpy()[self._row[of_item]]
             )
-        return found
+        return texts
 
     def __len__(self) -> int:
         return len(self._label)
@@ -348,11 +348,11 @@ class NucleusPatches(Dataset):
         """
         indices = np.asarray(indices)
         side = self._patches(int(self._item[0])).shape[1]
-        found = np.empty((len(indices), side, side, 3), np.uint8)
+        batch = np.empty((len(indices), side, side, 3), np.uint8)
         for item in np.unique(self._item[indices]):
-            own = np.flatnonzero(self._item[indices] == item)
-            found[own] = self._patches(int(item))[self._row[indices[own]]]
-        return found
+            positions = np.flatnonzero(self._item[indices] == item)
+            batch[positions] = self._patches(int(item))[self._row[indices[positions]]]
+        return batch
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> NucleusPatches:
         """The same data set with these nuclei alone."""
@@ -367,11 +367,11 @@ class NucleusPatches(Dataset):
         if isinstance(per_class, bool) or not isinstance(per_class, int) or per_class < 1:
             raise InputError("per_class", "a whole number from 1", repr(per_class))
         if min(self.counts().values()) < per_class:
-            found = ", ".join(f"{count} {name}" for name, count in self.counts().items())
-            raise InputError(f"annotation {self.annotation!r}", f"at least {per_class} nuclei of each class", found)
+            available = ", ".join(f"{count} {name}" for name, count in self.counts().items())
+            raise InputError(f"annotation {self.annotation!r}", f"at least {per_class} nuclei of each class", available)
         rng = np.random.RandomState(seed)
-        own = [np.flatnonzero(self._label == index) for index in range(len(self.class_names))]
-        return np.concatenate([rng.permutation(indices)[:per_class] for indices in own])
+        by_class = [np.flatnonzero(self._label == index) for index in range(len(self.class_names))]
+        return np.concatenate([rng.permutation(indices)[:per_class] for indices in by_class])
 
 
 def expert_nuclei(
@@ -429,7 +429,7 @@ def expert_nuclei(
         raise InputError("per_class", "a count that leaves nuclei for the test", f"{per_class} of {pool.counts()}")
     # the first of each class go to validation, so that training sets of growing counts differ by what is added
     indices = (drawn[:, validation:].ravel(), drawn[:, :validation].ravel(), rest)
-    return {part: pool.subset(own) for part, own in zip(parts, indices, strict=True)}
+    return {part: pool.subset(part_indices) for part, part_indices in zip(parts, indices, strict=True)}
 
 
 def crop_patches(image: np.ndarray, centres: Any, size: int) -> np.ndarray:
@@ -445,10 +445,10 @@ def crop_patches(image: np.ndarray, centres: Any, size: int) -> np.ndarray:
         ``(N, size, size, ...)`` of the image's type.
     """
     first = np.rint(np.asarray(centres, float).reshape(-1, 2)).astype(np.int64) - size // 2
-    place = first[..., None] + np.arange(size)  # (N, 2, size)
-    kept = np.clip(place, 0, np.array(image.shape[:2])[:, None] - 1)
+    coordinates = first[..., None] + np.arange(size)  # (N, 2, size)
+    kept = np.clip(coordinates, 0, np.array(image.shape[:2])[:, None] - 1)
     patches = image[kept[:, 0, :, None], kept[:, 1, None, :]]
-    inside = place == kept
+    inside = coordinates == kept
     border = ~inside.all(axis=(1, 2))
     outside = ~(inside[border, 0, :, None] & inside[border, 1, None, :])
     patch, row, col = np.nonzero(outside)

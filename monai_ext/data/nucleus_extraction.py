@@ -59,7 +59,7 @@ def extract_nuclei(
     if not scales or not set(scales) <= {1, 2, 4}:
         raise InputError("scales", "some of 1, 2 and 4", repr(tuple(scales)))
     _, centres = instance_centroids(instances)
-    labels = {name: nucleus_labels(instances, own, class_names) for name, own in annotations.items()}
+    labels = {name: nucleus_labels(instances, annotation, class_names) for name, annotation in annotations.items()}
     patches, tables = [], []
     for scale in scales:
         coarse = image if scale == 1 else _reduce(image, scale)
@@ -95,9 +95,9 @@ def nucleus_labels(
     """
     names = list(class_names)
     if isinstance(annotation, Features):
-        known = class_numbers(annotation, class_names)
+        numbers = class_numbers(annotation, class_names)
         texts = np.array([*names, "", BACKGROUND], dtype=object)
-        return texts[_covering(instances, annotation, np.where(known < 0, len(names), known))]
+        return texts[_covering(instances, annotation, np.where(numbers < 0, len(names), numbers))]
     if annotation.shape != instances.shape:
         raise InputError("class map", f"the size of the instance map {instances.shape}", str(annotation.shape))
     if annotation.min(initial=0) < 0 or annotation.max(initial=0) > len(names):
@@ -107,17 +107,17 @@ def nucleus_labels(
     values, index = np.unique(instances[rows, cols], return_inverse=True)
     width = len(names) + 1
     count = np.bincount(index * width + annotation[rows, cols], minlength=len(values) * width).reshape(-1, width)
-    found = np.where(2 * count[:, 0] > count.sum(axis=1), 0, count[:, 1:].argmax(axis=1) + 1)
-    return np.array([BACKGROUND, *names], dtype=object)[found]
+    majority = np.where(2 * count[:, 0] > count.sum(axis=1), 0, count[:, 1:].argmax(axis=1) + 1)
+    return np.array([BACKGROUND, *names], dtype=object)[majority]
 
 
 def _covering(instances: np.ndarray, features: Features, labels: np.ndarray) -> np.ndarray:
     """The label of the feature that covers each nucleus, -1 where none does."""
     values, centres = instance_centroids(instances)
-    found = np.full(len(values), -1, dtype=np.int64)
+    assigned = np.full(len(values), -1, dtype=np.int64)
     if not len(values) or not len(features):
-        return found
-    _label_by_points(instances, values, features, labels, found)
+        return assigned
+    _label_by_points(instances, values, features, labels, assigned)
     areas = np.flatnonzero(np.isin(shapely.get_type_id(features.geometry), _AREAS))
     geometry = valid_geometry(features.geometry[areas])
     nucleus, area = shapely.STRtree(geometry).query(shapely.points(to_xy(centres)), predicate="intersects")
@@ -131,8 +131,8 @@ def _covering(instances: np.ndarray, features: Features, labels: np.ndarray) -> 
         overlap[contested] = _overlaps(outlines[nucleus[contested]], geometry[area[contested]])
     best = np.lexsort((-area, -shapely.area(geometry)[area], overlap, nucleus))  # the last of each nucleus
     last = best[np.append(np.diff(nucleus[best]) > 0, True)] if len(best) else best
-    found[nucleus[last]] = labels[areas[area[last]]]
-    return found
+    assigned[nucleus[last]] = labels[areas[area[last]]]
+    return assigned
 
 
 def _overlaps(nuclei: np.ndarray, areas: np.ndarray) -> np.ndarray:
@@ -145,7 +145,7 @@ def _overlaps(nuclei: np.ndarray, areas: np.ndarray) -> np.ndarray:
 
 
 def _label_by_points(
-    instances: np.ndarray, values: np.ndarray, features: Features, labels: np.ndarray, found: np.ndarray
+    instances: np.ndarray, values: np.ndarray, features: Features, labels: np.ndarray, assigned: np.ndarray
 ) -> None:
     points = np.flatnonzero(np.isin(shapely.get_type_id(features.geometry), _POINTS))
     xy, owner = shapely.get_coordinates(features.geometry[points], return_index=True)
@@ -154,7 +154,7 @@ def _label_by_points(
     value, label = instances[rows[inside], cols[inside]], labels[points[owner[inside]]]
     hit = value > 0
     # numpy keeps the last of several: so the first in the file goes last
-    found[np.searchsorted(values, value[hit][::-1])] = label[hit][::-1]
+    assigned[np.searchsorted(values, value[hit][::-1])] = label[hit][::-1]
 
 
 def _ranks(instances: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -89,7 +89,7 @@ class SummaryTable:
         """Add an image's row, or replace it.
 
         Args:
-            row: ``image`` and what else there is to say.
+            row: ``image`` and further columns.
 
         Raises:
             InputError: the file is another table.
@@ -157,7 +157,7 @@ class SummaryTable:
 
 
 class ResultFiles:
-    """Names the files of each image after its place below the input folder, and keeps ``summary.csv``.
+    """Names the files of each image after its path below the input folder, and keeps ``summary.csv``.
 
     Where two images differ only in their suffix, the second keeps its suffix in its files' names.
 
@@ -181,7 +181,7 @@ class ResultFiles:
 
         Args:
             image: a MetaTensor that names its file.
-            name: how an error calls it.
+            name: of the image in an error.
 
         Raises:
             InputError: it names no file.

@@ -24,7 +24,7 @@ __all__ = ["RewriteSchedule", "RunState", "exit_on_sigterm"]
 
 Entry = dict[str, Any]
 
-_APPLICATION = 0x4D455853  # "MEXS", in the header of the database: tells it from another program's
+_APPLICATION = 0x4D455853  # "MEXS", in the header of the database: distinguishes it from another program's
 _VERSION = 1
 _PATIENCE_S = 300  # for a lock that another process holds; an export of 20,000 images holds it for .3 s
 _STATUSES = ("pending", "done", "failed")
@@ -52,7 +52,7 @@ class RewriteSchedule:
         return self.changes >= self._SHARE * (self._size - self._SMALL) or waited >= self._PAUSE * self._took
 
     def written(self, size: int, began: float) -> None:
-        """Tell that the file was written.
+        """Record that the file was written.
 
         Args:
             size: its entries.
@@ -73,8 +73,8 @@ class RunState:
 
     The database has a rollback journal, as a write-ahead log needs memory that all its processes share and so fails on
     the network file systems of a cluster. It is not synchronised with the disk: that would cost more than a
-    millisecond an image, and only a power cut asks for it. What a power cut damages is recognised, and the run can go
-    on from ``state.json``. A connection lasts for one transaction, so that nothing has to be kept apart between
+    millisecond an image, and only a power cut asks for it. What a power cut damages is recognised, and the run can
+    continue from ``state.json``. A connection lasts for one transaction, so that nothing has to be kept apart between
     threads, forked processes and files that another process removed.
 
     Args:
@@ -87,7 +87,7 @@ class RunState:
         self._schedule = RewriteSchedule()
 
     def check_writable(self) -> None:
-        """See, before anything is computed, that :meth:`begin` may replace what is there.
+        """Check, before anything is computed, that :meth:`begin` may replace what is there.
 
         Raises:
             InputError: ``state.sqlite`` is not one of ours.
@@ -148,7 +148,7 @@ class RunState:
         with self._transaction() as database:
             if database is not None:
                 self._export(database.execute(_SELECT).fetchall())
-                # where an open file cannot be removed it stays, and tells the same as the exported ones
+                # where an open file cannot be removed it stays, and holds the same as the exported ones
                 with suppress(PermissionError):
                     self.path.unlink()
 
@@ -157,7 +157,7 @@ class RunState:
         """A transaction that excludes others, and is undone if the block fails; ``None`` where there is no database.
 
         Args:
-            create: make it if there is none. Only the beginning of a run does: a database that were made while others
+            create: make it if there is none. Only the beginning of a run does: a database made while others
                 wait for the one that was removed would have its journal taken for that one's.
         """
         try:
@@ -170,8 +170,8 @@ class RunState:
         except sqlite3.OperationalError as error:
             raise OSError(f"{self.path}: {error}") from error
         except sqlite3.DatabaseError as error:
-            own = self._is_damaged()
-            raise self._unusable("a damaged one" if own else f"something else ({error})", own) from error
+            ours = self._is_damaged()
+            raise self._unusable("a damaged one" if ours else f"something else ({error})", ours) from error
 
     @contextmanager
     def _connected(self, create: bool = False) -> Iterator[sqlite3.Connection | None]:
@@ -207,9 +207,9 @@ class RunState:
         if application == _APPLICATION and version == _VERSION:
             return
         if application == _APPLICATION:
-            raise self._unusable(f"that of another version of monai_ext ({version} instead of {_VERSION})", own=True)
+            raise self._unusable(f"that of another version of monai_ext ({version} instead of {_VERSION})", ours=True)
         if application or version or database.execute("SELECT 1 FROM sqlite_master").fetchone():
-            raise self._unusable("another program's database", own=False)
+            raise self._unusable("another program's database", ours=False)
         database.execute(f"PRAGMA application_id = {_APPLICATION}")
         database.execute(f"PRAGMA user_version = {_VERSION}")
         columns = "id INTEGER PRIMARY KEY, image TEXT UNIQUE NOT NULL, entry TEXT NOT NULL"
@@ -235,14 +235,14 @@ class RunState:
         except sqlite3.DatabaseError:
             return True
 
-    def _unusable(self, found: str, own: bool) -> InputError:
-        if not own:
+    def _unusable(self, actual: str, ours: bool) -> InputError:
+        if not ours:
             way = "it is not ours to replace: choose another --output_dir, or remove it"
         elif self.json_path.is_file():
             way = f"delete it to go on from {self.json_path.name} beside it, {_ANEW}"
         else:
             way = f"delete it, {_ANEW}"
-        return InputError(self.path, _EXPECTED, f"{found}; {way}")
+        return InputError(self.path, _EXPECTED, f"{actual}; {way}")
 
     def _read_json(self) -> dict[str, Entry]:
         try:
@@ -258,8 +258,8 @@ class RunState:
                 raise self._no_state(f"another program's JSON (no status of {image!r:.80})")
         return content
 
-    def _no_state(self, found: str) -> InputError:
-        return InputError(self.json_path, _EXPECTED, f"{found}; delete it, {_ANEW}")
+    def _no_state(self, actual: str) -> InputError:
+        return InputError(self.json_path, _EXPECTED, f"{actual}; delete it, {_ANEW}")
 
     def _export(self, entries: list[tuple[str, str]]) -> None:
         """Write the exported files; under a lock, so that what another process exports is never older."""

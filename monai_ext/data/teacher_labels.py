@@ -1,4 +1,4 @@
-"""What a teacher says of every nucleus, computed once and kept (Háberová and Vykopal 2023, section 4.3.2)."""
+"""A teacher's scores of every nucleus, computed once and kept (Háberová and Vykopal 2023, section 4.3.2)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Classifier(Protocol):
     """What gives a teacher's scores, such as :class:`~monai_ext.inferers.PatchClassifier`."""
 
     def settings(self) -> dict[str, Any]:
-        """All that decides the scores, as JSON takes it."""
+        """All that determines the scores, as JSON values."""
 
     def __call__(self, patches: np.ndarray) -> np.ndarray:
         """Scores ``(N, C)`` of patches, uint8 ``(N, S, S, 3)``."""
@@ -32,13 +32,13 @@ class Classifier(Protocol):
 class TeacherLabels:
     """Runs a teacher over the patches of all source images and keeps its scores, float16, a file for each image.
 
-    Scores rather than classes, so that one run serves hard and soft labels. What is there already is kept: a stopped
-    run goes on with the next image. Another teacher, other normalisation or changed patches start anew.
+    Scores rather than classes, so that one run serves hard and soft labels. Existing scores are kept: a stopped run
+    continues with the next image. Another teacher, other normalisation or changed patches start anew.
 
     Args:
         items: ``image`` of each source image, as ``load_datalist`` gives them.
         root: the data set's folder, which the images lie below.
-        dst: folder for the scores and ``teacher.json``, which tells what they were made with.
+        dst: folder for the scores and ``teacher.json``, which records what they were made with.
         classifier: the teacher.
     """
 
@@ -50,9 +50,9 @@ class TeacherLabels:
         classifier: Classifier,
     ) -> None:
         self.root, self.dst = Path(root).resolve(), Path(dst)
-        notes = self.dst / "teacher.json"
+        record = self.dst / "teacher.json"
         settings = classifier.settings()
-        before = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
+        before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
         done = before.get("done", {}) if before.get("settings") == settings else {}
         for item in tqdm(items, desc="the teacher's labels", unit="image"):
             path, now = self._path(item), fingerprint(item["image"])
@@ -64,7 +64,7 @@ class TeacherLabels:
             with atomic_path(path) as temporary:
                 np.save(temporary, scores.astype(np.float16))
             done[name] = now
-            with atomic_path(notes) as temporary:
+            with atomic_path(record) as temporary:
                 temporary.write_text(
                     json.dumps({"settings": settings, "done": done}, indent=1) + "\n", encoding="utf-8"
                 )

@@ -22,14 +22,14 @@ LEAST_SIDE = 3  # px: a cell of one or two pixels has no shape
 
 
 def check_template(template: np.ndarray, where: str | os.PathLike = "template") -> None:
-    """Refuse what no cell can be found by.
+    """Refuse a template that cannot find cells.
 
     Args:
         template: ``(C, h, w)``.
         where: the file an error names.
 
     Raises:
-        InputError: not such a shape, smaller than 3 px, or of one colour: it resembles every smooth place alike.
+        InputError: not such a shape, smaller than 3 px, or of one colour: it resembles every smooth region alike.
     """
     if template.ndim != 3 or min(template.shape[1:]) < LEAST_SIDE:
         raise InputError(where, f"a template (C, h, w) of at least {LEAST_SIDE} x {LEAST_SIDE} px", f"{template.shape}")

@@ -102,7 +102,7 @@ def check_both_labels(where: str, labels: Iterable[int]) -> None:
     Raises:
         InputError: there are none of label 0, or none of label 1.
     """
-    found = Counter(labels)
-    if len(found) < len(LABEL_FOLDERS):
-        alone = ", ".join(f"{count} of label {label} alone" for label, count in found.items())
+    counts = Counter(labels)
+    if len(counts) < len(LABEL_FOLDERS):
+        alone = ", ".join(f"{count} of label {label} alone" for label, count in counts.items())
         raise InputError(where, "tiles with nuclei (label 1) and without (0)", alone or "none")

@@ -148,7 +148,7 @@ class SlideVessels(Sequence[Vessel]):
         mpp: float | None = None,
         classes: Sequence[str] | None = None,
     ) -> None:
-        from monai_ext.formats.reader import SlideReader  # it imports this package
+        from monai_ext.formats.reader import SlideReader  # imported late: it imports this package
 
         self.path, self.outlines = path, outlines
         self._reader = SlideReader(path, target_mpp, mpp)
@@ -166,8 +166,8 @@ class SlideVessels(Sequence[Vessel]):
         end = [math.ceil(min(stop, limit) / scale) for stop, limit in ((bottom, height), (right, width))]
         size = [stop - begin for begin, stop in zip(first, end, strict=True)]
         if min(size) < 1:
-            found = f"{self.names[number]} at rows {top:g} to {bottom:g}, columns {left:g} to {right:g}"
-            raise InputError(self.outlines, f"vessels inside {self.path} ({height} x {width} px)", found)
+            position = f"{self.names[number]} at rows {top:g} to {bottom:g}, columns {left:g} to {right:g}"
+            raise InputError(self.outlines, f"vessels inside {self.path} ({height} x {width} px)", position)
         return (*first, *size)
 
     def __len__(self) -> int:
@@ -194,18 +194,18 @@ class SlideVessels(Sequence[Vessel]):
 
 
 def _file_names(names: Sequence[str | None]) -> list[str]:
-    """``vessel_0001`` for what has no name; what no file should be called is replaced, and repeats are numbered."""
+    """``vessel_0001`` for what has no name; characters unfit for file names are replaced, and repeats are numbered."""
     repeats: dict[str, int] = {}  # of each name in use, as file systems compare them
-    found = []
+    unique = []
     for number, name in enumerate(names, start=1):
         plain = re.sub(r"[^\w-]+", "_", name or "").encode()[:_LONGEST_NAME].decode(errors="ignore").strip("_")
-        own = plain = plain or f"vessel_{number:04d}"
-        while own.lower() in repeats:
+        candidate = plain = plain or f"vessel_{number:04d}"
+        while candidate.lower() in repeats:
             repeats[plain.lower()] += 1
-            own = f"{plain}_{repeats[plain.lower()]}"
-        repeats[own.lower()] = 1
-        found.append(own)
-    return found
+            candidate = f"{plain}_{repeats[plain.lower()]}"
+        repeats[candidate.lower()] = 1
+        unique.append(candidate)
+    return unique
 
 
 def _outlines_of(image: str | os.PathLike, outlines: str | os.PathLike | None) -> Path | None:
@@ -223,7 +223,7 @@ def check_vessel_image(
     outlines: str | os.PathLike | None = None,
     least: int = 1,
 ) -> None:
-    """See that a vessel's image, or a slide and the outlines of its vessels, can be used; slides' pixels are not read.
+    """Check that a vessel's image, or a slide and its vessels' outlines, can be used; slides' pixels are not read.
 
     For :class:`~monai_ext.data.Cohort`, as its ``check``.
 
@@ -237,15 +237,17 @@ def check_vessel_image(
     Raises:
         InputError: if not.
     """
-    own = _outlines_of(path, outlines)
-    if own is not None:
-        vessels = SlideVessels(path, own, target_mpp, mpp)
+    outline_path = _outlines_of(path, outlines)
+    if outline_path is not None:
+        vessels = SlideVessels(path, outline_path, target_mpp, mpp)
         sizes = [vessels.size(number) for number in range(len(vessels))]
     else:
         sizes = [read_field(path, mpp, target_mpp).image.shape[1:]]
     if max(min(size) for size in sizes) < least:
-        found = "{} x {} px".format(*max(sizes, key=min))
-        raise InputError(own or path, f"a vessel of at least {least} px a side, as the largest template", found)
+        largest = "{} x {} px".format(*max(sizes, key=min))
+        raise InputError(
+            outline_path or path, f"a vessel of at least {least} px a side, as the largest template", largest
+        )
 
 
 def vessel_items(
@@ -263,7 +265,7 @@ def vessel_items(
         outlines: the outlines of all vessels of the image, GeoJSON or a mask, where there is one image only.
         mpp: um/px of all images at full resolution, in place of what they state.
         target_mpp: um/px to work at.
-        least: outlines whose crop has a side shorter than that, px at ``target_mpp``, are left out, and it is said.
+        least: outlines whose crop has a side shorter than that, px at ``target_mpp``, are left out with a message.
 
     Returns:
         Items for :class:`~monai_ext.transforms.LoadVesseld` with ``file``, the image's path, and ``last`` for the last
@@ -276,23 +278,26 @@ def vessel_items(
     if outlines is not None and len(items) > 1:
         expected = "one image; for several, <image>_vessels.geojson beside each"
         raise InputError("--outlines", expected, f"{len(items)} images")
-    found, problems = [], []
+    entries, problems = [], []
     for item in items:
         plain = {
             "file": item["image"],
             **{name: value for name, value in item.items() if name not in ("label", "centroids")},
         }
-        own = _outlines_of(item["image"], outlines)
-        if own is None:
+        outline_path = _outlines_of(item["image"], outlines)
+        if outline_path is None:
             problems += _unfit_mask(item)
-            found.append({**plain, "last": True})
+            entries.append({**plain, "last": True})
             continue
-        vessels = SlideVessels(item["image"], own, target_mpp, mpp or item.get("mpp"))
+        vessels = SlideVessels(item["image"], outline_path, target_mpp, mpp or item.get("mpp"))
         kept = [number for number in range(len(vessels)) if min(vessels.size(number)) >= least]
         if len(kept) < len(vessels):
-            print(f"{own}: {len(vessels) - len(kept)} outlines narrower than {least} px left out", file=sys.stderr)
-        of_slide = {"outlines": str(own), "group": Path(item["image"]).stem}
-        found += [
+            print(
+                f"{outline_path}: {len(vessels) - len(kept)} outlines narrower than {least} px left out",
+                file=sys.stderr,
+            )
+        of_slide = {"outlines": str(outline_path), "group": Path(item["image"]).stem}
+        entries += [
             {
                 **plain,
                 **of_slide,
@@ -305,7 +310,7 @@ def vessel_items(
         ]
     if problems:
         raise DataListError("mask", problems)
-    return found
+    return entries
 
 
 def _unfit_mask(item: Mapping[str, Any]) -> list[str]:
@@ -368,8 +373,8 @@ def check_centroids(path: str | os.PathLike, shape: Sequence[int], label: int) -
         points = read_points(path)
     except InputError as error:
         return [str(error)]
-    if found := points_outside(points, shape):
-        return [f"{path}: expected points row,col inside {shape[0]} x {shape[1]} px, found {found}"]
+    if outside := points_outside(points, shape):
+        return [f"{path}: expected points row,col inside {shape[0]} x {shape[1]} px, found {outside}"]
     if len(points) and not label:
         return [f"{path}: expected no cancerous cells in a healthy vessel (label 0), found {len(points)}"]
     return []

@@ -28,16 +28,16 @@ def hover_maps(instances: Tensor) -> Tensor:
     Returns:
         float32 ``(2, H, W)``, 0 in the background.
     """
-    found = SparseInstances.from_map(instances)
-    place = torch.stack([found.col, found.row], dim=1)
-    distance = place - found.centroids.flip(1)[found.owner]
-    owner = found.owner[:, None].expand(-1, 2)
+    nuclei = SparseInstances.from_map(instances)
+    position = torch.stack([nuclei.col, nuclei.row], dim=1)
+    distance = position - nuclei.centroids.flip(1)[nuclei.owner]
+    owner = nuclei.owner[:, None].expand(-1, 2)
     least, most = (
-        distance.new_zeros(len(found), 2).scatter_reduce_(0, owner, distance, way) for way in ("amin", "amax")
+        distance.new_zeros(len(nuclei), 2).scatter_reduce_(0, owner, distance, way) for way in ("amin", "amax")
     )
-    reach = torch.where(distance < 0, -least[found.owner], most[found.owner])
+    reach = torch.where(distance < 0, -least[nuclei.owner], most[nuclei.owner])
     maps = distance.new_zeros(2, instances.numel())
-    maps[:, found.pixel] = (distance / reach.where(reach > 0, 1)).T
+    maps[:, nuclei.pixel] = (distance / reach.where(reach > 0, 1)).T
     return maps.view(2, *instances.shape).float()
 
 

@@ -75,7 +75,7 @@ class GrowingWindow:
 
 
 def first_of_each_group(meeting: np.ndarray, count: int) -> np.ndarray:
-    """Of N things the first of each group that meet, directly or by others between them.
+    """The first of each group of N items that meet, directly or through others.
 
     Args:
         meeting: ``(2, K)`` pairs that meet.

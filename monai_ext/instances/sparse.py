@@ -88,9 +88,9 @@ class SparseInstances:
         part = (width * height).cumsum(0) // _PASTED_AT_ONCE
         owners, pixels = [], []
         for chosen in (part == number for number in part.unique()):
-            index, place = _ranges(torch.zeros_like(width[chosen]), (width * height)[chosen])
+            index, offset = _ranges(torch.zeros_like(width[chosen]), (width * height)[chosen])
             index = chosen.nonzero().squeeze(1)[index]
-            col, row = first[index, 0] + place % width[index], first[index, 1] + place // width[index]
+            col, row = first[index, 0] + offset % width[index], first[index, 1] + offset // width[index]
             inside = _interpolate(masks, boxes, index, row, col) >= threshold
             owners.append(index[inside])
             pixels.append((row * shape[1] + col)[inside])
@@ -143,16 +143,19 @@ class SparseInstances:
     def boxes(self) -> Tensor:
         """``(N, 4)`` float32 ``x0, y0, x1, y1``: the smallest that hold all pixels, ends exclusive."""
         low, high = (
-            [part.new_zeros(len(self)).scatter_reduce_(0, self.owner, part, way, include_self=False) for part in place]
-            for way, place in (("amin", (self.col, self.row)), ("amax", (self.col + 1, self.row + 1)))
+            [
+                part.new_zeros(len(self)).scatter_reduce_(0, self.owner, part, way, include_self=False)
+                for part in coordinates
+            ]
+            for way, coordinates in (("amin", (self.col, self.row)), ("amax", (self.col + 1, self.row + 1)))
         )
         return torch.stack([*low, *high], dim=1).float()
 
     @property
     def centroids(self) -> Tensor:
         """``(N, 2)`` float64 ``row, col``; whole numbers are pixel centres."""
-        place = torch.stack([self.row, self.col], dim=1).double()
-        return place.new_zeros(len(self), 2).index_add_(0, self.owner, place) / self.area[:, None]
+        position = torch.stack([self.row, self.col], dim=1).double()
+        return position.new_zeros(len(self), 2).index_add_(0, self.owner, position) / self.area[:, None]
 
     def masks(self) -> Tensor:
         """Dense masks, bool ``(N, H, W)``."""
@@ -194,12 +197,12 @@ class SparseInstances:
 
     def suppress(self, iou: float = 0.5) -> SparseInstances:
         """Leave out what has a greater IoU with an earlier instance that stays (non-maximum suppression by masks)."""
-        # alone on all its pixels: meets nobody
+        # an instance alone on all its pixels overlaps none
         covered = self.pixel.new_zeros(self.shape[0] * self.shape[1]).index_add_(0, self.pixel, self.pixel * 0 + 1)
         one, other, value = self._pairs(self, covered[self.pixel] > 1)
         meets = (one < other) & (value > iou)
         keep = [True] * len(self)
-        # few, and by rising rank, so that whether the first of them stays is settled
+        # few, and in ascending order, so that the first of each pair is decided already
         for first, second in zip(one[meets].tolist(), other[meets].tolist(), strict=True):
             keep[second] &= not keep[first]
         return self[torch.tensor(keep, dtype=torch.bool, device=self.owner.device)]
@@ -230,12 +233,12 @@ def _interpolate(masks: Tensor, boxes: Tensor, index: Tensor, row: Tensor, col: 
     """Values ``(K,)`` of the masks ``index`` at the centres of pixels, bilinear between the centres of their cells."""
     side = masks.shape[-1]
     corner, scale = boxes[:, :2], side / (boxes[:, 2:] - boxes[:, :2])
-    place = (torch.stack([col, row], dim=1) + 0.5 - corner[index]) * scale[index] - 0.5
-    place = place.clamp(0, side - 1)
-    low = place.long().clamp(max=max(side - 2, 0))
-    x, y = (place - low).unbind(1)
-    at = (index * side + low[:, 1]) * side + low[:, 0]
+    position = (torch.stack([col, row], dim=1) + 0.5 - corner[index]) * scale[index] - 0.5
+    position = position.clamp(0, side - 1)
+    low = position.long().clamp(max=max(side - 2, 0))
+    x, y = (position - low).unbind(1)
+    top_left = (index * side + low[:, 1]) * side + low[:, 0]
     right, below = (1, side) if side > 1 else (0, 0)
     values = masks.reshape(-1)
-    top = torch.lerp(values[at], values[at + right], x)
-    return torch.lerp(top, torch.lerp(values[at + below], values[at + below + right], x), y)
+    top = torch.lerp(values[top_left], values[top_left + right], x)
+    return torch.lerp(top, torch.lerp(values[top_left + below], values[top_left + below + right], x), y)

@@ -1,4 +1,4 @@
-"""What an instance network is trained on: masks, boxes, how much each counts, and where anything is known."""
+"""Targets of instance networks: masks, boxes, the weight of each, and where the truth is known."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Target(TypedDict):
             [row, row + 1), so ends are exclusive and a mask of one pixel has a box of side 1.
         weights: float32 ``(N,)`` of at least 0, how much each counts. 0 leaves it out of the loss: its area is then
             neither nucleus nor background.
-        known: bool ``(H, W)``, ``False`` where nobody has said whether there is a nucleus; ``None`` where all is
-            known. The masks are known whatever it says.
+        known: bool ``(H, W)``, ``False`` where nuclei were not annotated; ``None`` where all is known.
+            The masks are known in either case.
     """
 
     masks: Tensor
@@ -109,9 +109,9 @@ def _checked(name: str, target: Target, images: Tensor) -> Target:
     shapes = {"masks": (count, *size), "boxes": (count, 4), "weights": (count,), "known": size}
     moved = {key: None if target.get(key) is None else target[key].to(images.device) for key in shapes}
     for key, shape in shapes.items():
-        found = None if moved[key] is None else tuple(moved[key].shape)
-        if found != shape and (key, found) != ("known", None):
-            raise InputError(f"{name}, {key}", f"shape {shape}", "none" if found is None else f"shape {found}")
+        actual = None if moved[key] is None else tuple(moved[key].shape)
+        if actual != shape and (key, actual) != ("known", None):
+            raise InputError(f"{name}, {key}", f"shape {shape}", "none" if actual is None else f"shape {actual}")
     boxes, weights = moved["boxes"], moved["weights"]
     if moved["masks"].dtype != torch.bool or not moved["masks"].flatten(1).any(1).all():
         raise InputError(f"{name}, masks", "bool masks with at least one pixel each", "others")

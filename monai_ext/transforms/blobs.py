@@ -107,7 +107,7 @@ class BlobDetections(Transform):
         col, row = np.zeros((2, 0), np.intp) if inside is None else inside.reshape(-1, 2).T.astype(np.intp)
         blob, score = labels[row, col], image[row, col]
         area, mass = np.bincount(blob, minlength=1), np.bincount(blob, score, minlength=1)
-        area[0] = mass[0] = 1  # background, dropped below: only keeps the divisions quiet
+        area[0] = mass[0] = 1  # background, dropped below: avoids divisions by 0
         points = np.stack(
             [np.bincount(blob, row * score, 1) / mass, np.bincount(blob, col * score, 1) / mass, area, mass / area], 1
         )
@@ -122,7 +122,7 @@ class BlobDetections(Transform):
         return torch.from_numpy(points[kept].astype(np.float32)), convert_to_dst_type(labels, prob, dtype=np.int32)[0]
 
     def _smoothed(self, prob: NdarrayOrTensor) -> np.ndarray:
-        values = prob.float() if isinstance(prob, torch.Tensor) else prob  # numpy knows no bfloat16
+        values = prob.float() if isinstance(prob, torch.Tensor) else prob  # numpy has no bfloat16
         image = np.ascontiguousarray(convert_to_numpy(values), dtype=np.float32)
         if image.ndim == 3 and image.shape[0] == 1:
             image = image[0]

@@ -1,4 +1,4 @@
-"""Concentric labels: a disk of figure, a ring that says nothing, background (Li et al. 2019, section 3.2)."""
+"""Concentric labels: a disk of figure, an ignored ring, background (Li et al. 2019, section 3.2)."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def mask_to_boxes(mask: NdarrayOrTensor) -> np.ndarray:
         raise InputError("mask", "one channel of two dimensions", f"shape {tuple(np.shape(mask))}")
     if len(np.unique(ids[ids > 0])) <= 1:
         ids, _ = ndimage.label(ids > 0, structure=np.ones((3, 3)))
-    found = [box for box in ndimage.find_objects(ids) if box]
-    return np.array([[r.start, c.start, r.stop, c.stop] for r, c in found], np.float32).reshape(-1, 4)
+    slices = [box for box in ndimage.find_objects(ids) if box]
+    return np.array([[r.start, c.start, r.stop, c.stop] for r, c in slices], np.float32).reshape(-1, 4)
 
 
 def _centres_and_sizes(objects: NdarrayOrTensor) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What the network's maps of a vessel's mosaics say of the vessel: a diagnosis, patches, cells."""
+"""A vessel's diagnosis, patches and cells from the network's maps of its mosaics."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VESSEL_COLOURS = {
     "Tumor": (200, 0, 0),
     "Healthy cell": (30, 90, 255),
 }
-#: Those of them that do not speak for a tumour.
+#: Those of them that do not indicate a tumour.
 HEALTHY_CLASSES = ("Healthy vessel", "Healthy cell")
 
 
@@ -41,7 +41,7 @@ class VesselDiagnosis:
     Args:
         name: of the vessel.
         score: its probability of being invaded.
-        invaded: what that means.
+        invaded: whether the score is high enough.
         heat: ``(3, rows, cols)``, the probabilities of each patch's classes.
         patches: how many patches the network saw.
         cells: ``(N, 2)`` row, column, px of the image.
@@ -55,8 +55,8 @@ class VesselDiagnosis:
         >>> from monai_ext.transforms import VesselDiagnosis
         >>> heat = np.zeros((3, 2, 2))
         >>> heat[0], heat[:, 0, 1] = 1, (0, 0.2, 0.8)  # one patch with cancerous cells
-        >>> found = {"score": 0.9, "invaded": True, "heat": heat, "patches": 1, "cells": np.array([[5.0, 15.0]])}
-        >>> vessel = VesselDiagnosis("vessel_0001", **found, side=10, shape=(20, 20))
+        >>> result = {"score": 0.9, "invaded": True, "heat": heat, "patches": 1, "cells": np.array([[5.0, 15.0]])}
+        >>> vessel = VesselDiagnosis("vessel_0001", **result, side=10, shape=(20, 20))
         >>> vessel.classes.tolist()
         [[0, 2], [0, 0]]
         >>> [features.classes[0] for features in vessel.features()]
@@ -100,19 +100,19 @@ class VesselDiagnosis:
         kind = "Invaded vessel" if self.invaded else "Healthy vessel"
         shape = shapely.from_wkt(self.outline) if self.outline else self._boxes(np.zeros((1, 2)), self.shape)[0]
         look = {"colors": VESSEL_COLOURS}
-        found = [Features([shape], kind, {"probability": self.score}, names=self.name, **look)]
-        at = np.argwhere(self.classes == CANCEROUS)
-        boxes = self._boxes(at * self.side, (self.side, self.side))
-        measured = {"probability": self.heat[CANCEROUS][tuple(at.T)]}
-        found.append(Features(boxes, "Cancerous patch", measured, "detection", **look))
+        objects = [Features([shape], kind, {"probability": self.score}, names=self.name, **look)]
+        patch_index = np.argwhere(self.classes == CANCEROUS)
+        boxes = self._boxes(patch_index * self.side, (self.side, self.side))
+        measured = {"probability": self.heat[CANCEROUS][tuple(patch_index.T)]}
+        objects.append(Features(boxes, "Cancerous patch", measured, "detection", **look))
         for name, number in (("Tumor", CANCEROUS), ("Healthy cell", HEALTHY)):
             cells = self.cells[self.of_cells == number]
-            found.append(
+            objects.append(
                 Features.from_points(
                     cells, offset=self.offset, scale=self.scale, classes=name, object_types="detection", **look
                 )
             )
-        return [features for features in found if len(features)]
+        return [features for features in objects if len(features)]
 
     def _boxes(self, first: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Boxes ``(N,)`` in level 0 from the rows and columns at which they begin, cut off at the image's border."""
@@ -122,7 +122,7 @@ class VesselDiagnosis:
 
 
 class DiagnoseVesseld(MapTransform):
-    """Puts what the network says of a vessel's mosaics back into the vessel.
+    """Maps the network's output for a vessel's mosaics back into the vessel.
 
     Adds ``diagnosis``, a :class:`VesselDiagnosis`, and ``pieces``, int32 ``(1, H, W)``: where the vessel is invaded its
     connected cancerous patches, numbered from 1.
@@ -166,9 +166,9 @@ class DiagnoseVesseld(MapTransform):
         """Add what was found."""
         d = dict(data)
         for key in self.key_iterator(d):
-            found = self._diagnose(d, d[key])
-            d["diagnosis"] = found
-            d["pieces"] = found.spread(found.pieces * found.invaded)[None]
+            diagnosis = self._diagnose(d, d[key])
+            d["diagnosis"] = diagnosis
+            d["pieces"] = diagnosis.spread(diagnosis.pieces * diagnosis.invaded)[None]
         return d
 
     def _diagnose(self, d: Mapping[Hashable, Any], maps: torch.Tensor) -> VesselDiagnosis:
@@ -177,7 +177,7 @@ class DiagnoseVesseld(MapTransform):
         heat = CellGridMosaic.inverse(convert_to_tensor(maps).cpu(), order, grid).numpy()
         heat[0][heat.sum(0) == 0] = 1  # patches in no mosaic hold no cell
         patches = int((order >= 0).sum())
-        # of a vessel without cells the network has seen nothing
+        # without cells the network saw no patch of the vessel
         score = float(convert_to_numpy(d[self.score_key]).max()) if patches else 0.0
         return VesselDiagnosis(
             name=str(d.get("vessel") or Path(str(image.meta["filename_or_obj"])).stem),
@@ -188,7 +188,7 @@ class DiagnoseVesseld(MapTransform):
             cells=convert_to_numpy(d[self.points_key])[:, :2],
             side=int(d["patch_px"]),
             shape=tuple(image.shape[1:]),
-            offset=tuple(float(at) for at in image.meta.get("offset", (0, 0))),
+            offset=tuple(float(corner) for corner in image.meta.get("offset", (0, 0))),
             scale=float(image.meta["scale"]),
             outline=d.get("outline"),
         )

@@ -24,7 +24,7 @@ class LoadFieldd(MapTransform):
     """Loads images as 8-bit RGB at ``target_mpp`` and brings their points to the same grid.
 
     A file's resolution is the first that is known of: ``mpp`` here, the item's ``mpp``, what the file states. Where
-    nobody knows, the image is taken as it is.
+    all are unknown, the image is not resampled.
 
     Args:
         keys: paths of images or slides; become uint8 MetaTensors ``(3, H, W)`` whose metadata hold

@@ -1,4 +1,4 @@
-"""From instances to what a segmentation network is trained on."""
+"""From instances to targets of segmentation networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From instance maps to what an instance network is trained on, and two sets of instances made one."""
+"""Instance maps as targets of instance networks, and sets of instances merged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class InstancesToTargetd(MapTransform):
 
     Args:
         keys: of instance maps, integers ``(1, H, W)``.
-        known_key: of a mask ``(1, H, W)``, not 0 where it is known what there is; data without it know all.
+        known_key: of a mask ``(1, H, W)``, not 0 where the truth is known; without it all is known.
         allow_missing_keys: pass over keys that are not there.
 
     Examples:
@@ -47,7 +47,7 @@ class InstancesToTargetd(MapTransform):
 
 
 class KeepSured(MapTransform):
-    """Leaves out the instances that are not sure enough.
+    """Leaves out the instances that score too low.
 
     Args:
         keys: of instance maps, integers ``(1, H, W)``.
@@ -81,7 +81,7 @@ class KeepSured(MapTransform):
 
 
 class PickInstancesd(MapTransform):
-    """Keeps some instances, drawn by chance: true masks in the place of seeds (Zhou et al. 2023, Table V).
+    """Keeps some instances, drawn by chance: true masks instead of seeds (Zhou et al. 2023, Table V).
 
     Args:
         keys: of instance maps, integers ``(1, H, W)``; become int32 maps, numbered from 1 without gaps.

@@ -17,7 +17,7 @@ from monai_ext.base.errors import InputError
 
 __all__ = ["NucleusInstances", "NucleusInstancesd", "split_touching"]
 
-_UNITS = 64  # heights are whole numbers of this fraction of a px, so that no rounding depends on the place
+_UNITS = 64  # heights are whole numbers of this fraction of a px, so that no rounding depends on the position
 _SLACK = 1e-6  # what float32 activations leave as noise
 
 
@@ -47,11 +47,11 @@ def split_touching(mask: np.ndarray, sigma: float = 1.0, depth: float = 0.25) ->
     """
     inside = cv2.copyMakeBorder(mask.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     height = _heights(inside, sigma)
-    place = np.flatnonzero(inside.reshape(-1).view(bool))
-    peak_of, peaks = _climb(height, place, inside.shape[1])
+    pixels = np.flatnonzero(inside.reshape(-1).view(bool))
+    peak_of, peaks = _climb(height, pixels, inside.shape[1])
     basins = np.zeros(height.size, np.int32)
-    basins[place] = peak_of
-    owner = _merge_basins(basins, height, place[peaks], inside.shape[1], max(1, round(depth * _UNITS)))
+    basins[pixels] = peak_of
+    owner = _merge_basins(basins, height, pixels[peaks], inside.shape[1], max(1, round(depth * _UNITS)))
     number = np.unique(owner, return_inverse=True)[1]
     parts = np.concatenate([[0], number + 1]).astype(np.int32)[basins]
     return np.ascontiguousarray(parts.reshape(inside.shape)[1:-1, 1:-1])
@@ -68,8 +68,8 @@ def _heights(inside: np.ndarray, sigma: float) -> np.ndarray:
     return height.reshape(-1)
 
 
-def _climb(height: np.ndarray, place: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The peak, from 1, that each place's way up ends at, and which of the places are peaks."""
+def _climb(height: np.ndarray, pixels: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The peak, from 1, that each pixel's way up ends at, and which of the pixels are peaks."""
     steps = np.array([-width - 1, -width, -width + 1, -1, 0, 1, width - 1, width, width + 1])
     # the height with the step's number below it: the largest is the highest neighbour, of equal ones the last in
     # order, so that no two pixels are equally high and a plateau has one way out
@@ -80,13 +80,13 @@ def _climb(height: np.ndarray, place: np.ndarray, width: int) -> tuple[np.ndarra
         if step:
             np.add(key[width + 1 + step : len(key) - width - 1 + step], np.uint32(number), out=neighbour)
             np.maximum(best, neighbour, out=best)
-    step = best[place - (width + 1)] & 15
+    step = best[pixels - (width + 1)] & 15
     index = np.zeros(len(height), np.int32)
-    index[place] = np.arange(len(place), dtype=np.int32)
-    above = index[place + steps[step]]
+    index[pixels] = np.arange(len(pixels), dtype=np.int32)
+    above = index[pixels + steps[step]]
     peaks = np.flatnonzero(step == 4)
     above = _ends(above)
-    number = np.zeros(len(place), np.int32)
+    number = np.zeros(len(pixels), np.int32)
     number[peaks] = np.arange(1, len(peaks) + 1)
     return number[above], peaks
 
@@ -103,8 +103,8 @@ def _merge_basins(basins: np.ndarray, height: np.ndarray, peaks: np.ndarray, wid
     sides = []
     for step in (1, width - 1, width, width + 1):
         one, other = basins[:-step], basins[step:]
-        at = np.flatnonzero((one != other) & (one != 0) & (other != 0))
-        sides.append((one[at] - 1, other[at] - 1, np.minimum(height[at], height[at + step])))
+        border = np.flatnonzero((one != other) & (one != 0) & (other != 0))
+        sides.append((one[border] - 1, other[border] - 1, np.minimum(height[border], height[border + step])))
     one, other, level = (np.concatenate(part) for part in zip(*sides, strict=True))
     top = height[peaks].astype(np.int64)
     shallow = np.minimum(top[one], top[other]) - level < depth  # the others never become so: peaks only grow

@@ -194,7 +194,7 @@ class KCFPseudoMask(Transform):
         return max(side for template in self._filters for side in template.shape[1:])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Spectra are no setting: caches are named by what is left."""
+        """The settings without the spectra, by which caches are named."""
         state = {**self.__dict__, "_banks": {}}
         state.pop("_size_of", None)
         return state
@@ -221,22 +221,22 @@ class KCFPseudoMask(Transform):
         return convert_to_dst_type(disks, image, dtype=bool if isinstance(image, np.ndarray) else torch.bool)[0]
 
     def points(self, image: NdarrayOrTensor) -> torch.Tensor:
-        """Find the cells' places; see :meth:`__call__` for the image.
+        """Find the cells' positions; see :meth:`__call__` for the image.
 
         Returns:
             float32 CPU tensor ``(N, 4)``: row, column (px), response and number of the template, highest response
             first.
         """
         image = self._checked(image)
-        found, near = [], self.distance
+        candidates, near = [], self.distance
         for row, col, response, which in self._blocks(image, near):
             inner = slice(near, -near)
-            place = (response == _highest_around(response, near))[inner, inner]
-            place &= response[inner, inner] >= self.least
-            at = place.nonzero()
-            values = (response[inner, inner][place], which[inner, inner][place])
-            found.append(torch.stack([at[:, 0] + row, at[:, 1] + col, *values], dim=1).cpu().double())
-        points = torch.cat(found)
+            maxima = (response == _highest_around(response, near))[inner, inner]
+            maxima &= response[inner, inner] >= self.least
+            position = maxima.nonzero()
+            values = (response[inner, inner][maxima], which[inner, inner][maxima])
+            candidates.append(torch.stack([position[:, 0] + row, position[:, 1] + col, *values], dim=1).cpu().double())
+        points = torch.cat(candidates)
         points = points[points[:, 2] >= self.threshold * points[:, 2].max()] if len(points) else points
         points = points[np.lexsort(points[:, [1, 0, 2]].numpy().T * [[1], [1], [-1]])]
         # maxima this near are equally high: of a plateau one stays
@@ -288,8 +288,8 @@ class KCFPseudoMask(Transform):
                 response, which = self._respond(bank, _window(image, row - halo, col - halo, side))
                 response, which = response[outer, outer], which[outer, outer]
                 for axis, first, end in ((0, row, height), (1, col, width)):
-                    place = torch.arange(first - margin, first + step + margin, device=image.device)
-                    beyond = ((place < 0) | (place >= end)).nonzero().squeeze(1)
+                    pixel = torch.arange(first - margin, first + step + margin, device=image.device)
+                    beyond = ((pixel < 0) | (pixel >= end)).nonzero().squeeze(1)
                     response.index_fill_(axis, beyond, -torch.inf)
                 yield row, col, response, which // self.rotations
 
@@ -300,10 +300,10 @@ class KCFPseudoMask(Transform):
         energy = torch.fft.irfft2(torch.fft.rfft2(block.square().sum(0)) * bank.boxes, s=size)
         highest, which = None, None
         for first in range(0, len(bank.templates), _AT_ONCE):
-            some = slice(first, first + _AT_ONCE)
-            overlap = torch.fft.irfft2((spectrum * bank.templates[some]).sum(1), s=size)
-            kernel = overlap.sub_(energy[self._size_of[some]]).sub_(bank.energies[some]).clamp_(max=0).exp_()
-            response = torch.fft.irfft2(torch.fft.rfft2(kernel) * bank.weights[some], s=size)
+            filters = slice(first, first + _AT_ONCE)
+            overlap = torch.fft.irfft2((spectrum * bank.templates[filters]).sum(1), s=size)
+            kernel = overlap.sub_(energy[self._size_of[filters]]).sub_(bank.energies[filters]).clamp_(max=0).exp_()
+            response = torch.fft.irfft2(torch.fft.rfft2(kernel) * bank.weights[filters], s=size)
             values, number = response.max(dim=0)
             if highest is None:
                 highest, which = values, number
@@ -366,7 +366,7 @@ class KCFPseudoMaskd(MapTransform):
         keys: images ``(C, H, W)``.
         templates: see :class:`KCFPseudoMask`.
         mask_key: where the mask goes, bool ``(1, H, W)``.
-        points_key: where the cells' places go, float32 ``(N, 4)``; ``None`` leaves them out.
+        points_key: where the cells' positions go, float32 ``(N, 4)``; ``None`` leaves them out.
         allow_missing_keys: pass over keys that are not there.
         **options: further arguments of :class:`KCFPseudoMask`.
 

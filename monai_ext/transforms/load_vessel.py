@@ -70,7 +70,7 @@ class LoadVesseld(MapTransform):
         self._open: tuple[Any, SlideVessels | None] = (None, None)
 
     def __getstate__(self) -> dict[str, Any]:
-        """An open slide is no setting: caches are named by what is left."""
+        """The settings without the open slide, by which caches are named."""
         return self.__dict__ | {"_open": (None, None)}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -36,7 +36,7 @@ WHITE = 255
 class CutCellPatches(Transform):
     """The patches of a vessel that hold any part of a cell, brought to one size.
 
-    It decides nothing by chance and leaves little of a large vessel, so it is what a data set should cache.
+    It is deterministic and leaves little of a large vessel, so it is what a data set should cache.
 
     Args:
         cell_size: mean size of a cell, px of the vessel's image; :class:`~monai_ext.transforms.KCFPseudoMask` has it
@@ -133,7 +133,7 @@ class CellGridMosaic(Randomizable, Transform):
         shuffle: draw the order of the patches.
         limit: ``"draw"`` or ``"split"``; by default the former where patches are shuffled, else the latter.
         spacing: use each second (2) or third (3) row and column only. A graph convolution is a mean over nine places,
-            so of patches that lie side by side the locating head says nearly the same; apart, each has its own answer.
+            so the locating head predicts nearly the same for adjacent patches; apart, each has its own prediction.
 
     Raises:
         InputError: an argument outside its range.
@@ -191,7 +191,7 @@ class CellGridMosaic(Randomizable, Transform):
             ``(1, grid, grid)``, the number of the patch at each place, -1 where it is blank; and, where classes are
             given, ``classes``, int64 ``(1, grid, grid)``, 0 where it is blank.
         """
-        patches, numbers, cells = (convert_to_tensor(given, track_meta=False) for given in (patches, numbers, cells))
+        patches, numbers, cells = (convert_to_tensor(value, track_meta=False) for value in (patches, numbers, cells))
         # of each kind, its values by patch and that of a blank place
         grids = {"cells": (cells, False), "order": (numbers, -1)}
         if classes is not None:
@@ -202,13 +202,13 @@ class CellGridMosaic(Randomizable, Transform):
     def _mosaic(
         self, patches: torch.Tensor, grids: Mapping[str, tuple[torch.Tensor, int]], order: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        def laid(values: torch.Tensor, blank: int) -> torch.Tensor:
+        def arrange(values: torch.Tensor, blank: int) -> torch.Tensor:
             filled = values.new_full((self.grid**2, *values.shape[1:]), blank)
             filled[self.places[: len(order)]] = values[order]
             return filled
 
-        image = _joined(laid(patches, WHITE), (self.grid, self.grid))
-        return {"image": image} | {name: laid(*grid).view(1, self.grid, self.grid) for name, grid in grids.items()}
+        image = _joined(arrange(patches, WHITE), (self.grid, self.grid))
+        return {"image": image} | {name: arrange(*grid).view(1, self.grid, self.grid) for name, grid in grids.items()}
 
     @staticmethod
     def inverse(
@@ -217,7 +217,7 @@ class CellGridMosaic(Randomizable, Transform):
         grid_shape: Sequence[int],
         fill: float = 0,
     ) -> torch.Tensor:
-        """Put what belongs to the places of a vessel's mosaics back to where their patches lie.
+        """Map values of the places of a vessel's mosaics back to where their patches lie.
 
         Args:
             values: of one mosaic ``(C, grid s, grid s)``, s x s values of each place: a map of the network (s = 1) or
@@ -232,12 +232,12 @@ class CellGridMosaic(Randomizable, Transform):
         Raises:
             InputError: values that do not fit the order, or numbers beyond the vessel.
         """
-        values, order = (_batched(given, name) for given, name in ((values, "values"), (order, "order")))
+        values, order = (_batched(value, name) for value, name in ((values, "values"), (order, "order")))
         grid, (rows, cols) = order.shape[-1], grid_shape
         side = values.shape[-1] // grid
         if values.shape[0] != order.shape[0] or values.shape[-2:] != (side * grid,) * 2 or not side:
-            found = f"{tuple(values.shape)} and {tuple(order.shape)}"
-            raise InputError("values", "(C, grid s, grid s) for each order (1, grid, grid)", found)
+            shapes = f"{tuple(values.shape)} and {tuple(order.shape)}"
+            raise InputError("values", "(C, grid s, grid s) for each order (1, grid, grid)", shapes)
         origin = order.reshape(-1).to(values.device)
         if origin.numel() and int(origin.max()) >= rows * cols:
             raise InputError("order", f"patches of {rows} x {cols}", f"number {int(origin.max())}")
@@ -263,8 +263,8 @@ def _parted(image: torch.Tensor, grid: int) -> torch.Tensor:
     return parts.reshape(grid * grid, channels, side, side)
 
 
-def _batched(given: Any, name: str) -> torch.Tensor:
-    stacked = torch.stack([torch.as_tensor(one) for one in given]) if isinstance(given, (list, tuple)) else given
+def _batched(values: Any, name: str) -> torch.Tensor:
+    stacked = torch.stack([torch.as_tensor(one) for one in values]) if isinstance(values, (list, tuple)) else values
     stacked = convert_to_tensor(stacked, track_meta=False)
     stacked = stacked[None] if stacked.ndim == 3 else stacked
     if stacked.ndim != 4:
@@ -340,11 +340,11 @@ class CutCellPatchesd(MapTransform):
 
 
 class PatchClassesd(MapTransform):
-    """What centroids of cancerous cells say of the patches that :class:`CutCellPatchesd` cut.
+    """Classes of the patches of :class:`CutCellPatchesd`, from centroids of cancerous cells.
 
     A patch with at least one centroid is cancerous (our reading of the paper). Adds ``patch_classes``, int64 ``(N,)``:
-    2 cancerous, 1 a cell without, 0 neither; all -100, which losses ignore, where nobody marked an invaded vessel's
-    cells. And ``missed``, the number of cancerous patches that were not cut, as no cell was found there; -1 where
+    2 cancerous, 1 a cell without, 0 neither; all -100, which losses ignore, where an invaded vessel's cells are not
+    marked. And ``missed``, the number of cancerous patches that were not cut, as no cell was found there; -1 where
     unknown.
 
     Args:
@@ -369,16 +369,16 @@ class PatchClassesd(MapTransform):
         """Add the classes."""
         d = dict(data)
         numbers, classes = d["patch_numbers"], d["patch_cells"].long()
-        known = [convert_to_tensor(d.pop(key), track_meta=False) for key in self.key_iterator(d)]
+        centroids = [convert_to_tensor(d.pop(key), track_meta=False) for key in self.key_iterator(d)]
         invaded = bool(d[self.label_key])
-        there = torch.zeros(0, dtype=torch.int64)
-        if known and invaded:
-            at = torch.div(known[0].round().long(), d["patch_px"], rounding_mode="floor")
-            there = torch.unique(at[:, 0] * int(d["grid_shape"][1]) + at[:, 1])
-        cancerous = torch.isin(numbers, there)
-        unknown = invaded and not known
+        marked = torch.zeros(0, dtype=torch.int64)
+        if centroids and invaded:
+            patch = torch.div(centroids[0].round().long(), d["patch_px"], rounding_mode="floor")
+            marked = torch.unique(patch[:, 0] * int(d["grid_shape"][1]) + patch[:, 1])
+        cancerous = torch.isin(numbers, marked)
+        unknown = invaded and not centroids
         d["patch_classes"] = torch.full_like(classes, -100) if unknown else classes.masked_fill(cancerous, 2)
-        d["missed"] = -1 if unknown else len(there) - int(cancerous.sum())
+        d["missed"] = -1 if unknown else len(marked) - int(cancerous.sum())
         return d
 
 
@@ -433,13 +433,13 @@ class CellGridMosaicd(Randomizable, MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any] | list[dict[Hashable, Any]]:
         """Put the mosaic, or the mosaics, together."""
         d = dict(data)
-        found = [d]
+        items = [d]
         for key in self.key_iterator(d):
-            made = self.mosaic(d[key], d.pop("patch_numbers"), d.pop("patch_cells"), d.pop("patch_classes", None))
+            mosaics = self.mosaic(d[key], d.pop("patch_numbers"), d.pop("patch_cells"), d.pop("patch_classes", None))
             if self.stack:
-                made = [{name: torch.stack([one[name] for one in made]) for name in made[0]}]
-            found = [
-                d | {key: one.pop("image"), **one, "mosaic": number, "mosaics": len(made)}
-                for number, one in enumerate(made)
+                mosaics = [{name: torch.stack([mosaic[name] for mosaic in mosaics]) for name in mosaics[0]}]
+            items = [
+                d | {key: mosaic.pop("image"), **mosaic, "mosaic": number, "mosaics": len(mosaics)}
+                for number, mosaic in enumerate(mosaics)
             ]
-        return found if self.mosaic.limit == "split" and not self.stack else found[0]
+        return items if self.mosaic.limit == "split" and not self.stack else items[0]

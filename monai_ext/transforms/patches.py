@@ -1,4 +1,4 @@
-"""Training patches of a field, with or without points: place, rotation, shift and mirror in one interpolation."""
+"""Training patches of a field, with or without points: position, rotation, shift and mirror in one interpolation."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class RandFieldPatchesd(Randomizable, MapTransform):
     the field is ``fill``, white glass, and therefore honest background.
 
     Args:
-        keys: images and masks ``(C, H, W)``, and points ``(N, 2)`` row, column; which is which is told from
-            ``points_key``.
+        keys: images and masks ``(C, H, W)``, and points ``(N, 2)`` row, column; ``points_key`` tells
+            which is which.
         points_key: the key of the points; None for fields without any, where every patch is as a negative one.
         size: side of a patch, px.
         num_samples: patches per field and epoch.
@@ -167,8 +167,8 @@ class RandFieldPatchesd(Randomizable, MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:
         """``num_samples`` dictionaries with the patches; points whose ring cannot reach a patch are dropped."""
-        given = () if self.points_key is None else data[self.points_key]
-        points = convert_to_numpy(given, wrap_sequence=True).reshape(-1, 2)
+        labels = () if self.points_key is None else data[self.points_key]
+        points = convert_to_numpy(labels, wrap_sequence=True).reshape(-1, 2)
         others = [k for k in self.key_iterator(data) if k != self.points_key]
         # channels last, once for all patches of the field
         arrays = {k: np.ascontiguousarray(np.moveaxis(convert_to_numpy(data[k]), 0, -1)) for k in others}

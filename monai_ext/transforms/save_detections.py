@@ -1,4 +1,4 @@
-"""The files that detections leave behind: GeoJSON for QuPath, a picture, a row of a table."""
+"""The files of detections: GeoJSON for QuPath, a picture, a row of a table."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def detection_features(
     if mpp:
         measurements["area_um2"] = points[:, 2] * mpp**2
     look = {"classes": classification, "colors": {classification: colour}}
-    found = [Features.from_points(points[:, :2], scale=scale, measurements=measurements, **look)]
+    features = [Features.from_points(points[:, :2], scale=scale, measurements=measurements, **look)]
     if labels is not None:
         ids, outlines = label_map_to_polygons(labels, scale=scale)
-        own = {name: values[ids - 1] for name, values in measurements.items()}
-        found.append(Features(outlines, measurements=own, object_types="detection", **look))
-    return found
+        blob_measurements = {name: values[ids - 1] for name, values in measurements.items()}
+        features.append(Features(outlines, measurements=blob_measurements, object_types="detection", **look))
+    return features
 
 
 class SaveDetectionsd(MapTransform):
@@ -70,8 +70,8 @@ class SaveDetectionsd(MapTransform):
       QuPath's coordinates: pixels of the file's full resolution, a pixel's centre at one half.
     - ``a/b_overlay.png``: detections circled, blobs outlined, the hot spot as a thin dark circle.
     - ``summary.csv``: one row for each image with its count, area in mm2, density and 2 mm2 hot spot
-      (:func:`~monai_ext.formats.hotspot.mitosis_summary`), its place in pixels of the file's full resolution. Rows are
-      added as images are done, by any number of processes; the row of an image that is done again is replaced.
+      (:func:`~monai_ext.formats.hotspot.mitosis_summary`), its position in pixels of the file's full resolution. Rows
+      are added as images are done, by any number of processes; the row of an image that is done again is replaced.
 
     Where two images differ only in their suffix, the second keeps its suffix in its files' names.
 

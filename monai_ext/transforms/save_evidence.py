@@ -1,4 +1,4 @@
-"""The files that a score and its evidence leave behind: GeoJSON for QuPath, pictures, a row of a table."""
+"""The files of a score and its evidence: GeoJSON for QuPath, pictures, a row of a table."""
 
 from __future__ import annotations
 

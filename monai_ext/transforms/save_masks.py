@@ -28,7 +28,7 @@ class SaveMasksd(MapTransform):
         keys: of maps ``(1, H, W)``: instances, or masks (bool).
         names: under which keys the data list has them; as many as ``keys``. Each is a folder of ``output_dir``.
         output_dir: the data set's folder.
-        lists: items by the list's name, as ``load_datalist`` gives them. Files are named after the images' places
+        lists: items by the list's name, as ``load_datalist`` gives them. Files are named after the images' paths
             below the folder that holds them all.
         image_key: the image, a MetaTensor as ``LoadFieldd`` gives it.
         allow_missing_keys: pass over keys that are not there.
@@ -83,7 +83,7 @@ class SaveMasksd(MapTransform):
         """Write ``dataset.json``: the lists with the maps that were written, paths relative to the data set.
 
         Args:
-            needed: what to say if there is not one instance in all maps of the first key; ``None`` if that is fine.
+            needed: what the error expects where all maps of the first key are empty; ``None`` if that is fine.
 
         Returns:
             the path of ``dataset.json``.
@@ -100,8 +100,8 @@ class SaveMasksd(MapTransform):
         return path
 
     def _item(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        own = {key: self._relative(value) for key, value in item.items()}
-        return own | self._maps.get(Path(item["image"]).resolve(), {})
+        entry = {key: self._relative(value) for key, value in item.items()}
+        return entry | self._maps.get(Path(item["image"]).resolve(), {})
 
     def _relative(self, value: Any) -> Any:
         is_path = isinstance(value, str) and Path(value).is_file()

@@ -43,7 +43,7 @@ class SaveNucleid(MapTransform):
         data_root_dir: folder that the images lie below; names of files come from it.
         annotations_key: of ``{name: GeoJSON file}``, in pixels of the image's file.
         classes_key: of a class map's file; it becomes the annotation ``classes_as``.
-        classes_as: name of what the class map says.
+        classes_as: name of the class map's annotation.
         part_key: of the list that an item is from: training, validation or test.
         image_key: the image, a MetaTensor ``(3, H, W)`` before any normalisation, as ``LoadFieldd`` gives it.
         size: side of the patches, px.
@@ -123,19 +123,21 @@ class SaveNucleid(MapTransform):
         self, data: Mapping[Hashable, Any], file: Path, image: MetaTensor
     ) -> dict[str, Features | np.ndarray]:
         scale = float(image.meta.get("scale") or 1)
-        given = dict(data.get(self.annotations_key) or {})
-        found: dict[str, Features | np.ndarray] = {
-            n: _scaled(read_geojson(p, nuclei=True), scale) for n, p in given.items()
+        files = dict(data.get(self.annotations_key) or {})
+        annotations: dict[str, Features | np.ndarray] = {
+            n: _scaled(read_geojson(p, nuclei=True), scale) for n, p in files.items()
         }
         classes = data.get(self.classes_key)
-        if classes is not None and self.classes_as not in found:
-            found[self.classes_as] = read_mask(classes)
+        if classes is not None and self.classes_as not in annotations:
+            annotations[self.classes_as] = read_mask(classes)
             if scale != 1:  # the file's pixels became the loaded image's
                 size = image.shape[:0:-1]
-                found[self.classes_as] = cv2.resize(found[self.classes_as], size, interpolation=cv2.INTER_NEAREST_EXACT)
-        if not found:
+                annotations[self.classes_as] = cv2.resize(
+                    annotations[self.classes_as], size, interpolation=cv2.INTER_NEAREST_EXACT
+                )
+        if not annotations:
             raise InputError(file, f"{self.annotations_key!r} or {self.classes_key!r} in its item", "neither")
-        return found
+        return annotations
 
 
 def _scaled(features: Features, scale: float) -> Features:

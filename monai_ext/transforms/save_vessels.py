@@ -1,4 +1,4 @@
-"""The files that a vessel's diagnosis leaves behind: GeoJSON for QuPath, pictures, a row of a table."""
+"""The files of a vessel's diagnosis: GeoJSON for QuPath, pictures, a row of a table."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SaveVesseld(MapTransform):
       cancerous patches with theirs, and the cells by the class of the patch they lie in.
 
     A vessel of a slide ``a/b.svs`` has its pictures in ``a/b/<vessel>_overlay.png`` and so on; one ``a/b.geojson`` has
-    all of the slide's. When the last vessel of a file is written the file is noted as done in the state file. The item
+    all of the slide's. When the last vessel of a file is written the file is marked as done in the state file. The item
     gets ``row``, a row of :class:`~monai_ext.handlers.VesselSummary`.
 
     Args:
@@ -83,32 +83,32 @@ class SaveVesseld(MapTransform):
             d["row"] = self._save(d, d[key])
         return d
 
-    def _save(self, d: Mapping[Hashable, Any], found: VesselDiagnosis) -> dict[str, Any]:
+    def _save(self, d: Mapping[Hashable, Any], vessel: VesselDiagnosis) -> dict[str, Any]:
         """Write a vessel's files; returns its row of the summary."""
         image = d[self.source_key]
         source = self.files.source(image, self.source_key)
-        stem = source.with_suffix("") / f"{found.name}.png" if "outlines" in d else source
-        shown, classes = (self.files.path(stem, ending) for ending in (OVERLAY, CLASSES))
-        write_png(classes, found.spread(found.classes))
-        self.files.write_picture(shown, _picture(image, found, self.files.max_side))
-        self._features += found.features()
+        stem = source.with_suffix("") / f"{vessel.name}.png" if "outlines" in d else source
+        overlay_path, classes_path = (self.files.path(stem, ending) for ending in (OVERLAY, CLASSES))
+        write_png(classes_path, vessel.spread(vessel.classes))
+        self.files.write_picture(overlay_path, _picture(image, vessel, self.files.max_side))
+        self._features += vessel.features()
         if bool(d.get("last", True)):
             self._finish(source, str(d["file"]))
         return {
             "slide": str(d.get("group") or (source.stem if "outlines" in d else source.parent.name or source.stem)),
-            "vessel": found.name,
-            "probability": round(found.score, 6),
-            "invaded": found.invaded,
-            "cells": len(found.cells),
-            "suspicious_cells": int((found.of_cells == CANCEROUS).sum()),
-            "patches": found.patches,
-            "cancerous_patches": int((found.classes == CANCEROUS).sum()),
+            "vessel": vessel.name,
+            "probability": round(vessel.score, 6),
+            "invaded": vessel.invaded,
+            "cells": len(vessel.cells),
+            "suspicious_cells": int((vessel.of_cells == CANCEROUS).sum()),
+            "patches": vessel.patches,
+            "cancerous_patches": int((vessel.classes == CANCEROUS).sum()),
             "image": source.as_posix(),
-            "overlay": shown.relative_to(self.files.output_dir).as_posix(),
+            "overlay": overlay_path.relative_to(self.files.output_dir).as_posix(),
         }
 
     def _finish(self, source: Path, file: str) -> None:
-        """Write the objects of all vessels of a file, and note it as done."""
+        """Write the objects of all vessels of a file, and mark it as done."""
         with GeoJSONWriter(self.files.path(source, ".geojson")) as writer:
             for features in self._features:
                 writer.write(features)
@@ -116,18 +116,18 @@ class SaveVesseld(MapTransform):
         self.cohort.done(file)
 
 
-def _picture(image: Any, found: VesselDiagnosis, max_side: int) -> np.ndarray:
+def _picture(image: Any, vessel: VesselDiagnosis, max_side: int) -> np.ndarray:
     """The image beside itself, with the probability of cancerous cells and the patches called so.
 
     It has its final size before anything is drawn: a vessel of 10,000 px takes no more memory than its picture.
     """
-    height, width = found.shape
+    height, width = vessel.shape
     scale = min(max(1, round(_SMALLEST_SIDE / max(height, width))), max_side / max(height, 2 * width))
     size = (max(1, int(height * scale)), max(1, int(width * scale)))
     interpolation = cv2.INTER_NEAREST if scale >= 1 else cv2.INTER_AREA
     plain = cv2.resize(overlay(image, channel_dim=0), size[::-1], interpolation=interpolation)
-    at = np.ix_(*((np.arange(side) / scale).astype(int) // found.side for side in size))
-    heat, patches = found.heat[CANCEROUS][at], found.pieces[at]
-    outlined = {"classes": ["Tumor"] * int(found.pieces.max()), "colours": VESSEL_COLOURS}
+    patch_index = np.ix_(*((np.arange(side) / scale).astype(int) // vessel.side for side in size))
+    heat, patches = vessel.heat[CANCEROUS][patch_index], vessel.pieces[patch_index]
+    outlined = {"classes": ["Tumor"] * int(vessel.pieces.max()), "colours": VESSEL_COLOURS}
     marked = overlay(plain, heat=heat, labels=patches, heat_alpha=0.4, channel_dim=-1, **outlined)
     return np.concatenate([plain, np.full((size[0], 4, 3), 255, np.uint8), marked], axis=1)

@@ -1,4 +1,4 @@
-"""Seeds of nuclei from what a classifier of tiles saw (Zhou et al. 2023, section III-A and Fig. 2)."""
+"""Seeds of nuclei from the relevance maps of a tile classifier (Zhou et al. 2023, section III-A and Fig. 2)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class SeedMasksFromRelevance(Transform):
         quantile: of the positive relevance, which stands for its maximum; 1, the maximum itself, in the paper. Below, a
             single spot cannot push all others under ``theta``.
         seed: of the random choice, which depends on it and on the map's components alone: not on how many maps came
-            before, so that a stopped run goes on as it would have.
+            before, so that a resumed run gives the same seeds.
         background: share of the maximum below which a pixel is taken for background by :meth:`settled`.
 
     Raises:
@@ -119,7 +119,7 @@ class SeedMasksFromRelevance(Transform):
         return seeds, convert_to_dst_type(score[kept], relevance, dtype=np.float32)[0]
 
     def settled(self, relevance: NdarrayOrTensor, seeds: NdarrayOrTensor) -> NdarrayOrTensor:
-        """Where it is known what there is: in seeds, and where the response is so low that there is no nucleus.
+        """Where the truth is known: in seeds, and where the response is so low that there is no nucleus.
 
         The rest are nuclei that were not kept and what surrounds all of them. Not in the paper; for back ends that are
         to learn nothing there.
@@ -131,8 +131,8 @@ class SeedMasksFromRelevance(Transform):
         Returns:
             bool ``(1, H, W)`` of the seeds' kind.
         """
-        known = (self._response(relevance) < self.background) | (convert_to_numpy(seeds)[0] > 0)
-        return convert_to_dst_type(known[None], seeds, dtype=bool)[0]
+        certain = (self._response(relevance) < self.background) | (convert_to_numpy(seeds)[0] > 0)
+        return convert_to_dst_type(certain[None], seeds, dtype=bool)[0]
 
     def _response(self, relevance: NdarrayOrTensor) -> np.ndarray:
         """The positive part as a share of its maximum."""
@@ -224,8 +224,8 @@ class SeedMasksFromRelevanced(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add seeds and scores; raises InputError where a map is unusable."""
         d = dict(data)
-        own = (self.seeds_key, self.scores_key, self.known_key)
-        for key, seeds_key, scores_key, known_key in self.key_iterator(d, *own):
+        result_keys = (self.seeds_key, self.scores_key, self.known_key)
+        for key, seeds_key, scores_key, known_key in self.key_iterator(d, *result_keys):
             d[seeds_key], scores = self.find(d[key])
             if scores_key is not None:
                 d[scores_key] = scores

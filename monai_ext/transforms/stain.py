@@ -1,4 +1,4 @@
-"""Stain normalisation and augmentation of H&E images; :mod:`monai_ext.base.stain` holds what is behind them.
+"""Stain normalisation and augmentation of H&E images; :mod:`monai_ext.base.stain` holds the algorithms.
 
 Images are RGB and channel-first, ``(3, H, W)`` or batched ``(B, 3, H, W)``, on any device: numpy arrays, tensors or
 MetaTensors; what comes back has the same kind, dtype and value range.
@@ -92,9 +92,9 @@ class MacenkoNormalize(Transform):
             self._aim_at(reference)
 
     def settings(self) -> dict[str, Any]:
-        """All that decides the result, but for the image and what :meth:`fit` found, as JSON takes it."""
-        own = {name: value for name, value in vars(self).items() if name != "source"}
-        return {name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in own.items()}
+        """All that determines the result, but for the image and what :meth:`fit` found, as JSON values."""
+        options = {name: value for name, value in vars(self).items() if name != "source"}
+        return {name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in options.items()}
 
     def _estimate(self, image: NdarrayOrTensor | Iterable[NdarrayOrTensor]) -> Stains:
         return estimate_stains(
@@ -128,12 +128,12 @@ class MacenkoNormalize(Transform):
         """
         batch = StainBatch(image, self.source_intensity, self.max_value)
         source = self.source or stains_of_density(batch.density(self.max_pixels), self.alpha, self.beta)
-        vectors, maxima, found = (value.to(batch.pixels.device) for value in source)
+        vectors, maxima, reliable = (value.to(batch.pixels.device) for value in source)
         scaled = self.target_stains.to(vectors) * (self.target_maxima.to(maxima) / maxima)[..., None, :]
-        matrix = torch.where(found[..., None, None], scaled @ unmix(vectors), torch.eye(3).to(vectors))
+        matrix = torch.where(reliable[..., None, None], scaled @ unmix(vectors), torch.eye(3).to(vectors))
         out = batch.apply(matrix)
-        if not found.all():  # untouched, where the way through logarithms would round
-            out = torch.where(found.view(-1, 1, 1, 1), out, batch.pixels)
+        if not reliable.all():  # untouched, where the way through logarithms would round
+            out = torch.where(reliable.view(-1, 1, 1, 1), out, batch.pixels)
         return batch.restore(out)
 
 
@@ -203,8 +203,10 @@ class RandStainJitter(RandomizableTransform):
             return image
         stains = self.stains
         if stains is None:
-            own = stains_of_density(batch.density(MAX_PIXELS), 1.0, BETA)
-            stains = torch.where(own.found[:, None, None], own.vectors, torch.tensor(HE_STAINS).to(own.vectors))
+            estimated = stains_of_density(batch.density(MAX_PIXELS), 1.0, BETA)
+            stains = torch.where(
+                estimated.found[:, None, None], estimated.vectors, torch.tensor(HE_STAINS).to(estimated.vectors)
+            )
         return batch.restore(batch.apply(*jitter_stain_matrix(self.alpha, self.beta, stains)))
 
 
