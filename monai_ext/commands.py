@@ -24,7 +24,7 @@ Words = tuple[str, ...]
 
 _DATASET = "monai_ext.phantom.datasets:write_dataset"
 
-#: The function that a command runs. One whose first argument is ``method`` is told which of its kinds was asked for.
+#: The function that a command runs. A first argument ``method`` receives the kind.
 COMMANDS: dict[Words, str] = {
     ("annotate",): "monai_ext.prepare.annotator:annotate",
     ("doctor",): "monai_ext.doctor:doctor",
@@ -87,7 +87,7 @@ _FILTER = (
 )
 _OF_FIELDS = ("lizard", "monuseg", "consep", "ccrcc", "dsb2018", "nucls")
 
-#: The options that a function takes as ``**options`` and hands on: to which function, and which of that one's.
+#: The options that a function takes as ``**options`` and forwards: to which function, and which of them.
 _HANDED_ON: dict[Words, list[tuple[str, Words]]] = {
     **{words: [_COMMON] for words in COMMANDS if words[0] == "prepare"},
     **{("prepare", name): [_FIELDS, _COMMON] for name in _OF_FIELDS},
@@ -170,13 +170,13 @@ def _kinds(name: str) -> list[str]:
 
 
 def _one_of(word: str, names: Sequence[str]) -> str:
-    """What was expected in place of a word; the nearest names first."""
+    """What was expected instead of a word; the nearest names first."""
     near = nearest(word, names)
     return " or ".join([*near, *(name for name in names if name not in near)])
 
 
 def usage_of(command: Words) -> Usage:
-    """What a command takes, with the options that its function hands on to others.
+    """What a command takes, with the options that its function forwards to others.
 
     Args:
         command: a key of :data:`COMMANDS`.
@@ -188,7 +188,9 @@ def usage_of(command: Words) -> Usage:
     rest = [usage.rest or ""]
     for target, handed_on in _HANDED_ON.get(command, ()):
         other = read_usage(target)
-        options += [o for o in other.options if o.name in handed_on and o.name not in {own.name for own in options}]
+        options += [
+            o for o in other.options if o.name in handed_on and o.name not in {option.name for option in options}
+        ]
         rest.append(other.rest or "")
     if command in _HANDED_ON:  # of what the docstrings say of the others, the part after "of ...:"
         rest = [text.partition(": ")[2] for text in rest if text.startswith("of ")]
@@ -207,20 +209,20 @@ def arguments_of(command: Words, words: Sequence[str]) -> tuple[list[Any], dict[
         arguments without and with a name.
 
     Raises:
-        InputError: an option is not known, lacks its value or is missing.
+        InputError: an option is unknown, lacks its value or is missing.
     """
     from fire.parser import DefaultParseValue
 
     usage, where = usage_of(command), " ".join(command)
     by_name = {name: option for option in usage.options for name in (option.parameter, option.name)}
-    alone, given = _split(words, by_name, where)
+    alone, named = _split(words, by_name, where)
     needed = [option for option in usage.options if option.default is None]
-    waiting = [option for option in needed if option.parameter not in given]
+    waiting = [option for option in needed if option.parameter not in named]
     if len(alone) > len(waiting):
         raise InputError(where, _listed(needed) + " and options by their names", repr(alone[len(waiting)]))
-    given |= {option.parameter: value for option, value in zip(waiting, alone, strict=False)}
+    named |= {option.parameter: value for option, value in zip(waiting, alone, strict=False)}
     missing = waiting[len(alone) :]
-    values = {name: DefaultParseValue(value) for name, value in given.items()}
+    values = {name: DefaultParseValue(value) for name, value in named.items()}
     others = [name for name in values if name not in by_name]
     _check_others(command, usage, others, values)
     if missing:
@@ -235,7 +237,7 @@ def arguments_of(command: Words, words: Sequence[str]) -> tuple[list[Any], dict[
 def _split(words: Sequence[str], by_name: Mapping[str, Option], where: str) -> tuple[list[str], dict[str, str]]:
     """Values without a name, and values by the names of the function's arguments."""
     alone: list[str] = []
-    given: dict[str, str] = {}
+    named: dict[str, str] = {}
     waiting = list(words)
     while waiting:
         word = waiting.pop(0)
@@ -255,8 +257,8 @@ def _split(words: Sequence[str], by_name: Mapping[str, Option], where: str) -> t
                 value = "True"
             else:
                 raise InputError(where, f"a value after --{name}", "none")
-        given[option.parameter if option else key] = value
-    return alone, given
+        named[option.parameter if option else key] = value
+    return alone, named
 
 
 def _check_others(command: Words, usage: Usage, others: Sequence[str], values: Mapping[str, Any]) -> None:
@@ -267,7 +269,7 @@ def _check_others(command: Words, usage: Usage, others: Sequence[str], values: M
     else:
         bundle = next((o.default for o in usage.options if o.name == "bundle"), "''")
         entries = _entries(Path(str(values.get("bundle", bundle.strip("'")))))
-    if entries is None:  # no bundle, as its own message will say
+    if entries is None:  # no bundle, which the command reports itself
         return
     for name in others:
         if re.split("#|::", name)[0] not in entries:
@@ -282,7 +284,7 @@ def _entries(bundle: Path) -> set[str] | None:
     for path in bundle.glob("configs/**/*.json"):
         try:
             content = json.loads(path.read_bytes())
-        except ValueError:  # whoever uses that file will say so
+        except ValueError:  # reported by the command that uses that file
             continue
         entries = (entries or set()) | set(content)
     return entries

@@ -235,7 +235,7 @@ def _devices() -> Iterator[Finding]:
     yield _tried("devices", "cpu", lambda: f"{os.cpu_count()} cores, {_convolved('cpu')} threads of torch")
     try:
         import torch
-    except Exception:  # the row of the CPU says so
+    except Exception:  # reported in the row of the CPU
         return
     if not torch.cuda.is_available():
         yield Finding("devices", "cuda", False, False, "no GPU that this torch can use")
@@ -270,8 +270,8 @@ def _onnxruntime() -> str:
     import onnxruntime
     from onnx import TensorProto, helper
 
-    given, result = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("x", "y"))
-    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "negative", [given], [result])
+    source, result = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("x", "y"))
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "negative", [source], [result])
     opset = helper.make_opsetid("", 17)
     model = helper.make_model(graph, opset_imports=[opset], ir_version=8)
     onnx.checker.check_model(model)

@@ -1,4 +1,4 @@
-"""Options of ``python -m monai.bundle`` that name nothing: MONAI takes them without a word, and they change nothing.
+"""Options of ``python -m monai.bundle`` that name nothing: MONAI accepts them silently, and they change nothing.
 
 MONAI calls no code of a bundle's before it has laid the options over the configuration, and does not tell the bundle
 which they were. What it evaluates before anything else, in ``run`` as in the exports, are the configuration's imports;
@@ -72,18 +72,18 @@ def _parsed(arguments: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
 
         @functools.wraps(function)  # fire goes by the signature
         def take(*args: Any, **kwargs: Any) -> None:
-            given = inspect.signature(function).bind(*args, **kwargs).arguments
-            given |= given.pop(next((p for p in given if p in ("override", "kwargs")), ""), {})
-            taken.append((name, given))
+            bound = inspect.signature(function).bind(*args, **kwargs).arguments
+            bound |= bound.pop(next((p for p in bound if p in ("override", "kwargs")), ""), {})
+            taken.append((name, bound))
 
         return take
 
     if not arguments or arguments[0] not in _COMMANDS:
         return None, {}
     fire.Fire({name: command(name) for name in _COMMANDS}, command=list(arguments))
-    name, given = taken[0]
-    given = {key: value for key, value in given.items() if not key.startswith(_ADDED)}
-    return name, monai.bundle.update_kwargs(given.pop("args_file", None), **given)
+    name, options = taken[0]
+    options = {key: value for key, value in options.items() if not key.startswith(_ADDED)}
+    return name, monai.bundle.update_kwargs(options.pop("args_file", None), **options)
 
 
 def _names(function: Any) -> list[str]:
@@ -92,7 +92,7 @@ def _names(function: Any) -> list[str]:
 
 
 def _tracking_names(tracking: Any) -> set[str]:
-    """What MONAI puts into a configuration to track an experiment, if it is not there."""
+    """What MONAI puts into a configuration to track an experiment, if it is missing."""
     names = {"tracking_uri", "experiment_name", "run_name", "save_execute_config"}  # MONAI Label passes them anyway
     if tracking is None:
         return names
@@ -102,7 +102,7 @@ def _tracking_names(tracking: Any) -> set[str]:
 
 
 def _ids(config: Any, prefix: str = "") -> Iterator[str]:
-    """Every id of a configuration, those of lists by their place."""
+    """Every id of a configuration, those of lists by their index."""
     if isinstance(config, Mapping | list):
         for key, value in config.items() if isinstance(config, Mapping) else enumerate(config):
             yield f"{prefix}{key}"

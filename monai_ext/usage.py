@@ -1,4 +1,4 @@
-"""What a function takes and what its docstring tells, read from the source: nothing is imported for a help page."""
+"""A function's arguments and docstring, read from the source: nothing is imported for a help page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Option:
 
     Attributes:
         name: on the command line, without hyphens.
-        about: what its docstring says.
+        about: its docstring's text.
         default: as Python writes it; None where the option must be given.
         flag: it is true or false.
         parameter: the function's own name for it.
@@ -47,7 +47,7 @@ class Usage:
         summary: the docstring's first sentence.
         description: the text between it and the arguments.
         options: in the function's order.
-        rest: what the docstring says of ``**options``; None where the function takes no others.
+        rest: the docstring's text on ``**options``; None where the function takes no others.
     """
 
     summary: str
@@ -60,7 +60,7 @@ class Usage:
 
         Args:
             program: what is typed before the options.
-            more: ``rest`` tells of further options, not of those listed.
+            more: ``rest`` is about further options, not those listed.
         """
         needed = [option for option in self.options if option.default is None]
         others = [option for option in self.options if option.default is not None]
@@ -91,7 +91,7 @@ def read_usage(target: str) -> Usage:
     before, *sections = _SECTION.split(text)
     about = _entries(sections[sections.index("Args") + 1]) if "Args" in sections else {}
     summary, _, description = before.partition("\n")
-    given = function.args
+    signature = function.args
     options = tuple(
         Option(
             argument.arg,
@@ -100,10 +100,10 @@ def read_usage(target: str) -> Usage:
             (argument.annotation is not None and ast.unparse(argument.annotation) == "bool"),
             argument.arg,
         )
-        for argument, default in _arguments(given)
+        for argument, default in _arguments(signature)
         if argument.arg != "self"
     )
-    rest = about.get(given.kwarg.arg, "") if given.kwarg else None
+    rest = about.get(signature.kwarg.arg, "") if signature.kwarg else None
     return Usage(_plain(summary), _plain(description.strip("\n")), options, rest)
 
 
@@ -115,12 +115,12 @@ def _definitions(module: str) -> tuple[ast.FunctionDef | ast.ClassDef, ...]:
     return tuple(node for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef)))
 
 
-def _arguments(given: ast.arguments) -> Iterator[tuple[ast.arg, ast.expr | None]]:
+def _arguments(arguments: ast.arguments) -> Iterator[tuple[ast.arg, ast.expr | None]]:
     """Arguments with their defaults."""
-    positional = [*given.posonlyargs, *given.args]
-    without = len(positional) - len(given.defaults)
-    yield from zip(positional, [*[None] * without, *given.defaults], strict=True)
-    yield from zip(given.kwonlyargs, given.kw_defaults, strict=True)
+    positional = [*arguments.posonlyargs, *arguments.args]
+    without = len(positional) - len(arguments.defaults)
+    yield from zip(positional, [*[None] * without, *arguments.defaults], strict=True)
+    yield from zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
 
 
 def _entries(section: str) -> dict[str, str]:

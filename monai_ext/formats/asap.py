@@ -22,7 +22,7 @@ from monai_ext.base.files import atomic_path
 
 __all__ = ["read_asap", "read_asap_region", "read_xml", "write_asap"]
 
-#: Groups of Camelyon16 (its README), Camelyon17, and of annotations that nobody put into a group.
+#: Groups of Camelyon16 (its README), Camelyon17, and of annotations without a group.
 _INSIDE = ("_0", "_1", "Tumor", "metastases", "None")
 _OUTSIDE = ("_2", "Exclusion", "normal")
 _AREAS = ("polygon", "spline", "rectangle")
@@ -100,7 +100,7 @@ def write_asap(path: str | os.PathLike, groups: Mapping[str, Iterable[shapely.Ge
 
     Args:
         path: the file to write; folders are made as needed.
-        groups: ``{group: (multi)polygons}``, ``x, y`` in level-0 pixels. As ASAP knows no holes, a polygon with holes
+        groups: ``{group: (multi)polygons}``, ``x, y`` in level-0 pixels. As ASAP has no holes, a polygon with holes
             is cut into several without.
 
     Returns:
@@ -148,16 +148,16 @@ def read_xml(path: str | os.PathLike, root: str, program: str) -> ET.Element:
         ['Annotations', 'AnnotationGroups']
     """
     try:
-        found = parse(path, forbid_dtd=True).getroot()
+        element = parse(path, forbid_dtd=True).getroot()
     except OSError as error:
         raise InputError(path, "a readable XML file", error.strerror or type(error).__name__) from error
     except (ET.ParseError, defusedxml.DefusedXmlException, LookupError, ValueError) as error:  # LookupError: encoding
         raise InputError(
             path, f"{program} annotations (XML without a document type)", f"{error}".split("\n")[0]
         ) from error
-    if found.tag != root:
-        raise InputError(path, f"XML of {program} (<{root}>)", f"<{found.tag}>")
-    return found
+    if element.tag != root:
+        raise InputError(path, f"XML of {program} (<{root}>)", f"<{element.tag}>")
+    return element
 
 
 def _geometry(annotation: ET.Element, where: str) -> shapely.Geometry:

@@ -58,13 +58,13 @@ def tissue_fragments(reader: SlideReader, mpp: float = _MPP, min_area_um2: float
     mask = tissue_mask(reader.thumbnail(mpp), mpp, min_area_um2)
     scale = reader.thumbnail_scale(mpp)
     height, width = reader.level0_shape
-    found = []
+    boxes = []
     for top, left, bottom, right in fragment_boxes(mask):
         edges = [min(round(edge * scale), limit) for edge, limit in zip((bottom, right), (height, width), strict=True)]
         row, col = round(top * scale), round(left * scale)
         if row < edges[0] and col < edges[1]:
-            found.append(Box(row, col, edges[0] - row, edges[1] - col))
-    return found
+            boxes.append(Box(row, col, edges[0] - row, edges[1] - col))
+    return boxes
 
 
 def fragment_boxes(mask: np.ndarray) -> list[tuple[int, int, int, int]]:

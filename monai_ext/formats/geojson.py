@@ -328,7 +328,7 @@ def class_numbers(features: Features, class_names: Sequence[str] | Mapping[str, 
         [0, 1, -1]
     """
     aliases = class_names if isinstance(class_names, Mapping) else {name: [name] for name in class_names}
-    numbers = {alias: index for index, own in enumerate(aliases.values()) for alias in own}
+    numbers = {alias: index for index, names in enumerate(aliases.values()) for alias in names}
     return np.array([numbers.get(name, -1) for name in features.classes], dtype=np.int64)
 
 
@@ -339,13 +339,13 @@ class _JSONStream:
         self.file, self.where = file, where
         self.decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         self.scan = json.JSONDecoder().raw_decode
-        self.text, self.at, self.taken = "", 0, 0
+        self.text, self.offset, self.taken = "", 0, 0
 
     def more(self) -> bool:
-        rest = self.text[self.at :]
+        rest = self.text[self.offset :]
         data = self.file.read(max(_CHUNK, len(rest)))
         try:
-            self.text, self.at = rest + self.decode(data, final=not data), 0
+            self.text, self.offset = rest + self.decode(data, final=not data), 0
         except UnicodeDecodeError as error:
             raise InputError(self.where, "GeoJSON text in UTF-8", str(error)) from error
         return bool(data)
@@ -353,46 +353,46 @@ class _JSONStream:
     def peek(self) -> str:
         """The next character that is no white space, "" at the end."""
         while True:
-            while self.at < len(self.text):
-                if self.text[self.at] not in " \t\r\n":
-                    return self.text[self.at]
-                self.at += 1
+            while self.offset < len(self.text):
+                if self.text[self.offset] not in " \t\r\n":
+                    return self.text[self.offset]
+                self.offset += 1
             if not self.more():
                 return ""
 
     def expect(self, characters: str) -> str:
-        found = self.peek()
-        if not found or found not in characters:
-            what = repr(found) if found else "the end of the file"
+        character = self.peek()
+        if not character or character not in characters:
+            what = repr(character) if character else "the end of the file"
             raise InputError(
                 self.where, f"GeoJSON with {' or '.join(characters)!r}", f"{what} after {self.taken} features"
             )
-        self.at += 1
-        return found
+        self.offset += 1
+        return character
 
     def value(self) -> Any:
         self.peek()
         while True:
             try:
-                value, end = self.scan(self.text, self.at)
+                value, end = self.scan(self.text, self.offset)
             except RecursionError as error:
                 raise InputError(self.where, "GeoJSON", "brackets nested too deeply") from error
             except json.JSONDecodeError as error:
                 if self.more():
                     continue
-                found = f"{error.msg} after {self.taken} features (is it cut off?)"
-                raise InputError(self.where, "complete GeoJSON", found) from error
-            # a number may go on in the next chunk
+                problem = f"{error.msg} after {self.taken} features (is it cut off?)"
+                raise InputError(self.where, "complete GeoJSON", problem) from error
+            # a number may continue in the next chunk
             if end == len(self.text) and not isinstance(value, (dict, list, str)) and self.more():
                 continue
-            self.at = end
+            self.offset = end
             return value
 
     def items(self) -> Iterator[Any]:
         """The values of a list."""
         self.expect("[")
         if self.peek() == "]":
-            self.at += 1
+            self.offset += 1
             return
         while True:
             yield self.value()
@@ -419,11 +419,11 @@ class _JSONStream:
                 if self.expect(",}") == "}":
                     break
             else:
-                self.at += 1
+                self.offset += 1
             if not collection:
                 yield single if single.get("type") == "Feature" else {"type": "Feature", "geometry": single}
         if self.peek():
-            raise InputError(self.where, "the end of the file after the GeoJSON", repr(self.text[self.at :][:20]))
+            raise InputError(self.where, "the end of the file after the GeoJSON", repr(self.text[self.offset :][:20]))
 
 
 class _Columns:
@@ -456,7 +456,7 @@ class _Columns:
             properties = feature.get("properties") or {}
             name, color = _classification(properties.get("classification"))
             self._measure(properties.get("measurements") or {}, index)
-            own = {
+            record = {
                 "classes": name,
                 "object_types": str(properties.get("objectType") or properties.get("object_type") or "annotation"),
                 "names": _text(properties.get("name")),
@@ -465,9 +465,9 @@ class _Columns:
             if color is not None:
                 self.colors.setdefault(name, color)
         except _MALFORMED as error:
-            found = f"{'no ' if isinstance(error, KeyError) else ''}{error} in {str(feature)[:80]}"
-            raise InputError(f"{self.where}, feature {number}", "a GeoJSON feature", found) from error
-        for column, value in own.items():
+            problem = f"{'no ' if isinstance(error, KeyError) else ''}{error} in {str(feature)[:80]}"
+            raise InputError(f"{self.where}, feature {number}", "a GeoJSON feature", problem) from error
+        for column, value in record.items():
             self.properties[column].append(value)
 
     def _polygon(self, rings: list) -> None:

@@ -78,8 +78,8 @@ class HeatMap:
             self._seek(channel, row, col)
             self._file.write(values)
             return
-        for at, line in enumerate(values, start=row):
-            self._seek(channel, at, col)
+        for line_row, line in enumerate(values, start=row):
+            self._seek(channel, line_row, col)
             self._file.write(line)
 
     def sync(self) -> None:

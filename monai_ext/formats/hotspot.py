@@ -102,7 +102,7 @@ def mitosis_summary(
     Args:
         points: ``(N, 2 or more)`` rows ``row, col`` in px.
         shape: ``H, W`` of the field in px.
-        mpp: um per px; None or 0 where nobody knows: everything but the count is then None.
+        mpp: um per px; None or 0 if unknown: everything but the count is then None.
         tissue_mm2: area of the tissue; by default that of the field.
 
     Returns:
@@ -145,7 +145,7 @@ def _densest_centre(points: np.ndarray, radius: float) -> tuple[float, float]:
         if count > best:
             best, centre = count, points[i] + radius * np.array([math.sin(angle), math.cos(angle)])
     inside = np.unique(points[tree.query_ball_point(centre, radius * (1 + _SLACK))], axis=0)
-    if len(inside) == 1:  # shapely knows no circle around a single place
+    if len(inside) == 1:  # shapely has no circle around a single point
         return float(inside[0, 0]), float(inside[0, 1])
     smallest = shapely.centroid(shapely.minimum_bounding_circle(shapely.multipoints(inside)))
     return float(shapely.get_x(smallest)), float(shapely.get_y(smallest))
@@ -159,13 +159,13 @@ def _sweep(offset: np.ndarray, radius: float) -> tuple[int, float]:
     half = np.arccos(np.minimum(distance[away] / (2 * radius), 1)) + _SLACK
     begin = np.mod(towards - half, 2 * math.pi)
     end = begin + 2 * half
-    at = np.sort(begin)
+    begins = np.sort(begin)
     ends = np.sort(end)
     # how many arcs are open where each begins, those that run on from one turn before among them
-    opened = np.arange(1, len(at) + 1) - np.searchsorted(ends, at)
-    opened += len(at) - np.searchsorted(ends, at + 2 * math.pi)
+    opened = np.arange(1, len(begins) + 1) - np.searchsorted(ends, begins)
+    opened += len(begins) - np.searchsorted(ends, begins + 2 * math.pi)
     same = len(offset) - int(away.sum())
-    if not len(at):
+    if not len(begins):
         return same, 0.0
     densest = int(np.argmax(opened))
-    return same + int(opened[densest]), float(at[densest])
+    return same + int(opened[densest]), float(begins[densest])

@@ -45,7 +45,7 @@ class Field:
 
     Attributes:
         image: uint8 ``(3, H, W)`` RGB.
-        mpp: um per px of ``image``; ``None`` where nobody says.
+        mpp: um per px of ``image``; ``None`` if unknown.
         scale: pixels of the file's full resolution per pixel of ``image``.
         file_shape: ``H, W`` of the file at full resolution, px.
 
@@ -165,24 +165,26 @@ def read_field(path: str | os.PathLike, mpp: float | None = None, target_mpp: fl
         raise InputError(path, "an image", "no such file" if not path.exists() else "a folder")
     try:
         if path.suffix.lower() in SLIDE_SUFFIXES:
-            array, known, base, shape = _read_slide(path, mpp, target_mpp)
+            array, resolution, base, shape = _read_slide(path, mpp, target_mpp)
         else:
             array, stated = _read_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else (_read_image(path), None)
             array = to_rgb8(array, path)
-            known, base, shape = mpp or stated, mpp or stated, array.shape[:2]
+            resolution, base, shape = mpp or stated, mpp or stated, array.shape[:2]
     except InputError:
         raise
     # what the decoders raise for a damaged file is not one family
     except Exception as error:
-        found = "no image in a known format" if isinstance(error, UnidentifiedImageError) else f"{error}".split("\n")[0]
-        raise InputError(path, "a readable image", found or type(error).__name__) from error
-    if known and target_mpp and abs(known / target_mpp - 1) > SAME_MPP:
-        factor = known / target_mpp
+        problem = (
+            "no image in a known format" if isinstance(error, UnidentifiedImageError) else f"{error}".split("\n")[0]
+        )
+        raise InputError(path, "a readable image", problem or type(error).__name__) from error
+    if resolution and target_mpp and abs(resolution / target_mpp - 1) > SAME_MPP:
+        factor = resolution / target_mpp
         size = [max(1, round(side * factor)) for side in array.shape[1::-1]]
         array = cv2.resize(array, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
-        known = target_mpp
+        resolution = target_mpp
     pixels = np.require(np.moveaxis(array, -1, 0), requirements=["C", "W"])
-    return Field(pixels, known, known / base if known else 1.0, shape)
+    return Field(pixels, resolution, resolution / base if resolution else 1.0, shape)
 
 
 def _read_image(path: Path) -> np.ndarray:

@@ -98,7 +98,7 @@ class WSILevels(Levels):
         from monai.data import WSIReader  # who reads images alone need not wait for it
 
         self._path = str(path)
-        # cuCIM knows no transparency
+        # cuCIM has no transparency
         self._reader = WSIReader(backend=backend, mode="RGBA" if backend == "openslide" else "RGB", channel_dim=-1)
         self._slide = self._reader.read(self._path)
         levels = range(self._reader.get_level_count(self._slide))
@@ -123,7 +123,8 @@ class WSILevels(Levels):
 
     def read(self, level: int, row: int, col: int, height: int, width: int) -> np.ndarray:  # noqa: D102 - see Levels
         corner = tuple(
-            first + round(at * self.downsamples[level]) for first, at in zip(self._corner, (row, col), strict=True)
+            first + round(start * self.downsamples[level])
+            for first, start in zip(self._corner, (row, col), strict=True)
         )
         pixels, _ = self._reader.get_data(self._slide, location=corner, size=(height, width), level=level)
         if pixels.shape[-1] == 4 and pixels[..., 3].min() == 255:
@@ -183,9 +184,9 @@ class TiffLevels(Levels):
         handle = self._tiff.filehandle
         at_once = max(1, _TILE_BYTES // (rows * cols * 3))
         for start in range(0, len(wanted), at_once):
-            some = wanted[start : start + at_once]
-            offsets, counts = [page.dataoffsets[i] for i in some], [page.databytecounts[i] for i in some]
-            for data, index in handle.read_segments(offsets, counts, some, lock=handle.lock):
+            batch = wanted[start : start + at_once]
+            offsets, counts = [page.dataoffsets[i] for i in batch], [page.databytecounts[i] for i in batch]
+            for data, index in handle.read_segments(offsets, counts, batch, lock=handle.lock):
                 if not data:  # a tile that was never written is glass
                     continue
                 tile = page.decode(data, index, jpegtables=page.jpegtables)[0]
@@ -195,7 +196,7 @@ class TiffLevels(Levels):
 
 
 def _paste(canvas: np.ndarray, tile: np.ndarray, row: int, col: int) -> None:
-    """Lay a tile on a canvas, at a place that may lie partly outside."""
+    """Paste a tile on a canvas, possibly partly outside."""
     top, left = max(0, -row), max(0, -col)
     bottom, right = min(tile.shape[0], canvas.shape[0] - row), min(tile.shape[1], canvas.shape[1] - col)
     canvas[row + top : row + bottom, col + left : col + right] = tile[top:bottom, left:right]

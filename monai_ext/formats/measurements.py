@@ -29,7 +29,7 @@ class Shapes:
         area: ``(N,)`` float64, px.
         perimeter: ``(N,)`` float64, px, as ``skimage.measure.perimeter`` measures it.
         eccentricity: ``(N,)`` float64 of the ellipse of equal second moments, 0 (circle) to 1 (line).
-        mean: ``(N,)`` float64, mean of the values that were given, else of nothing but 0.
+        mean: ``(N,)`` float64, mean of ``values``; 0 without them.
 
     Examples:
         >>> from monai_ext.formats import measure_instances
@@ -69,43 +69,43 @@ def measure_instances(labels: np.ndarray, values: np.ndarray | None = None) -> S
         raise InputError("instances", "integers (H, W) of at least 0", f"{labels.dtype} {labels.shape}")
     width = labels.shape[1] + 2
     flat = np.pad(labels, 1).reshape(-1)
-    place = np.flatnonzero(flat)
-    ids = flat[place]
+    pixels = np.flatnonzero(flat)
+    ids = flat[pixels]
     area = np.bincount(ids, minlength=1)
-    found = np.flatnonzero(area)
+    numbers = np.flatnonzero(area)
     count = len(area)
 
-    row, col = np.divmod(place, width)
+    row, col = np.divmod(pixels, width)
     row, col = row - 1.0, col - 1.0
-    total = [np.bincount(ids, weights, count)[found] for weights in (row, col, row * row, col * col, row * col)]
-    size = area[found].astype(np.float64)
+    total = [np.bincount(ids, weights, count)[numbers] for weights in (row, col, row * row, col * col, row * col)]
+    size = area[numbers].astype(np.float64)
     y, x, yy, xx, yx = (part / size for part in total)
     a, b, c = yy - y * y, xx - x * x, yx - y * x  # central second moments
     spread = np.sqrt(((a - b) / 2) ** 2 + c * c)
     longest = (a + b) / 2 + spread
     shape = np.sqrt(np.clip(2 * spread / np.where(longest > 0, longest, 1), 0, 1))
-    mean = np.zeros(len(found))
+    mean = np.zeros(len(numbers))
     if values is not None:
         inside = np.asarray(values, np.float64).reshape(-1)[(row * labels.shape[1] + col).astype(np.intp)]
-        mean = np.bincount(ids, inside, count)[found] / size
-    perimeter = _perimeters(flat, place, ids, width)[found]
-    return Shapes(found, np.stack([y, x], axis=1), size, perimeter, shape, mean)
+        mean = np.bincount(ids, inside, count)[numbers] / size
+    perimeter = _perimeters(flat, pixels, ids, width)[numbers]
+    return Shapes(numbers, np.stack([y, x], axis=1), size, perimeter, shape, mean)
 
 
-def _perimeters(flat: np.ndarray, place: np.ndarray, ids: np.ndarray, width: int) -> np.ndarray:
+def _perimeters(flat: np.ndarray, pixels: np.ndarray, ids: np.ndarray, width: int) -> np.ndarray:
     """Perimeter of each id, from a padded map."""
     beside, across = (-1, 1, -width, width), (-width - 1, -width + 1, width - 1, width + 1)
-    border = np.zeros(len(place), bool)
+    border = np.zeros(len(pixels), bool)
     for step in beside:
-        border |= flat[place + step] != ids
-    edge, own = place[border], ids[border]
+        border |= flat[pixels + step] != ids
+    edge, edge_ids = pixels[border], ids[border]
     outline = np.zeros_like(flat)  # of each instance; its own id
-    outline[edge] = own
+    outline[edge] = edge_ids
     kind = np.ones(len(edge), np.intp)
     for steps, weight in ((beside, 2), (across, 10)):
         for step in steps:
-            kind += weight * (outline[edge + step] == own)
-    return np.bincount(own, _STEP[kind], minlength=int(flat.max()) + 1)
+            kind += weight * (outline[edge + step] == edge_ids)
+    return np.bincount(edge_ids, _STEP[kind], minlength=int(flat.max()) + 1)
 
 
 def solidity(outlines: np.ndarray) -> np.ndarray:

@@ -42,10 +42,10 @@ def instance_centroids(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if values.max(initial=0) <= instances.size:  # as nearly always: no need to sort
         count = np.bincount(values)
         values = np.flatnonzero(count)
-        sums = [np.bincount(instances[rows, cols], place)[values] for place in (rows, cols)]
+        sums = [np.bincount(instances[rows, cols], coordinate)[values] for coordinate in (rows, cols)]
         return values, np.stack(sums, axis=1) / count[values, None]
     values, index, count = np.unique(values, return_inverse=True, return_counts=True)
-    return values, np.stack([np.bincount(index, place) for place in (rows, cols)], axis=1) / count[:, None]
+    return values, np.stack([np.bincount(index, coordinate) for coordinate in (rows, cols)], axis=1) / count[:, None]
 
 
 def label_map_to_polygons(
@@ -211,10 +211,12 @@ def _edges(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The edges between parts: the pixel ``(E, 2)`` each belongs to, its direction, and the edge that follows it."""
     width = parts.shape[1]
     flat = parts.reshape(-1)
-    own = np.flatnonzero(flat)  # none on the map's rim
-    number = flat[own]
+    foreground = np.flatnonzero(flat)  # none on the map's rim
+    number = flat[foreground]
     step, behind = (turn[:, 0] * width + turn[:, 1] for turn in (_STEP, _BEHIND))
-    keys = [own[flat[own + back] != number] * 4 + direction for direction, back in enumerate(behind.tolist())]
+    keys = [
+        foreground[flat[foreground + back] != number] * 4 + direction for direction, back in enumerate(behind.tolist())
+    ]
     key = np.sort(np.concatenate(keys), kind="stable")  # four sorted runs: to be merged only
     pixel, direction = key >> 2, key & 3
     number, ahead = flat[pixel], pixel + step[direction]

@@ -76,10 +76,10 @@ def _centroids(path: Path) -> np.ndarray:
     from skimage.measure import label, regionprops_table
 
     mask = read_mask(path)
-    found = regionprops_table(
+    table = regionprops_table(
         label(mask) if mask.max(initial=0) in (1, 255) and len(np.unique(mask)) <= 2 else mask, properties=("centroid",)
     )
-    return np.column_stack([found["centroid-0"], found["centroid-1"]]).astype(np.float32)
+    return np.column_stack([table["centroid-0"], table["centroid-1"]]).astype(np.float32)
 
 
 def write_points(path: str | os.PathLike, points: Any) -> Path:

@@ -27,7 +27,7 @@ def points_outside(points: np.ndarray, shape: Sequence[int]) -> str | None:
         shape: ``H, W`` of the image.
 
     Returns:
-        What was found, for an error; None where all points are inside.
+        The text of an error; None where all points are inside.
 
     Examples:
         >>> from monai_ext.formats.points import points_outside

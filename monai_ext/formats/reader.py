@@ -47,7 +47,7 @@ class SlideReader:
 
     Pixels come from the coarsest level that is fine enough, and are averaged from there, by a whole number of 1024ths.
     A level within 10 % of the target is taken as it is, as :func:`~monai_ext.formats.image.read_field` does. The grid's
-    true resolution is ``mpp``. Every region is cut from the same grid: its place is computed from the slide's corner,
+    true resolution is ``mpp``. Every region is cut from the same grid: its position follows from the slide's corner,
     not from the region before it, and resampling sees the pixels around it, so that regions side by side join without
     a trace.
 
@@ -139,13 +139,13 @@ class SlideReader:
     def thumbnail(self, mpp: float) -> np.ndarray:
         """The whole slide at about ``mpp`` um/px, from its corner.
 
-        It is put together from blocks, so that a slide of one level only needs little more memory than its thumbnail.
+        It is assembled from blocks, so that a slide of one level only needs little more memory than its thumbnail.
 
         Args:
             mpp: um/px; a level within 10 % is taken as it is.
 
         Returns:
-            uint8 ``(3, rows, cols)`` RGB; see :meth:`thumbnail_scale` for its place.
+            uint8 ``(3, rows, cols)`` RGB; see :meth:`thumbnail_scale` for its scale.
 
         Raises:
             InputError: the file cannot be read.

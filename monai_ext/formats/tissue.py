@@ -13,7 +13,7 @@ from skimage.morphology import remove_small_objects
 
 __all__ = ["Tissue", "tissue_mask"]
 
-_BLACK = 50  # grey value; no stain is darker in a thumbnail: what scanners fill in where they did not look
+_BLACK = 50  # grey value; no stain is darker in a thumbnail: what scanners fill in where they did not scan
 _DARKEST_GLASS = 200  # grey value
 _TINT = 15  # grey values; glass is no more coloured than this
 _STAINED = (0.05, 0.09)  # ranges of optical density between which the threshold is sought
@@ -29,8 +29,8 @@ def tissue_mask(
     """Find stained tissue in a slide's thumbnail.
 
     Stain absorbs one colour more than another; glass, dust, shadows and the black or white that scanners fill in do
-    not. So a pixel's measure is the range of its three optical densities relative to the glass of this slide (the
-    brightest that is found, per channel, so that tinted glass is glass). Otsu's threshold parts the pixels, but only
+    not. So a pixel's measure is the range of its three optical densities relative to the glass of this slide (its
+    brightest value per channel, so that tinted glass is glass). Otsu's threshold parts the pixels, but only
     within bounds, and only if one of the two parts looks like glass: else a white slide would be parted into two kinds
     of noise and a slide full of tissue into pale and dark tissue. Gaps are closed, holes filled and specks removed.
 
@@ -86,7 +86,7 @@ def _threshold(stain: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Tissue:
-    """A tissue mask with its place on the slide.
+    """A tissue mask with its geometry on the slide.
 
     Args:
         mask: ``(H, W)`` bool, px ``(0, 0)`` at the slide's upper left corner.
@@ -127,8 +127,8 @@ class Tissue:
 
     def at(self, points: np.ndarray) -> np.ndarray:
         """Which points ``(N, 2)``, ``row, col`` from the slide's corner in px of level 0, lie on tissue."""
-        place = np.clip((points / self.scale).astype(np.int64), 0, np.array(self.mask.shape) - 1)
-        return self.mask[tuple(place.T)]
+        pixels = np.clip((points / self.scale).astype(np.int64), 0, np.array(self.mask.shape) - 1)
+        return self.mask[tuple(pixels.T)]
 
     def count(self, row_edges: np.ndarray, col_edges: np.ndarray) -> int:
         """How many cells of a lattice touch tissue; without listing them: there may be billions."""

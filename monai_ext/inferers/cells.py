@@ -26,13 +26,13 @@ __all__ = ["CellFinder", "InstanceFinder", "TileFinder"]
 class TileFinder(MapPredictor):
     """Finds the cells of a slide's tiles, each cell in one tile.
 
-    A tile brings ``margin`` px of its surroundings along. The outer part of it is context for the network only; the
-    inner ``halo`` px are looked at for nuclei, so that those on the tile's border are whole and are cut off their
-    neighbours as anywhere else. A tile's cells are those whose centroid is in it, or up to ``slack`` px outside: two
+    A tile includes ``margin`` px of its surroundings. The outer part of it is context for the network only; the
+    inner ``halo`` px are searched for nuclei, so that those on the tile's border are whole and are separated from
+    their neighbours as elsewhere. A tile's cells are those whose centroid is in it, or up to ``slack`` px outside: two
     tiles do not see a nucleus on their border alike to the last bit. Of such versions one has to be dropped.
 
-    What reaches from the tile through the whole halo is cut by the edge of what is looked at. Such pieces are told
-    apart, wherever their centroid is: the object has to be found again in a window that holds all of it.
+    What reaches from the tile through the whole halo is cut by the edge of the window. Such pieces are marked,
+    wherever their centroid is: the object has to be found again in a window that holds all of it.
 
     Args:
         network: see the subclass.
@@ -52,7 +52,7 @@ class TileFinder(MapPredictor):
         slack: px.
         reach: px; centroids of two tiles' versions of one cell are no further apart.
         iou: of two versions' outlines, above it; 0 where nearness is enough.
-        rim: px; what comes so near to the edge of what is looked at may go on beyond it.
+        rim: px; what is this near to the edge of the window may continue beyond it.
 
     Raises:
         InputError: a margin that is smaller than the halo or off the network's grid.
@@ -111,16 +111,16 @@ class TileFinder(MapPredictor):
         halo, cut = self.halo, self.margin - self.halo
         instances, values = self.found(prediction, grid.mpp)
         image = pixels.permute(1, 2, 0).numpy()[cut : cut + values.shape[0], cut : cut + values.shape[1]]
-        corner = tuple(float(at - halo * grid.scale) for at in grid.offset)
+        corner = tuple(float(start - halo * grid.scale) for start in grid.offset)
         around = Grid(grid.mpp, grid.scale, corner, grid.limits)
         open_ended = self._open_ended(instances, around)
         inside = np.zeros_like(open_ended)
         inside[instances[halo : instances.shape[0] - halo, halo : instances.shape[1] - halo]] = True
 
         def wanted(shapes: Shapes) -> np.ndarray:
-            place = np.rint(shapes.centroids) - halo
+            position = np.rint(shapes.centroids) - halo
             inner = np.array(instances.shape) - 2 * halo
-            of_tile = ((place >= -self.slack) & (place < inner + self.slack)).all(axis=1)
+            of_tile = ((position >= -self.slack) & (position < inner + self.slack)).all(axis=1)
             return of_tile | (inside & (open_ended | all_inside))[shapes.ids]
 
         cells = find_cells(
@@ -137,7 +137,7 @@ class TileFinder(MapPredictor):
         return cells, open_ended[cells.ids]
 
     def _open_ended(self, instances: np.ndarray, grid: Grid) -> np.ndarray:
-        """Which ids of a map ``(H, W)`` come to an edge of it beyond which the slide goes on."""
+        """Which ids of a map ``(H, W)`` touch an edge of it beyond which the slide continues."""
         edges = []
         for axis, turned in enumerate((instances, instances.T)):
             first, last = grid.offset[axis], grid.offset[axis] + len(turned) * grid.scale
@@ -198,8 +198,8 @@ class CellFinder(TileFinder):
 class InstanceFinder(TileFinder):
     """Finds the nuclei that a network for instances sees, as :class:`~monai_ext.inferers.InstanceInferer` does.
 
-    A tile with its halo is one window. Two windows may see a nucleus differently, so that versions of one are told by
-    the overlap of their outlines.
+    A tile with its halo is one window. Two windows may see a nucleus differently, so that versions of one are
+    recognised by the overlap of their outlines.
 
     Args:
         network: an :class:`~monai_ext.networks.nets.InstanceBackEnd`.

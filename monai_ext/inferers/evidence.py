@@ -101,11 +101,11 @@ class EvidenceInferer(Inferer):
             else:
                 probability = logits.softmax(1)[:, [evidence.class_idx]]
             scores.append(probability)
-            shown, heat = maps[self.map], probability[:, :, None, None]
+            evidence_map, heat = maps[self.map], probability[:, :, None, None]
             if self.weigh:
-                peak = shown.amax((2, 3), keepdim=True)
-                shown = shown * heat / torch.where(peak > 0, peak, 1)
-            return {"evidence": shown, "heat": heat * torch.ones_like(shown)}
+                peak = evidence_map.amax((2, 3), keepdim=True)
+                evidence_map = evidence_map * heat / torch.where(peak > 0, peak, 1)
+            return {"evidence": evidence_map, "heat": heat * torch.ones_like(evidence_map)}
 
         merged = sliding_window_inference(inputs.float(), predictor=predict, **self.windows)
         # windows come image by image

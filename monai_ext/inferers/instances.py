@@ -39,10 +39,10 @@ def instance_maps(found: Sequence[SparseInstances]) -> tuple[Tensor, Tensor]:
     """
     maps, scores = [], []
     for each in found:
-        shown = each[_mostly_visible(each)]
-        painted, which = shown.to_map()
+        visible = each[_mostly_visible(each)]
+        painted, which = visible.to_map()
         maps.append(painted)
-        scores.append(F.pad(shown.scores[which], (1, 0))[painted.long()])
+        scores.append(F.pad(visible.scores[which], (1, 0))[painted.long()])
     return torch.stack(maps), torch.stack(scores)
 
 
@@ -59,7 +59,7 @@ class InstanceInferer(Inferer):
     An image is cut into tiles of about equal size, each with a halo, so that a nucleus on a tile's border is seen
     whole. A tile's instances are those whose centroid is in it. The two sides of a border may see the same nucleus
     differently: those whose centroids are within a few px of it are taken from both, and of two with an IoU above
-    ``iou`` the surer one stays. Windows begin at multiples of ``align``, so that neighbours compute on the same grid.
+    ``iou`` the surer one is kept. Windows begin at multiples of ``align``, so that neighbours compute on the same grid.
     What is longer than the halo, so that no window has it whole, is computed again in a window of its own; where that
     would be too large, the largest piece of it stays, and is counted.
 
@@ -105,8 +105,8 @@ class InstanceInferer(Inferer):
             the surer one is on top. ``scores``, float32 ``(B, 1, H, W)``: the score of each pixel's instance, 0 in
             the background. ``cut``, int64 ``(B,)``: how many of the instances are pieces of larger ones.
         """
-        found, cut = zip(*self._find(inputs, network), strict=True)
-        instances, scores = instance_maps(found)
+        detections, cut = zip(*self._find(inputs, network), strict=True)
+        instances, scores = instance_maps(detections)
         return {"instances": instances, "scores": scores, "cut": torch.tensor(cut)}
 
     def find(self, images: Tensor, network: nn.Module) -> list[SparseInstances]:
@@ -124,8 +124,8 @@ class InstanceInferer(Inferer):
             for (number, window), seen in zip(batch, network.find(windows), strict=True):
                 rows, cols, *kept = window
                 inside = [
-                    (at >= keep.start - SLACK) & (at < keep.stop + SLACK)
-                    for at, keep in zip(seen.centroids.unbind(1), kept, strict=True)
+                    (coordinate >= keep.start - SLACK) & (coordinate < keep.stop + SLACK)
+                    for coordinate, keep in zip(seen.centroids.unbind(1), kept, strict=True)
                 ]
                 of_tile, moved = inside[0] & inside[1], seen.moved(rows.start, cols.start, size)
                 cut = (of_tile | _reaches(seen, *kept)) & _open_ended(moved, (rows, cols))
@@ -176,7 +176,7 @@ class InstanceInferer(Inferer):
 
 
 def _open_ended(instances: SparseInstances, window: Sequence[slice]) -> Tensor:
-    """Which of the instances, ``(N,)`` bool, come to an edge of their window beyond which the image goes on."""
+    """Which of the instances, ``(N,)`` bool, touch an edge of their window beyond which the image continues."""
     boxes = instances.boxes
     cut = torch.zeros(len(instances), dtype=torch.bool, device=boxes.device)
     for axis, (read, side) in enumerate(zip(window, instances.shape, strict=True)):

@@ -20,12 +20,12 @@ _HAS_NUCLEI = 1
 
 
 class RelevanceInferer(SlidingWindowInferer):
-    """The relevance of pixels for the class of tiles with nuclei: images are read as the tiles that were learnt.
+    """The relevance of pixels for the class of tiles with nuclei: images are read in tiles as in training.
 
-    Tiles that overlap are explained one by one (Zhou et al. 2023, section III-A), and the mean of what they say counts,
-    weighted towards the middle of each. A larger image is no tile: convolutions that learnt with the padding at a
-    tile's edges answer otherwise inside an image, and its mean hides a few nuclei. A tile that the classifier takes to
-    have none adds no relevance, for explaining the class that it predicts would show what there is instead of nuclei.
+    Tiles that overlap are explained one by one (Zhou et al. 2023, section III-A), and their results are averaged,
+    weighted towards the middle of each. A larger image is no tile: convolutions that were trained with the padding at
+    a tile's edges differ inside an image, and its mean hides a few nuclei. A tile classified as one without
+    nuclei adds no relevance, for explaining the class that it predicts would show what there is instead of nuclei.
 
     A score is shared out among a tile's nuclei, so each of a few gets more than each of many. As in the paper, whose
     images are the tiles, relevance counts relative to its tile's maximum therefore, or to a quantile in its place.
@@ -77,9 +77,9 @@ class RelevanceInferer(SlidingWindowInferer):
                 positive = network(tiles).argmax(1) == _HAS_NUCLEI
             maps = tiles.new_zeros((len(tiles), 1, *tiles.shape[2:]), dtype=torch.float32)
             if positive.any():  # relevance costs several passes, so of the others none is computed
-                found = relevance(network, tiles[positive], _HAS_NUCLEI)
-                highest = torch.stack([_quantile(map_[map_ > 0], self.quantile) for map_ in found])
-                maps[positive] = (found / highest[:, None, None])[:, None]
+                heat = relevance(network, tiles[positive], _HAS_NUCLEI)
+                highest = torch.stack([_quantile(map_[map_ > 0], self.quantile) for map_ in heat])
+                maps[positive] = (heat / highest[:, None, None])[:, None]
             return maps
 
         mirrored = F.pad(convert_to_tensor(inputs, track_meta=False), (margin,) * 4, mode="reflect")

@@ -75,7 +75,7 @@ def training_label(label: str | os.PathLike, image: str | os.PathLike, folder: s
     Args:
         label: see :func:`object_map`; a label image is taken as it is.
         image: the image.
-        folder: where a converted label goes.
+        folder: where a converted label is written.
         kind: ``"instances"`` for an instance map, ``"points"`` for centroids.
 
     Returns:

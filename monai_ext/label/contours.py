@@ -1,4 +1,4 @@
-"""What a bundle's post-processing found, as MONAI Label's clients draw it."""
+"""The objects of a bundle's post-processing, as MONAI Label's clients draw them."""
 
 from __future__ import annotations
 
@@ -40,14 +40,16 @@ def found_features(data: Mapping[str, Any], image_key: str = "source") -> Featur
     if "diagnosis" in data:
         return _vessel_features(data["diagnosis"])
     meta = data[image_key].meta
-    place = {"mpp": float(meta.get("mpp") or 0), "scale": float(meta.get("scale") or 1)}
+    resolution = {"mpp": float(meta.get("mpp") or 0), "scale": float(meta.get("scale") or 1)}
     if "cells" in data:
-        found = data["cells"].features(object_type="annotation")
-        names = np.array([name or _NUCLEUS for name in found.classes], dtype=object)
-        return Features(found.geometry, names, found.measurements, colors=found.colors)
+        features = data["cells"].features(object_type="annotation")
+        names = np.array([name or _NUCLEUS for name in features.classes], dtype=object)
+        return Features(features.geometry, names, features.measurements, colors=features.colors)
     if "points" in data:
-        return _joined(detection_features(convert_to_numpy(data["points"]), convert_to_numpy(data["blobs"]), **place))
-    return evidence_features(convert_to_numpy(data["pieces"])[0], convert_to_numpy(data["evidence"])[0], **place)
+        return _joined(
+            detection_features(convert_to_numpy(data["points"]), convert_to_numpy(data["blobs"]), **resolution)
+        )
+    return evidence_features(convert_to_numpy(data["pieces"])[0], convert_to_numpy(data["evidence"])[0], **resolution)
 
 
 def _vessel_features(diagnosis: VesselDiagnosis) -> Features:
@@ -97,7 +99,7 @@ def as_annotation(
     return {
         "location": [int(value) for value in location],
         "size": [int(value) for value in size],
-        "elements": [{"label": label, **found} for label, found in elements.items()],
+        "elements": [{"label": label, **shapes} for label, shapes in elements.items()],
         "labels": {label: [int(value) for value in palette.get(label, (255, 0, 0))] for label in elements},
     }
 

@@ -58,18 +58,18 @@ def load_region(
         start + (int(side) or limit - start) for start, side, limit in zip((left, top), size, (cols, rows), strict=True)
     )
     if not (0 <= left < cols and 0 <= top < rows and left < right and top < bottom):
-        found = f"location {list(location)}, size {list(size)}"
-        raise InputError(path, f"a region inside its {cols} x {rows} px", found)
+        problem = f"location {list(location)}, size {list(size)}"
+        raise InputError(path, f"a region inside its {cols} x {rows} px", problem)
     right, bottom = min(right, cols), min(bottom, rows)
-    first_row, first_col = (max(0, math.floor(at / reader.scale) - margin) for at in (top, left))
+    first_row, first_col = (max(0, math.floor(edge / reader.scale) - margin) for edge in (top, left))
     last_row, last_col = (
-        min(limit, math.ceil(at / reader.scale) + margin)
-        for at, limit in zip((bottom, right), reader.shape, strict=True)
+        min(limit, math.ceil(edge / reader.scale) + margin)
+        for edge, limit in zip((bottom, right), reader.shape, strict=True)
     )
     height, width = last_row - first_row, last_col - first_col
     if height * width > _MOST_PIXELS:
-        found = f"{width} x {height} px at {reader.mpp or 'no known'} um/px"
-        raise InputError(path, f"a region of at most {_MOST_PIXELS // 10**6} Mpx", found)
+        problem = f"{width} x {height} px at {reader.mpp or 'no known'} um/px"
+        raise InputError(path, f"a region of at most {_MOST_PIXELS // 10**6} Mpx", problem)
     pixels = reader.read(first_row, first_col, height, width)
     corner = (first_row * reader.scale, first_col * reader.scale)
     meta = {

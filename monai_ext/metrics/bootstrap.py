@@ -160,14 +160,14 @@ def bootstrap_scores(
         raise InputError("bootstrap_scores", "runs with scores", f"{len(runs)} runs")
     names = np.unique(np.concatenate([np.asarray(run["group"]).astype(str) for run in everything]))
 
-    def mean(some: Sequence[Mapping[str, Any]], draws: np.ndarray) -> np.ndarray:
+    def mean(trainings: Sequence[Mapping[str, Any]], draws: np.ndarray) -> np.ndarray:
         values = [
             statistic(
                 np.asarray(run["score"], float),
                 np.asarray(run["label"], int),
                 draws[:, np.searchsorted(names, np.asarray(run["group"]).astype(str))],
             )
-            for run in some
+            for run in trainings
         ]
         return np.mean(values, axis=0)
 

@@ -76,22 +76,22 @@ def class_scores(confusion: Any) -> dict[str, np.ndarray]:
     """
     counts = convert_to_numpy(confusion, wrap_sequence=True).astype(np.float64)
     hit = np.diagonal(counts, axis1=-2, axis2=-1)
-    true, found = counts.sum(-1), counts.sum(-2)
-    own = {
-        "precision": _ratio(hit, found),
+    true, predicted = counts.sum(-1), counts.sum(-2)
+    per_class = {
+        "precision": _ratio(hit, predicted),
         "recall": _ratio(hit, true),
-        "f1": _ratio(2 * hit, true + found),
+        "f1": _ratio(2 * hit, true + predicted),
     }
-    total, present = true.sum(-1), true + found > 0
+    total, present = true.sum(-1), true + predicted > 0
     with np.errstate(invalid="ignore", divide="ignore"):
-        weighted = {name: (value * true).sum(-1) / total for name, value in own.items()}
-        macro = (own["f1"] * present).sum(-1) / present.sum(-1)
+        weighted = {name: (value * true).sum(-1) / total for name, value in per_class.items()}
+        macro = (per_class["f1"] * present).sum(-1) / present.sum(-1)
         accuracy = hit.sum(-1) / total
     return {
         "accuracy": accuracy,
         **weighted,
         "macro_f1": macro,
-        **{f"class_{name}": value for name, value in own.items()},
+        **{f"class_{name}": value for name, value in per_class.items()},
     }
 
 
@@ -140,12 +140,12 @@ def class_scores_ci(
 
         return bootstrap_ci(cells, names, statistic, **options)
 
-    own = {
+    per_class = {
         name: {score: interval(f"class_{score}", index) for score in ("f1", "precision", "recall")}
         | {"count": int(flat[index].sum())}
         for index, name in enumerate(classes)
     }
-    return {name: interval(name) for name in (*WEIGHTED, "macro_f1")} | {"classes": own}
+    return {name: interval(name) for name in (*WEIGHTED, "macro_f1")} | {"classes": per_class}
 
 
 def weighted_f1(predicted: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -239,8 +239,10 @@ class DetectionF1(UnevenCumulative):
         groups = [""] * len(y) if groups is None else [str(group) for group in groups]
         pixel_sizes = list(mpp) if isinstance(mpp, (Sequence, np.ndarray, torch.Tensor)) else [mpp] * len(y)
         if not len(y_pred) == len(y) == len(groups) == len(pixel_sizes):
-            found = f"{len(y_pred)} predictions, {len(y)} labels, {len(groups)} groups, {len(pixel_sizes)} pixel sizes"
-            raise InputError("DetectionF1", "one of each per field", found)
+            lengths = (
+                f"{len(y_pred)} predictions, {len(y)} labels, {len(groups)} groups, {len(pixel_sizes)} pixel sizes"
+            )
+            raise InputError("DetectionF1", "one of each per field", lengths)
         counts = torch.tensor(
             [self._count(*field) for field in zip(y_pred, y, pixel_sizes, strict=True)], dtype=torch.int64
         ).reshape(-1, 3)
@@ -404,7 +406,7 @@ def _augment(start: int, neighbours: Mapping[int, Sequence[int]], match: dict[in
                 held[match[j]] = j
                 continue
             free: int | None = j
-            while free is not None:  # everyone on the path takes the point found and passes on the one held
+            while free is not None:  # each detection on the path takes the new point and frees the one it held
                 taker = reached_from[free]
                 match[free], free = taker, held[taker]
             return True

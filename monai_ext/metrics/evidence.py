@@ -31,7 +31,7 @@ def evidence_mask(evidence: Tensor, threshold: float = 0.5, smooth: float = 2.0,
     """Segment maps "by thresholding and smoothing" (section 3.3).
 
     Our reading, in this order: a pixel is evidence if its value is above a share of the map's maximum; then each pixel
-    goes with the majority of those around it, weighted by a Gaussian. Specks vanish, pinholes close, outlines become
+    takes the majority of those around it, weighted by a Gaussian. Specks vanish, pinholes close, outlines become
     round. A share and not a value, as the maximum of CELM differs from image to image: of a product of two maps it is
     the lower the less they agree.
 
@@ -79,9 +79,9 @@ def localization_counts(pred: Tensor, truth: Tensor, share: float = 0.75) -> Ten
     """
     pred, truth = pred.flatten(1), truth.flatten(1)
     size, inside = pred.sum(1), (pred & truth).sum(1)
-    found = size > 0
+    predicted = size > 0
     return torch.stack(
-        [found & (inside >= share * size), found & (size - inside >= share * size), truth.any(1)], 1
+        [predicted & (inside >= share * size), predicted & (size - inside >= share * size), truth.any(1)], 1
     ).long()
 
 
@@ -205,17 +205,17 @@ def pointing_canvas(
     count, channels, height, width = positives.shape
     canvases = positives.new_empty((count, 3, 3, channels, height, width))
     tiles = torch.zeros((count, 3, 3, 1, height, width), dtype=torch.bool, device=positives.device)
-    places = rng.integers(_TILES, size=count)
-    for canvas, tile, positive, place in zip(canvases, tiles, positives, places, strict=True):
+    cells = rng.integers(_TILES, size=count)
+    for canvas, tile, positive, cell in zip(canvases, tiles, positives, cells, strict=True):
         chosen = rng.choice(len(negatives), _TILES - 1, replace=False)
         around = negatives[torch.as_tensor(chosen, device=negatives.device)]
-        canvas.view(_TILES, channels, height, width)[:] = torch.cat([around[:place], positive[None], around[place:]])
-        tile.view(_TILES, 1, height, width)[place] = True
+        canvas.view(_TILES, channels, height, width)[:] = torch.cat([around[:cell], positive[None], around[cell:]])
+        tile.view(_TILES, 1, height, width)[cell] = True
 
     def assembled(parts: Tensor) -> Tensor:
         return parts.permute(0, 3, 1, 4, 2, 5).reshape(count, -1, 3 * height, 3 * width)
 
-    return assembled(canvases), torch.as_tensor(places), assembled(tiles)
+    return assembled(canvases), torch.as_tensor(cells), assembled(tiles)
 
 
 def pointing_scores(evidence: Tensor, tiles: Tensor) -> Tensor:

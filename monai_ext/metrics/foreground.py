@@ -1,4 +1,4 @@
-"""Agreement of what instance maps cover, whatever is told apart in it: IoU, and the Hausdorff distance of the outlines.
+"""Agreement of the foregrounds of instance maps: IoU, and the Hausdorff distance of the outlines.
 
 Next to the metrics of instances these say little of nuclei that were merged or split. They are here because papers on
 nuclei report them, at times under other names: an "AJI" of masks instead of instances is :class:`ForegroundIoU`.

@@ -72,9 +72,9 @@ def match_lesions(
     lesions = compute_multi_instance_mask(tumour.astype(np.int32), grow_um / (2 * mpp))
     isolated = compute_isolated_tumor_cells(lesions, (itc_um + grow_um) / mpp)
     inside = np.clip(np.rint(places).astype(int), 0, np.array(tumour.shape) - 1)
-    false, found, _ = compute_fp_tp_probs_nd(np.asarray(scores, float), inside, lesions, isolated)
+    false, lesion_scores, _ = compute_fp_tp_probs_nd(np.asarray(scores, float), inside, lesions, isolated)
     kept = np.setdiff1d(np.arange(lesions.max()), np.asarray(isolated, int) - 1)
-    return SlideLesions(false, found[kept], len(isolated))
+    return SlideLesions(false, lesion_scores[kept], len(isolated))
 
 
 def froc_curve(slides: Sequence[SlideLesions], weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -97,15 +97,15 @@ def froc_curve(slides: Sequence[SlideLesions], weights: np.ndarray | None = None
         ([1.0, 0.5, 0.5, 0.0, 0.0], [0.667, 0.667, 0.333, 0.333, 0.0])
     """
     weights = np.ones(len(slides)) if weights is None else np.asarray(weights, float)
-    false, found = (np.concatenate([getattr(slide, kind) for slide in slides]) for kind in ("false", "found"))
-    false_weight, found_weight = (
+    false, lesion_scores = (np.concatenate([getattr(slide, kind) for slide in slides]) for kind in ("false", "found"))
+    false_weight, lesion_weight = (
         np.repeat(weights, [len(getattr(slide, kind)) for slide in slides]) for kind in ("false", "found")
     )
-    drawn = np.concatenate([false[false_weight > 0], found[found_weight > 0]])
+    drawn = np.concatenate([false[false_weight > 0], lesion_scores[lesion_weight > 0]])
     thresholds = np.unique(drawn)[1:]  # the lowest is left out, as in the challenge's code
-    alarms, hits = (_at_least(false, false_weight, thresholds), _at_least(found, found_weight, thresholds))
+    alarms, hits = (_at_least(false, false_weight, thresholds), _at_least(lesion_scores, lesion_weight, thresholds))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.append(alarms, 0) / weights.sum(), np.append(hits, 0) / found_weight.sum()
+        return np.append(alarms, 0) / weights.sum(), np.append(hits, 0) / lesion_weight.sum()
 
 
 def _at_least(scores: np.ndarray, weights: np.ndarray, thresholds: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ def marked_grids(outputs: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[
 
     Args:
         outputs: with ``label``; class ids ``located`` and ``truth``, ``(1, h, w)``; ``uncut``, the number of cancerous
-            patches in no mosaic, below 0 where nobody marked any (``missed`` of
+            patches in no mosaic, below 0 where none was marked (``missed`` of
             :class:`~monai_ext.transforms.PatchClassesd`); and ``places``, ``(1, h, w)``, the patches' numbers, below 0
             where none lies (``order`` of :class:`~monai_ext.transforms.CellGridMosaicd`).
 
@@ -112,15 +112,17 @@ class GridLocating(UnevenCumulative):
         return counts
 
     def _count(self, pred: Any, truth: Any) -> Tensor:
-        found, there = self._mask(pred), self._mask(truth)
-        if found.shape != there.shape or found.shape[0] != 1:
+        predicted, labelled = self._mask(pred), self._mask(truth)
+        if predicted.shape != labelled.shape or predicted.shape[0] != 1:
             raise InputError(
                 "GridLocating",
                 "grids (1, h, w) of one size",
-                f"a prediction {tuple(found.shape)} and a label {tuple(there.shape)}",
+                f"a prediction {tuple(predicted.shape)} and a label {tuple(labelled.shape)}",
             )
-        there = there.to(found.device)
-        return torch.stack([(found & there).sum(), (found & ~there).sum(), (~found & there).sum()]).cpu()
+        labelled = labelled.to(predicted.device)
+        return torch.stack(
+            [(predicted & labelled).sum(), (predicted & ~labelled).sum(), (~predicted & labelled).sum()]
+        ).cpu()
 
     def _mask(self, grid: Any) -> Tensor:
         classes = convert_to_tensor(grid, track_meta=False)

@@ -352,8 +352,8 @@ class PanopticQuality(OverlapMetric):
         if self.num_classes is None:
             return super()._score(pred, true)[None]
         classes = range(1, self.num_classes + 1)
-        own = ([image[0] * (image[1] == c) for image in (pred, true)] for c in classes)
-        return torch.stack([self.score(Overlaps.count(*maps)) for maps in own])
+        class_maps = ([image[0] * (image[1] == c) for image in (pred, true)] for c in classes)
+        return torch.stack([self.score(Overlaps.count(*maps)) for maps in class_maps])
 
     @staticmethod
     def score(overlaps: Overlaps) -> torch.Tensor:

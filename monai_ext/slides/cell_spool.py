@@ -33,7 +33,7 @@ class CellSpool:
     Args:
         folder: of the files.
         class_names: of the cells' classes.
-        position: what :attr:`position` was when an earlier run noted it: files that are there are cut off at it and
+        position: what :attr:`position` was when an earlier run saved it: existing files are truncated to it and
             appended to; ``None`` for new ones.
 
     Raises:
@@ -45,10 +45,10 @@ class CellSpool:
 
     def __init__(self, folder: Path, class_names: Sequence[str], position: dict[str, int] | None = None) -> None:
         self.columns = ["confidence", *(f"probability_{name}" for name in class_names), *_MEASURED]
-        place = [("begin", "<i8"), ("length", "<i4"), ("tile", "<i4"), ("class", "<i2")]
-        place += [(name, "?") for name in ("seam", "across", "cut")]
+        fields = [("begin", "<i8"), ("length", "<i4"), ("tile", "<i4"), ("class", "<i2")]
+        fields += [(name, "?") for name in ("seam", "across", "cut")]
         numbers = [("row", "<f8"), ("col", "<f8"), *((name, "<f8") for name in self.columns)]
-        self.dtype = np.dtype([*place, *numbers])
+        self.dtype = np.dtype([*fields, *numbers])
         self._files = [(folder / name).open("w+b" if position is None else "r+b") for name in self.FILES]
         ends = (0, 0) if position is None else (position["bytes"], position["cells"] * self.dtype.itemsize)
         for file, end in zip(self._files, ends, strict=True):
@@ -150,16 +150,16 @@ def drop_second_versions(
         ``(N,)`` bool.
     """
     keep = np.ones(len(records), bool)
-    at = np.flatnonzero(records["seam"])
-    if len(at):
-        at = at[np.argsort(-records["confidence"][at], kind="stable")]
-        seam = records[at]
+    on_seam = np.flatnonzero(records["seam"])
+    if len(on_seam):
+        on_seam = on_seam[np.argsort(-records["confidence"][on_seam], kind="stable")]
+        seam = records[on_seam]
         pairs = cKDTree(np.stack([seam["row"], seam["col"]], axis=1)).query_pairs(reach, output_type="ndarray")
         pairs = np.sort(pairs[seam["tile"][pairs[:, 0]] != seam["tile"][pairs[:, 1]]], axis=1)
         if alike is not None:
             pairs = pairs[alike(*seam[pairs.T])]
         # few, and by rising rank, so that whether the first of them stays is settled
-        for first, second in at[pairs[np.lexsort(pairs.T[::-1])]].tolist():
+        for first, second in on_seam[pairs[np.lexsort(pairs.T[::-1])]].tolist():
             keep[second] &= not keep[first]
     return keep
 
@@ -170,7 +170,7 @@ def write_csv(file: io.TextIOBase, records: np.ndarray, spool: CellSpool, class_
 
     names = np.array([*class_names, None], dtype=object)
     for start in range(0, max(1, len(records)), _AT_ONCE):
-        some = records[start : start + _AT_ONCE]
-        columns: dict[str, Any] = {"row": some["row"], "col": some["col"], "class": names[some["class"]]}
-        columns |= {name: some[name] for name in spool.columns}
+        batch = records[start : start + _AT_ONCE]
+        columns: dict[str, Any] = {"row": batch["row"], "col": batch["col"], "class": names[batch["class"]]}
+        columns |= {name: batch[name] for name in spool.columns}
         pd.DataFrame(columns).to_csv(file, index=False, header=start == 0)

@@ -46,7 +46,7 @@ class CellOutputs:
 
     Attributes:
         colours: RGB of each class, 0 to 255.
-        object_type: what QuPath takes a cell for, ``"detection"`` or ``"annotation"``.
+        object_type: QuPath's type of a cell, ``"detection"`` or ``"annotation"``.
     """
 
     colours: Mapping[str, Color] = field(default_factory=dict)
@@ -60,12 +60,12 @@ class SlideCells(SlideInferer):
     ``a/b.geojson`` (outlines in px of level 0, class, probabilities and measurements, the least certain first),
     ``a/b_cells.csv`` (a row for each, in the same order), ``a/b_overlay.png``, ``a/b_plan.json``; ``summary.csv`` has
     counts and densities. They depend on the slide and the settings only. Meanwhile ``a/b.partial`` holds the cells so
-    far, from which a run that was killed goes on.
+    far, from which a run that was killed resumes.
 
     A cell belongs to the tile that its centroid lies in, and is there only where there is tissue. Tiles overlap by a
     halo in which nuclei are found as well, so that a nucleus on a seam is seen whole by both sides, and in the same
     way. Lest a last bit decides, a tile also takes those a little outside, and of two versions the less sure one is
-    dropped; the finder knows how far outside, and how alike versions are. A cell that is longer than the halo, so that
+    dropped; the finder sets how far outside, and how alike versions are. A cell that is longer than the halo, so that
     no tile has it whole, is computed again in a window of its own; where that would be too large, the largest piece
     of it stays, and the summary's ``cut`` counts it.
 
@@ -77,7 +77,7 @@ class SlideCells(SlideInferer):
         target_mpp: um/px of the network's grid; ``None`` for level 0 as it is.
         mpp: um/px of level 0 of all slides, in place of what they state.
         colours: RGB of each class.
-        object_type: what QuPath takes a cell for.
+        object_type: QuPath's type of a cell.
         processors: threads that find cells while the network computes the next tiles.
         tile_px: no tile is larger, margins included; a U-Net's memory grows with its square.
         seam_px: nor is the window of a cell that tiles cut larger than the larger of this and ``tile_px``.
@@ -183,8 +183,8 @@ class SlideCells(SlideInferer):
         picture = np.ascontiguousarray(np.moveaxis(thumbnail, 0, -1))
         picture = 255 - (255 - picture) // 2  # paler, for the dots to stand out
         colours = np.array(list(class_colours([*self.finder.class_names, _NUCLEUS], self.outputs.colours).values()))
-        places = [((records[name] + 0.5) / scale).astype(int) for name in ("row", "col")]
-        row, col = (np.clip(place, 0, side - 1) for place, side in zip(places, picture.shape, strict=False))
+        pixels = [((records[name] + 0.5) / scale).astype(int) for name in ("row", "col")]
+        row, col = (np.clip(pixel, 0, side - 1) for pixel, side in zip(pixels, picture.shape, strict=False))
         picture[row, col] = colours[records["class"]]
         shrink = 4096 / max(picture.shape)
         if shrink < 1:
@@ -230,8 +230,8 @@ class _PartialCells(PartialSlide):
         kept = self._on_tissue(cells) | cut
         cells, cut = cells[kept], cut[kept]
         low, size = np.array([tile.row, tile.col]), np.array([tile.height, tile.width])
-        place = (cells.centres + 0.5) / self.plan.scale - low
-        edge = np.minimum(place, size - place).min(axis=1, initial=np.inf)
+        offset = (cells.centres + 0.5) / self.plan.scale - low
+        edge = np.minimum(offset, size - offset).min(axis=1, initial=np.inf)
         near = edge <= self.finder.slack + self.finder.reach  # enough for a neighbour to have another version
         left, top, right, bottom = shapely.bounds(cells.outlines).T / self.plan.scale
         first, last = np.stack([top, left], axis=1) - low, np.stack([bottom, right], axis=1) - low

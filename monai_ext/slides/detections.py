@@ -31,16 +31,16 @@ def iterative_nms(heat: np.ndarray, radius_cells: int, threshold: float = 0.5) -
         InputError: ``heat`` has no two dimensions, the radius or the threshold is negative.
     """
     if heat.ndim != 2 or radius_cells < 0 or threshold < 0:
-        found = f"shape {heat.shape}, radius {radius_cells}, threshold {threshold}"
-        raise InputError("iterative_nms", "a map (H, W), a radius and a threshold of at least 0", found)
-    place = np.flatnonzero(heat > threshold)
-    place = place[np.argsort(-heat.ravel()[place], kind="stable")]
+        problem = f"shape {heat.shape}, radius {radius_cells}, threshold {threshold}"
+        raise InputError("iterative_nms", "a map (H, W), a radius and a threshold of at least 0", problem)
+    candidates = np.flatnonzero(heat > threshold)
+    candidates = candidates[np.argsort(-heat.ravel()[candidates], kind="stable")]
     cleared = np.zeros(heat.shape, dtype=bool)
     taken: list[tuple[int, int]] = []
-    for start in range(0, len(place), _CHUNK):
-        some = place[start : start + _CHUNK]
+    for start in range(0, len(candidates), _CHUNK):
+        batch = candidates[start : start + _CHUNK]
         # those that are left may still clear one another
-        rows, cols = np.divmod(some[~cleared.ravel()[some]], heat.shape[1])
+        rows, cols = np.divmod(batch[~cleared.ravel()[batch]], heat.shape[1])
         for row, col in zip(rows.tolist(), cols.tolist(), strict=True):
             if not cleared[row, col]:
                 taken.append((row, col))

@@ -74,7 +74,7 @@ class SlideInferer:
     For a slide ``a/b.svs`` below the input folder these appear below ``output_dir``, each whole or not at all:
     ``a/b_heatmap.ome.tif``, ``a/b.geojson``, ``a/b_detections.csv``, ``a/b_overlay.png``, ``a/b_plan.json``; they
     depend on the slide and the settings only. Meanwhile ``a/b.partial`` holds the map so far: a run that was killed
-    goes on from the last finished stripe of it.
+    resumes after its last finished stripe.
 
     Args:
         predictor: what computes a tile.
@@ -85,12 +85,12 @@ class SlideInferer:
         batch_size: tiles computed at once.
         workers: threads that decode.
         prefetch: batches decoded ahead.
-        backend: who decodes: ``openslide``, ``cucim`` or ``tifffile``.
+        backend: the decoder: ``openslide``, ``cucim`` or ``tifffile``.
         tissue: compute tissue only; else glass too.
-        stains: to which each slide is normalised by its own stains; ``None`` leaves it as it is.
-        outputs: what counts as found.
-        resume: go on from partial maps, and leave out slides that are done, if they were made with these settings.
-        fingerprint: of what the predictor's own ``fingerprint`` does not tell.
+        stains: the target that each slide's stains are normalised to; ``None`` leaves it as it is.
+        outputs: what counts as a detection or a region.
+        resume: continue partial maps, and leave out slides that are done, if they were made with these settings.
+        fingerprint: of what the predictor's own ``fingerprint`` does not cover.
         title: of the report.
         notes: further lines for the report.
     """
@@ -127,10 +127,10 @@ class SlideInferer:
         self.stains, self.outputs = stains, outputs or OutputSettings()
         self.title, self.notes = title, dict(notes or {})
         kind = type(predictor)
-        own = getattr(predictor, "fingerprint", "")
+        predictor_fingerprint = getattr(predictor, "fingerprint", "")
         self._maker = [
             f"{kind.__module__}.{kind.__qualname__}",
-            own,
+            predictor_fingerprint,
             fingerprint,
             batch_size,
             backend,
@@ -147,7 +147,7 @@ class SlideInferer:
 
         Raises:
             InputError: the slide cannot be read; nothing is left of it.
-            Exception: a full disk, or what the predictor raises; what was finished of the map is kept, to go on from.
+            Exception: a full disk, or what the predictor raises; what was finished of the map is kept, to resume from.
         """
         path = Path(path)
         name = path.stem if name is None else name
@@ -192,11 +192,11 @@ class SlideInferer:
         return write_outputs(partial.folder, partial.heat, partial.plan, self.outputs, thumbnail)
 
     def _caption(self, summary: Mapping[str, Any]) -> str:
-        """What a line says of a slide."""
+        """A line about a slide."""
         return self.caption.format(**summary)
 
     def _discard(self, name: str) -> None:
-        """Remove what an earlier run wrote of a slide that now fails, lest it be taken for this run's."""
+        """Remove what an earlier run wrote of a slide that now fails, so that it is not mistaken for this run's."""
         for suffix in self.suffixes:
             self._output(name, suffix).unlink(missing_ok=True)
 
@@ -233,7 +233,7 @@ class SlideInferer:
     def run(self, cohort: Cohort) -> list[SlideResult]:
         """Compute the slides of a cohort, each process of ``torchrun`` its share of them, and write the report.
 
-        A slide that fails is noted with its reason, and the next one begins. Call ``cohort.close()`` afterwards.
+        A slide that fails is recorded with its reason, and the next one begins. Call ``cohort.close()`` afterwards.
 
         Args:
             cohort: the slides; made with ``resume=True`` it remembers which are done.
@@ -250,7 +250,7 @@ class SlideInferer:
         todo = [[item for item in cohort.items if not self._is_done(cohort, item, names[item["image"]])]]
         if group is not None:  # as the first process sees it: another one may look after that one's first slide
             dist.broadcast_object_list(todo, src=0, group=group)
-        results = [self._note(cohort, item, names[item["image"]]) for item in shard(todo[0], allow_empty=True)]
+        results = [self._attempt(cohort, item, names[item["image"]]) for item in shard(todo[0], allow_empty=True)]
         if group is not None:
             dist.barrier(group)
         try:
@@ -262,8 +262,8 @@ class SlideInferer:
                 dist.destroy_process_group(group)
         return [result for result in results if result is not None]
 
-    def _note(self, cohort: Cohort, item: Mapping[str, Any], name: str) -> SlideResult | None:
-        """Compute a slide and note what came of it."""
+    def _attempt(self, cohort: Cohort, item: Mapping[str, Any], name: str) -> SlideResult | None:
+        """Compute a slide and record the outcome."""
         image = item["image"]
         try:
             result = self(image, name, item.get("mpp"))
@@ -318,7 +318,7 @@ class SlideInferer:
         tables: dict[str, Any] = {"Slides": table.round(4)} if done else {}
         if failed:
             tables["Failed"] = [{"image": image, "reason": entry["reason"]} for image, entry in failed.items()]
-        shown = sorted(done, key=lambda entry: -entry["summary"][self.ranked_by])[:_PICTURES]
+        highest = sorted(done, key=lambda entry: -entry["summary"][self.ranked_by])[:_PICTURES]
         sums = self.totals if done else ()
         path = self.output_dir / "report.html"
         try:
@@ -327,7 +327,7 @@ class SlideInferer:
                 title=self.title,
                 metrics={"slides": len(done), "failed": len(failed), **{key: table[key].sum().item() for key in sums}},
                 tables=tables,
-                cases={f"Highest {self.ranked_by}": [self._case(entry) for entry in shown]},
+                cases={f"Highest {self.ranked_by}": [self._case(entry) for entry in highest]},
                 notes=self.notes,
             )
         except OSError as error:
@@ -340,7 +340,7 @@ class SlideInferer:
 
 
 def _identity(path: Path) -> list[int]:
-    """What tells a file from a later one of the same name."""
+    """What distinguishes a file from a later one of the same name."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns]
 

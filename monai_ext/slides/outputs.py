@@ -30,17 +30,17 @@ __all__ = ["OUTPUTS", "OutputSettings", "write_outputs"]
 OUTPUTS = (HEATMAP, ".geojson", "_detections.csv", OVERLAY, "_plan.json")
 _SMALLEST = 256  # cells; the heat map's pyramid ends where no side is larger
 _LEAST_MM2 = 1e-6  # a hot spot's
-_MOST_CELLS = 1 << 24  # of the map that regions and detections are sought in
+_MOST_CELLS = 1 << 24  # of the map in which regions and detections are searched
 
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """What counts as found.
+    """What counts as a detection or a region.
 
     Args:
         threshold: regions are where the map is above it.
         objects: what a detection is: a ``"peak"`` of the map, by iterative non-maximum suppression, scored by its
-            height; or a ``"region"``, at the mean place of its cells weighted by their values, scored by their mean.
+            height; or a ``"region"``, at the mean position of its cells weighted by their values, scored by their mean.
         detection_threshold: peaks are above it; by default ``threshold``.
         nms_radius_um: peaks are further apart than this along rows or columns.
         min_area_um2: regions are larger.
@@ -81,13 +81,13 @@ class OutputSettings:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Detections:
     """Detections, the highest score first.
 
     Attributes:
         points: ``(N, 2)`` ``row, col`` in px of level 0.
         scores: ``(N,)``.
-        measured: what else is known of each.
+        measured: further measurements of each.
     """
 
     points: np.ndarray
@@ -108,7 +108,7 @@ def write_outputs(
         folder: the files and what is needed to make them go here.
         heat: the finished map.
         plan: its geometry.
-        settings: what counts as found.
+        settings: what counts as a detection or a region.
         thumbnail: uint8 ``(3, H, W)`` of the slide, and px of level 0 per px of it.
 
     Returns:
@@ -138,20 +138,24 @@ def write_outputs(
             settings.min_score,
         )
     areas = regions.cells * cell_um2
-    found = _peaks(values, plan, 2**number, settings) if settings.objects == "peak" else _centres(regions, areas, plan)
+    detections = (
+        _peaks(values, plan, 2**number, settings) if settings.objects == "peak" else _centres(regions, areas, plan)
+    )
 
-    _write_geojson(geojson, regions, areas, found, settings)
-    table = {"row": found.points[:, 0], "col": found.points[:, 1]}
-    table |= dict(zip("xy", to_xy(found.points).T, strict=True)) | {"score": found.scores} | found.measured
+    _write_geojson(geojson, regions, areas, detections, settings)
+    table = {"row": detections.points[:, 0], "col": detections.points[:, 1]}
+    table |= (
+        dict(zip("xy", to_xy(detections.points).T, strict=True)) | {"score": detections.scores} | detections.measured
+    )
     pd.DataFrame(table).astype(np.float64).round(6).to_csv(csv, index=False)
     spot = None
     if settings.hotspot_mm2 is not None:
-        spot = hot_spot(found.points, plan.level0_shape, plan.base_mpp, settings.hotspot_mm2)
+        spot = hot_spot(detections.points, plan.level0_shape, plan.base_mpp, settings.hotspot_mm2)
     heat_scale = plan.cell_scale * 2**number
     look = {"mpp": plan.base_mpp, "colour": tuple(settings.colour), "spot": spot}
-    write_png(picture, slide_overlay(*thumbnail, values, heat_scale, regions.polygons, found.points, **look))
+    write_png(picture, slide_overlay(*thumbnail, values, heat_scale, regions.polygons, detections.points, **look))
     plan_json.write_text(plan.to_json(), encoding="utf-8")
-    count = len(found.points)
+    count = len(detections.points)
     return {
         **summary,
         "regions": len(regions.polygons),
@@ -161,16 +165,16 @@ def write_outputs(
     }
 
 
-def _peaks(values: np.ndarray, plan: SlidePlan, reduced: int, settings: OutputSettings) -> _Found:
+def _peaks(values: np.ndarray, plan: SlidePlan, reduced: int, settings: OutputSettings) -> _Detections:
     threshold = settings.threshold if settings.detection_threshold is None else settings.detection_threshold
     radius = round(settings.nms_radius_um / (plan.cell_um * reduced))
     cells, scores = iterative_nms(values, radius, threshold)
-    return _Found(_places(cells, plan, reduced), scores, {})
+    return _Detections(_places(cells, plan, reduced), scores, {})
 
 
-def _centres(regions: Regions, areas: np.ndarray, plan: SlidePlan) -> _Found:
+def _centres(regions: Regions, areas: np.ndarray, plan: SlidePlan) -> _Detections:
     order = np.lexsort((*regions.centres.T[::-1], -regions.mean))
-    return _Found(_places(regions.centres[order], plan), regions.mean[order], {"area_um2": areas[order]})
+    return _Detections(_places(regions.centres[order], plan), regions.mean[order], {"area_um2": areas[order]})
 
 
 def _places(cells: np.ndarray, plan: SlidePlan, reduced: int = 1) -> np.ndarray:
@@ -204,10 +208,16 @@ def _pyramid(heat: HeatMap, folder: Path) -> Iterator[list[HeatMap]]:
         yield levels
 
 
-def _write_geojson(path: Path, regions: Regions, areas: np.ndarray, found: _Found, settings: OutputSettings) -> None:
+def _write_geojson(
+    path: Path, regions: Regions, areas: np.ndarray, detections: _Detections, settings: OutputSettings
+) -> None:
     look = {"classes": settings.classification, "colors": {settings.classification: tuple(settings.colour)}}
     measured = {"area_um2": areas, "mean_score": regions.mean, "max_score": regions.max}
     with GeoJSONWriter(path) as writer:
         kind = "detection" if settings.objects == "region" else "annotation"
         writer.write(Features(regions.polygons, measurements=measured, object_types=kind, **look))
-        writer.write(Features.from_points(found.points, measurements={"score": found.scores} | found.measured, **look))
+        writer.write(
+            Features.from_points(
+                detections.points, measurements={"score": detections.scores} | detections.measured, **look
+            )
+        )

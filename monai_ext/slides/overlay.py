@@ -1,4 +1,4 @@
-"""A slide's thumbnail with what was found on it."""
+"""A slide's thumbnail with its detections and regions."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def slide_overlay(
         channel_dim=0,
     )
     if spot is not None and spot.radius is not None and spot.count:
-        centre = tuple(round((at + 0.5) / scale - 0.5) for at in (spot.col, spot.row))
+        centre = tuple(round((coordinate + 0.5) / scale - 0.5) for coordinate in (spot.col, spot.row))
         thickness = max(2, max(picture.shape) // 800)
         cv2.circle(picture, centre, round(spot.radius / scale), _INK, thickness, cv2.LINE_AA)
     scale_bar(picture, scale * mpp)
@@ -81,5 +81,5 @@ def scale_bar(picture: np.ndarray, mpp: float) -> None:
     for grow, ink in ((size, (255, 255, 255)), (0, _INK)):
         cv2.rectangle(picture, (left - grow, bottom - 2 * size - grow), (right + grow, bottom + grow), ink, -1)
     for thickness, ink in ((4 * size, (255, 255, 255)), (size, _INK)):
-        place = (left, bottom - 5 * size)
-        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5 * size, ink, thickness, cv2.LINE_AA)
+        corner = (left, bottom - 5 * size)
+        cv2.putText(picture, text, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.5 * size, ink, thickness, cv2.LINE_AA)

@@ -1,4 +1,4 @@
-"""A slide in the making: its map so far, on disk, from which a stopped run goes on."""
+"""A slide in the making: its map so far, on disk, from which a stopped run resumes."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class PartialSlide:
     on disk. Glass inside a tile is set to 0, so the map does not depend on the tiles.
 
     Args:
-        folder: where to work; nobody else may work there meanwhile.
+        folder: where to work; no other process may work there meanwhile.
         plan: the tiles.
         tissue: where the map may differ from 0; ``None`` for everywhere.
         channels: of the map.
         fingerprint: of whatever else decides what the map holds: the network's weights, the slide's bytes.
-        resume: go on from what is there, if it was made with the same plan and fingerprint.
+        resume: continue an earlier run, if it was made with the same plan and fingerprint.
 
     Attributes:
         heat: the map.
@@ -52,7 +52,7 @@ class PartialSlide:
         OSError: the disk is full.
     """
 
-    contents: tuple[str, ...] = ("map.npy",)  # files that another run can go on from, besides plan and progress
+    contents: tuple[str, ...] = ("map.npy",)  # files that another run can resume from, besides plan and progress
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class PartialSlide:
                 path.unlink()
 
     def close(self, keep_map: bool = False) -> None:
-        """Remove the folder; or else all but what another run can go on from, if there is any."""
+        """Remove the folder; or else all but what another run can resume from, if there is any."""
         if keep_map and self.stripes:
             self._clear([_LOCK, "plan.json", "progress.json", *self.contents])
         else:
@@ -153,7 +153,7 @@ class PartialSlide:
         self._added(tile)
 
     def _added(self, tile: Tile, **more: Any) -> None:
-        """After the last tile of a stripe, see that all is on disk and note it, with what else there is to note."""
+        """After the last tile of a stripe, flush the map and save the progress, with further entries."""
         stripe = self.plan.stripes[self.stripes]
         if tile.col == stripe.cols[-1]:
             self.heat.sync()

@@ -131,7 +131,7 @@ def plan_slide(
     """Lay tiles over a slide's tissue.
 
     Stripes begin where tissue begins and follow one another as long as there is some; so do the tiles of a stripe.
-    Memory goes with a tile's area, so that is what is bounded: of all shapes within the bound the one is taken that
+    Memory grows with a tile's area, so the area is bounded: of all shapes within the bound the one is taken that
     computes the fewest px, margins included. So tiles are of about the same area on slides of any size.
 
     Args:
@@ -146,8 +146,10 @@ def plan_slide(
         InputError: ``step`` or ``align`` is not positive or ``margin`` negative.
     """
     if step < 1 or margin < 0 or align < 1:
-        found = f"{step}, {margin} and {align}"
-        raise InputError("predictor", "a step of at least 1 px, a margin of at least 0, an align of at least 1", found)
+        problem = f"{step}, {margin} and {align}"
+        raise InputError(
+            "predictor", "a step of at least 1 px, a margin of at least 0, an align of at least 1", problem
+        )
     if tissue is None:
         tissue = Tissue(np.ones((1, 1), dtype=bool), float(max(reader.level0_shape)))
         area = math.prod(reader.level0_shape) * reader.base_mpp**2 * 1e-6
@@ -191,12 +193,12 @@ def plan_slide(
 
 def _cover(wanted: np.ndarray, size: int, unit: int) -> list[int]:
     """Where the fewest intervals that hold every place wanted begin; like ``size``, at multiples of ``unit``."""
-    places = np.flatnonzero(wanted)
+    positions = np.flatnonzero(wanted)
     begins: list[int] = []
-    at = 0
-    while at < len(places):
-        begins.append(int(places[at]) // unit * unit)
-        at = int(np.searchsorted(places, begins[-1] + size))
+    index = 0
+    while index < len(positions):
+        begins.append(int(positions[index]) // unit * unit)
+        index = int(np.searchsorted(positions, begins[-1] + size))
     return begins
 
 

@@ -20,7 +20,7 @@ class TilePredictor(Protocol):
     Value ``(i, j)`` of its map belongs to the ``step`` x ``step`` cell ``(i, j)`` of the slide. For maps that do not
     depend on the tiling a network needs a ``margin`` of at least half its receptive field and, where its stride does
     not divide ``step``, a further attribute ``align``: tiles begin at multiples of so many px (less the margin).
-    A further attribute ``fingerprint``, text of all that decides the map, keeps a run from going on with the map of
+    A further attribute ``fingerprint``, text of all that decides the map, keeps a run from resuming the map of
     other weights or settings. One with a further attribute ``selective``, true, is also given ``wanted``, bool ``(B, h,
     w)``: the cells that touch tissue; its values elsewhere do not count, so it may save their cost.
 
@@ -56,7 +56,7 @@ class CellPredictor(TilePredictor, Protocol):
         reach: px; centroids of two tiles' versions of one cell are no further apart.
         iou: of two versions' outlines, above it; 0 where nearness is enough.
         halo: px around a tile in which cells are looked for.
-        rim: px; what comes so near to the edge of what is looked at may go on beyond it.
+        rim: px; what is this near to the edge of the window may continue beyond it.
         align: tiles begin at multiples of so many px, less the margin.
     """
 

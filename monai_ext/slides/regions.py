@@ -27,7 +27,7 @@ class Regions:
         cells: ``(N,)`` how many cells each has.
         mean: ``(N,)`` mean value.
         max: ``(N,)`` largest value.
-        centres: ``(N, 2)`` mean place ``row, col`` of its cells, weighted by their values; a cell's middle is a whole
+        centres: ``(N, 2)`` mean ``row, col`` of its cells, weighted by their values; a cell's middle is a whole
             number.
     """
 
@@ -94,7 +94,7 @@ def find_regions(
     """Outline the connected areas above a threshold, however large the map.
 
     Cells are connected by their sides and corners. The outlines run along the cells' edges, but not beyond the
-    slide's. The map is seen strip by strip; what a strip's edge cuts is put together again.
+    slide's. The map is seen strip by strip; what a strip's edge cuts is merged again.
 
     Args:
         strips: the map from top to bottom, as first row and floats ``(h, W)``.
@@ -129,7 +129,7 @@ def _merge(region: np.ndarray, outlines: np.ndarray, kept: np.ndarray) -> np.nda
     order = np.argsort(region, kind="stable")
     first, after = (np.searchsorted(region[order], kept, side) for side in ("left", "right"))
     merged = outlines[order][first]
-    for place in np.flatnonzero(after - first > 1):
-        whole = shapely.union_all(outlines[order[first[place] : after[place]]])
-        merged[place] = shapely.simplify(whole, 0)  # no corners where a strip's edge ran
+    for index in np.flatnonzero(after - first > 1):
+        whole = shapely.union_all(outlines[order[first[index] : after[index]]])
+        merged[index] = shapely.simplify(whole, 0)  # no corners where a strip's edge ran
     return merged

@@ -26,7 +26,7 @@ _PATIENCE = 5  # s before progress is shown
 
 @dataclass(frozen=True)
 class CellWindow:
-    """Finds the cells at a place of a slide, in a window as large as they need.
+    """Finds the cells around a point of a slide, in a window as large as they need.
 
     Args:
         reader: the slide.
@@ -85,8 +85,8 @@ def join_cut(
 ) -> tuple[np.ndarray, int]:
     """Replace pieces by whole cells, each only one time.
 
-    A piece of a cell that another tile sees whole is dropped. Of the others the largest is first. What is found whole
-    takes the place of everything that is mostly the same.
+    A piece of a cell that another tile sees whole is dropped. Of the others the largest is first. A cell that is
+    found whole replaces everything that is mostly the same.
 
     Args:
         spool: the cells of all tiles, pieces included.

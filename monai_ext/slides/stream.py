@@ -1,4 +1,4 @@
-"""Decode, compute, hand on: a slide's tiles as a stream of bounded size."""
+"""Decode, compute, yield: a slide's tiles as a stream of bounded size."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def stream_tiles(
 
     OpenSlide and the decoders of tifffile leave Python's lock, so threads decode while the network computes, and need
     neither a copy of the slide's handle nor pixels passed between processes. At most ``prefetch`` batches wait. What
-    the network gave for a batch is handed on when the next one has been given to it, so that a GPU does not wait.
+    the network computed for a batch is yielded once the next one has been queued, so that a GPU does not wait.
 
     Args:
         reader: the slide.
@@ -47,7 +47,7 @@ def stream_tiles(
         predictor: what computes a tile; called in this thread.
         first: the stripe to begin with.
         batch_size: tiles computed at once. No batch reaches into the next stripe: what a network gives can depend, in
-            the last bit, on who else is in the batch, and a run that is resumed shall have the same batches.
+            the last bit, on the rest of the batch, and a resumed run must have the same batches.
         workers: threads that decode.
         prefetch: batches decoded ahead.
         normalize: applied to the pixels of each tile, uint8 ``(3, H, W)``, in the threads that decode.
@@ -129,7 +129,7 @@ def _decode(
     """The pixels of a batch, uint8 ``(B, 3, H, W)`` with the channels last in memory."""
     _, _, height, width = plan.region(tiles[0])
     pixels = np.empty((len(tiles), height, width, 3), np.uint8)
-    for place, tile in zip(pixels, tiles, strict=True):
+    for canvas, tile in zip(pixels, tiles, strict=True):
         region = reader.read(*plan.region(tile))
-        place[:] = np.moveaxis(normalize(region) if normalize else region, 0, -1)
+        canvas[:] = np.moveaxis(normalize(region) if normalize else region, 0, -1)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)

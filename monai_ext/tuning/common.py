@@ -69,7 +69,7 @@ def read_bundle(
         folder: the bundle's folder.
         configs: files in it, the later over the earlier.
         changes: entries to set.
-        **overrides: the user's own, which must be in the configuration.
+        **overrides: the user's entries, which must be in the configuration.
 
     Raises:
         InputError: no such file, an override of nothing, or one of the list.
@@ -130,7 +130,7 @@ def central_choice(
 
 
 def write_tuned(path: Path, content: Mapping[str, Any], tables: Mapping[str, pd.DataFrame], figure: Figure) -> None:
-    """Write a tuning's files, the one that others read last.
+    """Write a tuning's files, last the one that others read.
 
     Args:
         path: the JSON file.

@@ -213,11 +213,11 @@ def _ingredients(
     parts: dict[str, list[Tensor]] = {}
     for batch in tqdm(DataLoader(cases, batch_size), desc="validation images", unit="batch"):
         image = batch["image"].to(device)
-        found = evidence.ingredients(image)
-        gradient = found.pop("gradient")
-        found |= {f"saliency_{name}": grey_saliency(gradient, name) for name in saliencies}
-        found |= {"backprop": evidence.backprop(image), "truth": batch["truth"]}
-        for name, value in found.items():
+        ingredients = evidence.ingredients(image)
+        gradient = ingredients.pop("gradient")
+        ingredients |= {f"saliency_{name}": grey_saliency(gradient, name) for name in saliencies}
+        ingredients |= {"backprop": evidence.backprop(image), "truth": batch["truth"]}
+        for name, value in ingredients.items():
             parts.setdefault(name, []).append(value.cpu())
     return {name: torch.cat(values) for name, values in parts.items()}
 

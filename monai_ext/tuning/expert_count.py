@@ -71,7 +71,7 @@ def tune_expert_count(
 
     Counts and the limits of learning rate and dropout are the paper's; the steps between the limits are ours. For each
     count the learning rate and dropout are chosen by the F1 of the validation nuclei, never of the test. A stopped
-    sweep goes on: every finished fine-tuning leaves a small file of its own in ``<output>/cells``.
+    sweep resumes: every finished fine-tuning leaves a small file of its own in ``<output>/cells``.
 
     Args:
         dataset_dir: folder with the nuclei's ``dataset.json``.
@@ -97,9 +97,9 @@ def tune_expert_count(
     grid = [_Cell(int(n), float(lr), float(dropout), int(seed)) for n, lr, dropout, seed in product(*axes)]
     if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
         raise InputError("processes", "a whole number from 1", repr(processes))
-    place = {"dataset_dir": str(dataset_dir), "student_dir": str(student_dir)}
+    folders = {"dataset_dir": str(dataset_dir), "student_dir": str(student_dir)}
     folder, files = Path(output), (*_CONFIGS, *_several(configs))
-    parser = read_bundle("tune expert-count", bundle, files, place, **overrides)
+    parser = read_bundle("tune expert-count", bundle, files, folders, **overrides)
     for count in axes[0]:
         parser.update({"per_class": int(count)})
         parser.parse(reset=True)
@@ -107,7 +107,7 @@ def tune_expert_count(
             expert = parser.get_parsed_content("expert")
     made_with = _made_with(parser, Path(student_dir) / "model.pt", expert)
     jobs = [
-        (cell, str(bundle), files, {**place, **overrides}, str(folder / "cells"), made_with, processes)
+        (cell, str(bundle), files, {**folders, **overrides}, str(folder / "cells"), made_with, processes)
         for cell in grid
         if _result(folder / "cells", cell, made_with) is None
     ]
@@ -210,13 +210,13 @@ def _begun(work: Path, made_with: str) -> bool:
 
 def _flat(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float | None]:
     """Weighted F1 and accuracy with their intervals, flat."""
-    found = {}
+    columns = {}
     for when, scores in (("before", before), ("after", after)):
         for name in ("f1", "accuracy"):
             interval = scores[name]
-            found |= {f"{name} {when}": interval.value}
-            found |= {f"{name} {when} low": interval.low, f"{name} {when} high": interval.high}
-    return found
+            columns |= {f"{name} {when}": interval.value}
+            columns |= {f"{name} {when} low": interval.low, f"{name} {when} high": interval.high}
+    return columns
 
 
 def _scores(classifier: PatchClassifier, nuclei: NucleusPatches, names: Sequence[str]) -> dict[str, Any]:

@@ -112,8 +112,8 @@ def tune_instances(
         "images": len(scores),
     }
     write_tuned(path, content, {"sweep": table}, _plot(table, chosen, score))
-    shown = ", ".join(f"{name} {chosen[name]:g}" for name in _SWEPT)
-    print(f"{path}: {shown}; AJI {chosen['aji']:.3f}, PQ {chosen['pq']:.3f} on {len(scores)} images")
+    summary = ", ".join(f"{name} {chosen[name]:g}" for name in _SWEPT)
+    print(f"{path}: {summary}; AJI {chosen['aji']:.3f}, PQ {chosen['pq']:.3f} on {len(scores)} images")
     return str(path)
 
 
@@ -132,9 +132,9 @@ def _scores(parser: ConfigParser, settings: Sequence[dict[str, float]]) -> Itera
         yield np.array([_score(finder(probability, mpp=float(mpp)).numpy(), truth) for finder in finders])
 
 
-def _score(found: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    counts = PanopticQuality()(found[None], truth[None])[0, 0]
-    return AggregatedJaccardIndex()(found[None], truth[None]).item(), panoptic_scores(counts)["pq"].item()
+def _score(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    counts = PanopticQuality()(predicted[None], truth[None])[0, 0]
+    return AggregatedJaccardIndex()(predicted[None], truth[None]).item(), panoptic_scores(counts)["pq"].item()
 
 
 def _choose(table: pd.DataFrame, scores: np.ndarray, name: str) -> pd.Series:

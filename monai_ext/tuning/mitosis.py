@@ -79,11 +79,11 @@ def tune_mitosis(
     files = ("configs/train.json", "configs/evaluate.json", *configs)
     parser = read_bundle("tune mitosis", bundle, files, changes, **overrides)
     with errors_unwrapped():
-        found = _detections(parser, binarize)
-    truths = [found_field["label"] for found_field in found]
+        fields = _detections(parser, binarize)
+    truths = [field["label"] for field in fields]
     tables = [
         sweep_detection_thresholds(
-            [field["points"][index] for field in found], truths, radius, grid(areas, "areas"), grid(scores, "scores")
+            [field["points"][index] for field in fields], truths, radius, grid(areas, "areas"), grid(scores, "scores")
         ).assign(threshold=level)
         for index, level in enumerate(binarize)
     ]
@@ -98,7 +98,7 @@ def tune_mitosis(
         "min_score": round(float(chosen["score"]), 4),
         "validation": {name: float(chosen[name]) for name in ("f1", "precision", "recall")},
         "radius_px": radius,
-        "fields": len(found),
+        "fields": len(fields),
         "figures": figures,
     }
     write_tuned(path, content, {"sweep": table}, _plot(table[table["threshold"] == chosen["threshold"]], chosen))

@@ -1,4 +1,4 @@
-"""The bundles that are served, and what must be known of each."""
+"""The bundles that are served, with what the app needs of each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GREEN = (0, 200, 60)
 
 @dataclass(frozen=True)
 class Bundle:
-    """What the app must know of a bundle: what it learns from, and the names and colours of what it finds."""
+    """What the app needs of a bundle: what it learns from, and the names and colours of what it finds."""
 
     kind: str = "instances"
     colours: Mapping[str, tuple[int, int, int]] = field(default_factory=lambda: {"nucleus": _GREEN})

@@ -32,6 +32,6 @@ def http_errors() -> Iterator[None]:
 
 
 def check_name(name: str, names: list[str], what: str) -> None:
-    """Answer 404 for a name that is not among those known."""
+    """Answer 404 for an unknown name."""
     if name not in names:
         raise HTTPException(HTTPStatus.NOT_FOUND, f"{what}: expected one of {', '.join(names) or 'none'}, found {name}")

@@ -35,7 +35,7 @@ class BundleInfer(BundleInferTask):
     """
 
     def __init__(self, path: str, conf: dict[str, str], colours: Mapping[str, Sequence[int]]) -> None:
-        # by its name alone one would be taken for a classifier, whose answer is no image
+        # MONAI Label would take one for a classifier by its name, whose answer is no image
         super().__init__(path, conf, type=InferType.SEGMENTATION, post_filter=None, add_post_restore=False)
         # clients recognise what they drew before by these names
         self.labels = {name: number for number, name in enumerate(colours, start=1)}
@@ -52,7 +52,7 @@ class BundleInfer(BundleInferTask):
     def pre_transforms(self, data: Mapping[str, Any] | None = None) -> list[Callable]:
         """The bundle's, which load the region that is asked for."""
         if self._weights_at != (now := self._weights_time()):
-            self.bundle_config.parse(True)  # thresholds that belonged to other weights are gone
+            self.bundle_config.parse(True)  # drops the thresholds of other weights
             self._weights_at = now
         loads = (LoadFieldd, LoadVesseld)
         return [_LoadRegion(each) if isinstance(each, loads) else each for each in super().pre_transforms(data)]
@@ -131,14 +131,14 @@ class BundleInfer(BundleInferTask):
                 }
             )
             parser.get_parsed_content("slides").run(parser.get_parsed_content("cohort"))
-            found = read_geojson(next(Path(folder).rglob("*.geojson")))
-        centres = found.points()[:, ::-1] + 0.5 if len(found) else found.points()
+            features = read_geojson(next(Path(folder).rglob("*.geojson")))
+        centres = features.points()[:, ::-1] + 0.5 if len(features) else features.points()
         corner = (location[0] + size[0], location[1] + size[1])
-        found = found[((centres >= tuple(location)) & (centres < corner)).all(axis=1)]
-        if len(found):
-            found.classes[:] = [name or "nucleus" for name in found.classes]
+        features = features[((centres >= tuple(location)) & (centres < corner)).all(axis=1)]
+        if len(features):
+            features.classes[:] = [name or "nucleus" for name in features.classes]
         colours = {**self._config["label_colors"], **(request.get("label_colors") or {})}
-        annotation = as_annotation(found, location, size, colours, float(request.get("min_poly_area") or 0))
+        annotation = as_annotation(features, location, size, colours, float(request.get("min_poly_area") or 0))
         return {"annotation": annotation, "label_names": self.labels, "latencies": {}}
 
 
@@ -149,11 +149,11 @@ class _LoadRegion:
         self.loader = loader
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        place = {key: data.get(key) or (0, 0) for key in ("location", "size")}
-        place |= {"target_mpp": self.loader.target_mpp, "mpp": data.get("mpp")}
+        region = {key: data.get(key) or (0, 0) for key in ("location", "size")}
+        region |= {"target_mpp": self.loader.target_mpp, "mpp": data.get("mpp")}
         if isinstance(self.loader, LoadVesseld):
-            return {**data, **load_vessel_region(data["image"], **place, outline=data.get("outline"))}
-        return {**data, "image": load_region(data["image"], **place)}
+            return {**data, **load_vessel_region(data["image"], **region, outline=data.get("outline"))}
+        return {**data, "image": load_region(data["image"], **region)}
 
 
 def _collect(data: Mapping[str, Any]) -> dict[str, Any]:

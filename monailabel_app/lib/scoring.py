@@ -59,13 +59,13 @@ class Agreement(ScoringMethod):
             return {"accuracy": float(has_finding(features) == has_object(label))}
         if self.kind == "points":
             metric = DetectionF1(radius=_RADIUS_PX)
-            found = features[shapely.get_type_id(features.geometry) == shapely.GeometryType.POINT].points()
-            metric(*([torch.as_tensor(each, dtype=torch.float32)] for each in (found, object_points(label))))
+            predicted = features[shapely.get_type_id(features.geometry) == shapely.GeometryType.POINT].points()
+            metric(*([torch.as_tensor(each, dtype=torch.float32)] for each in (predicted, object_points(label))))
             return {"f1": _number(metric.aggregate())}
         truth = object_map(label, image).astype(np.int32)
-        found = polygons_to_label_map(features.geometry, truth.shape)
+        predicted = polygons_to_label_map(features.geometry, truth.shape)
         dice, aji = DiceMetric(ignore_empty=False), AggregatedJaccardIndex()  # rightly nothing: 1
-        maps = [torch.as_tensor(each)[None, None] for each in (found, truth)]
+        maps = [torch.as_tensor(each)[None, None] for each in (predicted, truth)]
         dice(maps[0] > 0, maps[1] > 0)
         aji(maps[0], maps[1])
         return {"dice": _number(dice.aggregate()), "aji": _number(aji.aggregate())}

@@ -54,7 +54,7 @@ class Uncertainty(Strategy):
                 if math.prod(levels.shapes[0]) > _MOST_PIXELS:
                     continue
                 values[image] = self._of(model, image, datastore)
-            except InputError as error:  # the others go on
+            except InputError as error:  # the others continue
                 logger.warning("left out: %s", error)
         if not values:
             return None

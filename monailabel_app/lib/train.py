@@ -46,7 +46,7 @@ class BundleTrain(BundleTrainTask):
         return {**super().config(), **({"cycle": False} if self.can_cycle else {})}
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Train; the weights take the place of the bundle's."""
+        """Train; the weights replace the bundle's."""
         request = {**request, "run_id": request.get("run_id") or "run"}  # clients send an empty one
         if request.get("cycle"):
             return self._run_cycle(request, datastore)
@@ -59,7 +59,7 @@ class BundleTrain(BundleTrainTask):
             super()._load_checkpoint(model_pytorch, pretrained, train_handlers)
 
     def _update_overrides(self, overrides: dict[str, Any]) -> dict[str, Any]:
-        """Templates are the weights' own; weights that are there must fit, and have a first stage behind them."""
+        """Templates belong to the weights; existing weights must fit, and have completed the first stage."""
         if "templates" in self.bundle_config:
             overrides["templates"] = os.fspath(Path(self.bundle_path) / "models/templates")
         handlers = overrides[self.const.key_train_handlers()]
@@ -97,7 +97,7 @@ class BundleTrain(BundleTrainTask):
             del each["label"]
         with atomic_path(data / "dataset.json") as temporary:
             temporary.write_bytes(orjson.dumps({"name": "datastore", **lists}, option=orjson.OPT_INDENT_2))
-        own = request["cycle"] if isinstance(request["cycle"], Mapping) else {}
+        overrides = request["cycle"] if isinstance(request["cycle"], Mapping) else {}
         shutil.rmtree(output, ignore_errors=True)  # phases of other annotations
         monai.bundle.run(
             config_file=os.fspath(Path(self.bundle_path) / "configs/cycle.json"),
@@ -106,7 +106,7 @@ class BundleTrain(BundleTrainTask):
                 "dataset_dir": os.fspath(data),
                 "tiles_dir": os.fspath(data),
                 "output_dir": os.fspath(output),
-                **own,
+                **overrides,
             },
         )
         copy_weights(output / "model.pt", Path(self.bundle_path) / "models/model.pt")
@@ -117,10 +117,10 @@ def _split(items: Sequence[dict[str, Any]], share: float) -> dict[str, list[dict
     """Training and validation, each with images of both kinds."""
     lists: dict[str, list[dict[str, Any]]] = {"training": [], "validation": []}
     for label, name in ((1, "with"), (0, "without")):
-        own = [each for each in items if each["has_nuclei"] == label]
-        if len(own) < 2:
-            raise InputError("datastore", f"at least two labelled images {name} nuclei", str(len(own)))
-        count = min(len(own) - 1, max(1, round(share * len(own))))
-        lists["validation"] += own[:count]
-        lists["training"] += own[count:]
+        group = [each for each in items if each["has_nuclei"] == label]
+        if len(group) < 2:
+            raise InputError("datastore", f"at least two labelled images {name} nuclei", str(len(group)))
+        count = min(len(group) - 1, max(1, round(share * len(group))))
+        lists["validation"] += group[:count]
+        lists["training"] += group[count:]
     return lists
