@@ -17,7 +17,6 @@ import torch
 from monai.utils import convert_to_dst_type, convert_to_tensor, ensure_tuple
 from torch import Tensor
 
-from monai_ext.data.points import atomic_path
 from monai_ext.distributed import is_first
 from monai_ext.errors import InputError
 
@@ -263,6 +262,8 @@ def copy_weights(source: str | Path, destination: str | Path) -> None:
 @contextmanager
 def _convention_beside(weights: Path, content: Mapping[str, Any] | None) -> Iterator[Path]:
     """Where to write weights; their convention is there when they are, and another one never beside them."""
+    from monai_ext.data.points import atomic_path  # the data package needs networks
+
     file = weights.with_name(_FILE)
     text = None if content is None else json.dumps(content, indent=1) + "\n"
     same = text is not None and file.is_file() and file.read_text(encoding="utf-8") == text
