@@ -25,13 +25,13 @@ def main(root: Path) -> None:
     total = shared = 0
     for name in NAMES:
         files = {path.parents[1].name: lines(path) for path in sorted(root.glob(f"bundles/*/configs/{name}.json"))}
-        for bundle, own in files.items():
+        for bundle, said in files.items():
             others = [set(other) for key, other in files.items() if key != bundle]
-            anywhere = sum(line in set().union(*others) for line in own)
-            closest = max(sum(line in other for line in own) for other in others)
-            total, shared = total + len(own), shared + anywhere
+            anywhere = sum(line in set().union(*others) for line in said)
+            closest = max(sum(line in other for line in said) for other in others)
+            total, shared = total + len(said), shared + anywhere
             label = f"{bundle}/{name}.json"
-            print(f"{label:54} {len(own):5} {anywhere:6} {anywhere / len(own):4.0%} {closest / len(own):7.0%}")
+            print(f"{label:54} {len(said):5} {anywhere:6} {anywhere / len(said):4.0%} {closest / len(said):7.0%}")
     print(f"{'all':54} {total:5} {shared:6} {shared / total:4.0%}")
 
 

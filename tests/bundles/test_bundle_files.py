@@ -14,7 +14,7 @@ from monai.bundle.properties import InferProperties, TrainProperties
 
 from monai_ext.distribution.contents import collect, requirements
 from tests.bundles.conftest import ROOT
-from tests.configs import configurations
+from tests.configs import config_files, configurations
 
 FILES = [
     "LICENSE",
@@ -144,19 +144,15 @@ def test_every_configuration_is_json_without_duplicate_keys(bundle):
 
 
 def test_overlays_change_what_exists(bundle):
-    """An overlay's ``a#b`` must name an entry of the configuration it is laid over: a misspelt one would be ignored."""
-    paths = configurations(bundle)
-    bases = []
-    for files in ([path] for path in paths if "imports" in json.loads(path.read_text())):
-        bases.append(ConfigParser())
-        if files[0].stem == "train":
-            files.append(bundle / "configs/evaluate.json")
-        bases[-1].read_config([str(path) for path in files])
-    for path in paths:
-        for key in json.loads(path.read_text()):
-            parent = key.lstrip("+~").rsplit("#", 1)[0]  # MONAI's marks for adding to a list and for leaving out
-            if "#" in key:
-                assert any(base.get(parent) is not None for base in bases), f"{path.name}: {key}"
+    """An overlay's ``a#b`` must name an entry of what it says it goes over: a misspelt one would be ignored."""
+    for path in configurations(bundle):
+        content = json.loads(path.read_text())
+        for over in content.get("_over_", ()):
+            base = ConfigParser()
+            base.read_config(config_files(bundle, *over.split(" + ")))
+            for key in content:
+                parent = key.lstrip("+~").rsplit("#", 1)[0]  # MONAI's marks for adding to a list and for leaving out
+                assert "#" not in key or base.get(parent) is not None, f"{path.name} over {over}: {key}"
 
 
 def test_flags_are_understood_as_a_command_line_gives_them(bundle):

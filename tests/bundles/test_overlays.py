@@ -94,8 +94,8 @@ INTENDED: dict[str, dict[str, set[str]]] = {
 
 
 def intended(bundle: Path, overlay: str) -> set[str]:
-    own = INTENDED[bundle.name.removeprefix("pathology_")]
-    return INTENDED["*"].get(overlay, set()) | own.get(overlay, set())
+    of_bundle = INTENDED[bundle.name.removeprefix("pathology_")]
+    return INTENDED["*"].get(overlay, set()) | of_bundle.get(overlay, set())
 
 
 def read(bundle: Path, names: Iterable[str]) -> ConfigParser:
@@ -165,9 +165,8 @@ def losses(base: ConfigParser, stack: ConfigParser) -> set[str]:
     links, others = graph(base), graph(stack)
     before = closure(links, "validate#evaluator" if EVALUATES in str(stack["run"]) else "run", "initialize")
     after = closure(others, "run", "initialize")
-    lost = {
-        name for name in WATCHED if ... not in (own := (entry(base, name), entry(stack, name))) and own[0] != own[1]
-    }
+    stated = {name: (entry(base, name), entry(stack, name)) for name in WATCHED}
+    lost = {name for name, (one, other) in stated.items() if ... not in (one, other) and one != other}
     for name, value in base.get().items():
         plain = not isinstance(value, dict | list) and not str(value).startswith("$")
         if plain and name != OVER and name in before - after:
@@ -201,8 +200,8 @@ def declared() -> list[tuple[Path, tuple[str, ...]]]:
 def listed_files(page: str) -> Iterator[str]:
     """The lists of files in a page's commands, with what its shell variables of one letter stand for there."""
     values: dict[str, str] = {}
-    for found in re.finditer(r"\b([A-Z])=\"('configs/[^\"\n]*)\"|\"\[([^]\"]*)\]\"", page):
-        name, value, listed = found.groups()
+    for match in re.finditer(r"\b([A-Z])=\"('configs/[^\"\n]*)\"|\"\[([^]\"]*)\]\"", page):
+        name, value, listed = match.groups()
         text = re.sub(r"\$([A-Z])\b", lambda letter: values.get(letter[1], letter[0]), value or listed)
         if name:
             values[name] = text

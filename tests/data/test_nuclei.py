@@ -261,10 +261,12 @@ def test_experts_of_some_scales(folder, split):
         table.to_csv(path, index=False)
     lists = load_datalist(folder, check=None)
     parts = expert_nuclei(lists, "ea", NAMES, 2, split=split, scales=[1])
-    found = set().union(*map(keys, parts.values()))
     everything = [item for part in lists.values() for item in part]
-    assert found <= keys(NucleusPatches(everything, "ea", NAMES, scales=[1]))
-    assert found < set().union(*map(keys, expert_nuclei(lists, "ea", NAMES, 2, split=split).values()))
+    if split == "lists":
+        number, items = len(parts["test"]), lists["test"]
+    else:
+        number, items = sum(map(len, parts.values())), everything
+    assert number == len(NucleusPatches(items, "ea", NAMES, scales=[1])) < len(NucleusPatches(items, "ea", NAMES))
 
 
 @pytest.mark.parametrize(
