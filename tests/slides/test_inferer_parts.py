@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from monai_ext.base.errors import InputError
-from monai_ext.slides import SlideInferer, SlideResult
+from monai_ext.slides import OutputSettings, SlideInferer, SlideResult
 from monai_ext.slides import inferer as module
+from monai_ext.slides.outputs import _peaks
 from monai_ext.slides.stains import fit_stains
 from tests.slides.conftest import ConvPredictor
 
@@ -129,3 +130,20 @@ def test_at_most_64_squares_evenly_chosen_tell_the_stains(squares, read):
     assert len(set(rows)) == len(rows) == read
     assert (rows[0], rows[-1]) == (0, squares - 1)
     assert np.ptp(np.diff(rows)) <= 1 if len(rows) > 1 else True
+
+
+@pytest.mark.parametrize(("apart", "peaks"), [(75, 1), (76, 2)])
+def test_peaks_within_75_um_are_one_unless_told_otherwise(apart, peaks):
+    heat = np.zeros((3, 200), np.float32)
+    heat[1, 10], heat[1, 10 + apart] = 0.9, 0.8
+    plan = SimpleNamespace(cell_um=1.0, cell_scale=1.0, level0_shape=(3, 200))
+    assert len(_peaks(heat, plan, 1, OutputSettings()).points) == peaks
+
+
+@pytest.mark.parametrize(("settings", "peaks"), [({}, 1), ({"threshold": 0.4}, 2), ({"detection_threshold": 0.4}, 2),
+                                                 ({"threshold": 0.4, "detection_threshold": 0.5}, 1)])  # fmt: skip
+def test_peaks_are_above_their_threshold(settings, peaks):
+    heat = np.zeros((3, 200), np.float32)
+    heat[1, 10], heat[1, 190] = 0.51, 0.5
+    plan = SimpleNamespace(cell_um=1.0, cell_scale=1.0, level0_shape=(3, 200))
+    assert len(_peaks(heat, plan, 1, OutputSettings(**settings)).points) == peaks
