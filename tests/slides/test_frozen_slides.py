@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from monai_ext.slides import OutputSettings, SlideResult
-from monai_ext.slides.outputs import _Found
+from monai_ext.slides.outputs import _Detections
 from monai_ext.slides.regions import find_regions
 from tests.slides.test_plan import plan_slide, reader
 
@@ -21,7 +21,7 @@ PLAN = plan_slide(reader((40, 50)), 10, 0, 30)
         pytest.param(lambda: PLAN.stripes[0], id="Stripe"),
         pytest.param(lambda: next(PLAN.tiles(PLAN.stripes[0])), id="Tile"),
         pytest.param(OutputSettings, id="OutputSettings"),
-        pytest.param(lambda: _Found(np.zeros((0, 2)), np.zeros(0), {}), id="Found"),
+        pytest.param(lambda: _Detections(np.zeros((0, 2)), np.zeros(0), {}), id="Found"),
         pytest.param(lambda: find_regions([(0, np.zeros((2, 2)))], 0.5, 1.0, (2, 2)), id="Regions"),
     ],
 )
