@@ -12,6 +12,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.formats.hotspot import hot_spot, mitosis_summary
 
 EDGE_TOL = 1e-9  # relative; how far outside the circle a point still lies on it
+PX_TOL = 1e-9
 
 
 def count_in(points, centre, radius):
@@ -41,6 +42,60 @@ def test_equals_brute_force(points, area):
     assert spot.count == brute_force(points, spot.radius)
     assert spot.count == count_in(points, (spot.row, spot.col), spot.radius)
     assert not spot.whole_field
+
+
+def slow(points, shape, mpp, area):
+    """Count, radius, area counted and centre (where it is settled) of a field of any shape, one pair at a time."""
+    height, width = shape
+    field = height * mpp * width * mpp / 1e6
+    middle = ((height - 1) / 2, (width - 1) / 2)
+    if field <= area:
+        return len(points), None, field, middle
+    radius = 1000 * math.sqrt(area / math.pi) / mpp
+    return (brute_force(points, radius) if len(points) else 0), radius, area, None if len(points) else middle
+
+
+@st.composite
+def fields(draw):
+    """A field, often a strip, and points all over it, its corners too."""
+    height, width = draw(st.tuples(st.integers(1, 60), st.integers(1, 900)))
+    shape = draw(st.permutations([height, width]))
+    inside = st.tuples(*(st.one_of(st.sampled_from([0, side - 1]), st.integers(0, side - 1)) for side in shape))
+    return tuple(shape), np.array(draw(st.lists(inside, max_size=20)), float).reshape(-1, 2)
+
+
+@settings(max_examples=150, deadline=None)
+@given(fields(), st.sampled_from([0.25, 1.0, 3.0]), st.sampled_from([0.0003, 0.003, 0.02, 0.1]))
+def test_fields_that_are_not_square(field, mpp, area):
+    shape, points = field
+    spot = hot_spot(points, shape, mpp, area)
+    count, radius, counted, centre = slow(points, shape, mpp, area)
+    assert spot.count == count
+    assert spot.whole_field == (radius is None)
+    assert spot.radius == (None if radius is None else pytest.approx(radius))
+    assert spot.area_mm2 == pytest.approx(counted)
+    assert spot.density_per_mm2 == pytest.approx(count / counted)
+    if centre is not None:
+        assert (spot.row, spot.col) == centre
+    else:
+        assert spot.count == count_in(points, (spot.row, spot.col), spot.radius)
+        assert (points.min(0) - PX_TOL <= (spot.row, spot.col)).all()
+        assert (points.max(0) + PX_TOL >= (spot.row, spot.col)).all()
+    turned = hot_spot(points[:, ::-1], shape[::-1], mpp, area)
+    assert (turned.count, turned.area_mm2, turned.whole_field) == (spot.count, spot.area_mm2, spot.whole_field)
+
+
+@pytest.mark.parametrize(("shape", "whole"), [((1000, 2000), True), ((2000, 1000), True), ((1000, 2001), False)])
+def test_a_field_of_just_the_area_counts_as_a_whole(shape, whole):
+    assert hot_spot(np.array([[5.0, 5.0]]), shape, 1.0, 2.0).whole_field is whole
+
+
+def test_summary_of_a_strip():
+    row = mitosis_summary(np.array([[10.0, 7900.0, 50, 0.9], [40, 7000, 60, 0.8], [5, 5, 60, 0.8]]), (50, 8000), 1.0)
+    assert row["area_mm2"] == pytest.approx(0.4)
+    assert row["density_per_mm2"] == pytest.approx(7.5)
+    assert (row["hotspot_count"], row["hotspot_whole_field"]) == (3, True)
+    assert (row["hotspot_row"], row["hotspot_col"]) == (24.5, 3999.5)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import math
 import pickle
 
 import cv2
@@ -19,7 +20,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
 from monai_ext.formats.geojson import Features, write_geojson
 from monai_ext.formats.point_files import read_points, write_points
-from monai_ext.formats.points import as_points
+from monai_ext.formats.points import as_points, points_outside
 
 COORDINATE = st.floats(-10, 200_000, width=32)
 POINTS = arrays(np.float32, st.tuples(st.integers(0, 20), st.just(2)), elements=COORDINATE)
@@ -241,3 +242,50 @@ def test_masks_give_the_centre_of_each_figure(tmp_path, suffix, numbers, expecte
     assert points.dtype == np.float32
     assert points.shape == (len(expected), 2)
     np.testing.assert_allclose(sorted(points.tolist()), np.reshape(expected, (-1, 2)).tolist(), rtol=1e-6)
+
+
+SHAPE = (20, 30)  # rows, columns
+
+
+@pytest.mark.parametrize(("axis", "side"), enumerate(SHAPE))
+@pytest.mark.parametrize(
+    ("place", "outside"),
+    [
+        (0, False),
+        (-0.5, False),  # the first pixel reaches half a pixel before its centre
+        (math.nextafter(-0.5, -1), True),
+        (-1, True),
+        (0.49, False),
+    ],
+)
+def test_the_first_pixel_is_the_lower_limit(axis, side, place, outside):
+    point = np.full((1, 2), 7.0)
+    point[0, axis] = place
+    assert (points_outside(point, SHAPE) is not None) == outside
+
+
+@pytest.mark.parametrize(("axis", "side"), enumerate(SHAPE))
+@pytest.mark.parametrize(
+    ("beyond_last", "outside"),
+    [(0, False), (0.5, False), (0.5 + 1e-9, True), (0.75, True), (1, True), (-0.25, False)],
+)
+def test_the_last_pixel_is_the_upper_limit(axis, side, beyond_last, outside):
+    """Each side has its own: a column may lie where no row does."""
+    point = np.full((1, 2), 7.0)
+    point[0, axis] = side - 1 + beyond_last
+    assert (points_outside(point, SHAPE) is not None) == outside
+
+
+def test_what_is_outside_is_counted_and_the_first_named():
+    points = np.array([[3, 4], [19.6, 4], [3, -1], [19, 29]])
+    assert points_outside(points, SHAPE) == "2 of 4 outside, the first at row 19.6, col 4"
+    assert points_outside(points[[0, 3]], SHAPE) is None
+    assert points_outside(np.zeros((0, 2)), SHAPE) is None
+
+
+@pytest.mark.parametrize(
+    ("point", "swapped"),
+    [((29, 19), True), ((29.5, 19.5), True), ((29.6, 3), False), ((25, -0.5), True), ((25, -0.6), False)],
+)
+def test_swapped_columns_are_told_where_all_would_be_inside(point, swapped):
+    assert ("swapped" in points_outside(np.array([point, (5, 5)]), SHAPE)) == swapped
