@@ -153,7 +153,10 @@ def test_conversions_and_phantoms_start_without_torch():
         (["phantom", "cells", "-h"], "--fields"),
         (["phantom", "slide", "-h"], "--dst"),
         (["tune", "mitosis", "--dataset_dir", "d", "--help"], "--areas"),
-        (["tune", "mitosis", "--help"], "--configs: further overlays of the bundle, such as configs/paper.json."),
+        (
+            ["tune", "mitosis", "--help"],
+            "--configs: further overlays of the bundle, such as configs/overlays/paper/paper.json.",
+        ),
         (["tune", "mitosis", "--help"], "--...: entries of the configuration"),
         (["report", "slides", "--help"], "--itc_um"),
         (["report", "--help"], "classifiers"),

@@ -80,8 +80,10 @@ def test_instances_have_the_shape_and_type_of_the_metadata(place):
         image = torch.rand(1, stated["inputs"]["image"]["num_channels"], *size) * (high - low) + low
         with torch.no_grad():
             found = inferer(image, network.eval())
-        assert set(found) == set(stated["outputs"])
-        for name, value in found.items():
+        assert set(found) == {*stated["outputs"], "cut"}
+        assert found["cut"].shape == (1,)
+        for name in stated["outputs"]:
+            value = found[name]
             assert value.shape == (1, stated["outputs"][name]["num_channels"], *size)
             assert str(value.dtype) == f"torch.{stated['outputs'][name]['dtype']}"
 

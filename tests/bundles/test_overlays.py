@@ -39,14 +39,15 @@ NO_LOADER = {
     "batch_size",
 }  # maps need gradients and are computed in their own way
 DEPLOYED = {"weights", "convention#weights"}
-INPUT = {"mean", "std", "convention", "convention#mean", "convention#std", "convention#channels"}
+INPUT = {"convention", "convention#mean", "convention#std", "convention#channels"}
 INTENDED: dict[str, dict[str, set[str]]] = {
     "*": {
         # a federation's weights arrive from outside
         "fl": {"weights", "ckpt_dir", "convention#weights"},
         # nothing is trained
-        "evaluate": {"start_from", "average_momentum", "cache_rate", "convention", "convention#weights"},
-        "evaluate_cells": {"annotation", "selection_annotation", "convention#weights"},  # the truth is what counts
+        "evaluate": {"average_momentum", "cache_rate", "convention", "convention#weights"},
+        # the truth is what counts
+        "evaluate_cells": {"annotation", "selection_annotation", "convention", "convention#weights"},
         **dict.fromkeys(["inference_onnx", "inference_trt", "slides_onnx"], DEPLOYED),
         # windows, evidence maps and loaders of single images have no place on slides
         "slides": {"num_workers", "overlap", "batch_size"},
@@ -56,7 +57,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         "paper": {"weight_decay"},  # Adam as in the paper, without
         **{name: {"ckpt_dir", *OTHER_NETWORK} for name in ("teacher", "resnet16", "vgg4", "xception")},
         "student": {"ckpt_dir"},
-        "finetune": {"ckpt_dir", "teacher_labels", "convention#weights"},  # experts teach
+        "finetune": {"ckpt_dir", "teacher_labels", "convention", "convention#weights"},  # experts teach
     },
     "metastasis_evidence_localization": {
         "paper_pcam": {"target_mpp"},
@@ -69,13 +70,15 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         "quickstart": {"network_def#weights"},
         "finetune": {"network_def#weights"},
         "caffe_input": INPUT,
-        "hematoxylin": {"weights", "ckpt_dir"},  # no network
+        "hematoxylin": {"weights", "ckpt_dir", "network_def#weights", "convention", "convention#weights"},  # no network
         # fields are brought to one size, whatever their resolution, and their masks are scored
-        "mammography": {"mpp", "target_mpp", "match_radius_px"},
+        "mammography": {"mpp", "target_mpp", "match_radius_px", "convention"},
         "mammography_evaluate": {"target_mpp", "match_radius_px"},
     },
     "mvi_vessel_classification": {
-        "paper": {"mean", "std", "convention"},  # of the loss: masked pixels fade to 0, not to white (equation 3)
+        # the loss no longer asks the convention what white is: masked pixels fade to 0 (equation 3)
+        "paper": {"convention", "network_def#weights", "target_mpp"},
+        "from_classifier": {"convention", "network_def#weights"},  # it begins from the classifier's
         "classifier": {"stage2_epochs"},
     },
     "nuclei_instance_segmentation": {

@@ -145,7 +145,7 @@ def test_pixel_map_of_a_network_with_strides_does_not_depend_on_the_size_of_tile
     "other",
     [
         {"convention": InputConvention(mean=[1, 2, 3])},
-        {"std": [1, 2, 3]},
+        {"convention": InputConvention(std=[1, 2, 3])},
         {"step": 12},
         {"context": 192},
         {"autocast": True},

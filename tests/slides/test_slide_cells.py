@@ -43,7 +43,7 @@ class Smooth(HematoxylinMap):
     pause = 0.0
 
     def __init__(self):
-        super().__init__((0, 0, 0), (255, 255, 255), darkest=1.4)
+        super().__init__(InputConvention((0, 0, 0), (255, 255, 255)), darkest=1.4)
 
     def forward(self, x):
         time.sleep(self.pause)
