@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -134,8 +135,11 @@ def test_a_misspelt_option_is_refused_before_anything_is_computed(place):
     assert not (place.folder / "models/misspelt").exists()
 
 
+@pytest.mark.slow
 def test_weights_of_another_input_are_refused(place):
     folder = place.folder / "models/other"
+    if (place.source / "models/templates").is_dir():
+        shutil.copytree(place.source / "models/templates", folder / "templates")
     state = torch.load(place.source / "models/model.pt", map_location="cpu", weights_only=True)
     save_weights(state, folder / "model.pt", CAFFE)
     done = place.bundle(
