@@ -162,9 +162,8 @@ def test_weights_of_another_input_are_refused(place):
 
 @pytest.mark.slow
 def test_a_batch_larger_than_the_list_trains_all_the_same(place):
-    size = next(
-        name for name in ("batch_size", "fields_per_batch") if name in (place.source / "configs/train.json").read_text()
-    )
+    settings = json.loads((place.source / "configs/train.json").read_text())
+    size = next(name for name in ("batch_size", "fields_per_batch") if name in settings)
     folder = place.train("large", **{size: 1000, "train#trainer#max_epochs": 1, "val_interval": 1})
     assert (folder / "model.pt").is_file()
 

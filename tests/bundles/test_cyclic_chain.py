@@ -45,9 +45,8 @@ def done_phases(folder):
     for notes in folder.rglob("phase_*.json"):
         if json.loads(notes.read_text())["done"]:
             name = notes.stem.removeprefix("phase_")
-            found += [
-                path for path in (notes.with_name(f"{name}.pt"), notes.with_name(f"{name}.json")) if path.exists()
-            ]
+            weights, other = notes.with_name(f"{name}.pt"), notes.with_name(f"{name}.json")
+            found.append(weights if weights.exists() else other)  # beside weights it is their input convention
     return found
 
 

@@ -140,7 +140,8 @@ def test_a_run_may_be_closed_while_others_still_record(images, out, capsys, monk
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 from monai_ext.data.cohort import Cohort
 run = Cohort(sys.argv[1], sys.argv[2], check=lambda *_: None, resume=True)
 for number, item in enumerate(run.items[:350]):
@@ -162,7 +163,10 @@ def test_an_interrupted_run_exports_its_state(images, out, number, code):
     with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout.readline() == b"here\n"
         process.send_signal(number)
-        assert process.wait(PATIENCE) == code
+        try:
+            assert process.wait(PATIENCE) == code
+        finally:
+            process.kill()
     assert [entry["status"] for entry in exported(out).values()] == ["done"] * 350 + ["pending"] * 50
     assert pd.read_csv(out / "summary.csv")["score"].tolist() == list(range(350))
     assert names(out) == ["state.json", "state.sqlite", "summary.csv"]
