@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from monai_ext.formats.point_files import read_points, write_points
     from monai_ext.formats.reader import SlideReader, check_slide
     from monai_ext.formats.tissue import Tissue, tissue_mask
+    from monai_ext.formats.torn import check_whole
 
 __all__ = [
     "Box",
@@ -28,6 +29,7 @@ __all__ = [
     "SlideReader",
     "Tissue",
     "check_slide",
+    "check_whole",
     "hot_spot",
     "label_map_to_polygons",
     "measure_instances",
