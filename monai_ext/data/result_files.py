@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import time
 import weakref
@@ -21,19 +22,23 @@ from monai.data import MetaTensor
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path, find_files, path_below, write_png
+from monai_ext.data.geometry import image_resolution
 from monai_ext.data.run_state import RewriteSchedule
 from monai_ext.formats.image import SUFFIXES
+from monai_ext.formats.resolution import Scale
 
 __all__ = [
     "CLASSES",
     "CYCLES",
     "HEATMAP",
     "MAP",
+    "NO_RESOLUTION",
     "OVERLAY",
     "ResultFiles",
     "SummaryTable",
     "is_result",
     "maps_in_datalists",
+    "warnings_of",
 ]
 
 #: What the names of the pictures that a run writes end with; it may write them among the images.
@@ -43,6 +48,12 @@ CYCLES = "cycles.png"
 #: What the names of maps end with, which the list of the data set that they are written into names.
 MAP = ".tif"
 
+#: What is logged of the first image of a run that has no resolution.
+NO_RESOLUTION = (
+    "%s: no resolution: its areas, lengths and densities (um, um2, per mm2) stay empty, as do those of others like it; "
+    "give um/px by --mpp"
+)
+logger = logging.getLogger(__name__)
 _lock = lru_cache(FileLock)  # the same object for a file: making one takes longer than the lock
 
 
@@ -116,7 +127,7 @@ class SummaryTable:
             self.order()
 
     def _append(self, row: Mapping[str, Any]) -> bool:
-        """Append a row, unless it has other columns than the file, or the file ends in a torn line."""
+        """Append a row, unless it has columns that the file has not, or the file ends in a torn line."""
         try:
             file = self.path.open("r+b")
         except FileNotFoundError:
@@ -124,10 +135,10 @@ class SummaryTable:
         with file:
             names = next(csv.reader([file.readline().decode()]), None)
             end = file.seek(-1, os.SEEK_END)
-            if names != list(row) or file.read(1) != b"\n":
+            if names is None or not set(row) <= set(names) or file.read(1) != b"\n":
                 return False
             line = io.StringIO()
-            csv.writer(line, lineterminator=os.linesep).writerow(row.values())
+            csv.writer(line, lineterminator=os.linesep).writerow(row.get(name, "") for name in names)
             try:
                 file.write(line.getvalue().encode())
                 file.flush()
@@ -176,6 +187,7 @@ class ResultFiles:
         self.max_side = max_side
         self._sources: dict[Path, Path] = {}
         self._summary = SummaryTable(self.output_dir / "summary.csv")
+        self._warned = False
         weakref.finalize(self, self._summary.close)
 
     def source(self, image: Any, name: str = "image") -> Path:
@@ -213,6 +225,25 @@ class ResultFiles:
             picture = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
         write_png(path, picture)
 
-    def write_row(self, row: Mapping[str, Any]) -> None:
-        """Add an image's row to ``summary.csv``, or replace it; any number of processes may do so."""
-        self._summary.add(row)
+    def resolution(self, image: MetaTensor, mpp: float | None = None) -> tuple[float, Scale]:
+        """:func:`~monai_ext.data.geometry.image_resolution` of an image; the first unknown one is logged."""
+        resolution = image_resolution(image.meta, mpp)
+        if not resolution[0] and not self._warned:
+            self._warned = True
+            logger.warning(NO_RESOLUTION, image.meta.get("filename_or_obj"))
+        return resolution
+
+    def write_row(self, row: Mapping[str, Any], image: MetaTensor | None = None) -> None:
+        """Add an image's row to ``summary.csv``, or replace it; any number of processes may do so.
+
+        Args:
+            row: ``image`` and further columns.
+            image: where its file contradicts itself, the row says so in a column ``warnings``, which a table has
+                as soon as a row needs it.
+        """
+        self._summary.add({**row, **(warnings_of(image.meta) if image is not None else {})})
+
+
+def warnings_of(meta: Mapping[str, Any]) -> dict[str, str]:
+    """The column ``warnings`` of an image's row, where there is anything to say."""
+    return {"warnings": str(meta["conflict"])} if meta.get("conflict") else {}

@@ -10,6 +10,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import tifffile
 
@@ -215,12 +216,20 @@ def _cut(tile: int | None, options: MapOptions, source: FieldSource) -> tuple[li
 @lru_cache(maxsize=8)  # the squares of an image come one after the other
 def _load(source: FieldSource) -> tuple[np.ndarray, Truth]:
     """The image ``(H, W, 3)`` and its labels."""
-    image = np.moveaxis(read_field(source.image).image, 0, -1)
-    truth = source.read(image.shape[:2])
+    field = read_field(source.image)
+    truth = source.read(field.file_shape)
     for what, array in truth._asdict().items():
-        if array is not None and array.shape != image.shape[:2]:
-            raise InputError(source.image, f"the size of its {what} {array.shape}", f"{image.shape[:2]}")
-    return image, truth
+        if array is not None and array.shape != field.file_shape:
+            raise InputError(source.image, f"the size of its {what} {array.shape}", f"{field.file_shape}")
+    shape = field.image.shape[1:]
+    if shape != field.file_shape:  # oblong px, which became square
+        truth = Truth(*(array if array is None else _resized(array, shape) for array in truth))
+    return np.moveaxis(field.image, 0, -1), truth
+
+
+def _resized(labels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    resized = cv2.resize(labels.astype(np.int32), shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    return resized.astype(labels.dtype)
 
 
 def _square(array: np.ndarray | None, corner: tuple[int, int], side: int) -> np.ndarray | None:

@@ -133,8 +133,7 @@ class _Square(Sample):
         image[outside] = 0
         relative_path = f"images/{self.name}.png"
         write_png(dst / relative_path, image)
-        offset = (self.row * reader.scale, self.col * reader.scale)
-        annotations = {name: self._near(name, offset, reader.scale) for name in self.slide.annotations}
+        annotations = {name: self._near(name, reader) for name in self.slide.annotations}
         drawn = annotations[self.slide.quality]
         instances = polygons_to_label_map(drawn.geometry, outside.shape)
         instances[outside] = 0
@@ -153,13 +152,14 @@ class _Square(Sample):
         rows, cols = np.arange(self.height) + self.row, np.arange(self.width) + self.col
         return ~(((rows >= top) & (rows < bottom))[:, None] & ((cols >= left) & (cols < right)))
 
-    def _near(self, name: str, offset: tuple[float, float], scale: float) -> Features:
+    def _near(self, name: str, reader: SlideReader) -> Features:
         """The objects of an annotation that reach into the square, in its pixels."""
         features, tree = _annotation(self.slide, name)
-        top, left = offset
-        here = shapely.box(left, top, left + self.width * scale, top + self.height * scale)
+        down, across = np.broadcast_to(reader.file_scale, 2).tolist()
+        top, left = self.row * down, self.col * across
+        here = shapely.box(left, top, left + self.width * across, top + self.height * down)
         near = features[np.sort(tree.query(here, predicate="intersects"))]
-        geometry = shapely.transform(near.geometry, lambda xy: (xy - (left, top)) / scale)
+        geometry = shapely.transform(near.geometry, lambda xy: (xy - (left, top)) / (across, down))
         columns = ("classes", "measurements", "object_types", "names", "ids", "colors")
         return Features(geometry, **{column: getattr(near, column) for column in columns})
 
@@ -319,8 +319,9 @@ def _squares(slide: _Slide) -> tuple[list[Sample], list[str]]:
     samples: list[Sample] = []
     try:
         for scale in slide.options.resolutions:
-            squares, side = slide.squares(scale), _reader(slide, scale).scale
-            boxes = [(col * side, row * side, (col + w) * side, (row + h) * side) for row, col, h, w, _ in squares]
+            squares = slide.squares(scale)
+            down, across = np.broadcast_to(_reader(slide, scale).file_scale, 2).tolist()
+            boxes = [(col * across, row * down, (col + w) * across, (row + h) * down) for row, col, h, w, _ in squares]
             inside, _ = _annotation(slide, slide.quality)[1].query(shapely.box(*np.reshape(boxes, (-1, 4)).T))
             counts = np.bincount(inside, minlength=len(squares)).tolist()
             for square, count in zip(squares, counts, strict=True):

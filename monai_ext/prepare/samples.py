@@ -90,7 +90,7 @@ class PointsImage(Sample):
             image = read_field(self.image)
         except InputError as error:
             return [str(error)]
-        self.shape = image.image.shape[1:]
+        self.shape = image.file_shape
         self.mpp = self.mpp or image.mpp or _MPP
         labels = [self.points, self.lookalikes, *(self.regions or ())]
         outside = points_outside(np.concatenate([points for points in labels if points is not None]), self.shape)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from monai_ext.base.errors import DataListError, InputError
 from monai_ext.base.files import atomic_path
 from monai_ext.data.run_state import RunState
+from monai_ext.formats.resolution import file_scale
 from monai_ext.metrics.bootstrap import bootstrap_scores, weighted_auc
 from monai_ext.metrics.froc import FALSE_ALARMS, SlideLesions, bootstrap_froc, froc_curve, match_lesions
 from monai_ext.reports.pages import write_metrics, write_report
@@ -155,5 +156,6 @@ def _lesions(
     plan = json.loads(stem.with_name(f"{stem.name}_plan.json").read_text(encoding="utf-8"))
     scale = mask_um / plan["base_mpp"]
     shape = tuple(int(np.ceil(side / scale)) for side in plan["level0_shape"])
-    tumour = LoadGeoJSON(scale=scale)(folder / entry["annotation"], shape)[0] > 0
-    return match_lesions(scores, (places + 0.5) / scale - 0.5, tumour, mask_um, grow_um, itc_um)
+    on_file = file_scale(scale, tuple(plan.get("stretch", (1, 1))))  # places and annotations are in px of the file
+    tumour = LoadGeoJSON(scale=on_file)(folder / entry["annotation"], shape)[0] > 0
+    return match_lesions(scores, (places + 0.5) / np.asarray(on_file) - 0.5, tumour, mask_um, grow_um, itc_um)

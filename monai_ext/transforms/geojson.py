@@ -11,6 +11,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
 from monai_ext.formats.geojson import Features, rasterize, read_geojson
+from monai_ext.formats.resolution import Scale
 
 __all__ = ["LoadGeoJSON", "LoadGeoJSONd"]
 
@@ -20,7 +21,7 @@ class LoadGeoJSON(Transform):
 
     Args:
         classes: names of the classes to draw, a channel each; None draws everything in one channel.
-        scale: level-0 pixels per pixel of the masks.
+        scale: level-0 pixels per pixel of the masks; ``row, col`` where they differ.
 
     Examples:
         >>> import shapely
@@ -35,7 +36,7 @@ class LoadGeoJSON(Transform):
 
     backend = ()
 
-    def __init__(self, classes: Sequence[str] | None = None, scale: float = 1) -> None:
+    def __init__(self, classes: Sequence[str] | None = None, scale: Scale = 1) -> None:
         self.classes, self.scale = classes, scale
 
     def __call__(self, path: str | os.PathLike, shape: Sequence[int] | None = None) -> Features | np.ndarray:
@@ -83,7 +84,7 @@ class LoadGeoJSONd(MapTransform):
         keys: KeysCollection,
         shape_key: str | None = "image",
         classes: Sequence[str] | None = None,
-        scale: float = 1,
+        scale: Scale = 1,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
