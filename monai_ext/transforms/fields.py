@@ -86,11 +86,8 @@ class LoadFieldd(MapTransform):
         for key in self.points_keys:
             points = torch.as_tensor(d[key], dtype=torch.float32)
             # whole numbers are pixel centres, so the grids' common corner is at -0.5
-            d[key] = (
-                (points + 0.5) / (scale if isinstance(scale, float) else torch.tensor(scale)) - 0.5
-                if scale != 1
-                else points
-            )
+            sides = torch.tensor(scale) if isinstance(scale, tuple) else scale
+            d[key] = (points + 0.5) / sides - 0.5 if scale != 1 else points
         for key in self.mask_keys:
             mask = read_mask(d[key])
             if shape is not None and mask.shape != shape and scale == 1:
