@@ -40,8 +40,7 @@ def instance_maps(found: Sequence[SparseInstances], rim: int = 0) -> tuple[Tenso
         pixel's instance, 0 in the background.
     """
     maps, scores = [], []
-    for each in found:
-        each = each.largest_pieces(rim)  # a speck apart from its nucleus hides no other
+    for each in (whole.largest_pieces(rim) for whole in found):  # a speck apart from its nucleus hides no other
         visible = each[_mostly_visible(each)]
         painted, which = visible.to_map()
         maps.append(painted)
