@@ -270,8 +270,12 @@ def valid_geometry(geometry: np.ndarray) -> np.ndarray:
         (False, True, 2.0)
     """
     geometry = np.asarray(geometry, dtype=object)
-    valid = shapely.is_valid(geometry)
-    return geometry if valid.all() else np.where(valid, geometry, shapely.make_valid(geometry))
+    crossing = ~shapely.is_valid(geometry) & ~shapely.is_missing(geometry)
+    if not crossing.any():
+        return geometry
+    geometry = geometry.copy()
+    geometry[crossing] = shapely.make_valid(geometry[crossing])
+    return geometry
 
 
 def _valid_polygons(geometry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
