@@ -211,6 +211,11 @@ class Features:
             self.parents[index],
         )
 
+    def of_classes(self, classes: Iterable[str] | None) -> Features:
+        """Those of the named classes; all for None."""
+        names = None if classes is None else set(classes)
+        return self if names is None else self[np.array([name in names for name in self.classes], dtype=bool)]
+
     def points(self, offset: tuple[float, float] = (0, 0), scale: float = 1) -> np.ndarray:
         """``(M, 2)`` float32 ``row, col``: each point of points and multipoints, the centroid of every other object.
 
@@ -657,9 +662,7 @@ class _Columns:
         for name, (rows, values) in self.measurements.items():
             measurements[name] = np.full(len(geometry), np.nan)
             measurements[name][rows] = values
-        features = Features(
-            geometry, **self.properties, measurements=measurements, colors=self.colors, nuclei=nuclei
-        )
+        features = Features(geometry, **self.properties, measurements=measurements, colors=self.colors, nuclei=nuclei)
         return features if keep.all() else features[keep]
 
 
@@ -678,7 +681,9 @@ def _read(file: BinaryIO, where: str, nuclei: bool = False) -> Features:
 def _with_nuclei(features: Features) -> Features:
     """The outline of the nucleus in place of the cell's, where there is one."""
     return replace(
-        features, geometry=np.where(shapely.is_missing(features.nuclei), features.geometry, features.nuclei), nuclei=None
+        features,
+        geometry=np.where(shapely.is_missing(features.nuclei), features.geometry, features.nuclei),
+        nuclei=None,
     )
 
 

@@ -21,7 +21,16 @@ from monai_ext.base.errors import InputError
 from monai_ext.formats.geojson import Features, parse_geojson, read_geojson
 from monai_ext.formats.outlines import valid_geometry
 
-__all__ = ["Annotated", "countable", "labelling", "read_areas", "read_objects", "split_parts", "split_roles"]
+__all__ = [
+    "Annotated",
+    "countable",
+    "labelling",
+    "read_areas",
+    "read_objects",
+    "split_parts",
+    "split_roles",
+    "with_nuclei",
+]
 
 _POINT, _POLYGON, _MULTIPOINT, _MULTIPOLYGON = 0, 3, 4, 6  # shapely's type numbers
 _FAR = 3  # times its widest part: further apart than two equal parts that a part would fit between
@@ -78,9 +87,7 @@ def read_objects(
     features = read_geojson(path) if data is None else parse_geojson(data, path)
     objects, regions = split_roles(countable(features, path, split, areas), path)
     if nuclei:
-        outlines = _areas_alone(valid_geometry(objects.nuclei))
-        outlines = np.where(shapely.area(outlines) > 0, outlines, objects.geometry)
-        objects = replace(objects, geometry=outlines, nuclei=None)
+        objects = with_nuclei(objects)
     _warn_of_parts(objects, path)
     return Annotated(objects, regions)
 
@@ -111,7 +118,7 @@ def countable(features: Features, where: str | os.PathLike, split: bool = False,
     points = np.isin(shapely.get_type_id(geometry), (_POINT, _MULTIPOINT))
     flat = ~points & ~(shapely.area(geometry) > 0)
     if flat.any():
-        _say(where, f"{int(flat.sum())} lines and outlines without an area left out")
+        _say(where, f"lines and outlines without an area, left out: {int(flat.sum())}")
     keep = ~flat & ~points if areas else ~flat
     features = features if keep.all() else features[keep]
     return split_parts(features) if split else features
@@ -180,7 +187,7 @@ def split_roles(features: Features, where: str | os.PathLike | None = None) -> A
         regions = around | cores
         empty = np.flatnonzero(around)
         empty = empty[~_enclosing(geometry[empty], shapely.centroid(geometry[objects]))]
-        _say(where, f"{len(empty)} annotations beside detections, with none in them, are taken for regions", len(empty))
+        _say(where, f"annotations taken for regions though no detection lies in them: {len(empty)}", len(empty))
     else:
         flagged = ignored | features.parents
         candidates = np.flatnonzero(around & ~flagged)
@@ -189,18 +196,29 @@ def split_roles(features: Features, where: str | os.PathLike | None = None) -> A
         regions = (around & flagged) | cores
         regions[enclosing] = True
         objects = (points | around) & ~regions
-        _say(where, f"{len(enclosing)} annotations that enclose others are taken for regions", len(enclosing))
+        _say(where, f"annotations taken for regions as they enclose others: {len(enclosing)}", len(enclosing))
     return Annotated(features[objects | points], features[regions])
 
 
-def labelling(features: Features) -> Features:
+def with_nuclei(features: Features) -> Features:
+    """Objects with the outline of the nucleus where they have one, made valid, in place of the cell's."""
+    outlines = _areas_alone(valid_geometry(features.nuclei))
+    return replace(features, geometry=np.where(shapely.area(outlines) > 0, outlines, features.geometry), nuclei=None)
+
+
+def labelling(features: Features, nuclei: bool = False) -> Features:
     """What of an annotation says which class a nucleus has that it covers.
 
     Where there are detections or cells, those alone; else annotations of any size, a region around others too: of
     several that cover a nucleus, :func:`~monai_ext.data.nucleus_extraction.nucleus_labels` takes the closest.
+
+    Args:
+        features: of a whole file, see :func:`countable`.
+        nuclei: see :func:`read_objects`.
     """
     if np.isin(features.object_types, ("cell", "detection", "tile")).any():
-        return split_roles(features).objects
+        objects = split_roles(features).objects
+        return with_nuclei(objects) if nuclei else objects
     return features[~np.isin(features.object_types, ("tmaCore", "root"))]
 
 
@@ -224,7 +242,7 @@ def read_areas(path: str | os.PathLike, classes: Sequence[str] | None = None) ->
     drawn = features.object_types == "annotation"
     features = features[drawn] if drawn.any() else split_roles(features, path).objects
     if classes is not None:
-        return features[np.isin(features.classes.astype(str), list(classes))]
+        return features.of_classes(classes)
     features = features[~_ignored(features)]
     named = ~np.equal(features.classes, None).astype(bool)
     around = ~named & _enclosing(features.geometry, features.geometry[named])
@@ -313,8 +331,8 @@ def _warn_of_parts(objects: Features, where: str | os.PathLike) -> None:
     np.maximum.at(widest, owner, _diagonal(parts))
     far = _diagonal(several) >= _FAR * widest
     if far.any():
-        text = f"{int(far.sum())} objects of {int(far[owner].sum())} parts far apart count as one each"
-        _say(where, f"{text}; --split_parts True takes the parts for objects")
+        text = f"objects of several parts far apart, one each: {int(far.sum())}, of {int(far[owner].sum())} parts"
+        _say(where, f"{text} (--split_parts True makes each part an object)")
 
 
 def _diagonal(geometry: np.ndarray) -> np.ndarray:
