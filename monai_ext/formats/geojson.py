@@ -216,6 +216,12 @@ class Features:
         names = None if classes is None else set(classes)
         return self if names is None else self[np.array([name in names for name in self.classes], dtype=bool)]
 
+    def with_nuclei(self) -> Features:
+        """The outline of the nucleus in place of the object's own, where there is one."""
+        return replace(
+            self, geometry=np.where(shapely.is_missing(self.nuclei), self.geometry, self.nuclei), nuclei=None
+        )
+
     def points(self, offset: tuple[float, float] = (0, 0), scale: float = 1) -> np.ndarray:
         """``(M, 2)`` float32 ``row, col``: each point of points and multipoints, the centroid of every other object.
 
@@ -671,20 +677,11 @@ def _read(file: BinaryIO, where: str, nuclei: bool = False) -> Features:
     file.seek(0)
     if start == _ZIP:
         raise InputError(where, "GeoJSON, compressed by gzip or not", "a zip archive: unpack it")
-    stream, columns = _JSONStream(gzip.open(file) if start[:2] == _GZIP else file, where), _Columns(where)
+    stream, columns = _JSONStream(gzip.GzipFile(fileobj=file) if start[:2] == _GZIP else file, where), _Columns(where)
     for number, feature in enumerate(stream.features()):
         columns.add(feature, number)
     features = columns.features()
-    return _with_nuclei(features) if nuclei else features
-
-
-def _with_nuclei(features: Features) -> Features:
-    """The outline of the nucleus in place of the cell's, where there is one."""
-    return replace(
-        features,
-        geometry=np.where(shapely.is_missing(features.nuclei), features.geometry, features.nuclei),
-        nuclei=None,
-    )
+    return features.with_nuclei() if nuclei else features
 
 
 def _dict(value: Any) -> dict[str, Any]:

@@ -42,6 +42,14 @@ class Annotated(NamedTuple):
     Attributes:
         objects: what counts.
         regions: what was drawn around objects, to say where they were looked for.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats import Features
+        >>> from monai_ext.formats.roles import split_roles
+        >>> annotated = split_roles(Features([shapely.box(0, 0, 9, 9)], object_types="tmaCore"))
+        >>> len(annotated.objects), len(annotated.regions)
+        (0, 1)
     """
 
     objects: Features
@@ -201,9 +209,18 @@ def split_roles(features: Features, where: str | os.PathLike | None = None) -> A
 
 
 def with_nuclei(features: Features) -> Features:
-    """Objects with the outline of the nucleus where they have one, made valid, in place of the cell's."""
-    outlines = _areas_alone(valid_geometry(features.nuclei))
-    return replace(features, geometry=np.where(shapely.area(outlines) > 0, outlines, features.geometry), nuclei=None)
+    """Objects with the outline of the nucleus, made valid, in place of their own, where they have one with an area.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats import Features
+        >>> from monai_ext.formats.roles import with_nuclei
+        >>> cell, nucleus = shapely.box(0, 0, 9, 9), shapely.box(3, 3, 5, 5)
+        >>> [shape.area for shape in with_nuclei(Features([cell, cell], nuclei=[nucleus, None])).geometry]
+        [4.0, 81.0]
+    """
+    nuclei = _areas_alone(valid_geometry(features.nuclei))
+    return replace(features, nuclei=np.where(shapely.area(nuclei) > 0, nuclei, None)).with_nuclei()
 
 
 def labelling(features: Features, nuclei: bool = False) -> Features:
@@ -215,6 +232,16 @@ def labelling(features: Features, nuclei: bool = False) -> Features:
     Args:
         features: of a whole file, see :func:`countable`.
         nuclei: see :func:`read_objects`.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats import Features
+        >>> from monai_ext.formats.roles import labelling
+        >>> tumour, cell = shapely.box(0, 0, 50, 50), shapely.box(10, 10, 20, 20)
+        >>> drawn = Features([tumour, cell], classes=["Tumor", "Immune"])
+        >>> detected = Features([tumour, cell], ["Tumor", "Immune"], object_types=["annotation", "detection"])
+        >>> labelling(drawn).classes.tolist(), labelling(detected).classes.tolist()
+        (['Tumor', 'Immune'], ['Immune'])
     """
     if np.isin(features.object_types, ("cell", "detection", "tile")).any():
         objects = split_roles(features).objects
@@ -237,6 +264,17 @@ def read_areas(path: str | os.PathLike, classes: Sequence[str] | None = None) ->
 
     Raises:
         InputError: the file cannot be read, or areas lie in areas of another class and ``classes`` does not say which.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats import Features, write_geojson
+        >>> from monai_ext.formats.roles import read_areas
+        >>> outlines = [shapely.box(0, 0, 100, 100), shapely.box(10, 10, 60, 60), shapely.box(20, 20, 30, 30)]
+        >>> kinds = ["annotation", "annotation", "detection"]
+        >>> features = Features(outlines, [None, "Tumor", None], object_types=kinds)
+        >>> path = write_geojson(folder / "tumour.geojson", features)
+        >>> [shape.area for shape in read_areas(path).geometry]
+        [2500.0]
     """
     features = countable(read_geojson(path), path)
     drawn = features.object_types == "annotation"

@@ -202,7 +202,8 @@ def prepare_qupath(
     Args:
         src: the folder with the slides or images.
         dst: the folder to write.
-        wsa: the folder with ``<slide>.geojson`` (or ``.geojson.gz``) of weak synthetic annotations; by default ``<src>/wsa`` if it exists.
+        wsa: the folder with ``<slide>.geojson`` (or ``.geojson.gz``) of weak synthetic annotations; by default
+            ``<src>/wsa`` if it exists.
         ssa: the same of strong synthetic annotations.
         ea: the same of expert annotations.
         classes: their names in QuPath in the order of their numbers, or ``{class: [names in QuPath]}``; None: every

@@ -59,7 +59,8 @@ def compare_cells(
     the reference lie in its regions, results outside these are left out, as nobody looked there.
 
     Args:
-        results: a GeoJSON file (``.geojson``, ``.json``, or these with ``.gz``), a folder of them, or ``{name: file or folder, ...}`` for several side by side.
+        results: a GeoJSON file (``.geojson``, ``.json``, or these with ``.gz``), a folder of them, or ``{name: file
+            or folder, ...}`` for several side by side.
         reference: a GeoJSON file, or a folder of files of the same names.
         dst: folder to write: ``scores.csv``, ``metrics.json``, ``agreement.png``, ``report.html``.
         radius_px: of the centroids, px of level 0.
