@@ -19,7 +19,7 @@ import shapely
 
 from monai_ext.base.errors import InputError
 from monai_ext.formats.geojson import Features, parse_geojson, read_geojson
-from monai_ext.formats.outlines import valid_geometry
+from monai_ext.formats.outlines import valid_areas
 
 __all__ = [
     "Annotated",
@@ -32,8 +32,8 @@ __all__ = [
     "with_nuclei",
 ]
 
-_POINT, _POLYGON, _MULTIPOINT, _MULTIPOLYGON = 0, 3, 4, 6  # shapely's type numbers
-_FAR = 3  # times its widest part: further apart than two equal parts that a part would fit between
+_POINT, _MULTIPOINT, _MULTIPOLYGON = 0, 4, 6  # shapely's type numbers
+_FAR = 2.5  # times its widest part's diagonal: as of two equal squares with more than one square's side between them
 
 
 class Annotated(NamedTuple):
@@ -121,7 +121,7 @@ def countable(features: Features, where: str | os.PathLike, split: bool = False,
         >>> [shape.bounds for shape in countable(Features([pair, ruler]), "a.geojson").geometry]
         [(0.0, 0.0, 2.0, 2.0)]
     """
-    geometry = _areas_alone(valid_geometry(features.geometry))
+    geometry = valid_areas(features.geometry)
     features = replace(features, geometry=geometry)
     points = np.isin(shapely.get_type_id(geometry), (_POINT, _MULTIPOINT))
     flat = ~points & ~(shapely.area(geometry) > 0)
@@ -219,7 +219,7 @@ def with_nuclei(features: Features) -> Features:
         >>> [shape.area for shape in with_nuclei(Features([cell, cell], nuclei=[nucleus, None])).geometry]
         [4.0, 81.0]
     """
-    nuclei = _areas_alone(valid_geometry(features.nuclei))
+    nuclei = valid_areas(features.nuclei)
     return replace(features, nuclei=np.where(shapely.area(nuclei) > 0, nuclei, None)).with_nuclei()
 
 
@@ -296,25 +296,6 @@ def read_areas(path: str | os.PathLike, classes: Sequence[str] | None = None) ->
 def _ignored(features: Features) -> np.ndarray:
     """Which objects have a class that QuPath ignores."""
     return np.array([name is not None and name.endswith("*") for name in features.classes], dtype=bool)
-
-
-def _areas_alone(geometry: np.ndarray) -> np.ndarray:
-    """Valid geometries, without the lines and points of those collections that have an area.
-
-    Collections come from files, and from the repair of outlines.
-    """
-    mixed = (shapely.get_type_id(geometry) == shapely.GeometryType.GEOMETRYCOLLECTION) & (shapely.area(geometry) > 0)
-    if not mixed.any():
-        return geometry
-    geometry, collections = geometry.copy(), geometry[mixed]
-    owner = np.arange(len(collections))
-    while (shapely.get_type_id(collections) > _POLYGON).any():  # parts may be collections, too
-        collections, part_of = shapely.get_parts(collections, return_index=True)
-        owner = owner[part_of]
-    polygons = shapely.get_type_id(collections) == _POLYGON
-    # areas of one collection may overlap
-    geometry[mixed] = [shapely.union_all(collections[polygons & (owner == number)]) for number in range(mixed.sum())]
-    return geometry
 
 
 def _parts_of_cells(features: Features, detected: np.ndarray) -> np.ndarray:

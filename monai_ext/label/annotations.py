@@ -10,7 +10,7 @@ import tifffile
 
 from monai_ext.base.files import atomic_path
 from monai_ext.formats.asap import read_asap_objects
-from monai_ext.formats.geojson import Features
+from monai_ext.formats.geojson import Features, geojson_stem
 from monai_ext.formats.image import read_field, read_mask
 from monai_ext.formats.outlines import polygons_to_label_map
 from monai_ext.formats.point_files import read_points, write_points
@@ -86,8 +86,8 @@ def training_label(label: str | os.PathLike, image: str | os.PathLike, folder: s
     if label.suffix.lower() in _MASKS:
         return str(label)
     if kind == "points":
-        return str(write_points(Path(folder) / f"{label.stem}.csv", object_points(label)))
-    path = Path(folder) / f"{label.stem}.tif"
+        return str(write_points(Path(folder) / f"{geojson_stem(label)}.csv", object_points(label)))
+    path = Path(folder) / f"{geojson_stem(label)}.tif"
     with atomic_path(path) as temporary:
         tifffile.imwrite(temporary, object_map(label, image), compression="zlib")
     return str(path)
