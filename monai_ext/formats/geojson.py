@@ -527,7 +527,9 @@ def _with_children(item: Any) -> Iterator[tuple[Any, bool]]:
             item = {"type": "Feature", "geometry": item}
         properties = _dict(item.get("properties"))
         children = properties.get("childObjects") or properties.get("children")
-        children = children if isinstance(children, list) and all(isinstance(c, dict) for c in children) else []
+        if not (isinstance(children, list) and all(isinstance(child, dict) for child in children)):
+            yield item, False
+            continue
         yield item, any(_dict(child.get("geometry")).get("type") in _AREAS for child in children)
         stack.extend(reversed(children))
 
@@ -690,14 +692,18 @@ def _dict(value: Any) -> dict[str, Any]:
 
 def _object_type(feature: Mapping[str, Any], properties: Mapping[str, Any]) -> str:
     """QuPath's type of an object; an annotation where it has none that QuPath knows."""
-    names = (*(properties.get(key) for key in ("objectType", "object_type", "type")), feature.get("id"))
-    kinds = (_OBJECT_TYPES.get(name.replace("_", "").lower()) for name in names if isinstance(name, str))
-    return next((kind for kind in kinds if kind), "annotation")
+    for name in (properties.get("objectType"), properties.get("object_type"), properties.get("type"), feature.get("id")):
+        if isinstance(name, str) and (kind := _OBJECT_TYPES.get(name.replace("_", "").lower())):
+            return kind
+    return "annotation"
 
 
 def _plane(geometry: Mapping[str, Any]) -> tuple[int, int]:
     """``z, t`` of QuPath's image plane; its channel does not move an object."""
-    z, t = (_number(_dict(geometry.get("plane")).get(axis)) for axis in "zt")
+    plane = geometry.get("plane")
+    if not isinstance(plane, dict):
+        return 0, 0
+    z, t = (_number(plane.get(axis)) for axis in "zt")
     return (int(z) if np.isfinite(z) else 0, int(t) if np.isfinite(t) else 0)
 
 
