@@ -12,7 +12,8 @@ import io
 import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ _MASKS = (".png", ".tif", ".tiff", ".bmp")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
-def read_points(path: str | os.PathLike, xy: bool = False, classes: Sequence[str] | None = None) -> np.ndarray:
+def read_points(
+    path: str | os.PathLike, xy: bool = False, classes: Sequence[str] | None = None, split_parts: bool = False
+) -> np.ndarray:
     """Read points from a CSV, JSON or QuPath GeoJSON file, or from a mask of the figures.
 
     - ``.csv``: ``row,col`` without a header (AMIDA13, TUPAC16), or with a header that names ``row,col`` (or ``y,x``) in
@@ -48,6 +51,7 @@ def read_points(path: str | os.PathLike, xy: bool = False, classes: Sequence[str
         path: the file.
         classes: names of the GeoJSON classifications to keep; ``None`` keeps every object. Other formats have none.
         xy: the columns of a CSV without a header are ``x,y`` (col,row), as in MITOS-ATYPIA 2014.
+        split_parts: of GeoJSON, every part of a MultiPolygon is an object of its own.
 
     Returns:
         ``(N, 2)`` float32, rows ``row, col`` in pixels; whole numbers are pixel centres, also for GeoJSON.
@@ -80,7 +84,8 @@ def read_points(path: str | os.PathLike, xy: bool = False, classes: Sequence[str
         except (EOFError, OSError, zlib.error) as error:
             raise InputError(path, "a complete gzip file", str(error)) from error
     plain = path.name.lower().endswith((".json", ".json.gz"))
-    return _read_json(data, path, classes) if plain else _read_geojson(data, path, classes)
+    read = partial(_read_geojson, classes=classes, split_parts=split_parts)
+    return _read_json(data, path, read) if plain else read(data, path)
 
 
 def _centroids(path: Path) -> np.ndarray:
@@ -157,13 +162,13 @@ def _point(cells: list[str], columns: tuple[int, int]) -> list[float]:
     return [float(cell) for cell in chosen]
 
 
-def _read_json(data: bytes, path: Path, classes: Sequence[str] | None = None) -> np.ndarray:
+def _read_json(data: bytes, path: Path, read: Callable[[bytes, Path], np.ndarray]) -> np.ndarray:
     try:
         content = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise InputError(path, "JSON", str(error)) from error
     if isinstance(content, dict) or (isinstance(content, list) and content and _is_feature(content[0])):
-        return _read_geojson(data, path, classes)
+        return read(data, path)
     if isinstance(content, list) and content and all(isinstance(item, dict) for item in content):
         content = [[item.get("row"), item.get("col")] for item in content]
     return as_points(content, path)
@@ -173,6 +178,6 @@ def _is_feature(item: Any) -> bool:
     return isinstance(item, dict) and "type" in item
 
 
-def _read_geojson(data: bytes, path: Path, classes: Sequence[str] | None = None) -> np.ndarray:
-    objects = read_objects(path, areas=False, data=data).objects
+def _read_geojson(data: bytes, path: Path, classes: Sequence[str] | None, split_parts: bool) -> np.ndarray:
+    objects = read_objects(path, areas=False, split=split_parts, data=data).objects
     return objects.of_classes(classes).points()

@@ -351,7 +351,7 @@ def _warn_of_parts(objects: Features, where: str | os.PathLike) -> None:
     far = _diagonal(several) >= _FAR * widest
     if far.any():
         text = f"objects of several parts far apart, one each: {int(far.sum())}, of {int(far[owner].sum())} parts"
-        _say(where, f"{text} (--split_parts True makes each part an object)")
+        _say(where, f"{text} (split_parts makes each part an object)")
 
 
 def _diagonal(geometry: np.ndarray) -> np.ndarray:

@@ -247,7 +247,7 @@ def test_parts_are_vessels_by_option(tissue, tmp_path, capsys):
     file.unlink()
     items = vessel_items([{"image": str(tissue[1])}], mpp=0.5)
     assert (len(items), items[0]["outlines"]) == (1, str(compressed))
-    assert "--split_parts True" in capsys.readouterr().err
+    assert "split_parts makes each part" in capsys.readouterr().err
     items = vessel_items([{"image": str(tissue[1])}], mpp=0.5, split_parts=True)
     assert [LoadVesseld("image", mpp=0.5)(item)["image"].shape for item in items] == [(3, 20, 10)] * 3
     check_vessel_image(tissue[1], 0.5, least=10, split_parts=True)

@@ -19,7 +19,7 @@ from shapely.geometry import mapping, shape
 from monai_ext.formats.geojson import parse_geojson
 from monai_ext.formats.roles import read_objects
 
-CASES = int(os.environ.get("GEOJSON_CASES", "60"))
+CASES = int(os.environ.get("GEOJSON_CASES", "40"))
 STYLES = ("0.2", "0.3", "0.4", "0.6", "alias", "none")
 KINDS = {  # of objects, as each version writes them
     "annotation": ("PathAnnotationObject", "annotation"),
