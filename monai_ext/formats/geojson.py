@@ -692,12 +692,8 @@ def _dict(value: Any) -> dict[str, Any]:
 
 def _object_type(feature: Mapping[str, Any], properties: Mapping[str, Any]) -> str:
     """QuPath's type of an object; an annotation where it has none that QuPath knows."""
-    for name in (
-        properties.get("objectType"),
-        properties.get("object_type"),
-        properties.get("type"),
-        feature.get("id"),
-    ):
+    names = properties.get("objectType"), properties.get("object_type"), properties.get("type"), feature.get("id")
+    for name in names:
         if isinstance(name, str) and (kind := _OBJECT_TYPES.get(name.replace("_", "").lower())):
             return kind
     return "annotation"
