@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 _POINT, _MULTIPOINT, _MULTIPOLYGON = 0, 4, 6  # shapely's type numbers
+_SMALLER = 1 - 1e-6  # less is rounding: the same outline twice, repaired in two ways
 _FAR = 2.5  # times its widest part's diagonal: as of two equal squares with more than one square's side between them
 
 
@@ -310,7 +311,7 @@ def _parts_of_cells(features: Features, detected: np.ndarray) -> np.ndarray:
         shapely.centroid(features.geometry[guests]), predicate="intersects"
     )
     area = shapely.area(features.geometry)
-    parts[guests[guest[area[guests[guest]] < area[hosts[host]]]]] = True
+    parts[guests[guest[area[guests[guest]] < _SMALLER * area[hosts[host]]]]] = True
     return parts
 
 
@@ -333,7 +334,7 @@ def _enclosed_pairs(outer: np.ndarray, inner: np.ndarray) -> tuple[np.ndarray, n
     large = candidates[large]
     fits = (inner_boxes[small, :2] >= boxes[large, :2]).all(axis=1)
     fits &= (inner_boxes[small, 2:] <= boxes[large, 2:]).all(axis=1)
-    fits &= shapely.area(inner)[small] < area[large]
+    fits &= shapely.area(inner)[small] < _SMALLER * area[large]
     small, large = small[fits], large[fits]
     shapely.prepare(outer[np.unique(large)])
     inside = shapely.covers(outer[large], inner[small])

@@ -232,6 +232,13 @@ def test_lines_and_outlines_without_an_area_do_not_count(tmp_path, capsys):
     assert len(read_points(tmp_path / "a.geojson")) == 1
 
 
+def test_an_outline_that_is_there_twice_encloses_nothing(tmp_path):
+    """Drawn at random; repair and union give areas that differ in the last digit."""
+    outline = shapely.Polygon([(-7, 0), (0, 0), (1, 0), (1, 8), (3, 0), (0, 1)])
+    twice = shapely.GeometryCollection([outline, outline])
+    assert len(objects(tmp_path, [feature(outline), feature(twice)])) == 2
+
+
 @pytest.mark.parametrize("opened", [False, True])
 @pytest.mark.parametrize("depth", [2, 3])
 def test_rings(tmp_path, opened, depth):
