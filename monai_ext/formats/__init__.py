@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from monai_ext.formats.reader import SlideReader, check_slide
     from monai_ext.formats.roles import read_objects
     from monai_ext.formats.tissue import Tissue, tissue_mask
+    from monai_ext.formats.torn import check_whole
 
 __all__ = [
     "Box",
@@ -29,6 +30,7 @@ __all__ = [
     "SlideReader",
     "Tissue",
     "check_slide",
+    "check_whole",
     "hot_spot",
     "label_map_to_polygons",
     "measure_instances",
