@@ -370,8 +370,8 @@ def turned(path: Path) -> None:
 
 # -- the table ---------------------------------------------------------------------------------------------------------
 
-LOSSY = (2.0, 60.0)
-SOME_LOSS = (4.0, 120.0)  # colours of 2 x 2 px
+LOSSY = (2.0, 30.0)
+SOME_LOSS = (3.0, 60.0)  # colours of 2 x 2 px
 NM, MM, INCH, CENTIMETRE = 1000, 1e-3, 25_400, 10_000
 TURNED_TIFF = {"extratags": [(274, "H", 1, 6, True)]}
 OTHER_CHANNELS = "channel"
