@@ -22,13 +22,13 @@ from PIL.PngImagePlugin import PngInfo
 from monai_ext.phantom import phantom_field, phantom_slide
 
 MPP = 0.25
-SIZE = (760, 1000)  # rows, columns: no multiple of any tile
+SIZE = (540, 724)  # rows, columns: no multiple of any tile
 TILE = 256
 DENSITY = 1e4 / MPP  # px per cm
 JPEG = {"compression": "jpeg", "compressionargs": {"level": 95}}
 JPEG_OF_RGB = {"compression": "jpeg", "compressionargs": {"level": 95, "outcolorspace": "RGB"}}
 #: The parts of the picture that are unscanned, where a circumstance has such: whole tiles.
-RIGHT, LEFT = (slice(None), slice(768, None)), (slice(None), slice(0, 256))
+RIGHT, LEFT = (slice(None), slice(512, None)), (slice(None), slice(0, 256))
 
 Pixels = np.ndarray
 Write = Callable[[Path], None]
@@ -37,9 +37,9 @@ Part = tuple[slice, slice]
 
 @cache
 def base() -> Pixels:
-    """The picture: tissue on glass, with mitoses, nuclei and holes; uint8 ``(760, 1000, 3)``."""
-    slide = phantom_slide(5, mpp=MPP, size=SIZE)
-    picture = phantom_field(SIZE, slide=slide).image
+    """The picture: tissue on glass, with mitoses, nuclei and holes; uint8 ``(540, 724, 3)``."""
+    slide = phantom_slide(5, mpp=MPP, size=(760, 1000))
+    picture = phantom_field(SIZE, slide=slide, origin=(40, 276)).image
     picture.flags.writeable = False
     return picture
 
@@ -73,7 +73,7 @@ def scanned(unscanned: Part = RIGHT) -> Pixels:
 
 
 def valid(unscanned: Part = RIGHT) -> Pixels:
-    """Which pixels of it were scanned, bool ``(760, 1000)``."""
+    """Which pixels of it were scanned, bool ``(540, 724)``."""
     mask = np.ones(SIZE, bool)
     mask[unscanned] = False
     return mask
@@ -276,12 +276,12 @@ def ome(picture: Callable[[], Pixels], axes: str, size: Any = MPP, unit: str | N
 
 
 def channels(count: int) -> Callable[[], Pixels]:
-    """The picture's planes over and over, ``(count, 760, 1000)``."""
+    """The picture's planes over and over, ``(count, 540, 724)``."""
     return lambda: np.stack([planes()[k % 3] for k in range(count)])
 
 
 def stack(count: int) -> Callable[[], Pixels]:
-    """The picture over and over, ``(count, 760, 1000, 3)``."""
+    """The picture over and over, ``(count, 540, 724, 3)``."""
     return lambda: np.stack([base()] * count)
 
 
@@ -330,10 +330,10 @@ def hamamatsu(path: Path) -> None:
     """A text file that names the JPEGs of a slide, its map and its label."""
     names = {"ImageFile": "image", "MapFile": "map", "MacroImage": "macro"}
     names = {key: f"{path.stem}-{name}.jpg" for key, name in names.items()}
-    picture = Image.fromarray(base()[:752, :992])  # whole restart intervals
-    restart = {"quality": 95, "subsampling": 0, "restart_marker_blocks": 4}
-    picture.save(path.with_name(names["ImageFile"]), **restart)
-    picture.reduce(8).save(path.with_name(names["MapFile"]), **restart)
+    picture = Image.fromarray(base()[:536, :704])  # whole restart intervals
+    quality = {"quality": 95, "subsampling": 0}
+    picture.save(path.with_name(names["ImageFile"]), restart_marker_blocks=4, **quality)
+    picture.reduce(8).save(path.with_name(names["MapFile"]), restart_marker_rows=1, **quality)
     picture.reduce(8).save(path.with_name(names["MacroImage"]), quality=90)
     cols, rows = picture.size
     size = {"PhysicalWidth": round(cols * MPP * 1000), "PhysicalHeight": round(rows * MPP * 1000)}
@@ -344,7 +344,7 @@ def hamamatsu(path: Path) -> None:
 
 
 def vms_part() -> Pixels:
-    return base()[:752, :992]
+    return base()[:536, :704]
 
 
 # -- images ------------------------------------------------------------------------------------------------------------
