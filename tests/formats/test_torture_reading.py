@@ -13,7 +13,7 @@ import pytest
 from monai_ext.base.errors import InputError
 from monai_ext.formats import SlideReader, check_slide, read_field
 from monai_ext.formats.levels import BACKENDS
-from tests.formats.torture import BY_NAME, CIRCUMSTANCES, Circumstance, base, write_reference
+from tests.formats.torture import BY_NAME, CIRCUMSTANCES, PAGE, Circumstance, base, page, write_reference
 
 MPP_TOLERANCE = 1e-3
 RESAMPLED = (2.5, 80)  # grey values, mean and largest: filters differ
@@ -220,3 +220,8 @@ def test_the_plain_file_is_what_openslide_and_tifffile_read(tmp_path):
 def test_names_of_files_differ():
     names = [circumstance.stem for circumstance in CIRCUMSTANCES]
     assert len(set(names)) == len(names)
+
+
+def test_the_documentation_lists_every_circumstance():
+    """``python -m tests.formats.torture`` writes its table anew."""
+    assert page() == PAGE.read_text(encoding="utf-8")

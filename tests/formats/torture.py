@@ -565,3 +565,40 @@ CIRCUMSTANCES: tuple[Circumstance, ...] = (
     Circumstance("glass with a blue cast", _write(cast, **CM), pixels=cast),
 )
 BY_NAME: Mapping[str, Circumstance] = {circumstance.name: circumstance for circumstance in CIRCUMSTANCES}
+
+
+# -- the documentation's table -----------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[2] / "docs/reference/inputs.md"
+BEGIN, END = (
+    "<!-- circumstances: python -m tests.formats.torture writes this table -->",
+    "<!-- end of circumstances -->",
+)
+
+
+def outcome(circumstance: Circumstance) -> tuple[str, str]:
+    """What is read of a file, and at which resolution, in words."""
+    if circumstance.refused:
+        return "refused in one line", ""
+    pixels = "as it was" if circumstance.tolerance == (0, 0) else "as it was, but for the compression"
+    pixels = {grey: "as grey", few_colours: "in its colours", vms_part: pixels}.get(circumstance.pixels, pixels)
+    if circumstance.valid:
+        pixels += "; what was not scanned is white and no area"
+    if circumstance.mpp is None:
+        return pixels, "none: pixels are counted, no um²"
+    row, col = circumstance.mpp
+    resolution = f"{row:g} um/px" if row == col else f"{row:g} um down, {col:g} um across"
+    return pixels, resolution + ("; warning" if circumstance.warns else "")
+
+
+def page() -> str:
+    """The page with the table as it must be."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    lines = ["| file | pixels | resolution |", "|---|---|---|"]
+    lines += [f"| {one.name} (`{one.suffix}`) | {' | '.join(outcome(one))} |" for one in CIRCUMSTANCES]
+    return f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
