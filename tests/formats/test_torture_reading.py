@@ -112,7 +112,11 @@ def test_slide(circumstance, backend, made):
     assert reader.shape == full.shape[:2]
     whole = last(reader.read(0, 0, *reader.shape))
     assert_alike(whole, full, tolerance_of(circumstance))
-    np.testing.assert_array_equal(last(read_field(made(circumstance)).image), whole)  # nothing is read in two ways
+    field = last(read_field(made(circumstance)).image)
+    if full.shape == circumstance.pixels().shape:
+        np.testing.assert_array_equal(field, whole)  # nothing is read in two ways
+    else:  # but filters of two libraries make square pixels
+        assert_alike(field, whole, STRETCHED)
 
 
 @pytest.mark.parametrize("backend", HAVE)
@@ -121,7 +125,9 @@ def test_regions_of_a_slide(circumstance, backend, made):
     """Any region is that part of the whole, white beyond the edge."""
     reader = SlideReader(made(circumstance), backend=backend, mpp=None if circumstance.mpp else 0.25)
     rows, cols = reader.shape
-    padded = np.pad(last(reader.read(0, 0, rows, cols)), ((9, 9), (9, 9), (0, 0)), constant_values=255)
+    white = ((9, 9), (9, 9), (0, 0))
+    padded = np.pad(last(reader.read(0, 0, rows, cols)), white, constant_values=255)
+    inside = np.pad(np.ones((rows, cols), bool), white[:2])
     rng = np.random.default_rng(0)
     corners = [
         (-9, -9),
@@ -129,8 +135,11 @@ def test_regions_of_a_slide(circumstance, backend, made):
         *((int(rng.integers(rows - 40)), int(rng.integers(cols - 40))) for _ in range(6)),
     ]
     for row, col in corners:
-        expected = padded[row + 9 : row + 49, col + 9 : col + 49]
-        np.testing.assert_array_equal(last(reader.read(row, col, *expected.shape[:2])), expected)
+        part = np.s_[row + 9 : row + 49, col + 9 : col + 49]
+        pixels, expected = last(reader.read(row, col, *padded[part].shape[:2])), padded[part]
+        if reader.stretch != (1, 1):  # whose filters reach over the edge
+            pixels, expected = pixels[inside[part]], expected[inside[part]]
+        np.testing.assert_array_equal(pixels, expected)
 
 
 @pytest.mark.parametrize("backend", HAVE)
