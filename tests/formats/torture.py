@@ -329,7 +329,7 @@ def hamamatsu(path: Path) -> None:
     """A text file that names the JPEGs of a slide, its map and its label."""
     names = {"ImageFile": "image", "MapFile": "map", "MacroImage": "macro"}
     names = {key: f"{path.stem}-{name}.jpg" for key, name in names.items()}
-    picture = Image.fromarray(base()[:536, :704])  # whole restart intervals
+    picture = Image.fromarray(base()[:512, :704])  # of which image and map are whole blocks
     quality = {"quality": 95, "subsampling": 0}
     picture.save(path.with_name(names["ImageFile"]), restart_marker_blocks=4, **quality)
     picture.reduce(8).save(path.with_name(names["MapFile"]), restart_marker_rows=1, **quality)
@@ -343,7 +343,7 @@ def hamamatsu(path: Path) -> None:
 
 
 def vms_part() -> Pixels:
-    return base()[:536, :704]
+    return base()[:512, :704]
 
 
 # -- images ------------------------------------------------------------------------------------------------------------
