@@ -11,32 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import tifffile
-from PIL import Image, UnidentifiedImageError
 
-from monai_ext.base.colours import to_rgb8
 from monai_ext.base.errors import InputError
+from monai_ext.formats.levels import check_size, open_levels
+from monai_ext.formats.resolution import SAME_MPP
+from monai_ext.formats.suffixes import SLIDE_SUFFIXES, SUFFIXES, TIFF_SUFFIXES
 
-__all__ = [
-    "SAME_MPP",
-    "SLIDE_SUFFIXES",
-    "SUFFIXES",
-    "TIFF_SUFFIXES",
-    "Field",
-    "plausible_mpp",
-    "read_field",
-    "read_mask",
-    "tiff_mpp",
-]
-
-SLIDE_SUFFIXES = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide")
-TIFF_SUFFIXES = (".tif", ".tiff")
-#: Names of files that :func:`read_field` reads end so.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF_SUFFIXES, *SLIDE_SUFFIXES)
-#: Relative difference of resolutions that is not worth resampling: scanners of one nominal magnification differ so.
-SAME_MPP = 0.1
-_MICRONS = {2: 25_400.0, 3: 10_000.0}  # TIFF's resolution units: inch, centimetre
-_PLAUSIBLE_MPP = (0.05, 4.0)  # um/px; a scanner's 72 or 300 dpi is no resolution of tissue
-_MOST_PIXELS = 500_000_000
+__all__ = ["SAME_MPP", "SLIDE_SUFFIXES", "SUFFIXES", "TIFF_SUFFIXES", "Field", "read_field", "read_mask"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +27,12 @@ class Field:
     Attributes:
         image: uint8 ``(3, H, W)`` RGB.
         mpp: um per px of ``image``; ``None`` if unknown.
-        scale: pixels of the file's full resolution per pixel of ``image``.
+        scale: square pixels at the file's full resolution per pixel of ``image``.
         file_shape: ``H, W`` of the file at full resolution, px.
+        valid: bool ``(H, W)``, True where something was scanned; ``None`` for all of it. The rest is white.
+        stretch: square pixels along the side, ``row, col``, of a pixel of the file: 1 but where the file states
+            that its pixels are oblong.
+        conflict: what the file states of its resolution besides, where that differs; else empty.
 
     Examples:
         >>> from PIL import Image
@@ -62,76 +47,9 @@ class Field:
     mpp: float | None
     scale: float
     file_shape: tuple[int, int]
-
-
-def plausible_mpp(mpp: float | str | None) -> float | None:
-    """What a file says of its resolution (um/px), or ``None`` where no tissue is scanned so.
-
-    Examples:
-        >>> from monai_ext.formats.image import plausible_mpp
-        >>> plausible_mpp("0.2526"), plausible_mpp(25_400 / 72)
-        (0.2526, None)
-    """
-    mpp = float(mpp) if mpp else None
-    return mpp if mpp is not None and _PLAUSIBLE_MPP[0] <= mpp <= _PLAUSIBLE_MPP[1] else None
-
-
-def tiff_mpp(page: tifffile.TiffPage) -> float | None:
-    """The resolution (um/px) that a TIFF's tags state, if they do and it is plausible.
-
-    Examples:
-        >>> import tifffile
-        >>> from monai_ext.formats.image import tiff_mpp
-        >>> resolution = {"resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}
-        >>> tifffile.imwrite(folder / "field.tif", np.zeros((8, 8, 3), np.uint8), photometric="rgb", **resolution)
-        >>> with tifffile.TiffFile(folder / "field.tif") as tiff:
-        ...     tiff_mpp(tiff.pages[0])
-        0.25
-    """
-    unit, resolution = page.tags.get("ResolutionUnit"), page.tags.get("XResolution")
-    if unit and resolution and int(unit.value) in _MICRONS and resolution.value[0]:
-        return plausible_mpp(_MICRONS[int(unit.value)] * resolution.value[1] / resolution.value[0])
-    return None
-
-
-def _read_tiff(path: Path) -> tuple[np.ndarray, float | None]:
-    with tifffile.TiffFile(path) as tiff:
-        series = tiff.series[0]
-        pixels = int(np.prod(series.shape)) // max(1, min(series.shape[-1], 4))
-        if pixels > _MOST_PIXELS:
-            raise InputError(
-                path, f"at most {_MOST_PIXELS // 10**6} Mpx in one field", f"{series.shape}: cut out a region"
-            )
-        array, page = series.asarray(), series.pages[0]
-        if series.axes[0] in "SC" and array.ndim == 3:  # planes: channel first
-            array = np.moveaxis(array, 0, -1)
-        if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
-            array = np.moveaxis(page.colormap[:, array], 0, -1)
-        elif page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-            array = np.invert(array)
-        elif page.photometric == tifffile.PHOTOMETRIC.SEPARATED:
-            array = _read_image(path)
-        return array, tiff_mpp(page)
-
-
-def _read_slide(
-    path: Path, mpp: float | None, target: float | None
-) -> tuple[np.ndarray, float, float, tuple[int, int]]:
-    """The slide at ``target`` um/px or, without one, at full resolution: pixels, um/px, the file's um/px and size."""
-    import openslide
-
-    with openslide.OpenSlide(str(path)) as slide:
-        base = mpp or plausible_mpp(slide.properties.get(openslide.PROPERTY_NAME_MPP_X))
-        if base is None:
-            raise InputError(path, "a slide that states its resolution (um/px), or mpp given", "no resolution")
-        wanted = target or base
-        # the coarsest level that is still at least as fine as wanted; the rest is done by averaging
-        level = slide.get_best_level_for_downsample(wanted / base * 1.01)
-        if np.prod(slide.level_dimensions[level], dtype=np.int64) > _MOST_PIXELS:
-            size = " x ".join(map(str, slide.level_dimensions[level]))
-            raise InputError(path, f"at most {_MOST_PIXELS // 10**6} Mpx in one field", f"{size} px: cut out a region")
-        pixels = np.asarray(slide.read_region((0, 0), level, slide.level_dimensions[level]))
-        return to_rgb8(pixels, path), base * slide.level_downsamples[level], base, slide.dimensions[::-1]
+    valid: np.ndarray | None = None
+    stretch: tuple[float, float] = (1.0, 1.0)
+    conflict: str = ""
 
 
 def read_field(path: str | os.PathLike, mpp: float | None = None, target_mpp: float | None = None) -> Field:
@@ -161,39 +79,40 @@ def read_field(path: str | os.PathLike, mpp: float | None = None, target_mpp: fl
     for name, value in (("mpp", mpp), ("target_mpp", target_mpp)):
         if value is not None and not (isinstance(value, Real) and 0 < value < math.inf):
             raise InputError(path, f"{name} in um/px, a positive number", repr(value))
-    if not path.is_file():
-        raise InputError(path, "an image", "no such file" if not path.exists() else "a folder")
+    levels, is_slide = open_levels(path)
+    stated = levels.resolution
+    base, stretch = (mpp, (1.0, 1.0)) if mpp or not stated else (stated.mpp, stated.stretch)
+    if base is None and is_slide and path.suffix.lower() in SLIDE_SUFFIXES:
+        raise InputError(path, "a slide that states its resolution (um/px), or mpp given", "no resolution")
+    # the coarsest level that is still at least as fine as wanted; the rest is done by averaging
+    wanted = target_mpp / base if target_mpp and base else 1.0
+    level = max(k for k, downsample in enumerate(levels.downsamples) if downsample <= max(wanted * 1.01, 1))
+    shape, downsample = levels.shapes[level], levels.downsamples[level]
+    check_size(path, *shape)
     try:
-        if path.suffix.lower() in SLIDE_SUFFIXES:
-            array, resolution, base, shape = _read_slide(path, mpp, target_mpp)
-        else:
-            array, stated = _read_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else (_read_image(path), None)
-            array = to_rgb8(array, path)
-            resolution, base, shape = mpp or stated, mpp or stated, array.shape[:2]
-    except InputError:
-        raise
+        image, valid = levels.read(level, 0, 0, *shape)
     # what the decoders raise for a damaged file is not one family
     except Exception as error:
-        problem = (
-            "no image in a known format" if isinstance(error, UnidentifiedImageError) else f"{error}".split("\n")[0]
-        )
-        raise InputError(path, "a readable image", problem or type(error).__name__) from error
-    if resolution and target_mpp and abs(resolution / target_mpp - 1) > SAME_MPP:
-        factor = resolution / target_mpp
-        size = [max(1, round(side * factor)) for side in array.shape[1::-1]]
-        array = cv2.resize(array, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC)
-        resolution = target_mpp
-    pixels = np.require(np.moveaxis(array, -1, 0), requirements=["C", "W"])
-    return Field(pixels, resolution, resolution / base if resolution else 1.0, shape)
-
-
-def _read_image(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        if image.mode in ("P", "PA"):
-            return np.asarray(image.convert("RGBA"))
-        if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-            return np.asarray(image.convert("RGB"))
-        return np.asarray(image)
+        raise InputError(path, "a readable image", str(error).split("\n")[0] or type(error).__name__) from error
+    scale = downsample
+    if base and target_mpp and abs(base * downsample / target_mpp - 1) > SAME_MPP:
+        scale = target_mpp / base
+    factors = [side * downsample / scale for side in stretch]
+    if factors != [1.0, 1.0]:
+        size = [max(1, round(side * factor)) for side, factor in zip(shape, factors, strict=True)][::-1]
+        method = cv2.INTER_AREA if min(factors) < 1 else cv2.INTER_CUBIC
+        image = cv2.resize(image, size, interpolation=method)
+        if valid is not None:
+            valid = cv2.resize(valid.view(np.uint8) * 255, size, interpolation=method) >= 128
+    return Field(
+        image=np.require(np.moveaxis(image, -1, 0), requirements=["C", "W"]),
+        mpp=base and base * scale,
+        scale=scale if base else 1.0,
+        file_shape=levels.shapes[0],
+        valid=valid,
+        stretch=stretch,
+        conflict=stated.conflict if stated and not mpp else "",
+    )
 
 
 def read_mask(path: str | os.PathLike) -> np.ndarray:

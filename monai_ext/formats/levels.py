@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
+import logging
 import math
-import re
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import tifffile
+from PIL import Image, UnidentifiedImageError
 
-from monai_ext.base.colours import to_rgb8
 from monai_ext.base.errors import InputError
-from monai_ext.formats.image import SLIDE_SUFFIXES, TIFF_SUFFIXES, plausible_mpp, read_field, tiff_mpp
+from monai_ext.formats.pyramid import level_factors
+from monai_ext.formats.resolution import (
+    Resolution,
+    image_resolutions,
+    resolution_of,
+    slide_resolutions,
+    stated_resolution,
+    tiff_resolutions,
+)
+from monai_ext.formats.scanned import REACH, blank_unscanned, may_be_unscanned, rgb_and_valid
+from monai_ext.formats.suffixes import SLIDE_SUFFIXES, TIFF_SUFFIXES
 
 __all__ = ["BACKENDS", "ImageLevels", "Levels", "TiffLevels", "WSILevels", "open_levels"]
 
-#: What can decode a slide: the backends of MONAI's ``WSIReader``.
+#: What can decode a slide, by the names of MONAI's ``WSIReader``.
 BACKENDS = ("openslide", "cucim", "tifffile")
 _BOUNDS = ("y", "x", "height", "width")
 _TILE_BYTES = 64 << 20  # of decoded tiles that the tifffile backend holds in memory at once
+_MOST_PIXELS = 500_000_000
+_PHOTOMETRIC = tifffile.PHOTOMETRIC
+
+logger = logging.getLogger(__name__)
 
 
 class Levels(ABC):
     """An image as one or more levels of falling resolution; safe to read from several threads.
 
     Attributes:
-        shapes: rows and columns of each level.
+        shapes: rows and columns of each level, without what a writer padded.
         downsamples: px of level 0 per px of each level.
-        mpp: um per px of level 0 as the file states it; ``None`` where it does not, or not plausibly.
+        resolution: the sides of a px of level 0 as the file states them; ``None`` where it does not, or not plausibly.
+        backend: who decodes it.
 
     Examples:
         >>> from PIL import Image
@@ -42,11 +58,43 @@ class Levels(ABC):
 
     shapes: list[tuple[int, int]]
     downsamples: list[float]
-    mpp: float | None
+    resolution: Resolution | None
+    backend: str
+
+    def read(self, level: int, row: int, col: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """A region that lies inside a level.
+
+        Returns:
+            uint8 ``(height, width, 3)`` RGB, white where nothing was scanned: transparent parts, tiles that were never
+            written, large areas of pure black. And where something was, bool ``(height, width)``, or ``None`` for all
+            of it.
+        """
+        # whether black is a gap is decided by what lies around it, so that regions side by side agree
+        rows, cols = self.shapes[level]
+        top, left = max(0, row - REACH), max(0, col - REACH)
+        bottom, right = min(rows, row + height + REACH), min(cols, col + width + REACH)
+        pixels, valid = self._decode(level, row, col, height, width)
+        if not may_be_unscanned(pixels):
+            return pixels, valid
+        if (top, left, bottom, right) != (row, col, row + height, col + width):
+            pixels, valid = self._decode(level, top, left, bottom - top, right - left)
+        pixels, scanned = blank_unscanned(pixels)
+        if scanned is not None:
+            valid = scanned if valid is None else valid & scanned
+        part = np.s_[row - top : row - top + height, col - left : col - left + width]
+        return np.ascontiguousarray(pixels[part]), None if valid is None or valid[part].all() else valid[part]
 
     @abstractmethod
-    def read(self, level: int, row: int, col: int, height: int, width: int) -> np.ndarray:
-        """A region that lies inside a level, as uint8 ``(height, width, 3)`` RGB, transparency laid over white."""
+    def _decode(self, level: int, row: int, col: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """As :meth:`read`, but with black as it is."""
+
+    def try_tile(self) -> None:
+        """Decode a pixel: some decoders open what they cannot read.
+
+        Raises:
+            Exception: whatever the decoder raises.
+        """
+        self._decode(len(self.shapes) - 1, 0, 0, 1, 1)
 
     def first(self, level: int, at: int) -> float:
         """Where a region really begins, along one side, that was asked to begin at px ``at`` of ``level``."""
@@ -64,22 +112,31 @@ class ImageLevels(Levels):
         >>> from PIL import Image
         >>> from monai_ext.formats.levels import ImageLevels
         >>> Image.fromarray(np.full((200, 300, 3), 255, np.uint8)).save(folder / "image.png")
-        >>> ImageLevels(folder / "image.png").read(level=0, row=10, col=20, height=30, width=40).shape
+        >>> pixels, _ = ImageLevels(folder / "image.png").read(level=0, row=10, col=20, height=30, width=40)
+        >>> pixels.shape
         (30, 40, 3)
     """
 
     def __init__(self, path: Path) -> None:
-        field = read_field(path)
-        self._image = np.moveaxis(field.image, 0, -1)
-        self.shapes, self.downsamples, self.mpp = [self._image.shape[:2]], [1.0], field.mpp
+        is_tiff = path.suffix.lower() in TIFF_SUFFIXES
+        array, self.resolution = _read_tiff(path) if is_tiff else _read_image(path)
+        image, valid = rgb_and_valid(array, path)
+        self._image, scanned = blank_unscanned(image)
+        self._valid = scanned if valid is None else valid if scanned is None else valid & scanned
+        self.shapes, self.downsamples = [self._image.shape[:2]], [1.0]
+        self.backend = "tifffile" if is_tiff else "Pillow"
 
-    def read(self, level: int, row: int, col: int, height: int, width: int) -> np.ndarray:  # noqa: D102 - see Levels
+    def read(self, level: int, row: int, col: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:  # noqa: D102 - see Levels
+        return self._decode(level, row, col, height, width)
+
+    def _decode(self, level: int, row: int, col: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
         del level
-        return self._image[row : row + height, col : col + width]
+        part = np.s_[row : row + height, col : col + width]
+        return self._image[part], None if self._valid is None else self._valid[part]
 
 
 class WSILevels(Levels):
-    """A slide through MONAI's ``WSIReader``, by OpenSlide or cuCIM.
+    """A slide through OpenSlide, or through cuCIM by MONAI's ``WSIReader``.
 
     Where a slide states what part of its plane was scanned (MRXS, some SCN: ``openslide.bounds-*``), that part is the
     slide, as it is to QuPath; the rest is empty and often the larger part.
@@ -90,64 +147,114 @@ class WSILevels(Levels):
         >>> pixels = np.full((200, 300, 3), 255, np.uint8)
         >>> tifffile.imwrite(folder / "slide.tif", pixels, photometric="rgb", tile=(64, 64))
         >>> levels = WSILevels(folder / "slide.tif", backend="openslide")
-        >>> levels.shapes, levels.read(level=0, row=10, col=20, height=30, width=40).shape
+        >>> levels.shapes, levels.read(level=0, row=10, col=20, height=30, width=40)[0].shape
         ([(200, 300)], (30, 40, 3))
     """
 
     def __init__(self, path: Path, backend: str) -> None:
-        from monai.data import WSIReader  # who reads images alone need not wait for it
-
-        self._path = str(path)
-        # cuCIM has no transparency
-        self._reader = WSIReader(backend=backend, mode="RGBA" if backend == "openslide" else "RGB", channel_dim=-1)
-        self._slide = self._reader.read(self._path)
-        levels = range(self._reader.get_level_count(self._slide))
-        self.shapes = [tuple(map(int, self._reader.get_size(self._slide, level))) for level in levels]
-        self.downsamples = [float(self._reader.get_downsample_ratio(self._slide, level)) for level in levels]
-        self._corner = (0, 0)
-        if backend == "openslide" and "openslide.bounds-x" in self._slide.properties:
-            top, left, rows, cols = (int(self._slide.properties[f"openslide.bounds-{name}"]) for name in _BOUNDS)
-            self._corner = (top, left)
-            self.shapes = [(max(1, int(rows / d)), max(1, int(cols / d))) for d in self.downsamples]
-        self.mpp = self._stated_mpp(backend)
-
-    def _stated_mpp(self, backend: str) -> float | None:
-        # not the reader's own get_mpp: it takes a missing unit for a micrometre, and any scanner's 72 dpi as it is
+        self._path, self.backend = str(path), backend
+        self.reopen()
+        slide, properties = self._slide, {}
         if backend == "openslide":
-            stated = self._slide.properties.get("openslide.mpp-x")
+            sizes, quotients = [size[::-1] for size in slide.level_dimensions], slide.level_downsamples
+            properties = dict(slide.properties)
         else:
-            metadata = self._slide.metadata
-            spacing = metadata.get("cucim", {}).get("spacing") or [None]
-            stated = metadata.get("aperio", {}).get("MPP") or spacing[0]
-        return plausible_mpp(stated)
+            sizes = [size[::-1] for size in slide.resolutions["level_dimensions"]]
+            quotients = slide.resolutions["level_downsamples"]
+        factors = level_factors(sizes, [_tile_size(properties, level) for level in range(len(sizes))])
+        self._corner, full = (0, 0), sizes[0]
+        if "openslide.bounds-x" in properties:
+            top, left, *full = (int(properties[f"openslide.bounds-{name}"]) for name in _BOUNDS)
+            self._corner = (top, left)
+        self._numbers = [level for level, factor in enumerate(factors) if factor is not None]
+        self.downsamples = [factors[level] for level in self._numbers]
+        self._divisors = [float(quotients[level]) for level in self._numbers]  # of places on level 0
+        self.shapes = [
+            tuple(max(1, min(side, math.ceil(whole / factor))) for side, whole in zip(sizes[level], full, strict=True))
+            if self._corner == (0, 0)
+            else tuple(max(1, int(whole / factor)) for whole in full)
+            for level, factor in zip(self._numbers, self.downsamples, strict=True)
+        ]
+        self.resolution = stated_resolution(self._resolutions(properties, sizes[0]))
 
-    def read(self, level: int, row: int, col: int, height: int, width: int) -> np.ndarray:  # noqa: D102 - see Levels
-        corner = tuple(
-            first + round(start * self.downsamples[level])
-            for first, start in zip(self._corner, (row, col), strict=True)
+    def _resolutions(self, properties: dict[str, str], size: tuple[int, int]) -> list[Resolution | None]:
+        # not MONAI's get_mpp: it takes a missing unit for a micrometre, and any scanner's 72 dpi as it is
+        if self.backend == "openslide":
+            return [*slide_resolutions(properties), *_tags_of(self._path, size)]
+        metadata = self._slide.metadata
+        aperio = metadata.get("aperio", {}).get("MPP")
+        col, row = (metadata.get("cucim", {}).get("spacing") or [None, None])[:2]
+        return [resolution_of(aperio, aperio, "Aperio"), resolution_of(row, col, "cuCIM"), *_tags_of(self._path, size)]
+
+    def _decode(self, level: int, row: int, col: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
+        top, left = (
+            first + round(start * self._divisors[level]) for first, start in zip(self._corner, (row, col), strict=True)
         )
-        pixels, _ = self._reader.get_data(self._slide, location=corner, size=(height, width), level=level)
+        number = self._numbers[level]
+        if self.backend == "openslide":
+            pixels = np.asarray(self._slide.read_region((left, top), number, (width, height)))
+        else:
+            pixels, _ = self._reader.get_data(self._slide, location=(top, left), size=(height, width), level=number)
         if pixels.shape[-1] == 4 and pixels[..., 3].min() == 255:
-            return cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB)
-        return to_rgb8(pixels, self._path)
+            return cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB), None
+        return rgb_and_valid(pixels, self._path)
 
     def first(self, level: int, at: int) -> float:  # noqa: D102 - see Levels
         # OpenSlide and cuCIM take the corner in whole px of level 0
-        return round(at * self.downsamples[level]) / self.downsamples[level]
+        return round(at * self._divisors[level]) / self._divisors[level]
 
     def reopen(self) -> None:
         """Open the file anew: after an error OpenSlide's handle answers every call with that error.
 
         The old handle is not closed here: another thread may still be in it. It closes when the last one leaves.
         """
-        self._slide = self._reader.read(self._path)
+        if self.backend == "openslide":
+            import openslide
+
+            self._slide = openslide.OpenSlide(self._path)
+        else:
+            from monai.data import WSIReader  # slow to import
+
+            # cuCIM has no transparency
+            self._reader = WSIReader(backend=self.backend, mode="RGB", channel_dim=-1)
+            self._slide = self._reader.read(self._path)
+
+
+def _tile_size(properties: dict[str, str], level: int) -> tuple[int, int] | None:
+    sides = [properties.get(f"openslide.level[{level}].tile-{name}") for name in ("height", "width")]
+    return tuple(map(int, sides)) if all(sides) else None
+
+
+def _tags_of(path: str, size: tuple[int, int]) -> list[Resolution | None]:
+    """What the page of level 0 states, if the file is a TIFF and has such a page."""
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            for page in tiff.series[0].levels[0].pages[:1]:
+                if (page.imagelength, page.imagewidth) == size:
+                    return list(tiff_resolutions(tiff, page.keyframe))
+    except (tifffile.TiffFileError, OSError, ValueError, IndexError, KeyError):
+        pass
+    return []
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """One of the planes that a level's pixels are made of.
+
+    Attributes:
+        page: where its tiles are.
+        skip: tiles of the page that belong to the planes before it.
+    """
+
+    page: tifffile.TiffPage | tifffile.TiffFrame
+    skip: int
 
 
 class TiffLevels(Levels):
     """A tiled TIFF through tifffile, for what OpenSlide does not open.
 
-    ``WSIReader`` opens the file. Its tifffile backend's ``get_data`` decodes the whole level for every region, and
-    counts labels and thumbnails as levels, so the tiles are read from the open file here.
+    Not through MONAI's ``WSIReader``: it decodes the whole level for every region, and counts labels and thumbnails as
+    levels.
 
     Examples:
         >>> import tifffile
@@ -155,55 +262,185 @@ class TiffLevels(Levels):
         >>> pixels = np.full((200, 300, 3), 255, np.uint8)
         >>> tifffile.imwrite(folder / "slide.tif", pixels, photometric="rgb", tile=(64, 64))
         >>> levels = TiffLevels(folder / "slide.tif")
-        >>> levels.shapes, levels.read(level=0, row=10, col=20, height=30, width=40).shape
+        >>> levels.shapes, levels.read(level=0, row=10, col=20, height=30, width=40)[0].shape
         ([(200, 300)], (30, 40, 3))
     """
 
+    backend = "tifffile"
+
     def __init__(self, path: Path) -> None:
-        from monai.data import WSIReader
-
         self._path = path
-        self._tiff = WSIReader(backend="tifffile").read(path)
+        self._tiff = tifffile.TiffFile(path)
         self._tiff.filehandle.set_lock(True)
-        self._pages = [level.pages[0] for level in self._tiff.series[0].levels if level.pages[0].is_tiled]
-        self.shapes = [(page.imagelength, page.imagewidth) for page in self._pages]
-        self.downsamples = [self.shapes[0][0] / rows for rows, _ in self.shapes]
-        aperio = re.search(r"\|MPP *= *([\d.]+)", self._pages[0].description)
-        self.mpp = plausible_mpp(aperio and aperio[1]) or tiff_mpp(self._pages[0])
+        series = self._tiff.series[0]
+        _check_axes(series, path)
+        levels = [level for level in series.levels if level.keyframe.is_tiled]
+        if not levels:
+            raise InputError(path, "a TIFF with tiles", "strips")
+        keys = [level.keyframe for level in levels]
+        sizes = [(key.imagelength, key.imagewidth) for key in keys]
+        factors = level_factors(sizes, [(key.tilelength, key.tilewidth) for key in keys])
+        used = [number for number, factor in enumerate(factors) if factor is not None]
+        self._planes = [_planes(levels[number]) for number in used]
+        self.downsamples = [factors[number] for number in used]
+        self.shapes = [
+            tuple(
+                min(side, math.ceil(whole / factors[number]))
+                for side, whole in zip(sizes[number], sizes[0], strict=True)
+            )
+            for number in used
+        ]
+        self.resolution = stated_resolution(tiff_resolutions(self._tiff, keys[0]))
 
-    def read(self, level: int, row: int, col: int, height: int, width: int) -> np.ndarray:  # noqa: D102 - see Levels
-        page = self._pages[level]
-        rows, cols = page.tilelength, page.tilewidth
-        across = -(-page.imagewidth // cols)
+    def _decode(self, level: int, row: int, col: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
+        decoded = [self._decode_plane(plane, row, col, height, width) for plane in self._planes[level]]
+        pixels, written = decoded[0]
+        if len(decoded) > 1:
+            pixels = np.concatenate([plane for plane, _ in decoded], axis=-1)
+            written = np.logical_and.reduce([plane for _, plane in decoded])
+        pixels, valid = rgb_and_valid(pixels, self._path)
+        if written.all():
+            return pixels, valid
+        pixels = np.where(written[..., None], pixels, np.uint8(255))
+        return pixels, written if valid is None else written & valid
+
+    def _decode_plane(
+        self, plane: _Plane, row: int, col: int, height: int, width: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        page, key = plane.page, plane.page.keyframe
+        rows, cols = key.tilelength, key.tilewidth
+        across = -(-key.imagewidth // cols)
         wanted = [
             down * across + right
             for down in range(row // rows, -(-(row + height) // rows))
             for right in range(col // cols, -(-(col + width) // cols))
         ]
-        canvas = np.full((height, width, 3), 255, np.uint8)
+        canvas, written = None, np.zeros((height, width), bool)
         handle = self._tiff.filehandle
         at_once = max(1, _TILE_BYTES // (rows * cols * 3))
         for start in range(0, len(wanted), at_once):
-            batch = wanted[start : start + at_once]
+            batch = [plane.skip + index for index in wanted[start : start + at_once]]
             offsets, counts = [page.dataoffsets[i] for i in batch], [page.databytecounts[i] for i in batch]
             for data, index in handle.read_segments(offsets, counts, batch, lock=handle.lock):
-                if not data:  # a tile that was never written is glass
+                if not data:  # a tile that was never written
                     continue
-                tile = page.decode(data, index, jpegtables=page.jpegtables)[0]
-                down, right = divmod(index, across)
-                _paste(canvas, to_rgb8(tile[0], self._path), down * rows - row, right * cols - col)
-        return canvas
+                segment, _, (_, tile_rows, tile_cols, _) = key.decode(data, index, jpegtables=page.jpegtables)
+                tile = _colours(segment[0, :tile_rows, :tile_cols], key)
+                down, right = divmod(index - plane.skip, across)
+                if canvas is None:
+                    canvas = np.zeros((height, width, tile.shape[-1]), tile.dtype)
+                _paste(canvas, tile, down * rows - row, right * cols - col)
+                _paste(written, np.ones(tile.shape[:2], bool), down * rows - row, right * cols - col)
+        return np.zeros((height, width, 1), np.uint8) if canvas is None else canvas, written
+
+
+def _planes(level: tifffile.TiffPageSeries) -> list[_Plane]:
+    key = level.keyframe
+    if key.planarconfig == tifffile.PLANARCONFIG.SEPARATE and key.samplesperpixel > 1:
+        tiles = -(-key.imagelength // key.tilelength) * -(-key.imagewidth // key.tilewidth)
+        return [_Plane(level.pages[0], number * tiles) for number in range(key.samplesperpixel)]
+    return [_Plane(page, 0) for page in level.pages]
 
 
 def _paste(canvas: np.ndarray, tile: np.ndarray, row: int, col: int) -> None:
     """Paste a tile on a canvas, possibly partly outside."""
     top, left = max(0, -row), max(0, -col)
     bottom, right = min(tile.shape[0], canvas.shape[0] - row), min(tile.shape[1], canvas.shape[1] - col)
-    canvas[row + top : row + bottom, col + left : col + right] = tile[top:bottom, left:right]
+    if bottom > top and right > left:
+        canvas[row + top : row + bottom, col + left : col + right] = tile[top:bottom, left:right]
 
 
-def open_levels(path: Path, backend: str) -> tuple[Levels, bool]:
+def _check_axes(series: tifffile.TiffPageSeries, path: Path) -> None:
+    """That a series is one RGB or grey image.
+
+    Raises:
+        InputError: it has other channels, or is a stack or a time series.
+    """
+    sizes = dict(zip(series.axes, series.shape, strict=True))
+    samples, channels = sizes.pop("S", 1), sizes.pop("C", 1)
+    rows, cols = sizes.pop("Y", 1), sizes.pop("X", 1)
+    del rows, cols
+    names = {"Z": "a stack of {} focal planes", "T": "a time series of {} frames"}
+    more = [names.get(axis, "{} pages").format(size) for axis, size in sizes.items() if size > 1]
+    planes_are_rgb = channels == 3 and samples == 1 and series.dtype == np.uint8
+    if channels > 1 and not planes_are_rgb:
+        more.append(f"{channels} channels of {series.dtype}")
+    if samples > 4:
+        more.append(f"{samples} samples")
+    if more:
+        problem = " and ".join(more) + f" (axes {series.axes}, {' x '.join(map(str, series.shape))})"
+        raise InputError(path, "one RGB or grey image", problem)
+
+
+def _colours(array: np.ndarray, page: tifffile.TiffPage) -> np.ndarray:
+    """A page's or a tile's samples as grey or RGB, ``(H, W, 1 to 4)``.
+
+    Raises:
+        InputError: colours that tifffile leaves as they are.
+    """
+    array = array if array.ndim == 3 else array[..., None]
+    if page.photometric == _PHOTOMETRIC.PALETTE:
+        return np.moveaxis(page.colormap[:, array[..., 0]], 0, -1)
+    if page.photometric == _PHOTOMETRIC.MINISWHITE:
+        return np.invert(array) if array.dtype != bool else ~array
+    subsampled = page.photometric == _PHOTOMETRIC.YCBCR and page.compression not in _DECODES_YCBCR
+    if subsampled or page.photometric in (_PHOTOMETRIC.SEPARATED, _PHOTOMETRIC.CIELAB, _PHOTOMETRIC.ICCLAB):
+        raise InputError(page.parent.filename, "RGB, grey or palette", f"colours {page.photometric.name}")
+    return array
+
+
+_DECODES_YCBCR = (
+    tifffile.COMPRESSION.JPEG,
+    tifffile.COMPRESSION.OJPEG,
+    tifffile.COMPRESSION.JPEG_2000_LOSSY,
+    tifffile.COMPRESSION.JPEGXL,
+    tifffile.COMPRESSION.JPEGXL_DNG,
+    tifffile.COMPRESSION.WEBP,
+    tifffile.COMPRESSION.APERIO_JP2000_YCBC,
+)
+
+
+def _read_tiff(path: Path) -> tuple[np.ndarray, Resolution | None]:
+    """A TIFF in memory: its pixels, ``(H, W, C)``, and its resolution."""
+    with tifffile.TiffFile(path) as tiff:
+        series = tiff.series[0]
+        _check_axes(series, path)
+        page = series.keyframe
+        check_size(path, page.imagelength, page.imagewidth)
+        resolution = stated_resolution(tiff_resolutions(tiff, page))
+        if page.photometric == _PHOTOMETRIC.SEPARATED:
+            return _read_image(path)[0], resolution
+        array = series.asarray()
+        if array.ndim == 3 and series.axes.index("X") == 2:  # planes: channel first
+            array = np.moveaxis(array, 0, -1)
+        return _colours(array, page), resolution
+
+
+def check_size(path: Path, rows: int, cols: int) -> None:
+    """Whether so many px fit in memory as one field.
+
+    Raises:
+        InputError: more than 500 Mpx.
+    """
+    if rows * cols > _MOST_PIXELS:
+        problem = f"{cols} x {rows} px: cut out a region"
+        raise InputError(path, f"at most {_MOST_PIXELS // 10**6} Mpx in one field", problem)
+
+
+def _read_image(path: Path) -> tuple[np.ndarray, Resolution | None]:
+    with Image.open(path) as image:
+        resolution = stated_resolution(image_resolutions(image))
+        if image.mode in ("P", "PA"):
+            return np.asarray(image.convert("RGBA")), resolution
+        if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+            return np.asarray(image.convert("RGB")), resolution
+        return np.asarray(image), resolution
+
+
+def open_levels(path: Path, backend: str = "openslide") -> tuple[Levels, bool]:
     """Open a slide, or an image as a slide of one level.
+
+    A slide that ``backend`` cannot decode is read by the next that can; :attr:`Levels.backend` says which.
 
     Args:
         path: whatever :func:`~monai_ext.formats.image.read_field` reads; a TIFF with tiles counts as a slide.
@@ -226,34 +463,71 @@ def open_levels(path: Path, backend: str) -> tuple[Levels, bool]:
     """
     if backend not in BACKENDS:
         raise InputError("backend", " or ".join(BACKENDS), repr(backend))
+    if not path.is_file():
+        raise InputError(path, "an image", "no such file" if not path.exists() else "a folder")
     suffix = path.suffix.lower()
-    if not path.is_file() or suffix not in (*SLIDE_SUFFIXES, *TIFF_SUFFIXES):
-        return ImageLevels(path), False
     try:
-        if suffix in TIFF_SUFFIXES and not _is_slide(path, backend):
+        if suffix not in (*SLIDE_SUFFIXES, *TIFF_SUFFIXES):
             return ImageLevels(path), False
-        levels = TiffLevels(path) if backend == "tifffile" else WSILevels(path, backend)
+        decoders = _decoders(path, backend)
+        return (_open_slide(path, decoders), True) if decoders else (ImageLevels(path), False)
     except InputError:
         raise
     # what the decoders raise for a damaged file is not one family
     except Exception as error:
-        raise InputError(path, "a readable slide", str(error).split("\n")[0] or type(error).__name__) from error
-    if levels.mpp is None and suffix in TIFF_SUFFIXES:
+        problem = "no image in a known format" if isinstance(error, UnidentifiedImageError) else _line(error)
+        raise InputError(path, "a readable image", problem) from error
+
+
+def _line(error: Exception) -> str:
+    return str(error).split("\n")[0] or type(error).__name__
+
+
+def _decoders(path: Path, backend: str) -> list[str]:
+    """Who may decode a slide, in the order in which they are tried; nobody if it is an image."""
+    is_named_slide = path.suffix.lower() in SLIDE_SUFFIXES
+    try:
         with tifffile.TiffFile(path) as tiff:
-            levels.mpp = tiff_mpp(tiff.pages[0])
-    if not all(math.prod(shape) for shape in levels.shapes):
-        raise InputError(path, "a slide with pixels", f"levels {levels.shapes}")
-    return levels, True
+            series, page = tiff.series[0], tiff.pages[0]
+            tiled = bool(series.keyframe.is_tiled) and series.keyframe.bitspersample == 8
+            # OpenSlide and cuCIM show the first plane of several as if it were all
+            chunky = (
+                page.is_tiled and page.planarconfig == tifffile.PLANARCONFIG.CONTIG and len(series.levels[0].pages) == 1
+            )
+    except (tifffile.TiffFileError, OSError, ValueError, IndexError, KeyError):
+        if is_named_slide:
+            return [backend]
+        raise
+    vendor = _vendor(path) if backend == "openslide" else None
+    if is_named_slide or vendor not in (None, "generic-tiff"):
+        return [backend, *(["tifffile"] if tiled and backend != "tifffile" else [])]
+    if not tiled:
+        return []
+    if backend == "tifffile" or not chunky:
+        return ["tifffile"]
+    return ["tifffile"] if backend == "openslide" and vendor is None else [backend, "tifffile"]
 
 
-def _is_slide(path: Path, backend: str) -> bool:
-    """Whether a TIFF has tiles that the backend can read."""
-    with tifffile.TiffFile(path) as tiff:
-        page = tiff.pages[0]
-        if not page.is_tiled or page.bitspersample != 8:
-            return False
-    if backend != "openslide":
-        return True
+def _vendor(path: Path) -> str | None:
     import openslide
 
-    return openslide.OpenSlide.detect_format(str(path)) is not None
+    return openslide.OpenSlide.detect_format(str(path))
+
+
+def _open_slide(path: Path, decoders: list[str]) -> Levels:
+    problems = []
+    for backend in decoders:
+        try:
+            levels = TiffLevels(path) if backend == "tifffile" else WSILevels(path, backend)
+            if backend != decoders[-1]:
+                levels.try_tile()
+        except InputError:
+            raise
+        # what the decoders raise is not one family
+        except Exception as error:
+            problems.append(f"{backend}: {_line(error)}")
+        else:
+            if problems:
+                logger.info("%s is read by %s (%s)", path, backend, "; ".join(problems))
+            return levels
+    raise InputError(path, "a readable slide", "; ".join(problems))

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from monai_ext.base.errors import InputError
-from monai_ext.formats.image import SAME_MPP
 from monai_ext.formats.levels import open_levels
+from monai_ext.formats.resolution import SAME_MPP
 
 __all__ = ["SlideReader", "check_slide"]
 
@@ -30,15 +30,15 @@ class _Grid:
     """A pixel grid over the slide: px ``(i, j)`` covers ``scale`` x ``scale`` px of level 0, from ``(i, j) * scale``.
 
     Attributes:
-        scale: px of level 0 per px of the grid.
+        scale: square px of level 0 per px of the grid.
         level: where its pixels come from.
-        factor: px of that level per px of the grid.
+        factors: px of that level per px of the grid, down and to the right: equal where the file's px are square.
         shape: rows and columns that cover level 0.
     """
 
     scale: float
     level: int
-    factor: float
+    factors: tuple[float, float]
     shape: tuple[int, int]
 
 
@@ -47,9 +47,10 @@ class SlideReader:
 
     Pixels come from the coarsest level that is fine enough, and are averaged from there, by a whole number of 1024ths.
     A level within 10 % of the target is taken as it is, as :func:`~monai_ext.formats.image.read_field` does. The grid's
-    true resolution is ``mpp``. Every region is cut from the same grid: its position follows from the slide's corner,
-    not from the region before it, and resampling sees the pixels around it, so that regions side by side join without
-    a trace.
+    true resolution is ``mpp``. Where a file states that its pixels are oblong, level 0 counts here in square ones of
+    their shorter side; ``stretch`` leads back to the file's. Every region is cut from the same grid: its position
+    follows from the slide's corner, not from the region before it, and resampling sees the pixels around it, so that
+    regions side by side join without a trace. What was never scanned is white.
 
     Safe to use from several threads. After an unreadable region the others can still be read.
 
@@ -69,6 +70,10 @@ class SlideReader:
         shape: rows and columns of the grid; its last row and column may reach over the slide's edge.
         level0_shape: rows and columns of level 0.
         downsamples: px of level 0 per px of each level of the file.
+        stretch: square px of level 0 along the rows' and the columns' side of one of the file's, 1 if it is square.
+        resolution_source: who states the resolution: ``mpp``, part of the file, or ``assumed``.
+        conflict: what the file states of its resolution besides, where that differs by more than 2 %; else empty.
+        backend: who decodes the file; not the one asked for where that cannot.
 
     Raises:
         InputError: no such file, not an image, or a slide without a resolution.
@@ -96,11 +101,18 @@ class SlideReader:
             if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
                 raise InputError(f"--{name}", "um/px, a positive number", repr(value))
         self._levels, is_slide = open_levels(self.path, backend)
-        base = mpp or self._levels.mpp or (None if is_slide else target_mpp)
+        stated = self._levels.resolution
+        base = mpp or (stated and stated.mpp) or (None if is_slide else target_mpp)
         if base is None:
             raise InputError(path, "a slide that states its resolution (um/px), or --mpp", "no resolution")
-        self.base_mpp = float(base)
-        self.level0_shape, self.downsamples = self._levels.shapes[0], tuple(self._levels.downsamples)
+        self.base_mpp, self.backend = float(base), self._levels.backend
+        self.resolution_source = "mpp" if mpp else stated.source if stated else "assumed"
+        self.stretch, self.conflict = (stated.stretch, stated.conflict) if stated and not mpp else ((1.0, 1.0), "")
+        self.level0_shape = tuple(
+            side if factor == 1 else max(1, round(side * factor))
+            for side, factor in zip(self._levels.shapes[0], self.stretch, strict=True)
+        )
+        self.downsamples = tuple(self._levels.downsamples)
         self._grid = self._grid_at(target_mpp or self.base_mpp)
         self.scale, self.level, self.shape = self._grid.scale, self._grid.level, self._grid.shape
         self.mpp = round(self.base_mpp * self.scale, 9)
@@ -117,7 +129,7 @@ class SlideReader:
             factor = max(1, round(scale / downsamples[level] * _PHASES)) / _PHASES
         scale = factor * downsamples[level]
         shape = tuple(max(1, math.ceil(side / scale - _SLACK)) for side in self.level0_shape)
-        return _Grid(scale, level, factor, shape)
+        return _Grid(scale, level, tuple(factor / side for side in self.stretch), shape)
 
     def read(self, row: int, col: int, height: int, width: int) -> np.ndarray:
         """A region of the grid.
@@ -134,7 +146,7 @@ class SlideReader:
         Raises:
             InputError: the file cannot be read there.
         """
-        return np.moveaxis(self._assemble(self._grid, row, col, height, width), -1, 0)
+        return np.moveaxis(self._assemble(self._grid, row, col, height, width)[0], -1, 0)
 
     def thumbnail(self, mpp: float) -> np.ndarray:
         """The whole slide at about ``mpp`` um/px, from its corner.
@@ -150,7 +162,16 @@ class SlideReader:
         Raises:
             InputError: the file cannot be read.
         """
-        return np.moveaxis(self._assemble(self._grid_at(mpp)), -1, 0)
+        return self.overview(mpp)[0]
+
+    def overview(self, mpp: float) -> tuple[np.ndarray, np.ndarray | None]:
+        """:meth:`thumbnail`, and where something was scanned.
+
+        Returns:
+            The thumbnail, and bool ``(rows, cols)``, or ``None`` if all of the slide was scanned.
+        """
+        pixels, valid = self._assemble(self._grid_at(mpp))
+        return np.moveaxis(pixels, -1, 0), valid
 
     def thumbnail_scale(self, mpp: float) -> float:
         """Px of level 0 per px of ``thumbnail(mpp)``."""
@@ -158,60 +179,86 @@ class SlideReader:
 
     def _assemble(
         self, grid: _Grid, row: int = 0, col: int = 0, height: int | None = None, width: int | None = None
-    ) -> np.ndarray:
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """A region, by default all of the grid, from blocks that threads read: a tile is there in half the time."""
         shape = [end if side is None else side for side, end in zip((height, width), grid.shape, strict=True)]
-        canvas = np.empty((*shape, 3), np.uint8)
-        block = max(1, int(_BLOCK / grid.factor))
+        canvas, gaps = np.empty((*shape, 3), np.uint8), []
+        block = max(1, int(_BLOCK / max(grid.factors)))
 
         def read_block(top: int, left: int) -> None:
-            part = canvas[top : top + block, left : left + block]
-            part[:] = self._read(grid, row + top, col + left, *part.shape[:2])
+            part = np.s_[top : top + block, left : left + block]
+            canvas[part], valid = self._read(grid, row + top, col + left, *canvas[part].shape[:2])
+            if valid is not None:
+                gaps.append((part, valid))
 
         corners = list(product(*(range(0, side, block) for side in shape)))
         with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
             for done in [pool.submit(read_block, *corner) for corner in corners]:
                 done.result()
-        return canvas
+        if not gaps:
+            return canvas, None
+        scanned = np.ones(shape, bool)
+        for part, valid in gaps:
+            scanned[part] = valid
+        return canvas, scanned
 
-    def _read(self, grid: _Grid, row: int, col: int, height: int, width: int) -> np.ndarray:
-        factor = grid.factor
-        if factor == 1:
-            return self._crop(grid.level, row, col, height, width)[0]
-        if factor == round(factor):  # whole pixels: their mean
-            whole = int(factor)
-            pixels = self._crop(grid.level, *(whole * side for side in (row, col, height, width)))[0]
-            return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
-        reach = math.ceil(2 * max(factor, 1)) + 1  # the filters' support
-        top, left = math.floor(row * factor) - reach, math.floor(col * factor) - reach
-        bottom, right = math.ceil((row + height) * factor) + reach, math.ceil((col + width) * factor) + reach
-        pixels, (first_row, first_col) = self._crop(grid.level, top, left, bottom - top, right - left)
-        box = (col * factor - first_col, row * factor - first_row)
-        box = (*box, box[0] + width * factor, box[1] + height * factor)
+    def _read(self, grid: _Grid, row: int, col: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
+        (down, right), size = grid.factors, (width, height)
+        if down == right == 1:
+            return self._crop(grid.level, row, col, height, width)[:2]
+        if down == round(down) and right == round(right):  # whole pixels: their mean
+            region = (int(down) * row, int(right) * col, int(down) * height, int(right) * width)
+            pixels, valid, _ = self._crop(grid.level, *region)
+            return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), _shrink(valid, size)
+        corner, end = [], []
+        for start, length, factor in ((row, height, down), (col, width, right)):
+            reach = math.ceil(2 * max(factor, 1)) + 1  # the filters' support
+            corner.append(math.floor(start * factor) - reach)
+            end.append(math.ceil((start + length) * factor) + reach)
+        region = (*corner, end[0] - corner[0], end[1] - corner[1])
+        pixels, valid, (first_row, first_col) = self._crop(grid.level, *region)
+        box = (col * right - first_col, row * down - first_row)
+        box = (*box, box[0] + width * right, box[1] + height * down)
         # Hamming comes closest to a mean over fractions of pixels, which Pillow does not have
-        kernel = Image.Resampling.HAMMING if factor > 1 else Image.Resampling.BICUBIC
-        return np.asarray(Image.fromarray(pixels).resize((width, height), kernel, box=box))
+        kernel = Image.Resampling.HAMMING if max(down, right) > 1 else Image.Resampling.BICUBIC
+        return np.asarray(Image.fromarray(pixels).resize(size, kernel, box=box)), _shrink(valid, size, box)
 
-    def _crop(self, level: int, row: int, col: int, height: int, width: int) -> tuple[np.ndarray, tuple[float, float]]:
-        """Pixels of a level, white outside the slide, and where they really begin, in px of the level."""
+    def _crop(
+        self, level: int, row: int, col: int, height: int, width: int
+    ) -> tuple[np.ndarray, np.ndarray | None, tuple[float, float]]:
+        """Pixels of a level, white outside the slide; which of them were scanned; where they begin, px of the level."""
         rows, cols = self._levels.shapes[level]
         top, left = min(max(row, 0), rows), min(max(col, 0), cols)
         bottom, right = max(min(row + height, rows), top), max(min(col + width, cols), left)
         first = self._levels.first(level, top) - top + row, self._levels.first(level, left) - left + col
         if (bottom - top) * (right - left) == 0:
-            return np.full((height, width, 3), 255, np.uint8), first
+            return np.full((height, width, 3), 255, np.uint8), None, first
         try:
-            pixels = self._levels.read(level, top, left, bottom - top, right - left)
+            pixels, valid = self._levels.read(level, top, left, bottom - top, right - left)
         # what the decoders raise for a damaged file is not one family
         except Exception as error:
             self._levels.reopen()
             where = f"{self.path}, level {level}, row {top} to {bottom}, column {left} to {right}"
             raise InputError(where, "readable pixels", str(error).split("\n")[0] or type(error).__name__) from error
         if pixels.shape[:2] == (height, width):
-            return pixels, first
+            return pixels, valid, first
+        part = np.s_[top - row : bottom - row, left - col : right - col]
         canvas = np.full((height, width, 3), 255, np.uint8)
-        canvas[top - row : bottom - row, left - col : right - col] = pixels
-        return canvas, first
+        canvas[part] = pixels
+        if valid is not None:
+            whole = np.ones((height, width), bool)
+            whole[part] = valid
+            valid = whole
+        return canvas, valid, first
+
+
+def _shrink(
+    valid: np.ndarray | None, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
+) -> np.ndarray | None:
+    """What was scanned, on a coarser grid: pixels of which at least half were."""
+    if valid is None:
+        return None
+    return np.asarray(Image.fromarray(valid.view(np.uint8) * 255).resize(size, Image.Resampling.BOX, box=box)) >= 128
 
 
 def check_slide(

@@ -1,0 +1,82 @@
+"""What part of an image is data, and what was never scanned."""
+
+from __future__ import annotations
+
+import os
+
+import cv2
+import numpy as np
+
+from monai_ext.base.colours import to_rgb8
+
+__all__ = ["REACH", "blank_unscanned", "may_be_unscanned", "rgb_and_valid"]
+
+_BLACK = 12  # grey values; what scanners and unwritten tiles leave, with what JPEG makes of it
+_DARK = 50  # grey values; JPEG's ringing beside it
+_SIDE = 32  # px; pigment and ink are no larger in so even a black
+_RING = 8  # px; half of JPEG's largest block
+#: Px around a region that decide whether its own px were scanned.
+REACH = _SIDE + _RING
+
+
+def rgb_and_valid(array: np.ndarray, where: str | os.PathLike = "image") -> tuple[np.ndarray, np.ndarray | None]:
+    """Any usual image as uint8 ``(H, W, 3)`` RGB over white, and where it is not transparent.
+
+    Args:
+        array: as for :func:`~monai_ext.base.colours.to_rgb8`.
+        where: the file an error names.
+
+    Returns:
+        The pixels, and bool ``(H, W)``, or ``None`` if all of it is opaque.
+    """
+    rgb = to_rgb8(array, where)
+    if array.ndim == 3 and array.shape[2] in (2, 4):
+        half = 0.5 if array.dtype.kind in "fb" else np.iinfo(array.dtype).max / 2
+        valid = array[..., -1] > half
+        return rgb, None if valid.all() else valid
+    return rgb, None
+
+
+def may_be_unscanned(pixels: np.ndarray) -> bool:
+    """Whether a region (uint8 ``(H, W, 3)``) may hold, or touch, a black area; quick."""
+    brightest = _brightest(pixels)
+    border = (brightest[:_RING], brightest[-_RING:], brightest[:, :_RING], brightest[:, -_RING:])
+    return bool((brightest <= _BLACK).any()) or any((edge < _DARK).any() for edge in border)
+
+
+def _brightest(pixels: np.ndarray) -> np.ndarray:
+    return cv2.max(cv2.max(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
+
+
+def blank_unscanned(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Make black areas white, as large and as even as only a scanner or an unwritten tile leaves them.
+
+    Args:
+        pixels: uint8 ``(H, W, 3)`` RGB.
+
+    Returns:
+        The pixels (a copy where something changes), and bool ``(H, W)``, True where they are data, or ``None`` if all
+        are. Whether a pixel is depends on those up to :data:`REACH` px away.
+
+    Examples:
+        >>> from monai_ext.formats.scanned import blank_unscanned
+        >>> pixels = np.full((100, 100, 3), 180, np.uint8)
+        >>> pixels[:, 60:] = 0  # the scanner stopped here
+        >>> pixels[10:20, 10:20] = 0  # pigment
+        >>> white, valid = blank_unscanned(pixels)
+        >>> valid.mean(), white[0, 99].tolist(), white[15, 15].tolist()
+        (np.float64(0.6), [255, 255, 255], [0, 0, 0])
+    """
+    brightest = _brightest(pixels)
+    black = (brightest <= _BLACK).astype(np.uint8)
+    if cv2.countNonZero(black) < min(_SIDE**2, brightest.size):
+        return pixels, None
+    side = tuple(min(_SIDE, length) for length in brightest.shape[::-1])
+    black = cv2.morphologyEx(black, cv2.MORPH_OPEN, np.ones(side[::-1], np.uint8))
+    if not black.any():
+        return pixels, None
+    near = cv2.dilate(black, np.ones((2 * _RING + 1,) * 2, np.uint8))
+    valid = ~((near > 0) & (brightest < _DARK))
+    pixels = pixels.copy()
+    pixels[~valid] = 255
+    return pixels, valid
