@@ -551,6 +551,8 @@ CIRCUMSTANCES: tuple[Circumstance, ...] = (
         for name, write, suffix in (
             ("TIFF in tiles", plain(), ".tif"),
             ("TIFF in strips", plain(tile=None, rowsperstrip=64), ".tif"),
+            ("TIFF without compression", plain(tile=None, compression=None), ".tif"),
+            ("TIFF in tiles of JPEG 2000", plain(compression="jpeg2000", compressionargs={"level": 0}), ".tif"),
             ("TIFF with levels", pyramid((2, 4)), ".tif"),
             ("SVS", aperio(), ".svs"),
             ("SCN", leica, ".scn"),
