@@ -122,7 +122,7 @@ def stored(image: np.ndarray, layout: Layout) -> tuple[np.ndarray, dict]:
     grey = image[..., 1]
     # a ramp for each channel, so that the mean of two entries is the colour between them
     colours = (np.arange(256) * np.array([[1.0], [0.9], [0.8]])).astype(np.uint16) * 257
-    alpha = np.where(np.arange(image.shape[1]) % 90 < 70, 255, 100).astype(np.uint8)
+    alpha = np.uint8(200)
     planes, rgba = (
         np.ascontiguousarray(np.moveaxis(image, -1, 0)),
         np.dstack([image, np.broadcast_to(alpha, grey.shape)]),
