@@ -223,7 +223,7 @@ def test_scanned_part_of_a_plane_is_the_slide(slide, target, monkeypatch):
     """MRXS: what lies outside ``openslide.bounds`` is empty, and QuPath does not show it."""
     plane = SlideReader(slide, target)
     bounds = {"x": "100", "y": "60", "width": "640", "height": "480"}
-    stated = {f"openslide.bounds-{name}": value for name, value in bounds.items()}
+    stated = {"openslide.vendor": "mirax"} | {f"openslide.bounds-{name}": value for name, value in bounds.items()}
     properties = openslide.OpenSlide.properties.fget
     monkeypatch.setattr(
         openslide.OpenSlide, "properties", property(lambda self: {**properties(self), **stated}), raising=True
