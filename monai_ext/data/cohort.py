@@ -19,7 +19,6 @@ from monai_ext.data.datalist import load_datalist
 from monai_ext.data.result_files import is_result, maps_in_datalists
 from monai_ext.data.run_state import RunState, exit_on_sigterm
 from monai_ext.formats.image import SUFFIXES, read_field
-from monai_ext.formats.torn import check_whole
 
 __all__ = ["Cohort"]
 
@@ -76,7 +75,6 @@ class Cohort:
         candidates = self._find(source, self.path.parent)
         for item in tqdm(candidates, desc="checking images", unit="image", disable=len(candidates) < 20):
             try:
-                check_whole(item["image"])
                 (check or read_field)(item["image"], mpp or item.get("mpp"), target_mpp)
             except InputError as error:
                 self.state[item["image"]] = {"status": "failed", "reason": str(error)}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import tifffile
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from monai_ext.base.errors import InputError
 from monai_ext.formats.pyramid import level_factors
@@ -25,6 +25,7 @@ from monai_ext.formats.resolution import (
 )
 from monai_ext.formats.scanned import REACH, blank_unscanned, may_be_unscanned, rgb_and_valid
 from monai_ext.formats.suffixes import SLIDE_SUFFIXES, TIFF_SUFFIXES
+from monai_ext.formats.torn import check_whole
 
 __all__ = ["BACKENDS", "ImageLevels", "Levels", "TiffLevels", "WSILevels", "open_levels"]
 
@@ -34,6 +35,7 @@ _BOUNDS = ("y", "x", "height", "width")
 _TILE_BYTES = 64 << 20  # of decoded tiles that the tifffile backend holds in memory at once
 _MOST_PIXELS = 500_000_000
 _PHOTOMETRIC = tifffile.PHOTOMETRIC
+_ORIENTATION = ExifTags.Base.Orientation
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +165,8 @@ class WSILevels(Levels):
             quotients = slide.resolutions["level_downsamples"]
         factors = level_factors(sizes, [_tile_size(properties, level) for level in range(len(sizes))])
         self._corner, full = (0, 0), sizes[0]
-        if "openslide.bounds-x" in properties:
+        # of a plain TIFF it is merely where tiles were written, which other decoders do not cut off
+        if "openslide.bounds-x" in properties and properties.get("openslide.vendor") != "generic-tiff":
             top, left, *full = (int(properties[f"openslide.bounds-{name}"]) for name in _BOUNDS)
             self._corner = (top, left)
         self._numbers = [level for level, factor in enumerate(factors) if factor is not None]
@@ -321,9 +324,13 @@ class TiffLevels(Levels):
         for start in range(0, len(wanted), at_once):
             batch = [plane.skip + index for index in wanted[start : start + at_once]]
             offsets, counts = [page.dataoffsets[i] for i in batch], [page.databytecounts[i] for i in batch]
-            for data, index in handle.read_segments(offsets, counts, batch, lock=handle.lock):
-                if not data:  # a tile that was never written
+            # without its indices: given a single one, tifffile 2025.5.10 takes it for a place in these lists
+            for data, number in handle.read_segments(offsets, counts, lock=handle.lock):
+                index = batch[number]
+                if not data and not (counts[number] and offsets[number]):  # a tile that was never written
                     continue
+                if len(data) < counts[number]:
+                    raise ValueError(f"tile {index} ends after {len(data)} of {counts[number]} bytes")
                 segment, _, (_, tile_rows, tile_cols, _) = key.decode(data, index, jpegtables=page.jpegtables)
                 tile = _colours(segment[0, :tile_rows, :tile_cols], key)
                 down, right = divmod(index - plane.skip, across)
@@ -408,12 +415,32 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, Resolution | None]:
         page = series.keyframe
         check_size(path, page.imagelength, page.imagewidth)
         resolution = stated_resolution(tiff_resolutions(tiff, page))
+        orientation = _orientation(page)
         if page.photometric == _PHOTOMETRIC.SEPARATED:
-            return _read_image(path)[0], resolution
+            return _read_image(path)[0], _turned(resolution, orientation)
         array = series.asarray()
         if array.ndim == 3 and series.axes.index("X") == 2:  # planes: channel first
             array = np.moveaxis(array, 0, -1)
-        return _colours(array, page), resolution
+        return _upright(_colours(array, page), orientation), _turned(resolution, orientation)
+
+
+def _orientation(page: tifffile.TiffPage) -> int:
+    """Which way the image is to be turned, as TIFF and EXIF count; 1 is upright."""
+    tag = page.tags.get("Orientation")
+    return int(tag.value) if tag and tag.value in range(1, 9) else 1
+
+
+def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """``(H, W, C)`` as it is to be seen."""
+    array = array.swapaxes(0, 1) if orientation >= 5 else array
+    array = array[::-1] if orientation in (3, 4, 7, 8) else array
+    return array[:, ::-1] if orientation in (2, 3, 6, 7) else array
+
+
+def _turned(resolution: Resolution | None, orientation: int) -> Resolution | None:
+    if resolution is None or orientation < 5:
+        return resolution
+    return replace(resolution, row=resolution.col, col=resolution.row)
 
 
 def check_size(path: Path, rows: int, cols: int) -> None:
@@ -429,7 +456,8 @@ def check_size(path: Path, rows: int, cols: int) -> None:
 
 def _read_image(path: Path) -> tuple[np.ndarray, Resolution | None]:
     with Image.open(path) as image:
-        resolution = stated_resolution(image_resolutions(image))
+        resolution = _turned(stated_resolution(image_resolutions(image)), image.getexif().get(_ORIENTATION, 1))
+        ImageOps.exif_transpose(image, in_place=True)
         if image.mode in ("P", "PA"):
             return np.asarray(image.convert("RGBA")), resolution
         if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
@@ -465,6 +493,7 @@ def open_levels(path: Path, backend: str = "openslide") -> tuple[Levels, bool]:
         raise InputError("backend", " or ".join(BACKENDS), repr(backend))
     if not path.is_file():
         raise InputError(path, "an image", "no such file" if not path.exists() else "a folder")
+    check_whole(path)
     suffix = path.suffix.lower()
     try:
         if suffix not in (*SLIDE_SUFFIXES, *TIFF_SUFFIXES):
@@ -490,13 +519,14 @@ def _decoders(path: Path, backend: str) -> list[str]:
         with tifffile.TiffFile(path) as tiff:
             series, page = tiff.series[0], tiff.pages[0]
             tiled = bool(series.keyframe.is_tiled) and series.keyframe.bitspersample == 8
+            tiled = tiled and _orientation(page) == 1  # else it is turned, as a whole, in memory
             # OpenSlide and cuCIM show the first plane of several as if it were all
             chunky = (
                 page.is_tiled and page.planarconfig == tifffile.PLANARCONFIG.CONTIG and len(series.levels[0].pages) == 1
             )
     except (tifffile.TiffFileError, OSError, ValueError, IndexError, KeyError):
-        if is_named_slide:
-            return [backend]
+        if is_named_slide:  # of which tifffile reads TIFFs alone
+            return ["openslide" if backend == "tifffile" else backend]
         raise
     vendor = _vendor(path) if backend == "openslide" else None
     if is_named_slide or vendor not in (None, "generic-tiff"):

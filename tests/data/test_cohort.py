@@ -3,6 +3,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from monai.data import MetaTensor
 
@@ -216,6 +217,7 @@ def test_a_broken_link_is_an_image_that_cannot_be_read(folder, capsys):
 
 
 def test_torn_downloads_are_named_and_the_rest_goes_on(folder, capsys):
+    tifffile.imwrite(folder / "sub/a.tif", np.zeros((50, 60, 3), np.uint8), photometric="rgb")  # its pixels lie last
     whole = (folder / "sub/a.tif").read_bytes()
     torn = {"a.svs": b"", "b.svs": b"<!DOCTYPE html><html>404", "c.svs": whole[:-1], "d.tif": whole[:20]}
     for name, content in torn.items():
