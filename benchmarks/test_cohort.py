@@ -30,12 +30,12 @@ def row(image):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A folder of so many files; nothing in them is read, as reading is no bookkeeping."""
+    """A folder of so many files; no image in them is read, as reading is no bookkeeping."""
 
     def make(number):
         folder = tmp_path_factory.mktemp(f"images{number}")
         for index in range(number):
-            (folder / f"{index:06d}.png").touch()
+            (folder / f"{index:06d}.png").write_bytes(b"-")
         return folder
 
     return {number: make(number) for number in {FEW, MANY}}

@@ -11,11 +11,13 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from lib.bundles import BUNDLES
+from lib.datastore import SlideDatastore
 from lib.errors import check_name, http_errors
 from lib.infer import BundleInfer
 from lib.scoring import Agreement
 from lib.strategy import Uncertainty
 from lib.train import BundleTrain
+from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.exception import ImageNotFoundException
@@ -59,6 +61,17 @@ class BundleApp(MONAILabelApp):
 
         # scoring computes all labelled images: not after every sample, while somebody waits for outlines
         self._auto_update_scoring = False
+
+    def init_datastore(self) -> Datastore:
+        """A folder of images, or what a URL names."""
+        if self.studies.startswith(("http://", "https://")):
+            return super().init_datastore()
+        return SlideDatastore(
+            self.studies,
+            extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
+            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
+            read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
+        )
 
     def init_infers(self) -> dict[str, InferTask]:
         """A task for each bundle."""

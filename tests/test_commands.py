@@ -192,7 +192,7 @@ def test_help(args, expected, capsys):
         (["prepare", "pvid", "--dst", "b"], "prepare pvid: expected --src, --dst, found no --src"),
         (["prepare", "pvid", "a", "b", "c"], "options by their names, found 'c'"),
         (["prepare", "pvid", "a", "b", "--sede", "1"], "prepare pvid: expected --seed, found --sede"),
-        (["prepare", "pvid", "a", "b", "--collect", "1"], "options among --src, --dst, --split, --seed"),
+        (["prepare", "pvid", "a", "b", "--collect", "1"], "options among --src, --dst, --split_parts, --split, --seed"),
         (["prepare", "pvid", "a", "b", "--seed"], "prepare pvid: expected a value after --seed, found none"),
         (["prepare", "pvid", "a", "b", "--link", "2"], "--link: expected true or false, found 2"),
         (["phantom", "mitosis", "--dst", "out", "--size", "0"], "expected"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import os
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-__all__ = ["atomic_path", "find_files", "write_png"]
+from monai_ext.base.companions import companions
+
+__all__ = ["atomic_path", "find_files", "path_below", "write_png"]
 
 
 @contextmanager
@@ -44,19 +48,75 @@ def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
         temporary.write_bytes(encoded.data)
 
 
-def find_files(folder: Path, suffixes: Sequence[str], skip: str | os.PathLike) -> list[Path]:
+def find_files(folder: Path, suffixes: Sequence[str], skip: str | os.PathLike | None = None) -> list[Path]:
     """All files below ``folder``, but not below ``skip``, that end in one of the lower-case ``suffixes``, sorted.
 
-    Linked folders are followed; hidden files and what a Mac adds to archives are left out.
+    Linked files and folders are followed under the name of the link. A folder that is reached in several ways is taken
+    once, by its own name where that is below ``folder``. Hidden files, what a Mac adds to archives and the
+    :func:`~monai_ext.base.companions.companions` of slides are left out; how many of the latter is printed.
     """
-    files: list[Path] = []
-    seen = {os.path.realpath(skip)}
-    for root, folders, names in os.walk(folder, followlinks=True):
+    endings = tuple(suffixes)
+    seen = set() if skip is None else {os.path.realpath(skip)}
+    files: list[str] = []
+    parts: list[str] = []
+    top = os.fspath(folder)
+    waiting, links = [(top, False)], []
+    while waiting or links:
+        root, of_slide = waiting.pop() if waiting else heapq.heappop(links)
         resolved = os.path.realpath(root)
         if resolved in seen:
-            folders.clear()
             continue
         seen.add(resolved)
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        files += [Path(root, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in files if path.suffix.lower() in suffixes)
+        names, folders = _entries(root, top)
+        belonging = companions(Path(root), names, folders)
+        for name in names:
+            if name.lower().endswith(endings):
+                (parts if of_slide or name in belonging else files).append(os.path.join(root, name))  # noqa: PTH118
+        for name, is_link in folders.items():
+            below = os.path.join(root, name), of_slide or name in belonging  # noqa: PTH118 - ten times faster
+            heapq.heappush(links, below) if is_link else waiting.append(below)
+    if parts:
+        first = min(parts)
+        print(f"{folder}: left out {len(parts)} files that are parts of slides, as {first}", file=sys.stderr)
+    return [Path(file) for file in sorted(files, key=lambda file: file.replace(os.sep, "\0"))]  # as paths are sorted
+
+
+def _entries(root: str, top: str) -> tuple[list[str], dict[str, bool]]:
+    """Names of the files of a folder, and of its folders with whether each is a link; without the hidden ones."""
+    names: list[str] = []
+    folders: dict[str, bool] = {}
+    try:
+        with os.scandir(root) as entries:
+            for entry in entries:
+                if entry.name.startswith((".", "__MACOSX")):
+                    continue
+                if entry.is_dir():
+                    folders[entry.name] = entry.is_symlink()
+                elif entry.is_file() or entry.is_symlink():  # a link into nowhere is a file that cannot be read
+                    names.append(entry.name)
+    except OSError as error:
+        if root != top:
+            print(f"left out: {root}: {error.strerror}", file=sys.stderr)
+    return names, folders
+
+
+def path_below(path: str | os.PathLike, root: str | os.PathLike) -> Path:
+    """A path relative to ``root``, or to the file system's own root where it lies elsewhere.
+
+    Links keep their own name and folder; only where a path lies elsewhere by its name, links are followed.
+
+    Examples:
+        >>> from monai_ext.base.files import path_below
+        >>> (folder / "store").mkdir()
+        >>> (folder / "images").symlink_to(folder / "store")
+        >>> path_below(folder / "images/a.svs", folder).as_posix()
+        'images/a.svs'
+        >>> path_below(folder / "store/a.svs", folder / "images").as_posix()
+        'a.svs'
+    """
+    for follow in (os.path.abspath, os.path.realpath):
+        absolute, base = Path(follow(path)), Path(follow(root))
+        if absolute.is_relative_to(base):
+            return absolute.relative_to(base)
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - unlike resolve() it follows no links
+    return absolute.relative_to(absolute.anchor)

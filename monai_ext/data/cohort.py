@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from monai_ext.base.distributed import is_first
 from monai_ext.base.errors import InputError
+from monai_ext.base.files import find_files
 from monai_ext.base.flags import as_flag
 from monai_ext.data.datalist import load_datalist
 from monai_ext.data.result_files import is_result, maps_in_datalists
@@ -101,19 +102,14 @@ class Cohort:
             raise InputError(source, "an image or a folder of images (--dataset_dir)", "nothing there")
         if (source / "dataset.json").is_file():
             return load_datalist(source, ["test"], check=None, path_keys=["image"])["test"]
-        results = output_dir.resolve()
-        below = results.is_relative_to(source.resolve()) and results != source.resolve()
+        results, images = (os.path.realpath(folder) for folder in (output_dir, source))
+        below = results != images and Path(results).is_relative_to(images)
         maps = maps_in_datalists(source)
-        paths = sorted(
+        paths = [
             path
-            for path in source.rglob("*")
-            if path.suffix.lower() in SUFFIXES
-            and path.is_file()
-            and not is_result(path)
-            and Path(os.path.normpath(path)) not in maps
-            and not (below and path.resolve().is_relative_to(results))
-            and not any(part.startswith(".") for part in path.relative_to(source).parts)
-        )
+            for path in find_files(source, SUFFIXES, output_dir if below else None)
+            if not is_result(path) and not (maps and Path(os.path.normpath(path)) in maps)
+        ]
         if not paths:
             raise InputError(source, f"images ({', '.join(SUFFIXES)})", "none in this folder or below it")
         return [{"image": str(path)} for path in paths]

@@ -20,7 +20,7 @@ from filelock import FileLock
 from monai.data import MetaTensor
 
 from monai_ext.base.errors import InputError
-from monai_ext.base.files import atomic_path, write_png
+from monai_ext.base.files import atomic_path, find_files, path_below, write_png
 from monai_ext.data.run_state import RewriteSchedule
 from monai_ext.formats.image import SUFFIXES
 
@@ -54,7 +54,9 @@ def is_result(path: Path) -> bool:
 def maps_in_datalists(folder: Path) -> set[Path]:
     """The labels and masks that the data lists below a folder name: the maps that a run wrote are among them."""
     maps = set()
-    for path in folder.rglob("dataset.json"):
+    for path in find_files(folder, (".json",)):
+        if path.name != "dataset.json":
+            continue
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -170,7 +172,7 @@ class ResultFiles:
     def __init__(
         self, output_dir: str | os.PathLike[str], data_root_dir: str | os.PathLike[str], max_side: int = 4096
     ) -> None:
-        self.output_dir, self.data_root_dir = Path(output_dir), Path(data_root_dir).resolve()
+        self.output_dir, self.data_root_dir = Path(output_dir), Path(data_root_dir)
         self.max_side = max_side
         self._sources: dict[Path, Path] = {}
         self._summary = SummaryTable(self.output_dir / "summary.csv")
@@ -189,8 +191,7 @@ class ResultFiles:
         meta = image.meta if isinstance(image, MetaTensor) else {}
         if not meta.get("filename_or_obj"):
             raise InputError(f"{name!r}", "a MetaTensor that names its file", type(image).__name__)
-        path = Path(str(meta["filename_or_obj"])).resolve()
-        return path.relative_to(self.data_root_dir if path.is_relative_to(self.data_root_dir) else path.anchor)
+        return path_below(str(meta["filename_or_obj"]), self.data_root_dir)
 
     def path(self, source: Path, ending: str) -> Path:
         """The file of an image that ends in ``ending``, as ``_overlay.png``.

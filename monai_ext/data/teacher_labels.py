@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from monai_ext.base.arrays import load_array
-from monai_ext.base.files import atomic_path
+from monai_ext.base.files import atomic_path, path_below
 from monai_ext.base.fingerprint import fingerprint
 from monai_ext.data.nuclei import read_patches
 
@@ -49,7 +49,7 @@ class TeacherLabels:
         dst: str | os.PathLike,
         classifier: Classifier,
     ) -> None:
-        self.root, self.dst = Path(root).resolve(), Path(dst)
+        self.root, self.dst = Path(root), Path(dst)
         record = self.dst / "teacher.json"
         settings = classifier.settings()
         before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
@@ -74,8 +74,7 @@ class TeacherLabels:
         return classifier(np.zeros((1, *patches.shape[1:]), np.uint8)).shape[1]
 
     def _path(self, item: Mapping[str, Any]) -> Path:
-        image = Path(item["image"]).resolve()
-        return self.dst / image.relative_to(self.root if image.is_relative_to(self.root) else image.anchor)
+        return self.dst / path_below(item["image"], self.root)
 
     def logits(self, item: Mapping[str, Any]) -> np.ndarray:
         """The teacher's scores of one source image's patches: float16 ``(N, C)``, memory-mapped."""

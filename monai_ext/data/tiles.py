@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from monai_ext.base.errors import DataListError, InputError
+from monai_ext.base.files import find_files
 from monai_ext.data.datalist import Item, check_label_item, load_datalist
 from monai_ext.data.split import random_split
 from monai_ext.formats.image import SUFFIXES
@@ -92,8 +93,8 @@ def _check(folder: Path, items: Sequence[Item]) -> None:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The images below a folder, sorted; hidden files are left out."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    """The images below a folder, sorted; see :func:`~monai_ext.base.files.find_files`."""
+    return find_files(folder, SUFFIXES)
 
 
 def check_both_labels(where: str, labels: Iterable[int]) -> None:

@@ -16,12 +16,14 @@ import shapely
 from skimage.measure import label as connected_parts
 
 from monai_ext.base.errors import DataListError, InputError
+from monai_ext.base.flags import as_flag
 from monai_ext.data.datalist import check_label_item
-from monai_ext.formats.geojson import Features, rasterize, read_geojson
+from monai_ext.formats.geojson import Features, is_geojson, rasterize
 from monai_ext.formats.image import read_field, read_mask
 from monai_ext.formats.outlines import label_map_to_polygons, polygons_to_mask
 from monai_ext.formats.point_files import read_points
 from monai_ext.formats.points import points_outside
+from monai_ext.formats.roles import read_objects
 
 __all__ = [
     "SlideVessels",
@@ -29,11 +31,12 @@ __all__ = [
     "check_vessel_image",
     "check_vessel_item",
     "keep_lumen",
+    "outlines_beside",
     "vessel_items",
     "vessel_outlines",
 ]
 
-_GEOJSON = (".geojson", ".json")
+_RESULTS = ("Healthy vessel", "Invaded vessel")  # what our own results call vessels, beside the patches in them
 _WHITE = 255
 _LONGEST_NAME = 100  # bytes; file systems take 255
 
@@ -86,14 +89,19 @@ def keep_lumen(image: np.ndarray, lumen: np.ndarray, where: str | os.PathLike = 
     return np.where(inside, image, image.dtype.type(_WHITE))
 
 
-def vessel_outlines(path: str | os.PathLike, shape: Sequence[int], classes: Sequence[str] | None = None) -> Features:
+def vessel_outlines(
+    path: str | os.PathLike, shape: Sequence[int], classes: Sequence[str] | None = None, split_parts: bool = False
+) -> Features:
     """The outlines of vessels in a file.
 
     Args:
         path: GeoJSON, whose polygons are lumens in px of level 0; or a mask (PNG, TIFF) of level 0's size, whose
             numbers are vessels or, where there is one number only, its connected parts.
         shape: rows and columns of level 0.
-        classes: names of the GeoJSON classifications that count; ``None`` for all polygons.
+        classes: names of the GeoJSON classifications that count; ``None`` for all objects. What is drawn around vessels
+            (:func:`~monai_ext.formats.roles.split_roles`) counts only where its class alone is named. In our own
+            results the vessels' outlines count.
+        split_parts: every part of a MultiPolygon is a vessel of its own.
 
     Returns:
         One feature with an area for each vessel.
@@ -102,12 +110,13 @@ def vessel_outlines(path: str | os.PathLike, shape: Sequence[int], classes: Sequ
         InputError: a file that cannot be read, a mask that does not fit, or no vessel in it.
     """
     path = Path(path)
-    if path.suffix.lower() in _GEOJSON:
-        features = read_geojson(path)
-        kept = shapely.area(features.geometry) > 0
-        if classes is not None:
-            kept &= np.isin(features.classes.astype(str), list(classes))
-        features = features[kept]
+    if is_geojson(path):
+        objects, regions = read_objects(path, split=split_parts)
+        if classes is None and len(regions.of_classes(_RESULTS)):
+            objects, classes = regions, _RESULTS
+        features = objects.of_classes(classes)
+        if not len(features) and classes is not None:
+            features = regions.of_classes(classes)
     else:
         mask = read_mask(path)
         if mask.shape != tuple(shape):
@@ -130,6 +139,7 @@ class SlideVessels(Sequence[Vessel]):
         target_mpp: um/px of the crops; ``None`` for level 0 as it is.
         mpp: um/px of level 0, in place of what the file states.
         classes: see :func:`vessel_outlines`.
+        split_parts: see :func:`vessel_outlines`.
 
     Attributes:
         names: of the vessels, fit for names of files and different from each other.
@@ -147,12 +157,13 @@ class SlideVessels(Sequence[Vessel]):
         target_mpp: float | None = None,
         mpp: float | None = None,
         classes: Sequence[str] | None = None,
+        split_parts: bool = False,
     ) -> None:
         from monai_ext.formats.reader import SlideReader  # imported late: it imports this package
 
         self.path, self.outlines = path, outlines
         self._reader = SlideReader(path, target_mpp, mpp)
-        self._features = vessel_outlines(outlines, self._reader.level0_shape, classes)
+        self._features = vessel_outlines(outlines, self._reader.level0_shape, classes, split_parts)
         self.geometry = self._features.geometry
         self.kinds = list(self._features.classes)
         self.names = _file_names(self._features.names)
@@ -209,11 +220,14 @@ def _file_names(names: Sequence[str | None]) -> list[str]:
 
 
 def _outlines_of(image: str | os.PathLike, outlines: str | os.PathLike | None) -> Path | None:
-    """The outlines of an image's vessels: the file given, or ``<image>_vessels.geojson`` beside it, if there is one."""
-    if outlines is not None:
-        return Path(outlines)
-    beside = Path(image).with_name(f"{Path(image).stem}_vessels.geojson")
-    return beside if beside.is_file() else None
+    """The outlines of an image's vessels: the file given, or that beside it, if there is one."""
+    return outlines_beside(image) if outlines is None else Path(outlines)
+
+
+def outlines_beside(image: str | os.PathLike) -> Path | None:
+    """``<image>_vessels.geojson`` beside an image, or the same with ``.gz``; None if there is none."""
+    names = (Path(image).with_name(f"{Path(image).stem}_vessels.geojson{end}") for end in ("", ".gz"))
+    return next((path for path in names if path.is_file()), None)
 
 
 def check_vessel_image(
@@ -222,6 +236,7 @@ def check_vessel_image(
     target_mpp: float | None = None,
     outlines: str | os.PathLike | None = None,
     least: int = 1,
+    split_parts: bool = False,
 ) -> None:
     """Check that a vessel's image, or a slide and its vessels' outlines, can be used; slides' pixels are not read.
 
@@ -233,13 +248,14 @@ def check_vessel_image(
         target_mpp: um/px to work at.
         outlines: see :func:`vessel_items`.
         least: sides of the smallest vessel, px at ``target_mpp``.
+        split_parts: see :func:`vessel_outlines`.
 
     Raises:
         InputError: if not.
     """
     outline_path = _outlines_of(path, outlines)
     if outline_path is not None:
-        vessels = SlideVessels(path, outline_path, target_mpp, mpp)
+        vessels = SlideVessels(path, outline_path, target_mpp, mpp, split_parts=as_flag(split_parts, "split_parts"))
         sizes = [vessels.size(number) for number in range(len(vessels))]
     else:
         sizes = [read_field(path, mpp, target_mpp).image.shape[1:]]
@@ -256,6 +272,7 @@ def vessel_items(
     mpp: float | None = None,
     target_mpp: float | None = None,
     least: int = 1,
+    split_parts: bool = False,
 ) -> list[dict[str, Any]]:
     """What to infer on: images of vessels as they are, of each slide its vessels.
 
@@ -266,6 +283,7 @@ def vessel_items(
         mpp: um/px of all images at full resolution, in place of what they state.
         target_mpp: um/px to work at.
         least: outlines whose crop has a side shorter than that, px at ``target_mpp``, are left out with a message.
+        split_parts: see :func:`vessel_outlines`.
 
     Returns:
         Items for :class:`~monai_ext.transforms.LoadVesseld` with ``file``, the image's path, and ``last`` for the last
@@ -278,6 +296,7 @@ def vessel_items(
     if outlines is not None and len(items) > 1:
         expected = "one image; for several, <image>_vessels.geojson beside each"
         raise InputError("--outlines", expected, f"{len(items)} images")
+    split_parts = as_flag(split_parts, "split_parts")
     entries, problems = [], []
     for item in items:
         plain = {
@@ -289,7 +308,7 @@ def vessel_items(
             problems += _unfit_mask(item)
             entries.append({**plain, "last": True})
             continue
-        vessels = SlideVessels(item["image"], outline_path, target_mpp, mpp or item.get("mpp"))
+        vessels = SlideVessels(item["image"], outline_path, target_mpp, mpp or item.get("mpp"), split_parts=split_parts)
         kept = [number for number in range(len(vessels)) if min(vessels.size(number)) >= least]
         if len(kept) < len(vessels):
             print(
@@ -297,6 +316,8 @@ def vessel_items(
                 file=sys.stderr,
             )
         of_slide = {"outlines": str(outline_path), "group": Path(item["image"]).stem}
+        if split_parts:
+            of_slide["split_parts"] = True
         entries += [
             {
                 **plain,
@@ -328,11 +349,7 @@ def _unfit_mask(item: Mapping[str, Any]) -> list[str]:
 
 def _read_lumen(path: str | os.PathLike, shape: Sequence[int]) -> np.ndarray:
     """A mask of a lumen, from an image or from GeoJSON that is drawn on ``H, W`` px."""
-    return rasterize(read_geojson(path), tuple(shape))[0] if _is_drawn(path) else read_mask(path)
-
-
-def _is_drawn(path: str | os.PathLike) -> bool:
-    return str(path).lower().endswith(".geojson")
+    return rasterize(read_objects(path).objects, tuple(shape))[0] if is_geojson(path) else read_mask(path)
 
 
 def check_vessel_item(item: Mapping[str, Any]) -> list[str]:
@@ -344,7 +361,7 @@ def check_vessel_item(item: Mapping[str, Any]) -> list[str]:
         item: ``image``; ``label``, 0 healthy or 1 invaded; if there are any ``mask``, the lumen, of the image's size,
             and ``centroids`` of its cancerous cells.
     """
-    drawn = "mask" in item and _is_drawn(item["mask"])
+    drawn = "mask" in item and is_geojson(item["mask"])
     problems = check_label_item({name: value for name, value in item.items() if name != "mask" or not drawn})
     if problems:
         return problems

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from monai_ext.formats.outlines import label_map_to_polygons, polygons_to_label_map, polygons_to_mask
     from monai_ext.formats.point_files import read_points, write_points
     from monai_ext.formats.reader import SlideReader, check_slide
+    from monai_ext.formats.roles import read_objects
     from monai_ext.formats.tissue import Tissue, tissue_mask
+    from monai_ext.formats.torn import check_whole
 
 __all__ = [
     "Box",
@@ -28,6 +30,7 @@ __all__ = [
     "SlideReader",
     "Tissue",
     "check_slide",
+    "check_whole",
     "hot_spot",
     "label_map_to_polygons",
     "measure_instances",
@@ -40,6 +43,7 @@ __all__ = [
     "read_field",
     "read_geojson",
     "read_mask",
+    "read_objects",
     "read_points",
     "read_xml",
     "tissue_fragments",

@@ -19,13 +19,19 @@ from defusedxml.ElementTree import parse
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
+from monai_ext.formats.geojson import Features
+from monai_ext.formats.outlines import valid_geometry
+from monai_ext.formats.roles import Annotated, countable, split_roles
 
-__all__ = ["read_asap", "read_asap_region", "read_xml", "write_asap"]
+__all__ = ["read_asap", "read_asap_objects", "read_asap_region", "read_xml", "write_asap"]
 
 #: Groups of Camelyon16 (its README), Camelyon17, and of annotations without a group.
 _INSIDE = ("_0", "_1", "Tumor", "metastases", "None")
 _OUTSIDE = ("_2", "Exclusion", "normal")
+#: Groups whose outlines are holes wherever they lie.
+_HOLES = ("_2", "Exclusion")
 _AREAS = ("polygon", "spline", "rectangle")
+_POINTS = ("dot", "pointset")
 _LIMIT = 1e9  # no slide is larger
 _COLOR = "#F4FA58"
 
@@ -38,8 +44,9 @@ def read_asap(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     Returns:
         ``{group: (N,) shapely geometries}`` in the file's order, without a group under ``"None"``. Polygons, splines
-        (their corners) and rectangles are polygons, as they were drawn, thus perhaps not valid; everything else, and
-        areas of fewer than three different corners, are multipoints.
+        (their corners) and rectangles are polygons, as they were drawn, thus perhaps not valid; areas of fewer than
+        three different corners, dots and sets of points are multipoints; everything else, as ASAP's measurements,
+        lines.
 
     Raises:
         InputError: no such file, no ASAP XML, or coordinates that are no numbers; it names the annotation.
@@ -51,12 +58,49 @@ def read_asap(path: str | os.PathLike) -> dict[str, np.ndarray]:
         >>> {group: [shape.area for shape in shapes] for group, shapes in read_asap(path).items()}
         {'_0': [400.0]}
     """
-    root = read_xml(path, "ASAP_Annotations", "ASAP")
     groups: dict[str, list] = defaultdict(list)
-    for number, annotation in enumerate(root.iter("Annotation")):
-        where = f"{path}, annotation {annotation.get('Name') or number}"
-        groups[annotation.get("PartOfGroup") or "None"].append(_geometry(annotation, where))
+    for group, kind, xy in _annotations(path):
+        groups[group].append(_geometry(kind, xy))
     return {group: np.array(geometries, dtype=object) for group, geometries in groups.items()}
+
+
+def read_asap_objects(path: str | os.PathLike, areas: bool = True) -> Annotated:
+    """Read annotations as objects that can be counted, their groups being their classes.
+
+    What :func:`~monai_ext.formats.roles.read_objects` does with GeoJSON, without types of objects; besides, groups
+    ``_2`` and ``Exclusion`` are cut out of the others.
+
+    Args:
+        path: the XML.
+        areas: only what has an area counts; else dots and points too.
+
+    Raises:
+        InputError: as :func:`read_asap`.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats import write_asap
+        >>> from monai_ext.formats.asap import read_asap_objects
+        >>> drawn = {"_0": [shapely.box(0, 0, 100, 100)], "_2": [shapely.box(40, 40, 60, 60)]}
+        >>> [tumour] = read_asap_objects(write_asap(folder / "tumour.xml", drawn)).objects.geometry
+        >>> tumour.area
+        9600.0
+    """
+    groups, geometry = [], []
+    for group, kind, xy in _annotations(path):
+        shape = _geometry(kind, xy)
+        if kind in _AREAS and shape.geom_type != "Polygon":  # no points: what is left of an area
+            shape = shapely.LineString(np.repeat(xy, 2, axis=0))
+        groups.append(None if group == "None" else group)
+        geometry.append(shape)
+    hole = np.isin(np.array(groups, dtype=str), _HOLES)
+    drawn = valid_geometry(np.array(geometry, dtype=object))
+    if hole.any():
+        cut = shapely.union_all(drawn[hole])
+        drawn = np.where(shapely.intersects(drawn, cut), shapely.difference(drawn, cut), drawn)
+    keep = ~hole & ~shapely.is_empty(drawn)
+    features = Features(drawn[keep], classes=np.array(groups, dtype=object)[keep])
+    return split_roles(countable(features, path, areas=areas), path)
 
 
 def read_asap_region(
@@ -160,7 +204,16 @@ def read_xml(path: str | os.PathLike, root: str, program: str) -> ET.Element:
     return element
 
 
-def _geometry(annotation: ET.Element, where: str) -> shapely.Geometry:
+def _annotations(path: str | os.PathLike) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Group, type in lower case, and ``(N, 2)`` corners ``x, y`` of each annotation."""
+    root = read_xml(path, "ASAP_Annotations", "ASAP")
+    for number, annotation in enumerate(root.iter("Annotation")):
+        where = f"{path}, annotation {annotation.get('Name') or number}"
+        group, kind = annotation.get("PartOfGroup") or "None", annotation.get("Type", "Polygon").lower()
+        yield group, kind, _corners(annotation, where)
+
+
+def _corners(annotation: ET.Element, where: str) -> np.ndarray:
     try:
         points = [
             # some locales of Windows write decimal commas
@@ -172,8 +225,13 @@ def _geometry(annotation: ET.Element, where: str) -> shapely.Geometry:
     xy = np.array(sorted(points, key=lambda point: point[0]), dtype=np.float64).reshape(-1, 3)[:, 1:]
     if not len(xy) or not (np.abs(xy) < _LIMIT).all():
         raise InputError(where, "finite coordinates X and Y", "none" if not len(xy) else f"{np.abs(xy).max()}")
-    area = annotation.get("Type", "Polygon").lower() in _AREAS
-    return shapely.Polygon(xy) if area and len(np.unique(xy, axis=0)) > 2 else shapely.MultiPoint(xy)
+    return xy
+
+
+def _geometry(kind: str, xy: np.ndarray) -> shapely.Geometry:
+    if kind not in (*_AREAS, *_POINTS) and len(xy) > 1:
+        return shapely.LineString(xy)
+    return shapely.Polygon(xy) if kind in _AREAS and len(np.unique(xy, axis=0)) > 2 else shapely.MultiPoint(xy)
 
 
 def _polygons(geometry: shapely.Geometry | np.ndarray) -> np.ndarray:

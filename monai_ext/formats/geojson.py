@@ -9,13 +9,17 @@ coarser level or a tile.
 from __future__ import annotations
 
 import codecs
+import gzip
 import io
 import json
 import os
+import re
+import zlib
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +33,7 @@ from shapely.geometry import shape as as_geometry
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
-from monai_ext.formats.outlines import label_map_to_polygons, polygons_to_mask
+from monai_ext.formats.outlines import label_map_to_polygons, polygons_to_mask, valid_geometry
 from monai_ext.formats.points import as_points
 
 __all__ = [
@@ -37,6 +41,8 @@ __all__ = [
     "GeoJSONWriter",
     "class_numbers",
     "encode_features",
+    "geojson_stem",
+    "is_geojson",
     "label_map_to_polygons",
     "parse_geojson",
     "rasterize",
@@ -48,8 +54,50 @@ __all__ = [
 
 _CHUNK = 1 << 22
 _POINT, _POLYGON, _MULTIPOINT = 0, 3, 4  # shapely's type numbers
-_MALFORMED = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError, shapely.errors.ShapelyError)
+_MALFORMED = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    shapely.errors.ShapelyError,
+)
+_AREAS = ("Polygon", "MultiPolygon", "GeometryCollection")
+_SUFFIX = re.compile(r"\.(geo)?json(\.gz)?$", re.IGNORECASE)
+_GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
+_HEX = re.compile(r"(?:#|0x)?((?:[0-9a-f]{2})?[0-9a-f]{6}|[0-9a-f]{3})", re.IGNORECASE | re.ASCII)
+#: What QuPath 0.2 to 0.6 call the types of objects, without underscores and in lower case; 0.2 has them as ``id``.
+_OBJECT_TYPES = {
+    alias: kind
+    for kind in ("annotation", "detection", "cell", "tile", "tmaCore", "root")
+    for alias in (kind.lower(), f"{kind.lower()}object", f"path{kind.lower()}object")
+}
 Color = tuple[int, int, int]
+
+
+def is_geojson(path: str | os.PathLike) -> bool:
+    """Whether a file is GeoJSON by its name: ``.geojson``, ``.json``, and both with ``.gz``.
+
+    Examples:
+        >>> from monai_ext.formats.geojson import is_geojson
+        >>> [is_geojson(name) for name in ("a.geojson", "a.GeoJSON.gz", "a.json", "a.tif")]
+        [True, True, True, False]
+    """
+    return _SUFFIX.search(Path(path).name) is not None
+
+
+def geojson_stem(path: str | os.PathLike) -> str:
+    """A file's name without its suffix, ``.geojson.gz`` being one.
+
+    Examples:
+        >>> from monai_ext.formats.geojson import geojson_stem
+        >>> geojson_stem("folder/slide.1.geojson.gz")
+        'slide.1'
+    """
+    name = Path(path).name
+    return name[: -len(match[0])] if (match := _SUFFIX.search(name)) else Path(path).stem
 
 
 def to_xy(points: np.ndarray, offset: tuple[float, float] = (0, 0), scale: float = 1) -> np.ndarray:
@@ -96,10 +144,12 @@ class Features:
         geometry: ``(N,)`` shapely geometries, ``x, y`` in level-0 pixels (see :func:`to_xy`).
         classes: ``(N,)`` names of QuPath classes, None for none.
         measurements: ``(N,)`` float64 for each name, NaN where an object lacks it.
-        object_types: ``(N,)`` ``"annotation"``, ``"detection"``, ``"cell"`` or ``"tile"``.
+        object_types: ``(N,)`` ``"annotation"``, ``"detection"``, ``"cell"``, ``"tile"``, ``"tmaCore"`` or ``"root"``.
         names: ``(N,)`` the objects' own names, or None.
         ids: ``(N,)`` UUIDs, or None: QuPath then makes its own.
         colors: red, green, blue (0 to 255) of each class.
+        nuclei: ``(N,)`` outlines of the nuclei of cells, where ``geometry`` is the cell's; None for none.
+        parents: ``(N,)`` whether the file nests other objects with an area in it (QuPath's hierarchy).
 
     Examples:
         >>> import shapely
@@ -119,16 +169,19 @@ class Features:
     names: Any = None
     ids: Any = None
     colors: Mapping[str, Color] = field(default_factory=dict)
+    nuclei: Any = None
+    parents: Any = False
 
     def __post_init__(self) -> None:
         geometry = np.empty(len(self.geometry), dtype=object)
         geometry[:] = self.geometry
         object.__setattr__(self, "geometry", geometry)
-        for column in ("classes", "object_types", "names", "ids"):
+        for column in ("classes", "object_types", "names", "ids", "nuclei"):
             values = getattr(self, column)
             array_ = np.empty(len(geometry), dtype=object)
             array_[:] = values if values is None or isinstance(values, (str, np.ndarray)) else list(values)
             object.__setattr__(self, column, array_)
+        object.__setattr__(self, "parents", np.array(np.broadcast_to(np.asarray(self.parents, bool), geometry.shape)))
         measurements = {
             name: np.array(np.broadcast_to(np.asarray(values, dtype=np.float64), geometry.shape))
             for name, values in self.measurements.items()
@@ -154,22 +207,43 @@ class Features:
             self.names[index],
             self.ids[index],
             self.colors,
+            self.nuclei[index],
+            self.parents[index],
+        )
+
+    def of_classes(self, classes: Iterable[str] | None) -> Features:
+        """Those of the named classes; all for None."""
+        names = None if classes is None else set(classes)
+        return self if names is None else self[np.array([name in names for name in self.classes], dtype=bool)]
+
+    def with_nuclei(self) -> Features:
+        """The outline of the nucleus in place of the object's own, where there is one."""
+        return replace(
+            self, geometry=np.where(shapely.is_missing(self.nuclei), self.geometry, self.nuclei), nuclei=None
         )
 
     def points(self, offset: tuple[float, float] = (0, 0), scale: float = 1) -> np.ndarray:
-        """``(M, 2)`` float32 ``row, col``: each point of points and multipoints, the centroid of every other object."""
+        """``(M, 2)`` float32 ``row, col``: each point of points and multipoints, the centroid of every other object.
+
+        Outlines that cross themselves are made valid before.
+        """
         kind = shapely.get_type_id(self.geometry)
-        located = np.where(np.isin(kind, (_POINT, _MULTIPOINT)), self.geometry, shapely.centroid(self.geometry))
+        centroids = shapely.centroid(valid_geometry(self.geometry))
+        located = np.where(np.isin(kind, (_POINT, _MULTIPOINT)), self.geometry, centroids)
         return to_rowcol(shapely.get_coordinates(located), offset, scale).astype(np.float32)
 
 
 def read_geojson(path: str | os.PathLike, nuclei: bool = False) -> Features:
     """Read a GeoJSON file as QuPath and its extensions write it.
 
-    The file is a FeatureCollection, a list of features, one feature or one geometry. Every kind of geometry is kept as
-    it is, GeometryCollections too. Features without a geometry are left out; an ``id`` that comes again is dropped.
-    Classifications may be an object with ``name`` or ``names`` and ``color`` or ``colorRGB``, or a string; measurements
-    an object, or a list of ``{"name", "value"}``. The file is read as a stream: it is never in memory as a whole.
+    The file is a FeatureCollection, a list of features or geometries, one of them, several line by line, or QuPath's
+    hierarchy; compressed by gzip or not. Objects that are nested in others (``childObjects``) come after those. Every
+    kind of geometry is kept as it was drawn, GeometryCollections too: which of them are objects to count, and with
+    which outline, :func:`~monai_ext.formats.roles.read_objects` says. Features without a geometry are left out; an
+    ``id`` that comes again is dropped. Classifications may be an object with ``name`` or ``names`` and ``color`` or
+    ``colorRGB``, or a string; measurements an object, or a list of ``{"name", "value"}``; what of names, colours and
+    measurements is something else is left out. The file is read as a stream: it is never in memory as a whole, but for
+    what is nested in one object.
 
     Args:
         path: the file.
@@ -180,6 +254,7 @@ def read_geojson(path: str | os.PathLike, nuclei: bool = False) -> Features:
 
     Raises:
         InputError: when the file cannot be read, is cut off or holds something else; it names the feature at fault.
+            When it holds objects of several planes (z, t), which no image of ours has.
 
     Examples:
         >>> import shapely
@@ -193,10 +268,10 @@ def read_geojson(path: str | os.PathLike, nuclei: bool = False) -> Features:
         with Path(path).open("rb") as file:
             return _read(file, str(path), nuclei)
     except OSError as error:
-        raise InputError(path, "a readable GeoJSON file", error.strerror or type(error).__name__) from error
+        raise InputError(path, "a readable GeoJSON file", error.strerror or str(error)) from error
 
 
-def parse_geojson(data: bytes, where: str | os.PathLike = "GeoJSON") -> Features:
+def parse_geojson(data: bytes, where: str | os.PathLike = "GeoJSON", nuclei: bool = False) -> Features:
     """Read GeoJSON that is in memory: see :func:`read_geojson`; ``where`` is what errors name.
 
     Examples:
@@ -204,7 +279,7 @@ def parse_geojson(data: bytes, where: str | os.PathLike = "GeoJSON") -> Features
         >>> parse_geojson(b'{"type": "Point", "coordinates": [5.5, 2.5]}').points().tolist()
         [[2.0, 5.0]]
     """
-    return _read(io.BytesIO(data), str(where))
+    return _read(io.BytesIO(data), str(where), nuclei)
 
 
 class GeoJSONWriter:
@@ -343,7 +418,10 @@ class _JSONStream:
 
     def more(self) -> bool:
         rest = self.text[self.offset :]
-        data = self.file.read(max(_CHUNK, len(rest)))
+        try:
+            data = self.file.read(max(_CHUNK, len(rest)))
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise InputError(self.where, "a complete gzip file", str(error)) from error
         try:
             self.text, self.offset = rest + self.decode(data, final=not data), 0
         except UnicodeDecodeError as error:
@@ -354,7 +432,7 @@ class _JSONStream:
         """The next character that is no white space, "" at the end."""
         while True:
             while self.offset < len(self.text):
-                if self.text[self.offset] not in " \t\r\n":
+                if self.text[self.offset] not in " \t\r\n\x1e":  # RFC 8142 begins records with \x1e
                     return self.text[self.offset]
                 self.offset += 1
             if not self.more():
@@ -401,93 +479,174 @@ class _JSONStream:
                 return
 
     def features(self) -> Iterator[Any]:
+        """The features of the file; collections line by line too."""
+        while True:
+            yield from self._document()
+            if not self.peek():
+                return
+            if self.peek() != "{":
+                found = repr(self.text[self.offset :][:20])
+                raise InputError(self.where, "the end of the file after the GeoJSON", found)
+
+    def _document(self) -> Iterator[Any]:
         """The features of a collection, a list of features, or one feature or geometry."""
         if self.peek() == "[":
             yield from self.items()
-        else:
-            self.expect("{[")
-            single: dict[str, Any] = {}
-            collection = False
-            while self.peek() != "}":
-                key = self.value()
-                self.expect(":")
-                if key == "features" and self.peek() == "[":
-                    collection = True
-                    yield from self.items()
-                else:
-                    single[key] = self.value()
-                if self.expect(",}") == "}":
-                    break
+            return
+        self.expect("{[")
+        single: dict[str, Any] = {}
+        collection = False
+        while self.peek() != "}":
+            key = self.value()
+            self.expect(":")
+            if key == "features" and self.peek() == "[":
+                collection = True
+                yield from self.items()
             else:
-                self.offset += 1
-            if not collection:
-                yield single if single.get("type") == "Feature" else {"type": "Feature", "geometry": single}
-        if self.peek():
-            raise InputError(self.where, "the end of the file after the GeoJSON", repr(self.text[self.offset :][:20]))
+                single[key] = self.value()
+            if self.expect(",}") == "}":
+                break
+        else:
+            self.offset += 1
+        if isinstance(single.get("root"), dict):  # QuPath's whole hierarchy
+            yield single["root"]
+        elif not collection:
+            yield single
+            self.taken += 1
 
 
-class _Columns:
-    """Gathers features as columns; polygons, nearly all of a large file, as flat arrays of numbers."""
+def _with_children(item: Any) -> Iterator[tuple[Any, bool]]:
+    """A feature, or those of a collection, and what is nested in it at any depth; whether each has areas in it."""
+    stack = [item]
+    while stack:
+        item = stack.pop()
+        if item["type"] == "FeatureCollection":
+            stack.extend(reversed(item["features"]))
+            continue
+        if item["type"] != "Feature":
+            item = {"type": "Feature", "geometry": item}
+        properties = _dict(item.get("properties"))
+        children = properties.get("childObjects") or properties.get("children")
+        if not (isinstance(children, list) and all(isinstance(child, dict) for child in children)):
+            yield item, False
+            continue
+        yield item, any(_dict(child.get("geometry")).get("type") in _AREAS for child in children)
+        stack.extend(reversed(children))
 
-    def __init__(self, where: str, nuclei: bool) -> None:
-        self.where, self.nuclei = where, nuclei
+
+class _Geometries:
+    """Gathers geometries; polygons, nearly all of a large file, as flat arrays of numbers."""
+
+    def __init__(self) -> None:
         self.xy, self.ring_ends, self.polygon_ends = array("d"), array("q", [0]), array("q", [0])
         self.polygons: list[int] = []
-        self.geometry: list[Any] = []
-        self.properties: dict[str, list[Any]] = {"classes": [], "object_types": [], "names": [], "ids": []}
-        self.measurements: dict[str, tuple[array, array]] = {}
-        self.colors: dict[str, Color] = {}
-        self.seen: set[str | None] = set()
+        self.others: list[Any] = []
 
-    def add(self, feature: Any, number: int) -> None:
-        try:
-            if feature["type"] != "Feature":
-                raise TypeError(f"type {feature['type']!r}")
-            geometry = (self.nuclei and feature.get("nucleusGeometry")) or feature.get("geometry")
-            if geometry is None:
-                return
-            index = len(self.geometry)
-            if geometry["type"] == "Polygon" and geometry["coordinates"]:
+    def add(self, geometry: Mapping[str, Any] | None) -> None:
+        if geometry is not None and geometry["type"] == "Polygon" and geometry["coordinates"]:
+            if geometry["coordinates"][0]:
                 self._polygon(geometry["coordinates"])
-                self.polygons.append(index)
-                self.geometry.append(None)
-            else:
-                self.geometry.append(as_geometry(geometry))
-            properties = feature.get("properties") or {}
-            name, color = _classification(properties.get("classification"))
-            self._measure(properties.get("measurements") or {}, index)
-            record = {
-                "classes": name,
-                "object_types": str(properties.get("objectType") or properties.get("object_type") or "annotation"),
-                "names": _text(properties.get("name")),
-                "ids": self._fresh(_text(feature.get("id"))),
-            }
-            if color is not None:
-                self.colors.setdefault(name, color)
-        except _MALFORMED as error:
-            problem = f"{'no ' if isinstance(error, KeyError) else ''}{error} in {str(feature)[:80]}"
-            raise InputError(f"{self.where}, feature {number}", "a GeoJSON feature", problem) from error
-        for column, value in record.items():
-            self.properties[column].append(value)
+                self.polygons.append(len(self.others))
+                self.others.append(None)
+                return
+            geometry = {"type": "Polygon", "coordinates": []}
+        self.others.append(None if geometry is None else as_geometry(_flat(geometry)))
 
     def _polygon(self, rings: list) -> None:
         for ring in rings:
+            if not ring:
+                continue
             if set(map(len, ring)) != {2}:
                 ring = [(x, y) for x, y, *_ in ring]  # noqa: PLW2901 - a third dimension has no use here
+            if ring[0] != ring[-1]:
+                ring = [*ring, ring[0]]  # noqa: PLW2901
             if len(ring) < 4:
                 raise ValueError(f"a ring of {len(ring)} points")
             self.xy.extend(chain.from_iterable(ring))
             self.ring_ends.append(len(self.xy) // 2)
         self.polygon_ends.append(len(self.ring_ends) - 1)
 
+    def array(self) -> np.ndarray:
+        geometry = np.empty(len(self.others), dtype=object)
+        geometry[:] = self.others
+        if self.polygons:
+            xy = np.frombuffer(self.xy).reshape(-1, 2)
+            ends = np.frombuffer(self.ring_ends, dtype=np.int64), np.frombuffer(self.polygon_ends, dtype=np.int64)
+            geometry[self.polygons] = shapely.from_ragged_array(shapely.GeometryType.POLYGON, xy, ends)
+        return geometry
+
+
+def _flat(geometry: Mapping[str, Any]) -> dict[str, Any]:
+    """A geometry without a third dimension and without empty rings."""
+    if geometry["type"] == "GeometryCollection":
+        return {"type": "GeometryCollection", "geometries": [_flat(part) for part in geometry["geometries"]]}
+    coordinates = _xy(geometry["coordinates"])
+    if geometry["type"] == "MultiPolygon":
+        coordinates = [[ring for ring in rings if ring] for rings in coordinates if rings and rings[0]]
+    return {"type": geometry["type"], "coordinates": coordinates}
+
+
+def _xy(coordinates: list) -> list:
+    if coordinates and isinstance(coordinates[0], list):
+        return [_xy(part) for part in coordinates]
+    return coordinates[:2]
+
+
+class _Columns:
+    """Gathers features as columns."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.geometry, self.nuclei = _Geometries(), _Geometries()
+        self.properties: dict[str, list[Any]] = {
+            name: [] for name in ("classes", "object_types", "names", "ids", "parents")
+        }
+        self.measurements: dict[str, tuple[array, array]] = {}
+        self.colors: dict[str, Color] = {}
+        self.planes: Counter[tuple[int, int]] = Counter()
+        self.seen: set[str | None] = set()
+
+    def add(self, feature: Any, number: int) -> None:
+        """Take a feature and what is nested in it; ``number`` is its place in the file."""
+        try:
+            for item, has_children in _with_children(feature):
+                self._add(item, has_children)
+        except _MALFORMED as error:
+            problem = f"{'no ' if isinstance(error, KeyError) else ''}{error} in {str(feature)[:80]}"
+            raise InputError(f"{self.where}, feature {number}", "a GeoJSON feature", problem) from error
+
+    def _add(self, feature: Mapping[str, Any], has_children: bool) -> None:
+        geometry, nucleus = feature.get("geometry"), feature.get("nucleusGeometry") or None
+        if geometry is None and nucleus is None:
+            return
+        index = len(self.properties["ids"])
+        self.geometry.add(nucleus if geometry is None else geometry)
+        self.nuclei.add(nucleus)
+        self.planes[_plane(geometry or nucleus)] += 1
+        properties = _dict(feature.get("properties"))
+        name, color = _classification(properties.get("classification"))
+        self._measure(properties.get("measurements"), index)
+        record = {
+            "classes": name,
+            "object_types": _object_type(feature, properties),
+            "names": _text(properties.get("name")),
+            "ids": self._fresh(_text(feature.get("id"))),
+            "parents": has_children,
+        }
+        if color is not None:
+            self.colors.setdefault(name, color)
+        for column, value in record.items():
+            self.properties[column].append(value)
+
     def _measure(self, measurements: Any, index: int) -> None:
-        if isinstance(measurements, list):
-            measurements = {entry["name"]: entry["value"] for entry in measurements}
-        for name, value in measurements.items():
+        if isinstance(measurements, list):  # before QuPath 0.4
+            entries = [(entry.get("name"), entry.get("value")) for entry in measurements if isinstance(entry, dict)]
+        else:
+            entries = _dict(measurements).items()
+        for name, value in entries:
             rows, values = self.measurements.setdefault(str(name), (array("q"), array("d")))
-            number = np.nan if value is None else float(value)
             rows.append(index)
-            values.append(number)
+            values.append(_number(value))
 
     def _fresh(self, identity: str | None) -> str | None:
         if identity in self.seen:
@@ -496,47 +655,97 @@ class _Columns:
         return identity
 
     def features(self) -> Features:
-        geometry = np.empty(len(self.geometry), dtype=object)
-        geometry[:] = self.geometry
-        if self.polygons:
-            xy = np.frombuffer(self.xy).reshape(-1, 2)
-            ends = np.frombuffer(self.ring_ends, dtype=np.int64), np.frombuffer(self.polygon_ends, dtype=np.int64)
-            geometry[self.polygons] = shapely.from_ragged_array(shapely.GeometryType.POLYGON, xy, ends)
-        coordinates, owner = shapely.get_coordinates(geometry, return_index=True)
-        bad = owner[~np.isfinite(coordinates).all(axis=1)]
-        if len(bad):
-            raise InputError(f"{self.where}, object {bad[0]}", "finite coordinates", str(geometry[bad[0]])[:80])
+        if len(self.planes) > 1:
+            planes = ", ".join(f"{count} at z {z}, t {t}" for (z, t), count in sorted(self.planes.items()))
+            raise InputError(self.where, "objects of one plane", planes)
+        geometry, nuclei = self.geometry.array(), self.nuclei.array()
+        for outlines in (geometry, nuclei):
+            coordinates, owner = shapely.get_coordinates(outlines, return_index=True)
+            bad = owner[~np.isfinite(coordinates).all(axis=1)]
+            if len(bad):
+                raise InputError(f"{self.where}, object {bad[0]}", "finite coordinates", str(outlines[bad[0]])[:80])
+        nuclei[shapely.is_empty(nuclei)] = None
         keep = ~shapely.is_empty(geometry)
         measurements = {}
         for name, (rows, values) in self.measurements.items():
             measurements[name] = np.full(len(geometry), np.nan)
             measurements[name][rows] = values
-        features = Features(geometry, **self.properties, measurements=measurements, colors=self.colors)
+        features = Features(geometry, **self.properties, measurements=measurements, colors=self.colors, nuclei=nuclei)
         return features if keep.all() else features[keep]
 
 
 def _read(file: BinaryIO, where: str, nuclei: bool = False) -> Features:
-    stream, columns = _JSONStream(file, where), _Columns(where, nuclei)
+    start = file.read(4)
+    file.seek(0)
+    if start == _ZIP:
+        raise InputError(where, "GeoJSON, compressed by gzip or not", "a zip archive: unpack it")
+    stream, columns = _JSONStream(gzip.GzipFile(fileobj=file) if start[:2] == _GZIP else file, where), _Columns(where)
     for number, feature in enumerate(stream.features()):
         columns.add(feature, number)
-    return columns.features()
+    features = columns.features()
+    return features.with_nuclei() if nuclei else features
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _object_type(feature: Mapping[str, Any], properties: Mapping[str, Any]) -> str:
+    """QuPath's type of an object; an annotation where it has none that QuPath knows."""
+    names = properties.get("objectType"), properties.get("object_type"), properties.get("type"), feature.get("id")
+    for name in names:
+        if isinstance(name, str) and (kind := _OBJECT_TYPES.get(name.replace("_", "").lower())):
+            return kind
+    return "annotation"
+
+
+def _plane(geometry: Mapping[str, Any]) -> tuple[int, int]:
+    """``z, t`` of QuPath's image plane; its channel does not move an object."""
+    plane = geometry.get("plane")
+    if not isinstance(plane, dict):
+        return 0, 0
+    z, t = (_number(plane.get(axis)) for axis in "zt")
+    return (int(z) if np.isfinite(z) else 0, int(t) if np.isfinite(t) else 0)
+
+
+def _number(value: Any) -> float:
+    """A number, also as text; NaN for anything else."""
+    try:
+        return float(value)
+    except (OverflowError, TypeError, ValueError):
+        return np.nan
 
 
 def _classification(value: Any) -> tuple[str | None, Color | None]:
     """Name and colour of a classification in any of the forms QuPath has used."""
+    if isinstance(value, list):
+        value = {"names": value}
     if not isinstance(value, dict):
         return _text(value), None
     name = value.get("name")
-    if name is None and value.get("names"):
-        name = ": ".join(value["names"])
-    color = value.get("color", value.get("colorRGB"))
-    if isinstance(color, int):  # packed, 8 bits each, alpha highest
-        color = [color >> 16 & 255, color >> 8 & 255, color & 255]
-    if name is None or color is None:
-        return _text(name), None
-    if not (isinstance(color, list) and len(color) >= 3 and all(isinstance(value, int) for value in color)):
-        raise ValueError(f"color {color!r}")
-    return str(name), tuple(color[:3])
+    if name is None and isinstance(value.get("names"), list) and value["names"]:
+        name = ": ".join(map(str, value["names"]))
+    return _text(name), None if name is None else _color(value.get("color", value.get("colorRGB")))
+
+
+def _color(value: Any) -> Color | None:
+    """A colour: packed in a whole number (8 bits each, alpha highest), hexadecimal text, or three numbers.
+
+    Fractions up to 1 are shares of 255. None for anything else: a colour is no reason to refuse a file.
+    """
+    if isinstance(value, str) and (match := _HEX.fullmatch(value.strip())):
+        digits = match[1]
+        value = int("".join(digit * 2 for digit in digits) if len(digits) == 3 else digits, 16)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value >> 16 & 255, value >> 8 & 255, value & 255
+    if not isinstance(value, list) or len(value) < 3 or not all(isinstance(part, int | float) for part in value[:3]):
+        return None
+    parts = value[:3]
+    if any(isinstance(part, float) for part in parts) and all(part <= 1 for part in parts):
+        parts = [255 * part for part in parts]
+    if not all(0 <= part <= 255 for part in parts):
+        return None
+    return tuple(round(part) for part in parts)
 
 
 def _text(value: Any) -> str | None:
@@ -580,6 +789,8 @@ def encode_features(features: Features, where: str | os.PathLike) -> Iterator[by
         if values:
             properties["measurements"] = values
         feature = {"type": "Feature", "geometry": shape, "properties": properties}
+        if features.nuclei[index] is not None:
+            feature["nucleusGeometry"] = mapping(features.nuclei[index])
         if features.ids[index] is not None:
             feature["id"] = features.ids[index]
         try:

@@ -25,6 +25,7 @@ from monai_ext.formats.resolution import (
 )
 from monai_ext.formats.scanned import REACH, blank_unscanned, may_be_unscanned, rgb_and_valid
 from monai_ext.formats.suffixes import SLIDE_SUFFIXES, TIFF_SUFFIXES
+from monai_ext.formats.torn import check_whole
 
 __all__ = ["BACKENDS", "ImageLevels", "Levels", "TiffLevels", "WSILevels", "open_levels"]
 
@@ -492,6 +493,7 @@ def open_levels(path: Path, backend: str = "openslide") -> tuple[Levels, bool]:
         raise InputError("backend", " or ".join(BACKENDS), repr(backend))
     if not path.is_file():
         raise InputError(path, "an image", "no such file" if not path.exists() else "a folder")
+    check_whole(path)
     suffix = path.suffix.lower()
     try:
         if suffix not in (*SLIDE_SUFFIXES, *TIFF_SUFFIXES):

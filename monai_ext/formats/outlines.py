@@ -13,6 +13,7 @@ __all__ = [
     "label_map_to_polygons",
     "polygons_to_label_map",
     "polygons_to_mask",
+    "valid_areas",
     "valid_geometry",
 ]
 
@@ -270,8 +271,35 @@ def valid_geometry(geometry: np.ndarray) -> np.ndarray:
         (False, True, 2.0)
     """
     geometry = np.asarray(geometry, dtype=object)
-    valid = shapely.is_valid(geometry)
-    return geometry if valid.all() else np.where(valid, geometry, shapely.make_valid(geometry))
+    crossing = ~shapely.is_valid(geometry) & ~shapely.is_missing(geometry)
+    if not crossing.any():
+        return geometry
+    geometry = geometry.copy()
+    geometry[crossing] = shapely.make_valid(geometry[crossing])
+    return geometry
+
+
+def valid_areas(geometry: np.ndarray) -> np.ndarray:
+    """Geometries ``(N,)`` made valid, without the lines and points of those collections that have an area.
+
+    Such collections come from files, and from the repair of outlines.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats.outlines import valid_areas
+        >>> pair = shapely.GeometryCollection([shapely.box(0, 0, 2, 2), shapely.Point(99, 99)])
+        >>> [shape.bounds for shape in valid_areas([pair, shapely.Point(3, 3)])]
+        [(0.0, 0.0, 2.0, 2.0), (3.0, 3.0, 3.0, 3.0)]
+    """
+    geometry = valid_geometry(geometry)
+    mixed = (shapely.get_type_id(geometry) == shapely.GeometryType.GEOMETRYCOLLECTION) & (shapely.area(geometry) > 0)
+    if not mixed.any():
+        return geometry
+    geometry, number = geometry.copy(), np.flatnonzero(mixed)
+    polygons, owner = _valid_polygons(geometry[mixed])
+    # areas of one collection may overlap
+    geometry[number] = [shapely.union_all(polygons[owner == index]) for index in range(len(number))]
+    return geometry
 
 
 def _valid_polygons(geometry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,10 +7,13 @@ from that pixel's corner instead; :mod:`monai_ext.formats.geojson` converts.
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import os
 import re
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +22,28 @@ import orjson
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
-from monai_ext.formats.geojson import parse_geojson
+from monai_ext.formats.geojson import is_geojson
 from monai_ext.formats.image import read_mask
 from monai_ext.formats.points import as_points
+from monai_ext.formats.roles import read_objects
 
 __all__ = ["read_points", "write_points"]
 
+_GZIP = b"\x1f\x8b"
 _MASKS = (".png", ".tif", ".tiff", ".bmp")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
-def read_points(path: str | os.PathLike, xy: bool = False, classes: Sequence[str] | None = None) -> np.ndarray:
+def read_points(
+    path: str | os.PathLike, xy: bool = False, classes: Sequence[str] | None = None, split_parts: bool = False
+) -> np.ndarray:
     """Read points from a CSV, JSON or QuPath GeoJSON file, or from a mask of the figures.
 
     - ``.csv``: ``row,col`` without a header (AMIDA13, TUPAC16), or with a header that names ``row,col`` (or ``y,x``) in
       any order. Further columns are ignored. An empty file means that there are no points.
     - ``.json``: a list of ``[row, col]`` or of ``{"row": .., "col": ..}``, or GeoJSON.
-    - ``.geojson``: points and multipoints as they are, the centroid of anything with an area or a length.
+    - ``.geojson``: points and multipoints as they are, the centroid of anything with an area. Regions around objects
+      (:func:`~monai_ext.formats.roles.split_roles`) are none. Both kinds of JSON may end in ``.gz``.
     - ``.png``, ``.tif``, ``.tiff``, ``.bmp``: an instance map (MONAI Label's annotations are such), the centroid of
       each number; or a mask, whose only number is 1 or 255, the centroid of each piece.
 
@@ -43,6 +51,7 @@ def read_points(path: str | os.PathLike, xy: bool = False, classes: Sequence[str
         path: the file.
         classes: names of the GeoJSON classifications to keep; ``None`` keeps every object. Other formats have none.
         xy: the columns of a CSV without a header are ``x,y`` (col,row), as in MITOS-ATYPIA 2014.
+        split_parts: of GeoJSON, every part of a MultiPolygon is an object of its own.
 
     Returns:
         ``(N, 2)`` float32, rows ``row, col`` in pixels; whole numbers are pixel centres, also for GeoJSON.
@@ -61,7 +70,7 @@ def read_points(path: str | os.PathLike, xy: bool = False, classes: Sequence[str
     kind = path.suffix.lower()
     if kind in _MASKS:
         return _centroids(path)
-    if kind not in (".csv", ".json", ".geojson"):
+    if kind != ".csv" and not is_geojson(path):
         raise InputError(path, "points in a .csv, .json or .geojson file", repr(path.suffix or "no suffix"))
     try:
         data = path.read_bytes()
@@ -69,7 +78,14 @@ def read_points(path: str | os.PathLike, xy: bool = False, classes: Sequence[str
         raise InputError(path, "a readable file of points", error.strerror or type(error).__name__) from error
     if kind == ".csv":
         return _read_csv(data, path, (1, 0) if xy else (0, 1))
-    return _read_json(data, path, classes) if kind == ".json" else _read_geojson(data, path, classes)
+    if data[:2] == _GZIP:
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, OSError, zlib.error) as error:
+            raise InputError(path, "a complete gzip file", str(error)) from error
+    plain = path.name.lower().endswith((".json", ".json.gz"))
+    read = partial(_read_geojson, classes=classes, split_parts=split_parts)
+    return _read_json(data, path, read) if plain else read(data, path)
 
 
 def _centroids(path: Path) -> np.ndarray:
@@ -146,13 +162,13 @@ def _point(cells: list[str], columns: tuple[int, int]) -> list[float]:
     return [float(cell) for cell in chosen]
 
 
-def _read_json(data: bytes, path: Path, classes: Sequence[str] | None = None) -> np.ndarray:
+def _read_json(data: bytes, path: Path, read: Callable[[bytes, Path], np.ndarray]) -> np.ndarray:
     try:
         content = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise InputError(path, "JSON", str(error)) from error
     if isinstance(content, dict) or (isinstance(content, list) and content and _is_feature(content[0])):
-        return _read_geojson(data, path, classes)
+        return read(data, path)
     if isinstance(content, list) and content and all(isinstance(item, dict) for item in content):
         content = [[item.get("row"), item.get("col")] for item in content]
     return as_points(content, path)
@@ -162,9 +178,6 @@ def _is_feature(item: Any) -> bool:
     return isinstance(item, dict) and "type" in item
 
 
-def _read_geojson(data: bytes, path: Path, classes: Sequence[str] | None = None) -> np.ndarray:
-    features = parse_geojson(data, path)
-    if classes is not None:
-        named = [None] * len(features) if features.classes is None else features.classes
-        features = features[np.array([name in set(classes) for name in named], dtype=bool)]
-    return features.points()
+def _read_geojson(data: bytes, path: Path, classes: Sequence[str] | None, split_parts: bool) -> np.ndarray:
+    objects = read_objects(path, areas=False, split=split_parts, data=data).objects
+    return objects.of_classes(classes).points()

@@ -16,6 +16,7 @@ from monai_ext.data.cells import Cells, Grid, find_cells
 from monai_ext.formats.measurements import Shapes
 from monai_ext.inferers.instances import SLACK, instance_maps
 from monai_ext.inferers.windows import MapPredictor
+from monai_ext.instances.pieces import whole_instances
 from monai_ext.networks.convention import InputConvention
 from monai_ext.networks.utils import settings_text
 from monai_ext.transforms.instances import NucleusInstances
@@ -44,6 +45,8 @@ class TileFinder(MapPredictor):
         margin: px around a tile; a multiple of ``align``.
         halo: px around a tile in which nuclei are sought; at least twice the largest nucleus.
         align: the network's largest stride; tiles begin at its multiples.
+        min_area_um2: smaller cells are left out, see :func:`~monai_ext.instances.whole_instances`; what a window cuts
+            is judged when it is whole.
         tolerance: of outlines, px of level 0.
         device: where to compute.
         autocast: float16 on GPUs, bfloat16 on CPUs.
@@ -71,20 +74,24 @@ class TileFinder(MapPredictor):
         margin: int = 128,
         halo: int = 64,
         align: int = 16,
+        min_area_um2: float = 0.0,
         tolerance: float = 0.9,
         device: torch.device | str = "cpu",
         autocast: bool = False,
     ) -> None:
+        if not min_area_um2 >= 0:
+            raise InputError(f"{type(self).__name__} min_area_um2", "a number of at least 0", repr(min_area_um2))
         if not 0 <= halo <= margin or margin % align:
             expected = f"a halo within the margin, the margin a multiple of {align}"
             raise InputError(type(self).__name__, expected, f"halo {halo}, margin {margin}")
         super().__init__(network, 1, margin, convention, device, autocast)
         self.classifier, self.class_names = classifier, tuple(class_names) if classifier else ()
         self.patch_size, self.halo, self.align, self.tolerance = patch_size, halo, align, tolerance
+        self.min_area_um2 = min_area_um2
 
     @abstractmethod
     def found(self, prediction: Tensor, mpp: float) -> tuple[np.ndarray, np.ndarray]:
-        """The instances of a tile with its halo.
+        """The instances of a tile with its halo, of any size and in any number of pieces.
 
         Args:
             prediction: of the tile, as :meth:`__call__` gives it.
@@ -113,7 +120,8 @@ class TileFinder(MapPredictor):
         image = pixels.permute(1, 2, 0).numpy()[cut : cut + values.shape[0], cut : cut + values.shape[1]]
         corner = tuple(float(start - halo * grid.scale) for start in grid.offset)
         around = Grid(grid.mpp, grid.scale, corner, grid.limits)
-        open_ended = self._open_ended(instances, around)
+        edge = self._edge(instances.shape, around)
+        instances, open_ended = whole_instances(instances, self.min_area_um2 / grid.mpp**2, edge)
         inside = np.zeros_like(open_ended)
         inside[instances[halo : instances.shape[0] - halo, halo : instances.shape[1] - halo]] = True
 
@@ -136,25 +144,22 @@ class TileFinder(MapPredictor):
         )
         return cells, open_ended[cells.ids]
 
-    def _open_ended(self, instances: np.ndarray, grid: Grid) -> np.ndarray:
-        """Which ids of a map ``(H, W)`` touch an edge of it beyond which the slide continues."""
-        edges = []
-        for axis, turned in enumerate((instances, instances.T)):
+    def _edge(self, shape: tuple[int, int], grid: Grid) -> np.ndarray:
+        """Pixels of a window, bool ``(H, W)``, at an edge beyond which the slide continues."""
+        edge = np.zeros(shape, bool)
+        for axis, turned in enumerate((edge, edge.T)):
             first, last = grid.offset[axis], grid.offset[axis] + len(turned) * grid.scale
             if first > 0:
-                edges.append(turned[: self.rim])
+                turned[: self.rim] = True
             if grid.limits is None or last < grid.limits[axis]:
-                edges.append(turned[len(turned) - self.rim :])
-        cut = np.zeros(int(instances.max(initial=0)) + 1, bool)
-        for edge in edges:
-            cut[edge] = True
-        cut[0] = False
-        return cut
+                turned[len(turned) - self.rim :] = True
+        return edge
 
     @property
     def fingerprint(self) -> str:
         """All that decides the cells, as text: what decides the map, the instances, the classes."""
-        settings = {name: getattr(self, name) for name in ("tolerance", "class_names", "slack", "reach", "iou", "rim")}
+        names = ("min_area_um2", "tolerance", "class_names", "slack", "reach", "iou", "rim")
+        settings = {name: getattr(self, name) for name in names}
         classes = getattr(self.classifier, "settings", dict)()
         return json.dumps([super().fingerprint, settings, classes], sort_keys=True)
 
@@ -164,7 +169,7 @@ class CellFinder(TileFinder):
 
     Args:
         network: logits ``(B, 1, H, W)`` of nucleus for ``(B, 3, H, W)``; of two channels the softmax's second counts.
-        instances: from probabilities to instances.
+        instances: from probabilities to instances; its least area is the finder's.
         *args: further arguments of :class:`TileFinder`; the margin is at least half of the network's receptive field
             beyond a nucleus.
         **options: as ``args``.
@@ -173,8 +178,9 @@ class CellFinder(TileFinder):
     def __init__(
         self, network: nn.Module, instances: NucleusInstances | None = None, *args: Any, **options: Any
     ) -> None:
-        super().__init__(network, *args, **options)
-        self.instances = instances or NucleusInstances()
+        instances = instances or NucleusInstances()
+        super().__init__(network, *args, min_area_um2=instances.keep.min_area_um2, **options)
+        self.instances = instances
 
     def probabilities(self, images: Tensor) -> Tensor:
         """``(B, 1, h, w)`` of nucleus from normalised ``(B, 3, H, W)``: a tile with its halo."""
@@ -187,12 +193,13 @@ class CellFinder(TileFinder):
     def found(self, prediction: Tensor, mpp: float) -> tuple[np.ndarray, np.ndarray]:
         """Instances of a map ``(1, h, w)``, and the map."""
         values = prediction[0].cpu().numpy()
-        return self.instances(values, mpp), values
+        return self.instances.parted(values, mpp), values
 
     @property
     def fingerprint(self) -> str:
         """With what decides the instances."""
-        return json.dumps([super().fingerprint, vars(self.instances)], sort_keys=True)
+        settings = {**vars(self.instances), "keep": vars(self.instances.keep)}
+        return json.dumps([super().fingerprint, settings], sort_keys=True)
 
 
 class InstanceFinder(TileFinder):
@@ -229,7 +236,7 @@ class InstanceFinder(TileFinder):
         return self.infer(images, self._maps)
 
     def _maps(self, images: Tensor) -> Tensor:
-        instances, scores = instance_maps([each.suppress(self.iou) for each in self.network.find(images)])
+        instances, scores = instance_maps([each.suppress(self.iou) for each in self.network.find(images)], self.rim)
         return torch.cat([instances, scores], dim=1)
 
     def found(self, prediction: Tensor, *_: Any) -> tuple[np.ndarray, np.ndarray]:

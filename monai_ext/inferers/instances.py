@@ -25,20 +25,22 @@ SLACK = 4  # px by which two windows may disagree on where an instance is
 _Window = tuple[slice, slice, slice, slice]  # rows and columns to read, and those of them that it is asked about
 
 
-def instance_maps(found: Sequence[SparseInstances]) -> tuple[Tensor, Tensor]:
-    """Paint the instances of each image; of two that overlap the earlier one is on top.
+def instance_maps(found: Sequence[SparseInstances], rim: int = 0) -> tuple[Tensor, Tensor]:
+    """Paint the instances of each image, the largest piece of each; of two that overlap the earlier one is on top.
 
-    An instance of which others leave less than three tenths is left out: what is left would be crumbs.
+    An instance of which others leave less than three tenths is left out: what is left would be crumbs. What others cut
+    off is left to :func:`~monai_ext.instances.whole_instances`, which knows what goes on beyond a window.
 
     Args:
         found: those of B images of one size.
+        rim: instances within so many px of an image's edge keep all pieces.
 
     Returns:
         int32 ``(B, 1, H, W)``, numbered from 1 without gaps in their order; float32 ``(B, 1, H, W)``, the score of each
         pixel's instance, 0 in the background.
     """
     maps, scores = [], []
-    for each in found:
+    for each in (whole.largest_pieces(rim) for whole in found):  # a speck apart from its nucleus hides no other
         visible = each[_mostly_visible(each)]
         painted, which = visible.to_map()
         maps.append(painted)

@@ -6,6 +6,7 @@ from monai_ext.base.lazy import lazy_names
 
 if TYPE_CHECKING:
     from monai_ext.instances.hover import hover_instances, hover_maps
+    from monai_ext.instances.pieces import whole_instances
     from monai_ext.instances.sparse import SparseInstances
     from monai_ext.instances.targets import collate_targets
 
@@ -14,6 +15,7 @@ __all__ = [
     "collate_targets",
     "hover_instances",
     "hover_maps",
+    "whole_instances",
 ]
 
 __getattr__ = lazy_names(__name__, __file__)

@@ -6,9 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
+
+from monai_ext.instances.pieces import largest_of_each
 
 __all__ = ["SparseInstances"]
 
@@ -166,6 +171,39 @@ class SparseInstances:
     def surest_first(self) -> SparseInstances:
         """The same instances by falling score."""
         return self[self.scores.argsort(descending=True, stable=True)]
+
+    def largest_pieces(self, rim: int = 0) -> SparseInstances:
+        """Of each instance its largest piece; pixels that share a side are of one piece.
+
+        Args:
+            rim: instances within so many px of the image's edge keep all pieces, as they may be one beyond it.
+        """
+        if not len(self):
+            return self
+        owner, row, col = (values.cpu().numpy() for values in (self.owner, self.row, self.col))
+        height, width = self.shape
+        # by owner, row and column, with a gap between rows and between owners
+        place = (owner * (height + 1) + row) * (width + 1) + col
+        order = np.argsort(place, kind="stable")
+        place = place[order]
+        pairs = []
+        for step in (1, width + 1):
+            after = np.minimum(np.searchsorted(place, place + step), len(place) - 1)
+            beside = np.flatnonzero(place[after] == place + step)
+            pairs.append(np.stack([beside, after[beside]]))
+        one, other = np.concatenate(pairs, axis=1)
+        graph = coo_array((np.ones(len(one), dtype=bool), (one, other)), shape=(len(place),) * 2)
+        piece = np.empty(len(place), np.int64)
+        piece[order] = connected_components(graph, directed=False)[1]
+        size = np.bincount(piece)
+        owner_of = np.empty(len(size), np.int64)
+        owner_of[piece] = owner
+        kept = largest_of_each(owner_of, size)[piece]
+        if rim:
+            near = (np.minimum(row, height - 1 - row) < rim) | (np.minimum(col, width - 1 - col) < rim)
+            kept |= np.bincount(owner[near], minlength=len(self))[owner] > 0
+        kept = torch.from_numpy(kept).to(self.owner.device)
+        return replace(self, owner=self.owner[kept], pixel=self.pixel[kept])
 
     def moved(self, row: int, col: int, shape: tuple[int, int]) -> SparseInstances:
         """The same instances in a larger image, whose pixel ``(row, col)`` is this one's first."""

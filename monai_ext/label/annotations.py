@@ -9,11 +9,12 @@ import numpy as np
 import tifffile
 
 from monai_ext.base.files import atomic_path
-from monai_ext.formats.asap import read_asap
-from monai_ext.formats.geojson import Features, read_geojson
+from monai_ext.formats.asap import read_asap_objects
+from monai_ext.formats.geojson import Features, geojson_stem
 from monai_ext.formats.image import read_field, read_mask
 from monai_ext.formats.outlines import polygons_to_label_map
 from monai_ext.formats.point_files import read_points, write_points
+from monai_ext.formats.roles import read_objects
 from monai_ext.transforms.diagnose_vessel import HEALTHY_CLASSES
 
 __all__ = ["has_finding", "has_object", "object_map", "object_points", "training_label"]
@@ -21,12 +22,9 @@ __all__ = ["has_finding", "has_object", "object_map", "object_points", "training
 _MASKS = (".png", ".tif", ".tiff", ".bmp")
 
 
-def _features(path: Path) -> Features:
-    if path.suffix.lower() == ".xml":
-        groups = read_asap(path)
-        classes = np.repeat(np.array([*groups, None], object), [*map(len, groups.values()), 0])
-        return Features(np.concatenate([np.empty(0, object), *groups.values()]), classes)
-    return read_geojson(path)
+def _objects(path: Path, areas: bool = False) -> Features:
+    """The objects of an annotation, without the regions around them; with ``areas`` those that have one."""
+    return (read_asap_objects if path.suffix.lower() == ".xml" else read_objects)(path, areas=areas).objects
 
 
 def object_map(label: str | os.PathLike, image: str | os.PathLike) -> np.ndarray:
@@ -42,7 +40,7 @@ def object_map(label: str | os.PathLike, image: str | os.PathLike) -> np.ndarray
     label = Path(label)
     if label.suffix.lower() in _MASKS:
         return read_mask(label)
-    return polygons_to_label_map(_features(label).geometry, read_field(image).image.shape[1:])
+    return polygons_to_label_map(_objects(label, areas=True).geometry, read_field(image).image.shape[1:])
 
 
 def object_points(label: str | os.PathLike) -> np.ndarray:
@@ -55,7 +53,7 @@ def object_points(label: str | os.PathLike) -> np.ndarray:
         InputError: it cannot be read.
     """
     label = Path(label)
-    return read_points(label) if label.suffix.lower() in _MASKS else _features(label).points()
+    return read_points(label) if label.suffix.lower() in _MASKS else _objects(label).points()
 
 
 def has_finding(features: Features) -> bool:
@@ -66,7 +64,7 @@ def has_finding(features: Features) -> bool:
 def has_object(label: str | os.PathLike) -> bool:
     """Whether an annotation has any finding in it: an image's label for methods that learn from those alone."""
     label = Path(label)
-    return bool(read_mask(label).any()) if label.suffix.lower() in _MASKS else has_finding(_features(label))
+    return bool(read_mask(label).any()) if label.suffix.lower() in _MASKS else has_finding(_objects(label))
 
 
 def training_label(label: str | os.PathLike, image: str | os.PathLike, folder: str | os.PathLike, kind: str) -> str:
@@ -88,8 +86,8 @@ def training_label(label: str | os.PathLike, image: str | os.PathLike, folder: s
     if label.suffix.lower() in _MASKS:
         return str(label)
     if kind == "points":
-        return str(write_points(Path(folder) / f"{label.stem}.csv", object_points(label)))
-    path = Path(folder) / f"{label.stem}.tif"
+        return str(write_points(Path(folder) / f"{geojson_stem(label)}.csv", object_points(label)))
+    path = Path(folder) / f"{geojson_stem(label)}.tif"
     with atomic_path(path) as temporary:
         tifffile.imwrite(temporary, object_map(label, image), compression="zlib")
     return str(path)

@@ -17,7 +17,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.data.geometry import image_affine
 from monai_ext.data.vessels import keep_lumen
 from monai_ext.formats.geojson import Features
-from monai_ext.formats.outlines import polygons_to_mask
+from monai_ext.formats.outlines import polygons_to_mask, valid_areas
 from monai_ext.formats.reader import SlideReader
 
 __all__ = ["in_region", "load_region", "load_vessel_region"]
@@ -115,6 +115,7 @@ def load_vessel_region(
         return {"image": source, "source": source}
     try:
         lumen = shapely.Polygon(np.asarray(outline, dtype=np.float64) - source.meta["corner"])
+        [lumen] = valid_areas([lumen])
     except (TypeError, ValueError, shapely.errors.ShapelyError) as error:
         raise InputError("outline", "three or more [x, y]", f"{outline!r:.80}") from error
     inside = polygons_to_mask(np.array([lumen]), source.shape[1:], scale=source.meta["scale"])

@@ -91,6 +91,8 @@ def prepare(
         chosen, parts = (_split_cells if by_slide else _split)(samples, paper, split, seed)
         samples = samples if choose is None else choose(samples, parts)
     problems += check_samples(samples)
+    if not samples and not problems:
+        problems.append(f"{src}: expected images of the {name} release, found none")
     if problems:
         raise DataListError(src, problems)
     _remove(target)

@@ -14,7 +14,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.base.files import find_files
 from monai_ext.data.split import carve_validation
 from monai_ext.formats.asap import read_xml
-from monai_ext.formats.outlines import polygons_to_label_map
+from monai_ext.formats.outlines import polygons_to_label_map, valid_geometry
 from monai_ext.prepare.fields import FieldSource, Truth, prepare_fields, tcga_patient, with_labels
 from monai_ext.prepare.samples import Sample, labels_per_group
 
@@ -22,6 +22,7 @@ __all__ = ["prepare_monuseg", "read_aperio"]
 
 _MPP = 0.25  # 40x
 _LIMIT = 1e9  # no slide is larger
+_ELLIPSE, _WITHOUT_AREA = "2", ("3", "4")  # ImageScope's types of regions; arrows and rulers
 
 
 def prepare_monuseg(src: str | os.PathLike, dst: str | os.PathLike, **options: Any) -> Path:
@@ -75,14 +76,15 @@ def read_aperio(path: str | os.PathLike) -> np.ndarray:
         path: the file. A document type is refused.
 
     Returns:
-        ``(N,)`` shapely polygons as they were drawn, ``x, y`` in level-0 pixels counted from the upper left corner;
-        regions of fewer than three corners are left out.
+        ``(N,)`` shapely polygons as they were drawn, ``x, y`` in level-0 pixels counted from the upper left corner.
+        Ellipses (which ImageScope writes as two corners of their box) are polygons too; regions that ImageScope calls
+        negative are cut out of the others; arrows, rulers and regions of fewer than three corners are left out.
 
     Raises:
         InputError: no such file, no XML of ImageScope, or coordinates that are no numbers; it names the region.
     """
     root = read_xml(path, "Annotations", "Aperio ImageScope")
-    polygons = []
+    polygons, holes = [], []
     for number, region in enumerate(root.iter("Region")):
         try:
             xy = np.array([[float(v.attrib[axis]) for axis in "XY"] for v in region.iter("Vertex")]).reshape(-1, 2)
@@ -90,9 +92,25 @@ def read_aperio(path: str | os.PathLike) -> np.ndarray:
             raise InputError(f"{path}, region {number}", "vertices with X and Y", str(error)) from error
         if not (np.abs(xy) < _LIMIT).all():
             raise InputError(f"{path}, region {number}", "finite coordinates", str(np.abs(xy).max()))
-        if len(np.unique(xy, axis=0)) > 2:
-            polygons.append(shapely.Polygon(xy))
-    return np.array(polygons, dtype=object)
+        outline = _outline(region.get("Type"), xy)
+        if outline is not None:
+            (holes if region.get("NegativeROA") == "1" else polygons).append(outline)
+    outlines = np.array(polygons, dtype=object)
+    if not holes:
+        return outlines
+    cut = shapely.difference(valid_geometry(outlines), shapely.union_all(valid_geometry(holes)))
+    return cut[shapely.area(cut) > 0]
+
+
+def _outline(kind: str | None, xy: np.ndarray) -> shapely.Polygon | None:
+    if kind in _WITHOUT_AREA:
+        return None
+    corners = len(np.unique(xy, axis=0))
+    if kind == _ELLIPSE and 2 <= corners <= 4:
+        low, high = xy.min(axis=0), xy.max(axis=0)
+        circle = shapely.Point(0, 0).buffer(0.5, quad_segs=16)
+        return shapely.transform(circle, lambda unit: unit * (high - low) + (low + high) / 2)
+    return shapely.Polygon(xy) if corners > 2 else None
 
 
 def _truth(path: Path, shape: tuple[int, int]) -> Truth:

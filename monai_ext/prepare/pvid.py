@@ -16,18 +16,19 @@ import pandas as pd
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import find_files, write_png
+from monai_ext.base.flags import as_flag
 from monai_ext.data.split import DEAL_60_20_20, PARTS, part_of, random_split
-from monai_ext.data.vessels import SlideVessels, keep_lumen
-from monai_ext.formats.geojson import rasterize, read_geojson
+from monai_ext.data.vessels import SlideVessels, keep_lumen, outlines_beside
+from monai_ext.formats.geojson import geojson_stem, is_geojson, rasterize
 from monai_ext.formats.image import SUFFIXES, read_field, read_mask
 from monai_ext.formats.point_files import write_points
 from monai_ext.formats.points import points_outside
+from monai_ext.formats.roles import read_objects
 from monai_ext.prepare.common import prepare
 from monai_ext.prepare.samples import LabelledSample, Sample, copy_or_link, labels_per_group
 
 __all__ = ["prepare_pvid"]
 
-_GEOJSON = (".geojson", ".json")
 _LABELS = {"0": 0, "healthy": 0, "1": 1, "mvi": 1}
 
 
@@ -78,8 +79,8 @@ class _VesselImage(LabelledSample):
         return entry | ({} if self.mpp is None else {"mpp": self.mpp})
 
     def _mask(self, shape: tuple[int, int]) -> np.ndarray:
-        if self.lumen.suffix.lower() in _GEOJSON:
-            return rasterize(read_geojson(self.lumen), shape)[0]
+        if is_geojson(self.lumen):
+            return rasterize(read_objects(self.lumen).objects, shape)[0]
         return read_mask(self.lumen)
 
 
@@ -114,7 +115,7 @@ class _SlideVessel(LabelledSample):
         return entry | ({} if vessel.mpp is None else {"mpp": vessel.mpp})
 
 
-def prepare_pvid(src: str | os.PathLike, dst: str | os.PathLike, **options: Any) -> Path:
+def prepare_pvid(src: str | os.PathLike, dst: str | os.PathLike, *, split_parts: bool = False, **options: Any) -> Path:
     """Convert vessel images with labels; a slide is never in two parts.
 
     Layout, where vessels are outlined on slides::
@@ -136,6 +137,7 @@ def prepare_pvid(src: str | os.PathLike, dst: str | os.PathLike, **options: Any)
     Args:
         src: the folder of that layout.
         dst: the folder to write.
+        split_parts: of slides, every part of an outline of several parts is a vessel of its own.
         options: of :func:`~monai_ext.prepare.common.prepare`: split (``paper``: the column; ``random``; ``test``;
             or a file), seed, overwrite, link.
 
@@ -143,15 +145,16 @@ def prepare_pvid(src: str | os.PathLike, dst: str | os.PathLike, **options: Any)
         The path of ``dataset.json``.
     """
     stated: dict[str, str] = {}
+    split_parts = as_flag(split_parts, "split_parts")
 
     def collect(folder: Path, problems: list[str]) -> list[Sample]:
         if (folder / "slides").is_dir():
-            return list(_of_slides(folder / "slides", dst, problems))
+            return list(_of_slides(folder / "slides", dst, split_parts, problems))
         table = _read_table(folder / "labels.csv", ("vessel", "slide", "label"), problems)
         if table is None:
             return []
         images = _by_name(folder / "images", SUFFIXES, dst, problems)
-        masks = _by_name(folder / "masks", (*SUFFIXES, *_GEOJSON), dst, problems)
+        masks = _by_name(folder / "masks", (*SUFFIXES, ".geojson", ".json", ".gz"), dst, problems)
         problems += _unlike(folder, table, images, masks)
         stated.update(_stated_parts(folder / "labels.csv", table, problems))
         centroids = _read_centroids(folder / "centroids.csv", set(table["vessel"]), problems)
@@ -163,12 +166,12 @@ def prepare_pvid(src: str | os.PathLike, dst: str | os.PathLike, **options: Any)
     return prepare("pvid", src, dst, collect, paper=paper, **options)
 
 
-def _of_slides(folder: Path, skip: str | os.PathLike, problems: list[str]) -> Iterator[_SlideVessel]:
+def _of_slides(folder: Path, skip: str | os.PathLike, split_parts: bool, problems: list[str]) -> Iterator[_SlideVessel]:
     """The outlined vessels of slides, each with the label that its outline's class says."""
     for name, path in _by_name(folder, SUFFIXES, skip, problems).items():
-        outlines = path.with_name(f"{name}_vessels.geojson")
+        outlines = outlines_beside(path) or path.with_name(f"{name}_vessels.geojson")
         try:
-            vessels = SlideVessels(path, outlines)
+            vessels = SlideVessels(path, outlines, split_parts=split_parts)
         except InputError as error:
             problems.append(str(error))
             continue
@@ -200,9 +203,12 @@ def _by_name(folder: Path, suffixes: tuple[str, ...], skip: str | os.PathLike, p
     """The files of a folder by their names without suffix."""
     files: dict[str, Path] = {}
     for path in find_files(folder, suffixes, skip):
-        if path.stem in files:
-            problems.append(f"{path}: expected one file of each name, found {files[path.stem].name} too")
-        files[path.stem] = path
+        if path.suffix.lower() == ".gz" and not is_geojson(path):
+            continue
+        name = geojson_stem(path)
+        if name in files:
+            problems.append(f"{path}: expected one file of each name, found {files[name].name} too")
+        files[name] = path
     return files
 
 

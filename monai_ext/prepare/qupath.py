@@ -18,9 +18,10 @@ from monai_ext.base.errors import InputError
 from monai_ext.base.files import find_files, write_png
 from monai_ext.base.flags import as_flag
 from monai_ext.base.threads import cache_in_threads, in_threads
-from monai_ext.formats.geojson import Features, class_numbers, read_geojson, write_geojson
+from monai_ext.formats.geojson import Features, class_numbers, geojson_stem, is_geojson, read_geojson, write_geojson
 from monai_ext.formats.image import SUFFIXES
 from monai_ext.formats.outlines import polygons_to_label_map
+from monai_ext.formats.roles import countable, labelling, read_objects
 from monai_ext.prepare.common import prepare, remark
 from monai_ext.prepare.fields import MapOptions, Truth, square_corners, write_maps
 from monai_ext.prepare.samples import Sample
@@ -35,7 +36,7 @@ __all__ = ["QUALITIES", "CutOptions", "prepare_qupath"]
 #: Weak and strong synthetic annotations, expert annotations.
 QUALITIES = ("wsa", "ssa", "ea")
 _SOURCE_OF_INSTANCES = ("ssa", "wsa", "ea")  # experts outline some nuclei only
-_GEOJSON = (".geojson", ".json")
+_GEOJSON = (".geojson", ".json", ".gz")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class CutOptions:
         classes: ``{class: its names in QuPath}``; empty: all names that are found.
         instances: the annotation whose outlines are the nuclei; None: the first of ssa, wsa, ea that a slide has.
         maps: what is written besides.
+        split_parts: every part of a MultiPolygon is an object of its own.
     """
 
     tile: int = 512
@@ -57,6 +59,7 @@ class CutOptions:
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     instances: str | None = None
     maps: MapOptions = field(default_factory=MapOptions)
+    split_parts: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.tile, bool) or not isinstance(self.tile, int) or not (self.tile == 0 or self.tile >= 32):
@@ -134,8 +137,10 @@ class _Square(Sample):
         relative_path = f"images/{self.name}.png"
         write_png(dst / relative_path, image)
         offset = (self.row * reader.scale, self.col * reader.scale)
-        annotations = {name: self._near(name, offset, reader.scale) for name in self.slide.annotations}
-        drawn = annotations[self.slide.quality]
+        annotations = {
+            name: self._near(_labels(self.slide, name), offset, reader.scale) for name in self.slide.annotations
+        }
+        drawn = self._near(_nuclei(self.slide), offset, reader.scale)
         instances = polygons_to_label_map(drawn.geometry, outside.shape)
         instances[outside] = 0
         numbers = np.append(0, class_numbers(drawn, options.classes) + 1)
@@ -153,9 +158,9 @@ class _Square(Sample):
         rows, cols = np.arange(self.height) + self.row, np.arange(self.width) + self.col
         return ~(((rows >= top) & (rows < bottom))[:, None] & ((cols >= left) & (cols < right)))
 
-    def _near(self, name: str, offset: tuple[float, float], scale: float) -> Features:
-        """The objects of an annotation that reach into the square, in its pixels."""
-        features, tree = _annotation(self.slide, name)
+    def _near(self, located: tuple[Features, shapely.STRtree], offset: tuple[float, float], scale: float) -> Features:
+        """The objects that reach into the square, in its pixels."""
+        features, tree = located
         top, left = offset
         here = shapely.box(left, top, left + self.width * scale, top + self.height * scale)
         near = features[np.sort(tree.query(here, predicate="intersects"))]
@@ -179,6 +184,7 @@ def prepare_qupath(
     mpp: float | None = None,
     masks: bool = False,
     centroids: bool = False,
+    split_parts: bool = False,
     **options: Any,
 ) -> Path:
     """Cut up slides or images, with what QuPath exported of them as GeoJSON.
@@ -190,13 +196,14 @@ def prepare_qupath(
     ``group``, the slide.
 
     Outlines are drawn by pixel centres; nuclei with a class that is not among ``classes``, or without one, have an
-    instance and no class. Of QuPath's cells the nucleus' outline counts where there is one. A slide that has no GeoJSON
-    is left out.
+    instance and no class. Of QuPath's cells the nucleus' outline counts where there is one. Regions that were drawn
+    around nuclei (:func:`~monai_ext.formats.roles.split_roles`) are none. A slide that has no GeoJSON is left out.
 
     Args:
         src: the folder with the slides or images.
         dst: the folder to write.
-        wsa: the folder with ``<slide>.geojson`` of weak synthetic annotations; by default ``<src>/wsa`` if it exists.
+        wsa: the folder with ``<slide>.geojson`` (or ``.geojson.gz``) of weak synthetic annotations; by default
+            ``<src>/wsa`` if it exists.
         ssa: the same of strong synthetic annotations.
         ea: the same of expert annotations.
         classes: their names in QuPath in the order of their numbers, or ``{class: [names in QuPath]}``; None: every
@@ -209,6 +216,7 @@ def prepare_qupath(
         mpp: um/px of level 0, for files that do not state it.
         masks: also write a binary mask under the key ``mask``.
         centroids: also write the nuclei's centroids under the key ``centroids``.
+        split_parts: every part of a MultiPolygon is a nucleus of its own, where a file has one for each class.
         options: of :func:`~monai_ext.prepare.common.prepare`: split (``slide``, ``random``, ``test`` or a file),
             seed, overwrite.
 
@@ -221,7 +229,8 @@ def prepare_qupath(
     folders = _folders(Path(src), {"wsa": wsa, "ssa": ssa, "ea": ea})
     resolutions = (resolutions,) if isinstance(resolutions, int) else tuple(resolutions)
     named, about, maps = _aliases(classes), {}, MapOptions(masks, centroids)
-    cut = CutOptions(tile, resolutions, as_flag(macenko, "macenko"), named, instances, maps)
+    split_parts = as_flag(split_parts, "split_parts")
+    cut = CutOptions(tile, resolutions, as_flag(macenko, "macenko"), named, instances, maps, split_parts)
 
     def collect(folder: Path, problems: list[str]) -> list[Sample]:
         slides = _slides(folder, dst, folders, mpp, cut, problems)
@@ -276,8 +285,9 @@ def _slides(
             problems.append(f"{path}: expected one image of this name, found also {images[path.stem]}")
     annotations: dict[str, dict[str, Path]] = {}
     for quality, folder in folders.items():
-        for path in find_files(folder, _GEOJSON, dst):
-            name = path.stem if path.stem in images else Path(path.stem).stem  # QuPath may keep the image's suffix
+        for path in filter(is_geojson, find_files(folder, _GEOJSON, dst)):
+            stem = geojson_stem(path)
+            name = stem if stem in images else Path(stem).stem  # QuPath may keep the image's suffix
             if name not in images:
                 problems.append(f"{path}: expected its slide or image in {src}, found none")
             elif annotations.setdefault(name, {}).setdefault(quality, path) is not path:
@@ -299,7 +309,7 @@ def _name_classes(src: Path, slides: Sequence[_Slide], named: dict[str, list[str
     for slide in slides:
         for quality, path in slide.annotations.items():
             try:
-                counts.update(_annotation(slide, quality)[0].classes)
+                counts.update(_labels(slide, quality)[0].classes)
             except InputError as error:
                 problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
     if not named:
@@ -321,7 +331,7 @@ def _squares(slide: _Slide) -> tuple[list[Sample], list[str]]:
         for scale in slide.options.resolutions:
             squares, side = slide.squares(scale), _reader(slide, scale).scale
             boxes = [(col * side, row * side, (col + w) * side, (row + h) * side) for row, col, h, w, _ in squares]
-            inside, _ = _annotation(slide, slide.quality)[1].query(shapely.box(*np.reshape(boxes, (-1, 4)).T))
+            inside, _ = _nuclei(slide)[1].query(shapely.box(*np.reshape(boxes, (-1, 4)).T))
             counts = np.bincount(inside, minlength=len(squares)).tolist()
             for square, count in zip(squares, counts, strict=True):
                 name = f"{slide.path.stem}/{scale}_{square[0]:06d}_{square[1]:06d}"
@@ -342,8 +352,17 @@ def _reader(slide: _Slide, scale: int) -> SlideReader:
 
 
 @cache_in_threads(6)
-def _annotation(slide: _Slide, quality: str) -> tuple[Features, shapely.STRtree]:
-    features = read_geojson(slide.annotations[quality], nuclei=True)
+def _nuclei(slide: _Slide) -> tuple[Features, shapely.STRtree]:
+    """The outlines that nuclei are drawn by."""
+    objects = read_objects(slide.annotations[slide.quality], nuclei=True, split=slide.options.split_parts).objects
+    return objects, shapely.STRtree(objects.geometry)
+
+
+@cache_in_threads(6)
+def _labels(slide: _Slide, quality: str) -> tuple[Features, shapely.STRtree]:
+    """What an annotation says of the classes of nuclei."""
+    path = slide.annotations[quality]
+    features = labelling(countable(read_geojson(path), path, slide.options.split_parts, areas=False), nuclei=True)
     return features, shapely.STRtree(features.geometry)
 
 

@@ -70,6 +70,7 @@ def choose_templates(
     show: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
     mpp: float | None = None,
     target_mpp: float | None = None,
+    split_parts: bool = False,
     overwrite: bool = False,
     **filter_options: float,
 ) -> Path:
@@ -89,6 +90,7 @@ def choose_templates(
         show: images to find cells in; by default ``image``.
         mpp: um/px of the files, in place of what they state.
         target_mpp: um/px to work at, that of the vessels to come.
+        split_parts: of GeoJSON, every part of a MultiPolygon is a cell of its own.
         overwrite: replace the templates that are in ``dst`` already.
         filter_options: further arguments of :class:`~monai_ext.transforms.KCFPseudoMask`.
 
@@ -110,7 +112,9 @@ def choose_templates(
         templates = read_templates(crops)
     else:
         field = read_field(image, mpp, target_mpp)
-        templates = _from_points(field, Path(points), size, [classes] if isinstance(classes, str) else classes)
+        classes = [classes] if isinstance(classes, str) else classes
+        cells = read_points(points, classes=classes, split_parts=as_flag(split_parts, "split_parts"))
+        templates = _from_points(field, cells.astype(np.float64), size, points)
     find = KCFPseudoMask(templates, **filter_options)
     images = [show] if isinstance(show, (str, os.PathLike)) else show or [image]
     pictures = {Path(path): read_field(path, mpp, target_mpp).image for path in images if path is not None}
@@ -125,8 +129,7 @@ def choose_templates(
     return dst
 
 
-def _from_points(field: Field, path: Path, size: int, classes: Sequence[str] | None) -> Templates:
-    points = read_points(path, classes=classes).astype(np.float64)
+def _from_points(field: Field, points: np.ndarray, size: int, path: str | os.PathLike) -> Templates:
     shape = [round(side * field.scale) for side in field.image.shape[1:]]
     if outside := points_outside(points, shape):
         raise InputError(path, f"points inside the image ({shape[0]} x {shape[1]} px)", outside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import product
@@ -19,8 +20,10 @@ from tqdm import tqdm
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
-from monai_ext.formats.geojson import Features, read_geojson
+from monai_ext.base.flags import as_flag
+from monai_ext.formats.geojson import Features, geojson_stem, is_geojson
 from monai_ext.formats.outlines import polygons_to_label_map
+from monai_ext.formats.roles import Annotated, read_objects, with_nuclei
 from monai_ext.metrics.bootstrap import Interval, bootstrap_ci
 from monai_ext.metrics.detection import detection_scores, match_detections
 from monai_ext.metrics.instance import AggregatedJaccardIndex, Overlaps, PanopticQuality, panoptic_scores
@@ -29,14 +32,21 @@ from monai_ext.reports.pages import write_metrics, write_report
 __all__ = ["compare_cells", "outline_overlaps"]
 
 _WINDOW = 2048  # px of a drawing
-_SUFFIXES = (".geojson", ".json")
+_OUTLINES = ("nuclei", "cells")
+_NOT_OBJECTS = ("state.json", "metrics.json")
 _COUNTS = ("tp", "fp", "fn")
 _PIXELS = ("both", "found", "true")
 _BARS = {"iou": "IoU", "dice": "Dice"}
 
 
 def compare_cells(
-    results: str | Mapping[str, str], reference: str, dst: str, radius_px: float = 12.0, scale: float = 1.0
+    results: str | Mapping[str, str],
+    reference: str,
+    dst: str,
+    radius_px: float = 12.0,
+    scale: float = 1.0,
+    outlines: str = "nuclei",
+    split_parts: bool = False,
 ) -> str:
     """Compare outlines with a reference, such as QuPath's own segmentation (distillation paper, Fig. 4).
 
@@ -45,12 +55,19 @@ def compare_cells(
     95 % bootstrap intervals are over images. Where both sides have classes, those of cells that match by IoU are
     tabulated.
 
+    Regions drawn around objects (:func:`~monai_ext.formats.roles.split_roles`) are not compared. Where all objects of
+    the reference lie in its regions, results outside these are left out, as nobody looked there.
+
     Args:
-        results: a GeoJSON file, a folder of them, or ``{name: file or folder, ...}`` for several side by side.
+        results: a GeoJSON file (``.geojson``, ``.json``, or these with ``.gz``), a folder of them, or ``{name: file
+            or folder, ...}`` for several side by side.
         reference: a GeoJSON file, or a folder of files of the same names.
         dst: folder to write: ``scores.csv``, ``metrics.json``, ``agreement.png``, ``report.html``.
         radius_px: of the centroids, px of level 0.
         scale: px of level 0 per px that the outlines are drawn with.
+        outlines: ``"nuclei"`` or ``"cells"``: of QuPath's cells the outline of the nucleus, or that of the cell. Other
+            objects have one outline only.
+        split_parts: every part of a MultiPolygon is an object of its own, where a file has one for each class.
 
     Returns:
         the path of ``metrics.json``.
@@ -61,12 +78,23 @@ def compare_cells(
     named = {Path(results).stem: results} if isinstance(results, str | Path) else dict(results)
     if not named or not scale > 0 or not radius_px >= 0:
         raise InputError("--results, --scale, --radius_px", "some results, positive numbers", f"{results!r:.80}")
-    rows, pairs = [], []
+    if outlines not in _OUTLINES:
+        raise InputError("--outlines", " or ".join(_OUTLINES), repr(outlines))
+    split_parts = as_flag(split_parts, "split_parts")
+    rows, pairs, compared, beyond = [], [], {}, Counter()
     for name, folder in named.items():
         for image, predicted, true in tqdm(
             _matched(Path(folder), Path(reference)), desc=name, unit="image", disable=None
         ):
-            row, classes = _scores(read_geojson(predicted), read_geojson(true), radius_px, scale)
+            one, other = (read_objects(path, split=split_parts) for path in (predicted, true))
+            inside = _in_regions(one.objects, other)
+            sides = {f"results, {name}": one.objects[inside], "reference": other.objects}
+            for side, objects in sides.items():
+                compared.setdefault(side, Counter()).update(_kinds(objects, outlines))
+            beyond[name] += int((~inside).sum())
+            if outlines == "nuclei":
+                sides = {side: with_nuclei(objects) for side, objects in sides.items()}
+            row, classes = _scores(*sides.values(), radius_px, scale)
             rows.append({"name": name, "image": image, **row})
             pairs += [(name, *pair) for pair in classes]
     table, out = pd.DataFrame(rows), Path(dst)
@@ -74,6 +102,8 @@ def compare_cells(
         raise InputError(reference, "outlines of cells", "none")
     metrics = {name: _intervals(scores) for name, scores in table.groupby("name", sort=False)}
     notes = {"Reference": reference, **{f"Results, {name}": str(folder) for name, folder in named.items()}}
+    notes |= _compared(outlines, compared)
+    notes |= {f"Beyond the reference's regions, {name}": f"{n} left out" for name, n in beyond.items() if n}
     confusion = {name: _confusion([pair[1:] for pair in pairs if pair[0] == name]) for name in named}
     with atomic_path(out / "scores.csv") as temporary:
         table.to_csv(temporary, index=False)
@@ -92,6 +122,7 @@ def compare_cells(
     )
     texts = [{"name": name, **{key: _text(value) for key, value in scores.items()}} for name, scores in metrics.items()]
     print(pd.DataFrame(texts).to_string(index=False))
+    print("\n".join(f"{key}: {text}" for key, text in notes.items() if not key.startswith(("Reference", "Results"))))
     return str(out / "metrics.json")
 
 
@@ -99,8 +130,9 @@ def _matched(results: Path, reference: Path) -> list[tuple[str, Path, Path]]:
     """Name, result and reference of each image; of those that both have, if the reference is a folder."""
     if reference.is_file():
         if results.is_dir():
-            results = _files(results).get(reference.stem, results / f"{reference.stem}.geojson")
-        return [(reference.stem, results, reference)]
+            name = geojson_stem(reference)
+            results = _files(results).get(name, results / f"{name}.geojson")
+        return [(geojson_stem(reference), results, reference)]
     if not reference.is_dir():
         raise InputError(reference, "a GeoJSON file or a folder of them (--reference)", "nothing there")
     if not results.is_dir():
@@ -113,13 +145,42 @@ def _matched(results: Path, reference: Path) -> list[tuple[str, Path, Path]]:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    paths = sorted(
-        p for p in folder.rglob("*") if p.suffix in _SUFFIXES and p.name not in ("state.json", "metrics.json")
-    )
-    repeated = [name for name, number in Counter(path.stem for path in paths).items() if number > 1]
+    paths = sorted(p for p in folder.rglob("*") if is_geojson(p) and p.name not in _NOT_OBJECTS)
+    repeated = [name for name, number in Counter(map(geojson_stem, paths)).items() if number > 1]
     if repeated:
         raise InputError(folder, "files of different names", f"several named {repeated[0]}")
-    return {path.stem: path for path in paths}
+    return {geojson_stem(path): path for path in paths}
+
+
+def _in_regions(results: Features, reference: Annotated) -> np.ndarray:
+    """Which results lie where the reference was made: in its regions, if all its objects do; else anywhere."""
+    if not len(reference.regions) or not len(reference.objects):
+        return np.ones(len(results), dtype=bool)
+    tree = shapely.STRtree(reference.regions.geometry)
+    true, here = (
+        np.isin(np.arange(len(side)), tree.query(shapely.centroid(side.geometry), predicate="intersects")[0])
+        for side in (reference.objects, results)
+    )
+    return here if true.all() else np.ones(len(results), dtype=bool)
+
+
+def _kinds(objects: Features, outlines: str) -> Counter[str]:
+    """How many objects are compared by which outline."""
+    kinds = Counter(f"{kind}s" for kind in objects.object_types)
+    nuclei = int((~shapely.is_missing(objects.nuclei)).sum())
+    if outlines == "nuclei" and kinds["cells"]:
+        kinds |= {"nuclei of cells": nuclei, "cells without a nucleus": kinds.pop("cells") - nuclei}
+    return +kinds
+
+
+def _compared(outlines: str, compared: Mapping[str, Counter[str]]) -> dict[str, str]:
+    """What was compared, and a message where it is not like with like."""
+    texts = {side: ", ".join(f"{number} {kind}" for kind, number in kinds.items()) for side, kinds in compared.items()}
+    cells = {side: bool(kinds["cells"] or kinds["cells without a nucleus"]) for side, kinds in compared.items()}
+    if len(set(cells.values())) > 1:
+        sides = " and ".join(side for side, whole in cells.items() if whole)
+        print(f"outlines of whole cells in the {sides} are compared with those of other objects", file=sys.stderr)
+    return {"Outlines": outlines, **{f"Compared, {side}": text or "none" for side, text in texts.items()}}
 
 
 def outline_overlaps(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from tqdm import tqdm
 from monai_ext.base.errors import DataListError, InputError
 from monai_ext.base.files import atomic_path
 from monai_ext.data.run_state import RunState
+from monai_ext.formats.geojson import rasterize
+from monai_ext.formats.roles import read_areas
 from monai_ext.metrics.bootstrap import bootstrap_scores, weighted_auc
 from monai_ext.metrics.froc import FALSE_ALARMS, SlideLesions, bootstrap_froc, froc_curve, match_lesions
 from monai_ext.reports.pages import write_metrics, write_report
-from monai_ext.transforms.geojson import LoadGeoJSON
 
 __all__ = ["evaluate_slides"]
 
@@ -30,6 +32,7 @@ def evaluate_slides(
     mask_um: float = 8.0,
     grow_um: float = 75.0,
     itc_um: float = 200.0,
+    classes: Sequence[str] | str | None = None,
 ) -> str:
     """Evaluate the files that :class:`~monai_ext.slides.SlideInferer` wrote.
 
@@ -45,6 +48,8 @@ def evaluate_slides(
         mask_um: um/px of the mask that lesions are drawn in; Camelyon16's level 5 has 7.8.
         grow_um: regions closer than this are one lesion, um.
         itc_um: size of isolated tumour cells, um.
+        classes: names of the classifications that are tumour; None for every area that was drawn
+            (:func:`~monai_ext.formats.roles.read_areas`).
 
     Returns:
         the path of ``metrics.json``.
@@ -54,11 +59,12 @@ def evaluate_slides(
         DataListError: slides without results, tumour slides without annotation; all of them.
     """
     results, reference, dst = Path(results), Path(reference), Path(dst)
+    classes = [classes] if isinstance(classes, str) else classes
     table, entries = _read(results, reference, part)
     rows, lesions = [], []
     for entry in tqdm(entries, desc="slides", unit="slide"):
         row = table.loc[Path(entry["image"]).stem]
-        slide = _lesions(results, reference.parent, entry, row, (mask_um, grow_um, itc_um))
+        slide = _lesions(results, reference.parent, entry, row, (mask_um, grow_um, itc_um), classes)
         lesions.append(slide)
         rows.append(
             {
@@ -144,7 +150,12 @@ def _read(results: Path, reference: Path, part: str) -> tuple[pd.DataFrame, list
 
 
 def _lesions(
-    results: Path, folder: Path, entry: dict[str, Any], row: pd.Series, sizes: tuple[float, float, float]
+    results: Path,
+    folder: Path,
+    entry: dict[str, Any],
+    row: pd.Series,
+    sizes: tuple[float, float, float],
+    classes: Sequence[str] | None,
 ) -> SlideLesions:
     mask_um, grow_um, itc_um = sizes
     stem = results / Path(str(row["image"])).with_suffix("")
@@ -155,5 +166,9 @@ def _lesions(
     plan = json.loads(stem.with_name(f"{stem.name}_plan.json").read_text(encoding="utf-8"))
     scale = mask_um / plan["base_mpp"]
     shape = tuple(int(np.ceil(side / scale)) for side in plan["level0_shape"])
-    tumour = LoadGeoJSON(scale=scale)(folder / entry["annotation"], shape)[0] > 0
+    path = folder / entry["annotation"]
+    areas = read_areas(path, classes)
+    if not len(areas):
+        raise InputError(path, f"outlines of {' or '.join(classes or ['tumour'])}", "none")
+    tumour = rasterize(areas, shape, scale=scale)[0] > 0
     return match_lesions(scores, (places + 0.5) / scale - 0.5, tumour, mask_um, grow_um, itc_um)

@@ -242,7 +242,7 @@ class _PartialCells(PartialSlide):
 
     def join(self, window: CellWindow) -> None:
         """When all tiles are there, replace pieces by whole cells."""
-        self.keep, self.stay = join_cut(self.heat, window.find, self._add_whole)
+        self.keep, self.stay = join_cut(self.heat, window.find, self._add_whole, self.finder.min_area_um2)
 
     def _add_whole(self, cells: Cells) -> None:
         self._append(cells[self._on_tissue(cells)], -1)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from monai_ext.base.distributed import is_first, shard
 from monai_ext.base.errors import InputError
+from monai_ext.base.files import path_below
 from monai_ext.base.flags import as_flag
 from monai_ext.data.cohort import Cohort
 from monai_ext.data.result_files import OVERLAY
@@ -306,7 +307,7 @@ class SlideInferer:
             "seconds_per_mm2": None if pace is None else round(pace, 3),
             "tiles": result.tiles,
             "name": result.name,
-            "summary": {"image": _relative(result.path, cohort.root).as_posix(), **result.summary},
+            "summary": {"image": path_below(result.path, cohort.root).as_posix(), **result.summary},
         }
 
     def _write_report(self, cohort: Cohort) -> None:
@@ -345,15 +346,9 @@ def _identity(path: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _relative(path: Path, root: Path) -> Path:
-    """A path below ``root``, or below the file system's own where it lies elsewhere."""
-    path, root = path.resolve(), root.resolve()
-    return path.relative_to(root if path.is_relative_to(root) else path.anchor)
-
-
 def _names(images: list[str], root: Path) -> dict[str, str]:
     """What the files' names of each image begin with: its path without the ending, with it where two would be one."""
-    relative = {image: _relative(Path(image), root) for image in images}
+    relative = {image: path_below(image, root) for image in images}
     alike = Counter(path.with_suffix("") for path in relative.values())
     return {
         image: (path if alike[path.with_suffix("")] > 1 else path.with_suffix("")).as_posix()

@@ -58,6 +58,7 @@ class CellPredictor(TilePredictor, Protocol):
         halo: px around a tile in which cells are looked for.
         rim: px; what is this near to the edge of the window may continue beyond it.
         align: tiles begin at multiples of so many px, less the margin.
+        min_area_um2: whole cells are at least as large.
     """
 
     class_names: Sequence[str]
@@ -67,6 +68,7 @@ class CellPredictor(TilePredictor, Protocol):
     halo: int
     rim: int
     align: int
+    min_area_um2: float
 
     def cells(
         self, pixels: Tensor, prediction: Tensor, grid: Grid, all_inside: bool = False

@@ -81,7 +81,10 @@ class CellWindow:
 
 
 def join_cut(
-    spool: CellSpool, find: Callable[[shapely.Polygon], Cells | None], add: Callable[[Cells], None]
+    spool: CellSpool,
+    find: Callable[[shapely.Polygon], Cells | None],
+    add: Callable[[Cells], None],
+    min_area_um2: float = 0.0,
 ) -> tuple[np.ndarray, int]:
     """Replace pieces by whole cells, each only one time.
 
@@ -92,6 +95,7 @@ def join_cut(
         spool: the cells of all tiles, pieces included.
         find: the cells that a piece is of, see :meth:`CellWindow.find`.
         add: appends cells to the spool.
+        min_area_um2: smaller pieces do not stay for a cell that is larger than any window.
 
     Returns:
         which of the spool's records, those that were appended included, to keep, ``(N,)`` bool; and how many pieces
@@ -125,7 +129,8 @@ def join_cut(
         new = np.append(new, cells.outlines)
     if too_large:
         meeting = shapely.STRtree(large).query(large, predicate="intersects")
-        too_large = np.array(too_large)[first_of_each_group(meeting, len(large))].tolist()
+        too_large = np.array(too_large)[first_of_each_group(meeting, len(large))]
+        too_large = too_large[records["area_um2"][too_large] >= min_area_um2]
         keep[too_large] = True
     return np.append(keep, np.ones(spool.position["cells"] - len(keep), bool)), len(too_large)
 

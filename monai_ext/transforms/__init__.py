@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from monai_ext.transforms.save_vessels import SaveVesseld
     from monai_ext.transforms.seeds import SeedMasksFromRelevance, SeedMasksFromRelevanced
     from monai_ext.transforms.stain import MacenkoNormalize, MacenkoNormalized, RandStainJitter, RandStainJitterd
+    from monai_ext.transforms.whole_instances import WholeInstances, WholeInstancesd
 
 __all__ = [
     "BlobDetections",
@@ -93,6 +94,8 @@ __all__ = [
     "SeedMasksFromRelevance",
     "SeedMasksFromRelevanced",
     "VesselDiagnosis",
+    "WholeInstances",
+    "WholeInstancesd",
     "spread_patches",
 ]
 

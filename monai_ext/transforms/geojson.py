@@ -11,6 +11,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
 from monai_ext.formats.geojson import Features, rasterize, read_geojson
+from monai_ext.formats.roles import read_objects
 
 __all__ = ["LoadGeoJSON", "LoadGeoJSONd"]
 
@@ -21,6 +22,8 @@ class LoadGeoJSON(Transform):
     Args:
         classes: names of the classes to draw, a channel each; None draws everything in one channel.
         scale: level-0 pixels per pixel of the masks.
+        objects: only what counts, without the regions around it (:func:`~monai_ext.formats.roles.split_roles`); else
+            everything in the file, as it was drawn.
 
     Examples:
         >>> import shapely
@@ -35,8 +38,8 @@ class LoadGeoJSON(Transform):
 
     backend = ()
 
-    def __init__(self, classes: Sequence[str] | None = None, scale: float = 1) -> None:
-        self.classes, self.scale = classes, scale
+    def __init__(self, classes: Sequence[str] | None = None, scale: float = 1, objects: bool = False) -> None:
+        self.classes, self.scale, self.objects = classes, scale, objects
 
     def __call__(self, path: str | os.PathLike, shape: Sequence[int] | None = None) -> Features | np.ndarray:
         """Load.
@@ -52,7 +55,7 @@ class LoadGeoJSON(Transform):
         Raises:
             InputError: when the file is no GeoJSON.
         """
-        features = read_geojson(path)
+        features = read_objects(path).objects if self.objects else read_geojson(path)
         return features if shape is None else rasterize(features, tuple(shape), self.classes, scale=self.scale)
 
 
@@ -65,6 +68,7 @@ class LoadGeoJSONd(MapTransform):
         classes: see :class:`LoadGeoJSON`.
         scale: see :class:`LoadGeoJSON`.
         allow_missing_keys: skip keys that an item lacks.
+        objects: see :class:`LoadGeoJSON`.
 
     Examples:
         >>> import shapely
@@ -85,10 +89,11 @@ class LoadGeoJSONd(MapTransform):
         classes: Sequence[str] | None = None,
         scale: float = 1,
         allow_missing_keys: bool = False,
+        objects: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.shape_key = shape_key
-        self.loader = LoadGeoJSON(classes, scale)
+        self.loader = LoadGeoJSON(classes, scale, objects)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace each key's path by its masks or features."""

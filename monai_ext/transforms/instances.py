@@ -14,6 +14,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_dst_type, convert_to_numpy, ensure_tuple_rep
 
 from monai_ext.base.errors import InputError
+from monai_ext.transforms.whole_instances import WholeInstances
 
 __all__ = ["NucleusInstances", "NucleusInstancesd", "split_touching"]
 
@@ -131,12 +132,14 @@ class NucleusInstances(Transform):
     """Turn a probability map of nuclei into instances, touching nuclei parted (Haberova and Vykopal, section 4.2).
 
     The map is cut at a threshold, small holes are filled, what touches is parted by a watershed of the smoothed
-    distance transform (:func:`split_touching`), and what is too small is left out. Lengths are in um, so that they
-    hold at any resolution.
+    distance transform (:func:`split_touching`), and of each part the largest piece is kept, unless that is too small
+    (:func:`~monai_ext.instances.whole_instances`). Lengths are in um, so that they hold at any resolution.
 
     Args:
         threshold: a pixel above it is nucleus.
         min_area_um2: smaller instances are left out.
+        unscaled_area_um2: the same where a call does not say the resolution, which then counts as ``mpp``; default
+            ``min_area_um2``.
         max_hole_um2: smaller holes are filled; what three nuclei that touch enclose is larger.
         sigma_um: of the Gaussian that smooths the distances, um.
         depth_um: how far the pass between two nuclei lies below the centre of the smaller, um; smaller values part
@@ -160,6 +163,7 @@ class NucleusInstances(Transform):
         threshold: float = 0.5,
         *,
         min_area_um2: float = 10.0,
+        unscaled_area_um2: float | None = None,
         max_hole_um2: float = 3.0,
         sigma_um: float = 0.5,
         depth_um: float = 0.125,
@@ -167,12 +171,13 @@ class NucleusInstances(Transform):
     ) -> None:
         if not 0 <= threshold < 1:
             raise InputError("NucleusInstances threshold", "a probability from 0 to below 1", repr(threshold))
-        lengths = {"min_area_um2": min_area_um2, "max_hole_um2": max_hole_um2, "sigma_um": sigma_um}
-        for name, value in {**lengths, "depth_um": depth_um}.items():
+        lengths = {"max_hole_um2": max_hole_um2, "sigma_um": sigma_um, "depth_um": depth_um}
+        for name, value in lengths.items():
             if not value >= 0:
                 raise InputError(f"NucleusInstances {name}", "a number of at least 0", repr(value))
         self.threshold, self.mpp = threshold, mpp
-        self.min_area_um2, self.max_hole_um2 = min_area_um2, max_hole_um2
+        self.keep = WholeInstances(min_area_um2, unscaled_area_um2=unscaled_area_um2, mpp=mpp)
+        self.max_hole_um2 = max_hole_um2
         self.sigma_um, self.depth_um = sigma_um, depth_um
 
     def __call__(self, probability: NdarrayOrTensor, mpp: float | None = None) -> NdarrayOrTensor:
@@ -188,19 +193,16 @@ class NucleusInstances(Transform):
         Raises:
             InputError: the map has another shape, or values outside [0, 1]; the resolution is unknown.
         """
+        return self.keep(convert_to_dst_type(self.parted(probability, mpp), probability, dtype=np.int32)[0], mpp)
+
+    def parted(self, probability: NdarrayOrTensor, mpp: float | None = None) -> np.ndarray:
+        """As a call, but instances of any size and in any number of pieces, as an int32 array of the map's shape."""
         mpp = float(mpp or self.mpp or 0)
         if mpp <= 0:
             raise InputError("NucleusInstances mpp", "um per px, for lengths in um", "none")
-        area = mpp**2
         mask = self._mask(probability)
-        _fill_holes(mask, self.max_hole_um2 / area)
-        labels = split_touching(mask, self.sigma_um / mpp, self.depth_um / mpp)
-        size = np.bincount(labels.reshape(-1))
-        keep = size >= self.min_area_um2 / area
-        keep[0] = False
-        if not keep[1:].all():
-            labels = (np.cumsum(keep) * keep).astype(np.int32)[labels]
-        return convert_to_dst_type(labels.reshape(probability.shape), probability, dtype=np.int32)[0]
+        _fill_holes(mask, self.max_hole_um2 / mpp**2)
+        return split_touching(mask, self.sigma_um / mpp, self.depth_um / mpp).reshape(probability.shape)
 
     def _mask(self, probability: NdarrayOrTensor) -> np.ndarray:
         values = probability.float() if isinstance(probability, torch.Tensor) else probability  # numpy has no bfloat16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from monai.transforms import MapTransform
 
 from monai_ext.data.geometry import image_affine
 from monai_ext.data.vessels import SlideVessels
+from monai_ext.formats.geojson import is_geojson
 from monai_ext.transforms.fields import LoadFieldd
 from monai_ext.transforms.geojson import LoadGeoJSONd
 from monai_ext.transforms.lumen import KeepLumend
@@ -78,9 +80,9 @@ class LoadVesseld(MapTransform):
         d, of_slide = dict(data), "outlines" in data
         if of_slide:
             for key in self.key_iterator(d):
-                d[key] = self._from_slide(d[key], d["outlines"], d["number"], d.get("mpp"))
+                d[key] = self._from_slide(d[key], d["outlines"], d["number"], d.get("mpp"), bool(d.get("split_parts")))
         else:
-            drawn = str(d.get(self.mask_key, "")).lower().endswith(".geojson")
+            drawn = isinstance(d.get(self.mask_key), (str, os.PathLike)) and is_geojson(d[self.mask_key])
             points, masks = ([key] if key in d else [] for key in (self.points_key, self.mask_key))
             masks = [] if drawn else masks
             load = LoadFieldd(self.keys, points, masks, None, self.mpp, self.target_mpp, self.allow_missing_keys)
@@ -88,16 +90,20 @@ class LoadVesseld(MapTransform):
             for key in self.key_iterator(d):
                 d[key].meta["offset"] = (0.0, 0.0)
             if drawn:
-                d = LoadGeoJSONd(self.mask_key, self.keys[0], scale=d[self.keys[0]].meta["scale"])(d)
+                scale = d[self.keys[0]].meta["scale"]
+                d = LoadGeoJSONd(self.mask_key, self.keys[0], scale=scale, objects=True)(d)
         if self.source_key is not None:
             for key in self.key_iterator(d):
                 d[self.source_key] = d[key]
         return d if of_slide else self.keep(d)
 
-    def _from_slide(self, path: str, outlines: str, number: int, mpp: float | None) -> MetaTensor:
+    def _from_slide(
+        self, path: str, outlines: str, number: int, mpp: float | None, split_parts: bool = False
+    ) -> MetaTensor:
         which = (path, outlines)
         if self._open[0] != which:
-            self._open = (which, SlideVessels(path, outlines, self.target_mpp, self.mpp or mpp))
+            vessels = SlideVessels(path, outlines, self.target_mpp, self.mpp or mpp, split_parts=split_parts)
+            self._open = (which, vessels)
         vessel = self._open[1][number]
         meta = {"filename_or_obj": str(path), "mpp": vessel.mpp, "scale": vessel.scale, "offset": vessel.offset}
         affine = image_affine(vessel.mpp, vessel.scale, vessel.offset)

@@ -24,6 +24,7 @@ class LoadPoints(Transform):
 
     Args:
         classes: names of the GeoJSON classifications to keep; ``None`` keeps every object.
+        split_parts: of GeoJSON, every part of a MultiPolygon is an object of its own.
 
     Examples:
         >>> from monai_ext.formats import write_points
@@ -36,8 +37,8 @@ class LoadPoints(Transform):
 
     backend = ()
 
-    def __init__(self, classes: Sequence[str] | None = None) -> None:
-        self.classes = classes
+    def __init__(self, classes: Sequence[str] | None = None, split_parts: bool = False) -> None:
+        self.classes, self.split_parts = classes, split_parts
 
     def __call__(self, data: str | os.PathLike | NdarrayOrTensor | list) -> NdarrayOrTensor:
         """Load.
@@ -53,7 +54,7 @@ class LoadPoints(Transform):
             InputError: naming the file and line at fault.
         """
         if isinstance(data, (str, os.PathLike)):
-            return read_points(data, classes=self.classes)
+            return read_points(data, classes=self.classes, split_parts=self.split_parts)
         if isinstance(data, torch.Tensor):
             as_points(data.detach().float().cpu().numpy())
             return data.reshape(-1, 2).to(torch.float32)
@@ -67,6 +68,7 @@ class LoadPointsd(MapTransform):
         keys: keys of the paths, or of points.
         classes: see :class:`LoadPoints`.
         allow_missing_keys: skip keys that an item lacks.
+        split_parts: see :class:`LoadPoints`.
 
     Examples:
         >>> from monai_ext.formats import write_points
@@ -79,10 +81,14 @@ class LoadPointsd(MapTransform):
     backend = LoadPoints.backend
 
     def __init__(
-        self, keys: KeysCollection, classes: Sequence[str] | None = None, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        classes: Sequence[str] | None = None,
+        allow_missing_keys: bool = False,
+        split_parts: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.loader = LoadPoints(classes)
+        self.loader = LoadPoints(classes, split_parts)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace each key's path by its points."""

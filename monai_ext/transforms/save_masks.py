@@ -58,7 +58,7 @@ class SaveMasksd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.names, self.output_dir = ensure_tuple_rep(names, len(self.keys)), Path(output_dir)
         self.lists = lists
-        root = os.path.commonpath([Path(item["image"]).resolve().parent for items in lists.values() for item in items])
+        root = os.path.commonpath([_absolute(item["image"]).parent for items in lists.values() for item in items])
         self.files = {name: ResultFiles(self.output_dir / name, root) for name in self.names}
         self.image_key = image_key
         self._maps: dict[Path, dict[str, str]] = {}
@@ -68,7 +68,7 @@ class SaveMasksd(MapTransform):
         """Write an image's maps; the data are returned as they came."""
         d = dict(data)
         image = d[self.image_key]
-        maps = self._maps.setdefault(Path(str(image.meta["filename_or_obj"])).resolve(), {})
+        maps = self._maps.setdefault(_absolute(image.meta["filename_or_obj"]), {})
         for key, name in self.key_iterator(d, self.names):
             files = self.files[name]
             path = files.path(files.source(image, self.image_key), MAP)
@@ -101,8 +101,13 @@ class SaveMasksd(MapTransform):
 
     def _item(self, item: Mapping[str, Any]) -> dict[str, Any]:
         entry = {key: self._relative(value) for key, value in item.items()}
-        return entry | self._maps.get(Path(item["image"]).resolve(), {})
+        return entry | self._maps.get(_absolute(item["image"]), {})
 
     def _relative(self, value: Any) -> Any:
         is_path = isinstance(value, str) and Path(value).is_file()
-        return Path(os.path.relpath(Path(value).resolve(), self.output_dir.resolve())).as_posix() if is_path else value
+        return Path(os.path.relpath(_absolute(value), self.output_dir.resolve())).as_posix() if is_path else value
+
+
+def _absolute(path: Any) -> Path:
+    """An absolute path that keeps the names of links."""
+    return Path(os.path.abspath(str(path)))  # noqa: PTH100 - resolve() would follow them

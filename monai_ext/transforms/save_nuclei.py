@@ -23,6 +23,7 @@ from monai_ext.data.nuclei import write_nuclei
 from monai_ext.data.nucleus_extraction import extract_nuclei
 from monai_ext.formats.geojson import Features, read_geojson
 from monai_ext.formats.image import read_mask
+from monai_ext.formats.roles import countable, labelling
 
 __all__ = ["SaveNucleid"]
 
@@ -125,7 +126,8 @@ class SaveNucleid(MapTransform):
         scale = float(image.meta.get("scale") or 1)
         files = dict(data.get(self.annotations_key) or {})
         annotations: dict[str, Features | np.ndarray] = {
-            n: _scaled(read_geojson(p, nuclei=True), scale) for n, p in files.items()
+            n: _scaled(labelling(countable(read_geojson(p), p, areas=False), nuclei=True), scale)
+            for n, p in files.items()
         }
         classes = data.get(self.classes_key)
         if classes is not None and self.classes_as not in annotations:

@@ -7,15 +7,23 @@ from monai_ext.base.lazy import lazy_names
 if TYPE_CHECKING:
     from monai_ext.tuning.evidence import DEFAULT_EVIDENCE, read_evidence, tune_evidence
     from monai_ext.tuning.expert_count import tune_expert_count
-    from monai_ext.tuning.instances import DEFAULT_INSTANCES, read_instances, tune_instances
+    from monai_ext.tuning.instances import (
+        DEFAULT_INSTANCES,
+        DEFAULT_LEAST_AREA,
+        read_instances,
+        read_least_area,
+        tune_instances,
+    )
     from monai_ext.tuning.mitosis import DEFAULT_THRESHOLDS, read_thresholds, tune_mitosis
 
 __all__ = [
     "DEFAULT_EVIDENCE",
     "DEFAULT_INSTANCES",
+    "DEFAULT_LEAST_AREA",
     "DEFAULT_THRESHOLDS",
     "read_evidence",
     "read_instances",
+    "read_least_area",
     "read_thresholds",
     "tune_evidence",
     "tune_expert_count",

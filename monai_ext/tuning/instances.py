@@ -1,4 +1,4 @@
-"""How a probability map of nuclei becomes instances."""
+"""How a probability map of nuclei becomes instances, and which instances are too small to count."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from tqdm import tqdm
 from monai_ext.base.errors import InputError
 from monai_ext.metrics.instance import AggregatedJaccardIndex, PanopticQuality, panoptic_scores
 from monai_ext.transforms.instances import NucleusInstances
+from monai_ext.transforms.whole_instances import WholeInstances
 from monai_ext.tuning.common import central_choice, errors_unwrapped, grid, read_bundle, read_settings, write_tuned
 
-__all__ = ["DEFAULT_INSTANCES", "read_instances", "tune_instances"]
+__all__ = ["DEFAULT_INSTANCES", "DEFAULT_LEAST_AREA", "read_instances", "read_least_area", "tune_instances"]
 
 #: What inference and evaluation use where nothing was tuned: the defaults of ``NucleusInstances``.
 DEFAULT_INSTANCES: dict[str, float] = {
@@ -31,7 +32,10 @@ DEFAULT_INSTANCES: dict[str, float] = {
     "sigma_um": 0.5,
     "depth_um": 0.125,
 }
+#: The same for networks that give instances themselves.
+DEFAULT_LEAST_AREA: dict[str, float] = {"min_area_um2": 5.5}
 _SWEPT = ("threshold", "min_area_um2", "sigma_um", "depth_um")
+_AREAS, _AREAS_ALONE = (1, 10, 3), (0, 15, 0.5)  # um2: first, last, step
 
 
 def read_instances(path: str | os.PathLike) -> dict[str, Any]:
@@ -49,20 +53,29 @@ def read_instances(path: str | os.PathLike) -> dict[str, Any]:
     return read_settings(path, DEFAULT_INSTANCES, "settings of instances")
 
 
+def read_least_area(path: str | os.PathLike) -> dict[str, Any]:
+    """As :func:`read_instances`, where a network gives instances itself: ``min_area_um2``."""
+    return read_settings(path, DEFAULT_LEAST_AREA, "settings of instances")
+
+
 def tune_instances(
     dataset_dir: str | Sequence[str],
     bundle: str = "bundles/pathology_cell_semantic_segmentation",
     ckpt_dir: str | None = None,
     output: str | None = None,
     thresholds: Sequence[float] = (0.3, 0.7, 0.1),
-    areas: Sequence[float] = (1, 10, 3),
+    areas: Sequence[float] | None = None,
     sigmas: Sequence[float] = (0, 0.5, 0.125),
     depths: Sequence[float] = (0.0625, 0.25, 0.0625),
-    score: str = "aji",
+    score: str | None = None,
     configs: Sequence[str] = (),
     **overrides: Any,
 ) -> str:
     """Sweep the settings of :class:`~monai_ext.transforms.NucleusInstances` on the validation list.
+
+    Of a bundle whose network gives instances itself, such as ``bundles/pathology_nuclei_instance_segmentation``, it is
+    the least area alone, of :class:`~monai_ext.transforms.WholeInstances`. An image of unknown resolution counts as
+    being at ``target_mpp``: there the area is one in px of the network's grid.
 
     Of all settings that are as good as the best within the standard error over images the most central one is taken;
     see :func:`~monai_ext.tuning.common.central_choice`.
@@ -74,10 +87,11 @@ def tune_instances(
         output: file to write; ``<ckpt_dir>/instances.json`` by default, where inference and evaluation look. The whole
             sweep goes beside it as ``.csv`` and ``.png``.
         thresholds: first, last and step of the probability.
-        areas: the same of the smallest instance, um2.
+        areas: the same of the smallest instance, um2; default ``(1,10,3)``, alone ``(0,15,0.5)``.
         sigmas: of the smoothing of distances, um.
         depths: of the pass that parts two nuclei, um.
-        score: ``aji`` or ``pq``, mean over images.
+        score: ``aji`` or ``pq``, mean over images; default ``aji``. For the least area alone ``pq``, which counts
+            objects: AJI sums areas and hardly sees a speck.
         configs: further overlays of the bundle.
         **overrides: entries of the configuration, such as ``device``.
 
@@ -91,45 +105,49 @@ def tune_instances(
     files = ("configs/train.json", "configs/evaluate.json", *configs)
     changes = {"dataset_dir": dataset_dir, "ckpt_dir": checkpoints}
     parser = read_bundle("tune instances", bundle, files, changes, **overrides)
+    alone = parser.get("keep_whole") is not None
+    score = score or ("pq" if alone else "aji")
     if score not in ("aji", "pq"):
         raise InputError("tune instances --score", "aji or pq", repr(score))
-    axes = (
-        grid(limits, name)
-        for limits, name in ((thresholds, "thresholds"), (areas, "areas"), (sigmas, "sigmas"), (depths, "depths"))
-    )
-    settings = [dict(zip(_SWEPT, map(float, values), strict=True)) for values in itertools.product(*axes)]
+    areas = areas or (_AREAS_ALONE if alone else _AREAS)
+    limits = {"thresholds": thresholds, "areas": areas, "sigmas": sigmas, "depths": depths}
+    swept = ("min_area_um2",) if alone else _SWEPT
+    axes = [grid(limits[name], name) for name in (("areas",) if alone else limits)]
+    settings = [dict(zip(swept, map(float, values), strict=True)) for values in itertools.product(*axes)]
     with errors_unwrapped():
-        scores = np.stack(list(_scores(parser, settings)))  # images, settings, (AJI, PQ)
+        scores = np.stack(list(_scores(parser, settings, alone)))  # images, settings, (AJI, PQ)
     table = pd.DataFrame(settings).round(6).assign(aji=scores[..., 0].mean(0), pq=scores[..., 1].mean(0))
-    chosen = _choose(table, scores[..., ("aji", "pq").index(score)], score)
+    chosen = _choose(table, scores[..., ("aji", "pq").index(score)], score, swept)
 
     path = Path(output or Path(checkpoints) / "instances.json")
     content = {
-        **DEFAULT_INSTANCES,
-        **{name: float(chosen[name]) for name in _SWEPT},
+        **({} if alone else DEFAULT_INSTANCES),
+        **{name: float(chosen[name]) for name in swept},
         "validation": {name: round(float(chosen[name]), 4) for name in ("aji", "pq")},
         "chosen_by": score,
         "images": len(scores),
     }
-    write_tuned(path, content, {"sweep": table}, _plot(table, chosen, score))
-    summary = ", ".join(f"{name} {chosen[name]:g}" for name in _SWEPT)
+    write_tuned(path, content, {"sweep": table}, _plot(table, chosen, score, swept))
+    summary = ", ".join(f"{name} {chosen[name]:g}" for name in swept)
     print(f"{path}: {summary}; AJI {chosen['aji']:.3f}, PQ {chosen['pq']:.3f} on {len(scores)} images")
     return str(path)
 
 
-def _scores(parser: ConfigParser, settings: Sequence[dict[str, float]]) -> Iterator[np.ndarray]:
+def _scores(parser: ConfigParser, settings: Sequence[dict[str, float]], alone: bool) -> Iterator[np.ndarray]:
     """For each validation image, AJI and PQ of every setting, ``(settings, 2)``."""
     network = parser.get_parsed_content("loaded_network").eval()
     device, inferer = parser.get_parsed_content("device"), parser.get_parsed_content("inferer")
     target = parser.get_parsed_content("target_mpp")
-    finders = [NucleusInstances(max_hole_um2=DEFAULT_INSTANCES["max_hole_um2"], **each) for each in settings]
+    hole = DEFAULT_INSTANCES["max_hole_um2"]
+    finders = [WholeInstances(**each) if alone else NucleusInstances(max_hole_um2=hole, **each) for each in settings]
     for item in tqdm(parser.get_parsed_content("validate#dataset"), desc="validation images", unit="image"):
         with torch.no_grad():
             image = torch.as_tensor(item["image"])[None].to(device)
-            probability = inferer(image, network).sigmoid()[0].float().cpu()
+            prediction = inferer(image, network)
+        prediction = prediction["instances"][0].cpu() if alone else prediction.sigmoid()[0].float().cpu()
         mpp = getattr(item["source"], "meta", {}).get("mpp") or target
         truth = convert_to_numpy(item["truth"]).astype(np.int64)
-        yield np.array([_score(finder(probability, mpp=float(mpp)).numpy(), truth) for finder in finders])
+        yield np.array([_score(finder(prediction, mpp=float(mpp)).numpy(), truth) for finder in finders])
 
 
 def _score(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
@@ -137,18 +155,18 @@ def _score(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     return AggregatedJaccardIndex()(predicted[None], truth[None]).item(), panoptic_scores(counts)["pq"].item()
 
 
-def _choose(table: pd.DataFrame, scores: np.ndarray, name: str) -> pd.Series:
+def _choose(table: pd.DataFrame, scores: np.ndarray, name: str, swept: Sequence[str] = _SWEPT) -> pd.Series:
     """The most central setting among those whose paired difference from the best is within its standard error."""
     difference = scores[:, [table[name].argmax()]] - scores  # paired: images differ far more than settings do
     error = difference.std(axis=0, ddof=1) / np.sqrt(len(scores)) if len(scores) > 1 else 0.0
-    return central_choice(table[difference.mean(axis=0) <= error], name, np.inf, over=_SWEPT)
+    return central_choice(table[difference.mean(axis=0) <= error], name, np.inf, over=swept)
 
 
-def _plot(table: pd.DataFrame, chosen: pd.Series, score: str) -> Figure:
+def _plot(table: pd.DataFrame, chosen: pd.Series, score: str, swept: Sequence[str]) -> Figure:
     """The score against each setting, the others kept."""
-    figure = Figure(figsize=(12, 3), layout="constrained")
-    for axis, name in zip(figure.subplots(1, len(_SWEPT), sharey=True), _SWEPT, strict=True):
-        others = [other for other in _SWEPT if other != name]
+    figure = Figure(figsize=(max(4, 3 * len(swept)), 3), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(swept), sharey=True, squeeze=False)[0], swept, strict=True):
+        others = [other for other in swept if other != name]
         line = table[np.isclose(table[others], chosen[others].astype(float)).all(axis=1)]
         axis.plot(line[name], line[score], marker=".")
         axis.axvline(chosen[name], color="grey", linestyle=":")

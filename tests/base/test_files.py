@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from monai_ext.base.files import atomic_path, find_files, write_png
+from monai_ext.base.files import atomic_path, find_files, path_below, write_png
 
 LIBRARY = Path(__file__).parents[2] / "monai_ext"
 
@@ -71,3 +72,55 @@ def test_files_are_found_but_not_hidden_or_skipped_ones(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "loop").symlink_to(tmp_path)
     assert find_files(tmp_path, (".png",), tmp_path / "out") == [tmp_path / "b.PNG", tmp_path / "sub/a.png"]
+
+
+def test_linked_files_and_folders_keep_the_links_name(tmp_path):
+    source, store = tmp_path / "source", tmp_path / "store"
+    for name in ("case/a.png", "b.png"):
+        (store / name).parent.mkdir(parents=True, exist_ok=True)
+        (store / name).touch()
+    source.mkdir()
+    (source / "patient 1").symlink_to(store / "case")
+    (source / "slide.png").symlink_to(store / "b.png")
+    (source / "gone.png").symlink_to(store / "nowhere.png")
+    names = [path.relative_to(source).as_posix() for path in find_files(source, (".png",))]
+    assert names == ["gone.png", "patient 1/a.png", "slide.png"]
+
+
+def test_a_folder_that_is_reached_twice_counts_by_its_own_name(tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/a.png").touch()
+    for name in ("a link", "z link"):
+        (tmp_path / name).symlink_to(tmp_path / "m")
+    assert find_files(tmp_path, (".png",)) == [tmp_path / "m/a.png"]
+
+
+def test_files_are_sorted_as_paths_are(tmp_path):
+    names = ("a/x.png", "a b.png", "a.png", "a-b/x.png", "B.png", "a/b/y.png")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_files(tmp_path, (".png",)) == sorted(tmp_path / name for name in names)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, capsys, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.png").touch()
+    scandir = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr("monai_ext.base.files.os.scandir", refuse)
+    assert find_files(tmp_path, (".png",)) == [tmp_path / "a.png"]
+    assert capsys.readouterr().err == f"left out: {tmp_path / 'closed'}: Permission denied\n"
+
+
+def test_paths_below_a_folder_keep_the_names_of_links(tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "images").symlink_to(tmp_path / "store")
+    assert path_below(tmp_path / "images/a.svs", tmp_path) == Path("images/a.svs")
+    assert path_below(tmp_path / "store/a.svs", tmp_path / "images") == Path("a.svs")
+    assert path_below("/elsewhere/../b/a.svs", tmp_path) == Path("b/a.svs")

@@ -3,11 +3,13 @@ import json
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from monai.data import MetaTensor
 
 from monai_ext.base.errors import InputError
 from monai_ext.data.cohort import Cohort
+from monai_ext.data.result_files import ResultFiles
 from monai_ext.transforms.mark_done import MarkDoned
 
 
@@ -175,3 +177,56 @@ def test_pictures_of_an_earlier_run_are_no_images(folder):
         cv2.imwrite(str(folder / "x.png"), np.zeros((5, 5, 3), np.uint8))
         (folder / "x.png").rename(folder / name)
     assert len(Cohort(folder, folder).items) == 3
+
+
+def test_parts_of_a_slide_are_no_images(folder, capsys):
+    (folder / "sub" / "s.vms").write_text("[Virtual Microscope Specimen]\nImageFile=c.jpg\nMapFile=m.jpg\n")
+    for name in ("c.jpg", "m.jpg"):
+        cv2.imwrite(str(folder / "sub" / name), np.zeros((5, 5, 3), np.uint8))
+    cohort = Cohort(folder, folder / "out", check=lambda *_: None)
+    names = ["b.png", "sub/a.tif", "sub/deep/c.JPG", "sub/s.vms"]
+    assert [item["image"] for item in cohort.items] == [str(folder / name) for name in names]
+    assert capsys.readouterr().err.count(f"{folder}: left out 2 files that are parts of slides") == 1
+
+
+def test_linked_images_keep_the_links_name_and_folder(folder, tmp_path):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "patient 1").symlink_to(folder / "sub")
+    (linked / "slide.png").symlink_to(folder / "b.png")
+    cohort = Cohort(linked, tmp_path / "out")
+    names = ["patient 1/a.tif", "patient 1/deep/c.JPG", "slide.png"]
+    assert [item["image"] for item in cohort.items] == [str(linked / name) for name in names]
+    files = ResultFiles(tmp_path / "out", cohort.root)
+    images = [MetaTensor(torch.zeros(1), meta={"filename_or_obj": item["image"]}) for item in cohort.items]
+    assert [files.source(image).as_posix() for image in images] == names
+
+
+def test_the_input_folder_may_be_a_link(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder)
+    cohort = Cohort(tmp_path / "link", tmp_path / "link" / "out")
+    assert cohort.items[0]["image"] == str(tmp_path / "link" / "b.png")
+    cv2.imwrite(str(folder / "out" / "x.png"), np.zeros((5, 5, 3), np.uint8))
+    assert len(Cohort(tmp_path / "link", folder / "out").items) == 3
+
+
+def test_a_broken_link_is_an_image_that_cannot_be_read(folder, capsys):
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    assert len(Cohort(folder, folder / "out").items) == 3
+    assert f"left out: {folder / 'gone.png'}: expected an image, found no such file" in capsys.readouterr().err
+
+
+def test_torn_downloads_are_named_and_the_rest_goes_on(folder, capsys):
+    tifffile.imwrite(folder / "sub/a.tif", np.zeros((50, 60, 3), np.uint8), photometric="rgb")  # its pixels lie last
+    whole = (folder / "sub/a.tif").read_bytes()
+    torn = {"a.svs": b"", "b.svs": b"<!DOCTYPE html><html>404", "c.svs": whole[:-1], "d.tif": whole[:20]}
+    for name, content in torn.items():
+        (folder / name).write_bytes(content)
+    cohort = Cohort(folder, folder / "out")
+    assert len(cohort.items) == 3
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out")]
+    assert [name for name in torn if sum(str(folder / name) in line for line in lines) == 1] == list(torn)
+    reasons = [state(folder)[str(folder / name)]["reason"].split(": ", 1)[1] for name in torn]
+    assert reasons[0] == "expected an image, found an empty file, as of a download that failed"
+    assert reasons[1] == "expected an image, found a web page (HTML), as of a download that failed"
+    assert all(reason.endswith("its end is missing") for reason in reasons[2:])

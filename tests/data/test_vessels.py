@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import cv2
@@ -12,10 +13,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
+from shapely.geometry import mapping
 
 from monai_ext.base.errors import DataListError, InputError
 from monai_ext.data import Features, load_datalist, write_geojson, write_points
-from monai_ext.data.vessels import SlideVessels, check_vessel_item, keep_lumen
+from monai_ext.data.vessels import SlideVessels, check_vessel_image, check_vessel_item, keep_lumen, vessel_items
+from monai_ext.transforms.load_vessel import LoadVesseld
 from monai_ext.transforms.lumen import KeepLumen, KeepLumend
 
 SHAPE = (60, 80)
@@ -198,3 +201,63 @@ def test_vessels_are_files_of_their_own(tmp_path, tissue, names):
     assert len({name.lower() for name in found}) == len(names)
     assert not any(set(name) & set("/\\.") or len(name.encode()) > 120 for name in found)
     assert found[0] == {"../v": "v", "": "vessel_0001", None: "vessel_0001", "ü" * 300: "ü" * 50}.get(*names[:1] * 2)
+
+
+# ---- what is drawn around vessels, parts, crossing outlines
+
+
+def _feature(geometry, kind, children=(), **properties):
+    properties = {"objectType": kind, "childObjects": list(children), **properties}
+    return {"type": "Feature", "geometry": geometry and mapping(geometry), "properties": properties}
+
+
+LUMENS = [shapely.box(x, 10, x + 10, 30) for x in (5, 30, 55)]
+
+
+@pytest.mark.parametrize("kind", ["annotation", "detection"])
+@pytest.mark.parametrize("around", ["annotation", "tmaCore"])
+def test_a_region_around_vessels_is_none(tissue, tmp_path, kind, around):
+    vessels = [_feature(lumen, kind) for lumen in LUMENS]
+    flat = [_feature(shapely.box(0, 0, 80, 60), around), *vessels]
+    nested = [_feature(None, "root", [_feature(shapely.box(0, 0, 80, 60), around, vessels)])]
+    for content in (flat, nested):
+        file = tmp_path / "v.geojson"
+        file.write_text(json.dumps(content))
+        found = SlideVessels(tissue[1], file, mpp=0.5)
+        assert [outline.bounds for outline in found.geometry] == [lumen.bounds for lumen in LUMENS]
+
+
+def test_named_vessels_among_cells(tissue, tmp_path):
+    cells = [_feature(shapely.box(x, 40, x + 2, 42), "detection") for x in range(5, 70, 5)]
+    spots = [_feature(lumen.centroid.buffer(2), "detection") for lumen in LUMENS]
+    drawn = [_feature(lumen, "annotation", classification={"name": "Vessel"}) for lumen in LUMENS]
+    file = tmp_path / "v.geojson"
+    file.write_text(json.dumps([*drawn, *cells, *spots]))
+    assert len(SlideVessels(tissue[1], file, mpp=0.5, classes=["Vessel"])) == 3
+    assert len(SlideVessels(tissue[1], file, mpp=0.5)) == len(cells) + len(spots), "detections are the objects"
+    results = [_feature(lumen, "annotation", classification={"name": "Invaded vessel"}) for lumen in LUMENS]
+    file.write_text(json.dumps([*results, *spots]))
+    assert len(SlideVessels(tissue[1], file, mpp=0.5)) == 3, "our own results, with the patches in them"
+
+
+def test_parts_are_vessels_by_option(tissue, tmp_path, capsys):
+    file = write_geojson(tmp_path / "tissue_vessels.geojson", Features([shapely.MultiPolygon(LUMENS)], "Vessel"))
+    compressed = file.with_name(f"{file.name}.gz")
+    compressed.write_bytes(gzip.compress(file.read_bytes()))
+    file.unlink()
+    items = vessel_items([{"image": str(tissue[1])}], mpp=0.5)
+    assert (len(items), items[0]["outlines"]) == (1, str(compressed))
+    assert "split_parts makes each part" in capsys.readouterr().err
+    items = vessel_items([{"image": str(tissue[1])}], mpp=0.5, split_parts=True)
+    assert [LoadVesseld("image", mpp=0.5)(item)["image"].shape for item in items] == [(3, 20, 10)] * 3
+    check_vessel_image(tissue[1], 0.5, least=10, split_parts=True)
+
+
+def test_crops_follow_areas_and_repaired_outlines(tissue, tmp_path):
+    point_outside = shapely.GeometryCollection([LUMENS[0], shapely.Point(79, 59)])
+    bow_tie = shapely.Polygon([(30, 10), (50, 30), (50, 10), (30, 30), (30, 20), (0, 20), (30, 20)])
+    file = write_geojson(tmp_path / "v.geojson", Features([point_outside, bow_tie]))
+    one, other = SlideVessels(tissue[1], file, mpp=0.5)
+    assert one.image.shape == (3, 20, 10)
+    assert other.image.shape == (3, 20, 20)
+    assert other.lumen.sum() == pytest.approx(200, abs=20)

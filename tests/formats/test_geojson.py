@@ -332,8 +332,6 @@ def test_any_wrong_value_is_read_or_one_clear_error(value, key, kind):
             id="ring",
         ),
         pytest.param([feature({"type": "Point", "coordinates": [float("nan"), 1]})], "object 0", "finite", id="nan"),
-        pytest.param([feature(classification={"name": "a", "color": "red"})], "feature 0", "red", id="color"),
-        pytest.param([feature(measurements={"a": "large"})], "feature 0", "large", id="measurement"),
         pytest.param({"type": "Topology"}, "feature 0", "Topology", id="other_json"),
     ],
 )

@@ -1,7 +1,9 @@
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
+from monai_ext.base.errors import InputError
 from monai_ext.formats.image import read_field
 from monai_ext.formats.reader import SlideReader
 from monai_ext.formats.tissue import Tissue, tissue_mask
@@ -137,3 +139,113 @@ def test_cells_touch_tissue(scale, size):
 
 def test_area():
     assert Tissue(np.ones((10, 20), bool), 16.0).area_mm2(0.25) == pytest.approx(200 * (16 * 0.25) ** 2 * 1e-6)
+
+
+CASTS = {"blue": (210, 215, 244), "green": (210, 244, 215), "yellow": (244, 238, 200), "pink": (244, 210, 230)}
+
+
+def on_glass(glass, colour=PINK):
+    image = canvas(glass)
+    image[:, 100:200, 150:250] = canvas(np.multiply(colour, glass) / 240, 8, (100, 100))
+    return image
+
+
+@pytest.mark.parametrize("glass", CASTS.values(), ids=CASTS)
+@pytest.mark.parametrize("mpp", [2.0, 8.0])
+def test_tinted_glass_is_no_tissue(glass, mpp):
+    assert not tissue_mask(canvas(glass), mpp).any()
+    mask, plain = (tissue_mask(on_glass(white), mpp) for white in (glass, (240, 240, 240)))
+    assert (mask != plain).mean() < 0.005
+
+
+@pytest.mark.parametrize("colour", [(205, 130, 180), (150, 110, 180), (225, 175, 205)])
+def test_tissue_without_glass_is_no_tinted_glass(colour):
+    """A texture has no colour that is sharply the most frequent one."""
+    texture = cv2.GaussianBlur(RNG.normal(0, 40, (300, 400)), (0, 0), 2)
+    image = np.clip(np.array(colour)[:, None, None] + texture, 0, 255).astype(np.uint8)
+    assert tissue_mask(image, 8.0).all()
+
+
+def test_white_margins_are_not_the_white_point():
+    image = on_glass(CASTS["blue"])
+    image[:, :40] = 255
+    image[:, :, 350:] = 255
+    mask = tissue_mask(image, 8.0)
+    assert mask[105:195, 155:245].all()
+    assert mask.sum() < 1.1 * 100 * 100
+
+
+INKS = {
+    "blue": (40, 80, 180),
+    "navy": (30, 50, 100),
+    "green": (45, 135, 75),
+    "black": (60, 55, 66),
+    "red": (210, 22, 50),
+}
+
+
+@pytest.mark.parametrize("ink", INKS.values(), ids=INKS)
+def test_strokes_of_a_marker_are_no_tissue(ink):
+    image = canvas((240, 240, 240))
+    image[:, 100:200, 150:250] = canvas(PINK, 8, (100, 100))
+    image[:, :, 40:70] = canvas(ink, 4, (300, 30))  # apart from it
+    image[:, 140:160] = canvas(ink, 4, (20, 400))  # and across
+    mask = tissue_mask(image, 8.0)
+    assert not mask[:, :100].any()
+    assert not mask[140:160].any()
+    assert mask[105:130, 155:245].all()
+    assert mask[170:195, 155:245].all()
+
+
+@pytest.mark.parametrize(
+    "colour", [(95, 70, 140), (60, 45, 120), (190, 70, 85), (90, 25, 60)], ids=["nuclei", "dense", "blood", "fold"]
+)
+def test_dark_and_red_tissue_is_no_ink(colour):
+    image = on_glass((240, 240, 240), colour)
+    assert tissue_mask(image, 8.0)[105:195, 155:245].all()
+
+
+def test_spots_of_the_colour_of_ink_stay_tissue():
+    image = on_glass((240, 240, 240))
+    image[:, 140:150, 190:200] = np.array(INKS["blue"])[:, None, None]  # 80 um
+    assert tissue_mask(image, 8.0)[105:195, 155:245].all()
+
+
+@pytest.mark.parametrize("value", [0, 255, 90])
+def test_nothing_depends_on_what_is_not_valid(value):
+    image = on_glass((214, 218, 244))
+    valid = np.ones(image.shape[1:], bool)
+    valid[:, 200:] = valid[:80] = False
+    valid[150:160, 160:170] = False
+    expected = tissue_mask(image, 8.0, valid=valid)
+    assert not expected[~valid].any()
+    assert expected[105:145, 155:195].all()
+    assert expected.sum() < 1.1 * 50 * 100
+    other = image.copy()
+    other[:, ~valid] = np.array([value, value // 3, value])[:, None]
+    np.testing.assert_array_equal(tissue_mask(other, 8.0, valid=valid), expected)
+
+
+def test_all_valid_is_as_none():
+    image = on_glass((240, 240, 240))
+    np.testing.assert_array_equal(
+        tissue_mask(image, 8.0, valid=np.ones(image.shape[1:], bool)), tissue_mask(image, 8.0)
+    )
+    assert not tissue_mask(image, 8.0, valid=np.zeros(image.shape[1:], bool)).any()
+
+
+def test_a_gap_that_reaches_what_was_not_scanned_is_no_hole():
+    image = canvas(PINK, 6)
+    image[:, 100:110, 100:130] = 240
+    valid = np.ones(image.shape[1:], bool)
+    assert tissue_mask(image, 8.0, valid=valid)[105, 115]
+    valid[100:110, 128:140] = False
+    mask = tissue_mask(image, 8.0, valid=valid)
+    assert not mask[105, 115]
+    assert mask[50, 50]
+
+
+@pytest.mark.parametrize("valid", [np.ones((300, 400)), np.ones((400, 300), bool)], ids=["numbers", "another shape"])
+def test_valid_is_a_mask_of_the_thumbnails_size(valid):
+    with pytest.raises(InputError, match=r"valid: expected bool \(300, 400\)"):
+        tissue_mask(canvas(PINK), 8.0, valid=valid)

@@ -165,3 +165,49 @@ def test_a_label_image_is_on_the_files_grid():
     label = LabelImaged()({"instances": instances, "source": source})["pred"]
     assert label.dtype == np.uint16
     np.testing.assert_array_equal(label.T, np.kron(instances[0].numpy(), np.ones((2, 2), int)))
+
+
+def test_annotations_with_regions_become_labels_without(image, tmp_path):
+    path, _ = image
+    cells = [shapely.box(x, 20, x + 10, 30) for x in (20, 40, 60)]
+    kinds = ["annotation", *["detection"] * 3]
+    label = write_geojson(tmp_path / "a.geojson", Features([shapely.box(0, 0, 300, 200), *cells], object_types=kinds))
+    assert np.unique(object_map(label, path), return_counts=True)[1].tolist() == [300 * 400 - 300, 100, 100, 100]
+    assert len(object_points(label)) == 3
+    only = write_geojson(tmp_path / "b.geojson", Features([shapely.box(0, 0, 300, 200)], "Region*"))
+    assert not has_object(only)
+
+
+def test_asap_annotations_become_labels(image, tmp_path):
+    def annotation(kind, corners, group="None"):
+        lines = "".join(f'<Coordinate Order="{n}" X="{x}" Y="{y}"/>' for n, (x, y) in enumerate(corners))
+        part = f'<Annotation Name="{kind}" Type="{kind}" PartOfGroup="{group}">'
+        return f"{part}<Coordinates>{lines}</Coordinates></Annotation>"
+
+    def square(x, y, side):
+        return [(x, y), (x + side, y), (x + side, y + side), (x, y + side)]
+
+    label = tmp_path / "a.xml"
+    drawn = [
+        annotation("Rectangle", square(0, 0, 200), "tissue"),
+        annotation("Polygon", square(10, 10, 20), "tumour"),
+        annotation("Spline", square(60, 10, 10), "tumour"),
+        annotation("Polygon", square(15, 15, 5), "_2"),
+        annotation("Measurement", [(0, 0), (90, 90)]),
+        annotation("Polygon", [(0, 0), (90, 90)]),
+    ]
+    label.write_text(f"<ASAP_Annotations><Annotations>{''.join(drawn)}</Annotations></ASAP_Annotations>")
+    instances = object_map(label, image[0])
+    assert np.unique(instances, return_counts=True)[1].tolist() == [300 * 400 - 475, 375, 100]
+    assert len(object_points(label)) == 2
+    drawn = [annotation("Dot", [(5.5, 7.5)]), annotation("PointSet", [(1.5, 2.5), (3.5, 4.5)])]
+    label.write_text(f"<ASAP_Annotations><Annotations>{''.join(drawn)}</Annotations></ASAP_Annotations>")
+    assert object_points(label).tolist() == [[7, 5], [2, 1], [4, 3]]
+
+
+def test_a_lumen_that_crosses_itself(image):
+    path, _ = image
+    crossing = [[150, 100], [190, 139], [190, 100], [150, 139]]
+    drawn = load_vessel_region(path, (150, 100), (50, 40), 0.25, outline=crossing)
+    assert shapely.from_wkt(drawn["outline"]).is_valid
+    assert shapely.from_wkt(drawn["outline"]).area == pytest.approx(40 * 39 / 2)

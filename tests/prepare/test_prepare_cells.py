@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import shapely
 import tifffile
 from scipy.io import savemat
+from shapely.geometry import mapping
 
 from monai_ext import prepare
 from monai_ext.base.errors import DataListError, InputError
@@ -26,6 +28,7 @@ from monai_ext.prepare import (
     prepare_qupath,
 )
 from monai_ext.prepare.dsb2018 import is_he_like
+from monai_ext.prepare.monuseg import read_aperio
 
 PARTS = ("training", "validation", "test")
 SHAPE = (60, 90)
@@ -498,3 +501,67 @@ def test_qupath_slide(tmp_path):
     plain = prepare_qupath(src, tmp_path / "plain", tile=256, split="test")
     first = [read_field(items(p)[1][0]["image"]).image.astype(int) for p in (path, plain)]
     assert np.abs(first[0] - first[1]).mean() > 3, "Macenko changes the colours"
+
+
+def _nested(path, region, cells, compress=False, **properties):
+    """QuPath's nested export: a root without a geometry, a region, and its cells."""
+    children = [
+        {"type": "Feature", "geometry": mapping(cell), "properties": {"objectType": "detection", **properties}}
+        for cell in cells
+    ]
+    inner = {"objectType": "annotation", "classification": {"name": "Tumor"}, "childObjects": children}
+    around = {"type": "Feature", "geometry": mapping(region), "properties": inner}
+    root = {"type": "Feature", "geometry": None, "properties": {"objectType": "root", "childObjects": [around]}}
+    text = json.dumps(root).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(text) if compress else text)
+
+
+@pytest.mark.parametrize("suffix", [".geojson", ".json.gz", ".png.geojson.gz"])
+def test_qupath_regions_are_no_nuclei(tmp_path, suffix):
+    cells = [shapely.box(x, y, x + 6, y + 5) for x in range(5, 95, 15) for y in range(5, 55, 10)]
+    picture(tmp_path / "src" / "s0.png")
+    path = tmp_path / "src" / "ssa" / f"s0{suffix}"
+    _nested(path, shapely.box(0, 0, 100, 60), cells, suffix.endswith("gz"), classification={"name": "Immune"})
+    content, (item,) = items(prepare_qupath(tmp_path / "src", tmp_path / "dst", mpp=0.25, tile=0, resolutions=1))
+    label = read_mask(item["label"])
+    assert len(np.unique(label)) - 1 == len(cells)
+    assert (label > 0).sum() == (read_mask(item["classes"]) > 0).sum() == 30 * len(cells)
+    assert content["class_names"] == ["Immune"]
+    assert len(read_geojson(tmp_path / "dst" / item["annotations"]["ssa"])) == len(cells)
+
+
+def test_qupath_parts_of_a_class(tmp_path, capsys):
+    cells = [shapely.box(x, y, x + 6, y + 5) for x in range(5, 95, 15) for y in range(5, 55, 10)]
+    picture(tmp_path / "src" / "s0.png")
+    by_class = [shapely.MultiPolygon(cells[n::2]) for n in (0, 1)]
+    write_geojson(tmp_path / "src" / "ssa" / "s0.geojson", Features(by_class, ["a", "b"]))
+    options = {"mpp": 0.25, "tile": 0, "resolutions": 1}
+    for split, count in ((False, 2), (True, len(cells))):
+        dst = tmp_path / f"dst{count}"
+        _, (item,) = items(prepare_qupath(tmp_path / "src", dst, split_parts=split, **options))
+        assert read_mask(item["label"]).max() == count
+        assert [(read_mask(item["classes"]) == k).sum() for k in (1, 2)] == [15 * len(cells)] * 2
+        assert ("parts far apart, one each: 2, of 30 parts (split_parts makes" in capsys.readouterr().err) != split
+
+
+def test_aperio_types_of_regions(tmp_path):
+    path = tmp_path / "a.xml"
+    regions = [
+        (0, 0, [(0, 0), (20, 0), (20, 20), (0, 20)]),
+        (1, 0, [(30, 0), (40, 0), (40, 10), (30, 10)]),
+        (2, 0, [(50, 0), (60, 20)]),
+        (3, 0, [(0, 50), (9, 59)]),
+        (4, 0, [(0, 50), (9, 59), (0, 59)]),
+        (0, 1, [(5, 5), (10, 5), (10, 10), (5, 10)]),
+    ]
+    written = "".join(
+        f'<Region Type="{kind}" NegativeROA="{negative}"><Vertices>'
+        + "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in corners)
+        + "</Vertices></Region>"
+        for kind, negative, corners in regions
+    )
+    path.write_text(f"<Annotations><Annotation><Regions>{written}</Regions></Annotation></Annotations>")
+    outlines = read_aperio(path)
+    assert [outline.bounds for outline in outlines] == [(0, 0, 20, 20), (30, 0, 40, 10), (50, 0, 60, 20)]
+    assert shapely.area(outlines) == pytest.approx([400 - 25, 100, np.pi * 5 * 10], rel=0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import cv2
@@ -192,3 +193,40 @@ def test_outlines_without_a_label_or_without_a_file_are_named(tmp_path):
     assert len(found) == 5
     assert "s0_vessels.geojson: expected outlines of class healthy or MVI, found Vessel" in found[0]
     assert "s4_vessels.geojson" in found[-1]
+
+
+def test_outlined_slides_with_regions_parts_and_compression(tmp_path, capsys):
+    lumens = [shapely.box(x, 10, x + 30, 40) for x in (10, 60, 110)]
+    (tmp_path / "src" / "slides").mkdir(parents=True)
+    image = np.random.default_rng(0).integers(0, 255, (60, 160, 3), np.uint8)
+    resolution = {"resolution": (2e4, 2e4), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(tmp_path / "src" / "slides" / "a.tif", image, photometric="rgb", **resolution)
+    path = tmp_path / "src" / "slides" / "a_vessels.geojson"
+    features = Features([shapely.box(0, 0, 160, 60), *lumens], [None, "MVI", "healthy", "healthy"])
+    write_geojson(path, features)
+    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    content = json.loads(prepare_pvid(tmp_path / "src", tmp_path / "dst", split="test").read_text())
+    assert sorted(item["label"] for item in content["test"]) == [0, 0, 1]
+    assert "annotations taken for regions as they enclose others: 1" in capsys.readouterr().err
+    path.with_name(f"{path.name}.gz").unlink()
+    write_geojson(path, Features([shapely.MultiPolygon(lumens)], "healthy"))
+    options = {"split": "test", "split_parts": True}
+    content = json.loads(prepare_pvid(tmp_path / "src", tmp_path / "parts", **options).read_text())
+    assert len(content["test"]) == 3
+
+
+def test_a_folder_without_slides_is_an_error(tmp_path):
+    (tmp_path / "src" / "slides").mkdir(parents=True)
+    assert "expected images of the pvid release, found none" in "\n".join(problems(tmp_path / "src", tmp_path / "dst"))
+
+
+def test_a_region_around_a_lumen_is_none(tmp_path):
+    src = release(tmp_path / "src")
+    drawn = [shapely.box(0, 0, 50, 40), shapely.box(5, 10, 30, 35)]
+    path = write_geojson(src / "masks" / "v001.geojson", Features(drawn, object_types=["annotation", "detection"]))
+    path.with_name("v001.geojson.gz").write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    content = json.loads(prepare_pvid(src, tmp_path / "dst").read_text())
+    [item] = [item for part in PARTS for item in content[part] if "v001" in item["image"]]
+    assert (read_mask(tmp_path / "dst" / item["mask"]) > 0).sum() == 25 * 25

@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import numpy as np
@@ -115,3 +116,66 @@ def test_what_cannot_be_compared(results, reference, expected, cohort):
     write(cohort / "empty_reference", "a", [])
     with pytest.raises(InputError, match=expected):
         compare_cells(str(cohort / results), str(cohort / reference), str(cohort / "out"))
+
+
+SQUARES = [shapely.box(x, y, x + 20, y + 20) for x in range(0, 200, 40) for y in range(0, 200, 40)]
+
+
+def compared(folder, results, reference, **options):
+    paths = [write_geojson(folder / f"{name}.geojson", f) for name, f in (("a", results), ("b", reference))]
+    compare_cells(*map(str, paths), str(folder / "out"), radius_px=4, **options)
+    metrics = json.loads((folder / "out" / "metrics.json").read_text())
+    return pd.read_csv(folder / "out" / "scores.csv").iloc[0], metrics["notes"]
+
+
+def test_regions_are_not_compared(tmp_path):
+    around = shapely.box(-10, -10, 400, 400)
+    reference = Features([around, *SQUARES], object_types=["annotation", *["detection"] * len(SQUARES)])
+    row, _ = compared(tmp_path, Features(SQUARES, object_types="detection"), reference)
+    assert (row[["aji", "pq", "f1", "iou"]] == 1).all()
+    assert row["true_cells"] == row["found_cells"] == len(SQUARES)
+    beyond = [shapely.box(900, y, 920, y + 20) for y in (0, 40, 80)]
+    row, notes = compared(tmp_path, Features([*SQUARES, *beyond], object_types="cell"), reference)
+    assert row["found_cells"] == len(SQUARES)
+    assert notes["Beyond the reference's regions, a"] == "3 left out"
+    everywhere = Features([around, *SQUARES, beyond[0]], object_types=["annotation", *["cell"] * (len(SQUARES) + 1)])
+    row, notes = compared(tmp_path, Features([*SQUARES, *beyond], object_types="cell"), everywhere)
+    assert row["found_cells"] == len(SQUARES) + 3, "the reference was not made in its regions only"
+
+
+@pytest.mark.parametrize(("outlines", "same"), [("nuclei", "nuclei"), ("cells", "cells")])
+def test_nuclei_with_nuclei_cells_with_cells(tmp_path, capsys, outlines, same):
+    nuclei = [square.buffer(-6, join_style="mitre") for square in SQUARES]
+    cells = Features(SQUARES, object_types="cell", nuclei=nuclei)
+    found = Features(nuclei if same == "nuclei" else SQUARES, object_types="detection" if same == "nuclei" else "cell")
+    row, notes = compared(tmp_path, found, cells, outlines=outlines)
+    assert (row[["aji", "f1", "iou"]] == 1).all()
+    assert notes["Outlines"] == outlines
+    assert notes["Compared, reference"] == ("25 nuclei of cells" if outlines == "nuclei" else "25 cells")
+    assert notes["Compared, results, a"] == ("25 detections" if outlines == "nuclei" else "25 cells")
+    printed = capsys.readouterr()
+    assert f"Outlines: {outlines}" in printed.out
+    assert "whole cells" not in printed.err
+
+
+def test_unlike_outlines_are_told_of(tmp_path, capsys):
+    whole = Features(SQUARES, object_types="cell")
+    compared(tmp_path, Features(SQUARES, object_types="detection"), whole)
+    assert (
+        "outlines of whole cells in the reference are compared with those of other objects" in capsys.readouterr().err
+    )
+    with pytest.raises(InputError, match="--outlines: expected nuclei or cells, found 'membranes'"):
+        compared(tmp_path, whole, whole, outlines="membranes")
+
+
+def test_parts_and_compressed_files(tmp_path):
+    parts = Features([shapely.MultiPolygon(SQUARES)], "a")
+    row, _ = compared(tmp_path, Features(SQUARES, "a"), parts)
+    assert row["true_cells"] == 1
+    row, _ = compared(tmp_path, Features(SQUARES, "a"), parts, split_parts=True)
+    assert (row["true_cells"], row["aji"]) == (len(SQUARES), 1)
+    for side in ("one", "other"):
+        path = write_geojson(tmp_path / side / "x.geojson", Features(SQUARES))
+        (tmp_path / side / "y.json.gz").write_bytes(gzip.compress(path.read_bytes()))
+    compare_cells(str(tmp_path / "one"), str(tmp_path / "other"), str(tmp_path / "out"))
+    assert sorted(pd.read_csv(tmp_path / "out" / "scores.csv")["image"]) == ["x", "y"]

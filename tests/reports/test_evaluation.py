@@ -93,3 +93,24 @@ def test_everything_that_is_missing_is_said_at_once(cohort):
 def test_wrong_paths_are_named(cohort, results, reference, part, expected):
     with pytest.raises(InputError, match=expected):
         evaluate_slides(cohort / results, cohort / reference, cohort / "out", part=part)
+
+
+def test_tumour_is_what_was_drawn_not_what_lies_around_or_in_it(cohort):
+    lesions = [square(1000, 1000, 1500), square(5000, 5000, 1200)]
+    cells = [square(row, 4000, 40) for row in range(100, 7000, 100)]
+    around = [square(0, 0, SIDE)]
+    kinds = ["annotation"] * 3 + ["detection"] * len(cells)
+    classes = [None, "Tumor", "Tumor", *["Immune"] * len(cells)]
+    write_geojson(cohort / "test_001.geojson", Features([*around, *lesions, *cells], classes, object_types=kinds))
+    evaluate_slides(cohort / "results", cohort / "slides.json", cohort / "out")
+    table = pd.read_csv(cohort / "out/slides.csv").set_index("slide")
+    assert table.loc["test_001.tif", ["lesions", "found", "false"]].tolist() == [2, 1, 1]
+    classes[0] = "Tissue"
+    write_geojson(cohort / "test_001.geojson", Features([*around, *lesions, *cells], classes, object_types=kinds))
+    with pytest.raises(InputError, match="found Tumor inside Tissue; --classes says which count"):
+        evaluate_slides(cohort / "results", cohort / "slides.json", cohort / "out")
+    write_geojson(cohort / "test_002.geojson", Features([square(2000, 2000, 1000), square(6000, 1000, 60)], "Tumor"))
+    evaluate_slides(cohort / "results", cohort / "slides.json", cohort / "out", classes="Tumor")
+    assert pd.read_csv(cohort / "out/slides.csv")["lesions"].tolist() == table["lesions"].tolist()
+    with pytest.raises(InputError, match="expected outlines of Necrosis, found none"):
+        evaluate_slides(cohort / "results", cohort / "slides.json", cohort / "out", classes=["Necrosis"])

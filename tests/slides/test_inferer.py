@@ -575,3 +575,31 @@ def test_real_slide(real_data, tmp_path):
     with tifffile.TiffFile(tmp_path / "CMU-1-Small-Region_heatmap.ome.tif") as tiff:
         size = np.array(tiff.series[0].shape) * plan["cell_um"]
     np.testing.assert_allclose(size, np.array([2967, 2220]) * 0.499, atol=plan["cell_um"])
+
+
+def test_linked_slides_keep_the_links_name_and_folder(slides, tmp_path):
+    source, output = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    (source / "patient 1").symlink_to(slides / "ward")
+    (source / "slide.tif").symlink_to(slides / "a.tif")
+    cohort = Cohort(source, output, target_mpp=0.5, check=check_slide)
+    inferer(output).run(cohort)
+    cohort.close()
+    assert sorted(pd.read_csv(output / "summary.csv")["image"]) == ["patient 1/b.png", "patient 1/b.tif", "slide.tif"]
+    for name in ("patient 1/b.png", "patient 1/b.tif", "slide"):
+        assert (output / f"{name}.geojson").is_file()
+
+
+def test_a_slide_without_its_last_tiles_fails_and_the_others_go_on(slides, tmp_path, capsys):
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "b.tif").symlink_to(slides / "ward" / "b.tif")
+    tifffile.imwrite(source / "a.tif", paint(620, 930), photometric="rgb", tile=(256, 256), metadata=None)
+    (source / "a.tif").write_bytes((source / "a.tif").read_bytes()[:-200_000])  # the last tile and a little more
+    cohort = Cohort(source, tmp_path / "out", 0.5, 0.5, check=check_slide)
+    (result,) = inferer(tmp_path / "out").run(cohort)
+    assert result.name == "b"
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "a.tif" in line]
+    assert line.startswith(f"left out: {source / 'a.tif'}: expected a whole file of")
+    with pytest.raises(SystemExit):
+        cohort.close()

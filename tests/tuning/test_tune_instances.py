@@ -7,12 +7,15 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
+from scipy import ndimage
 
 from monai_ext.base.errors import InputError
-from monai_ext.tuning import DEFAULT_INSTANCES, read_instances, tune_instances
+from monai_ext.instances.sparse import SparseInstances
+from monai_ext.tuning import DEFAULT_INSTANCES, read_instances, read_least_area, tune_instances
 from monai_ext.tuning.instances import _choose
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "pathology_cell_semantic_segmentation"
+NUCLEI_BUNDLE = BUNDLE.with_name("pathology_nuclei_instance_segmentation")
 DARK_IS_NUCLEUS = {"_target_": "torch.nn.Conv2d", "in_channels": 3, "out_channels": 1, "kernel_size": 1}
 RADIUS, APART = 10, 15  # px; discs that touch
 SPECK = 4  # px, so 3 um2 at .25 um/px
@@ -81,6 +84,28 @@ def test_validation_list_alone_decides(data, weights, capsys):
     assert together["aji"].max() < sweep["aji"].max() - 0.2
     assert cv2.imread(str(weights / "instances_sweep.png")) is not None
     assert "AJI" in capsys.readouterr().out
+
+
+class Dark(torch.nn.Module):
+    """Sees each dark area as a nucleus."""
+
+    def find(self, windows):
+        maps = [torch.from_numpy(ndimage.label(window[1].numpy() < 0)[0]) for window in windows]
+        return [SparseInstances.from_map(each) for each in maps]
+
+
+def test_of_instances_the_least_area_alone_is_chosen(data, tmp_path, capsys):
+    path = tune_instances(
+        str(data), str(NUCLEI_BUNDLE), output=str(tmp_path / "instances.json"), loaded_network=Dark(), device="cpu"
+    )
+    found = read_least_area(path)
+    assert set(found) == {"min_area_um2", "validation", "chosen_by", "images"}
+    assert SPECK**2 * np.pi * 0.0625 < found["min_area_um2"] < RADIUS**2 * np.pi * 0.0625
+    assert (found["chosen_by"], found["images"]) == ("pq", 3)
+    sweep = pd.read_csv(tmp_path / "instances_sweep.csv")
+    assert sweep.columns.tolist() == ["min_area_um2", "aji", "pq"]
+    assert sweep["pq"].max() > sweep["pq"][0] + 0.05  # with the specks
+    assert "min_area_um2" in capsys.readouterr().out
 
 
 def test_no_file_means_the_defaults_with_a_message(tmp_path, capsys):

@@ -1,0 +1,75 @@
+"""Which files and folders are parts of a slide that another file stands for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path, PurePath
+
+__all__ = ["companions"]
+
+_NAMING = (".vms", ".vmu")  # Hamamatsu: an index that names the slide's files
+_NAMED = re.compile(r"^\s*(?:ImageFile|MapFile|MacroImage|OptimisationFile)(?:\([^)]*\))?\s*=\s*(.+?)\s*$", re.I | re.M)
+_FOLDERS = {".mrxs": "{}", ".vsi": "_{}_"}  # MIRAX, Olympus: a file, and a folder called after it
+_DICOM = ".dcm"
+_STANDING = (*_NAMING, *_FOLDERS, _DICOM)
+_INDEX_BYTES = 1 << 20
+_SERIES = re.compile(rb"\x20\x00\x0e\x00UI(..)", re.S)  # DICOM's Series Instance UID, explicit VR, little endian
+_HEADER_BYTES = 1 << 16
+
+
+def companions(folder: Path, files: Collection[str], folders: Collection[str] = ()) -> set[str]:
+    r"""The names in a folder that are no slides of their own, because another file there stands for them.
+
+    These are what a Hamamatsu ``.vms`` or ``.vmu`` names (its image files, map and macro image), the folder of data
+    beside a ``.mrxs`` or a ``.vsi``, and all but the first file of each series of DICOM.
+
+    Args:
+        folder: where they lie.
+        files: names of its files.
+        folders: names of its folders.
+
+    Returns:
+        names among ``files`` and ``folders``.
+
+    Examples:
+        >>> from monai_ext.base.companions import companions
+        >>> _ = (folder / "a.vms").write_text("ImageFile=a_1.jpg\nMapFile=a_map.jpg\n")
+        >>> sorted(companions(folder, ["a.vms", "a_1.jpg", "a_map.jpg", "b.jpg", "c.mrxs"], ["c", "d"]))
+        ['a_1.jpg', 'a_map.jpg', 'c']
+    """
+    parts: set[str] = set()
+    series: set[bytes] = set()
+    by_name: dict[str, str] = {}
+    for name in sorted(name for name in files if name.lower().endswith(_STANDING)):
+        path = PurePath(name)
+        suffix = path.suffix.lower()
+        if suffix in _NAMING:
+            by_name = by_name or {name.casefold(): name for name in files}
+            named = _NAMED.findall(_head(folder / name, _INDEX_BYTES).decode("latin-1"))
+            others = {by_name.get(re.split(r"[\\/]", other)[-1].casefold()) for other in named}
+            parts |= others - {None, name}
+        elif suffix in _FOLDERS:
+            parts |= {_FOLDERS[suffix].format(path.stem)} & set(folders)
+        elif suffix == _DICOM and (uid := _series(folder / name)):
+            if uid in series:
+                parts.add(name)
+            series.add(uid)
+    return parts
+
+
+def _series(path: Path) -> bytes | None:
+    """The series that a DICOM file belongs to."""
+    head = _head(path, _HEADER_BYTES)
+    if head[128:132] != b"DICM" or not (match := _SERIES.search(head)):
+        return None
+    length = int.from_bytes(match[1], "little")
+    return head[match.end() : match.end() + length].rstrip(b"\0 ")
+
+
+def _head(path: Path, size: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError:  # whoever opens the slide will say so
+        return b""

@@ -1,0 +1,69 @@
+"""Files that another slide stands for."""
+
+import pytest
+
+from monai_ext.base.companions import companions
+from monai_ext.base.files import find_files
+
+VMS = """[Virtual Microscope Specimen]
+NoLayers=1
+NoJpegColumns=2
+NoJpegRows=1
+ImageFile=a.jpg
+ImageFile(1,0) = A(1,0).JPG
+MapFile=sub\\a_map.jpg
+OptimisationFile=a.opt
+MacroImage=a_macro.jpg
+AuthCode=other.jpg
+"""
+
+
+def dicom(path, uid):
+    path.write_bytes(bytes(128) + b"DICM" + b"\x20\x00\x0e\x00UI" + len(uid).to_bytes(2, "little") + uid + bytes(50))
+
+
+@pytest.mark.parametrize("suffix", [".vms", ".VMU"])
+def test_what_a_hamamatsu_index_names(tmp_path, suffix):
+    (tmp_path / f"a{suffix}").write_text(VMS)
+    names = [f"a{suffix}", "a.jpg", "a(1,0).jpg", "a_map.jpg", "a.opt", "a_macro.jpg", "other.jpg", "b.png"]
+    left = {"a.jpg", "a(1,0).jpg", "a_map.jpg", "a.opt", "a_macro.jpg"}
+    assert companions(tmp_path, names) == left
+
+
+def test_a_damaged_index_names_nothing(tmp_path):
+    (tmp_path / "a.vms").write_bytes(bytes(range(256)))
+    (tmp_path / "gone.vms").symlink_to("nowhere")
+    assert companions(tmp_path, ["a.vms", "gone.vms", "a.jpg"]) == set()
+
+
+def test_an_index_does_not_name_itself(tmp_path):
+    (tmp_path / "a.vms").write_text("ImageFile=a.vms\n")
+    assert companions(tmp_path, ["a.vms"]) == set()
+
+
+def test_folders_of_data(tmp_path):
+    files, folders = ["a.mrxs", "b.vsi", "c.svs"], ["a", "_a_", "b", "_b_", "c", "_c_"]
+    assert companions(tmp_path, files, folders) == {"a", "_b_"}
+
+
+def test_a_series_of_dicom_is_one_slide(tmp_path):
+    for name, uid in (("1.dcm", b"1.2.3"), ("2.dcm", b"1.2.3\0"), ("3.dcm", b"1.2.4"), ("4.dcm", b"1.2.3")):
+        dicom(tmp_path / name, uid)
+    (tmp_path / "5.dcm").write_bytes(b"none")
+    (tmp_path / "6.dcm").write_bytes(b"none")
+    assert companions(tmp_path, [f"{k}.dcm" for k in range(1, 7)]) == {"2.dcm", "4.dcm"}
+
+
+def test_parts_of_slides_are_no_files_of_their_own(tmp_path, capsys):
+    (tmp_path / "a.vms").write_text(VMS)
+    (tmp_path / "c.mrxs").touch()
+    for name in ("a.jpg", "a_map.jpg", "z.jpg", "c/preview.jpg", "c/deep/x.png", "c/Slidedat.ini", "d/a.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    listed = find_files(tmp_path, (".jpg", ".png", ".vms", ".mrxs"))
+    assert [path.relative_to(tmp_path).as_posix() for path in listed] == ["a.vms", "c.mrxs", "d/a.jpg", "z.jpg"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"{tmp_path}: left out 4 files that are parts of slides, as {tmp_path / 'a.jpg'}"
+    find_files(tmp_path, (".ini",))
+    find_files(tmp_path, (".vms",))
+    assert len(capsys.readouterr().err.splitlines()) == 1  # of Slidedat.ini alone
