@@ -50,7 +50,7 @@ DEEP = {"rgb16", "grey16"}
 #: What a compression cannot hold.
 UNFIT = {
     "webp": set(SAMPLES) - {"rgb", "rgba"},
-    "jpeg": {"rgba", "palette", "separate", "white is zero", *DEEP},
+    "jpeg": {"grey", "rgba", "palette", "separate", "white is zero", *DEEP},
     "lerc": {"palette"},
     "jpegxl": {"palette", "separate", "white is zero", "rgba"},
     "jpeg2000": {"palette", "white is zero", "rgba"},
