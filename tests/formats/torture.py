@@ -553,7 +553,7 @@ CIRCUMSTANCES: tuple[Circumstance, ...] = (
         "tiled TIFF of a turned camera", _write(lambda: np.ascontiguousarray(np.rot90(base())), **TURNED_TIFF, **CM)
     ),
     *(
-        Circumstance(f"torn {name}", torn(write), suffix, refused="readable")
+        Circumstance(f"torn {name}", torn(write), suffix, refused="readable|a whole file")
         for name, write, suffix in (
             ("TIFF in tiles", plain(), ".tif"),
             ("TIFF in strips", plain(tile=None, rowsperstrip=64), ".tif"),
