@@ -133,9 +133,15 @@ class Circumstance:
         return path
 
 
-def write_reference(circumstance: Circumstance, path: Path) -> None:
-    """What a circumstance says, as the plainest file that says it: a TIFF in tiles, without loss, with one level."""
-    _write(circumstance.pixels(), **_resolution(circumstance.mpp))(path)
+def write_reference(circumstance: Circumstance, path: Path, *, tiled: bool = True) -> None:
+    """What a circumstance says, as the plainest file that says it: a TIFF without loss and with one level.
+
+    Args:
+        circumstance: what to say.
+        path: the file.
+        tiled: in tiles, as a slide is; else in strips, as an image is.
+    """
+    _write(circumstance.pixels(), **({} if tiled else {"tile": None}), **_resolution(circumstance.mpp))(path)
 
 
 # -- plain TIFFs -------------------------------------------------------------------------------------------------------
@@ -547,7 +553,7 @@ CIRCUMSTANCES: tuple[Circumstance, ...] = (
         "tiled TIFF of a turned camera", _write(lambda: np.ascontiguousarray(np.rot90(base())), **TURNED_TIFF, **CM)
     ),
     *(
-        Circumstance(f"torn {name}", torn(write), suffix, refused="readable")
+        Circumstance(f"torn {name}", torn(write), suffix, refused="readable|a whole file")
         for name, write, suffix in (
             ("TIFF in tiles", plain(), ".tif"),
             ("TIFF in strips", plain(tile=None, rowsperstrip=64), ".tif"),
