@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
 import os
+import sys
 import time
 import weakref
 from collections.abc import Mapping
@@ -32,12 +32,12 @@ __all__ = [
     "CYCLES",
     "HEATMAP",
     "MAP",
-    "NO_RESOLUTION",
     "OVERLAY",
     "ResultFiles",
     "SummaryTable",
     "is_result",
     "maps_in_datalists",
+    "warn_of_no_resolution",
     "warnings_of",
 ]
 
@@ -48,12 +48,6 @@ CYCLES = "cycles.png"
 #: What the names of maps end with, which the list of the data set that they are written into names.
 MAP = ".tif"
 
-#: What is logged of the first image of a run that has no resolution.
-NO_RESOLUTION = (
-    "%s: no resolution: its areas, lengths and densities (um, um2, per mm2) stay empty, as do those of others like it; "
-    "give um/px by --mpp"
-)
-logger = logging.getLogger(__name__)
 _lock = lru_cache(FileLock)  # the same object for a file: making one takes longer than the lock
 
 
@@ -226,11 +220,11 @@ class ResultFiles:
         write_png(path, picture)
 
     def resolution(self, image: MetaTensor, mpp: float | None = None) -> tuple[float, Scale]:
-        """:func:`~monai_ext.data.geometry.image_resolution` of an image; the first unknown one is logged."""
+        """:func:`~monai_ext.data.geometry.image_resolution` of an image; of unknown ones the first is named."""
         resolution = image_resolution(image.meta, mpp)
         if not resolution[0] and not self._warned:
             self._warned = True
-            logger.warning(NO_RESOLUTION, image.meta.get("filename_or_obj"))
+            warn_of_no_resolution(image.meta.get("filename_or_obj"))
         return resolution
 
     def write_row(self, row: Mapping[str, Any], image: MetaTensor | None = None) -> None:
@@ -242,6 +236,12 @@ class ResultFiles:
                 as soon as a row needs it.
         """
         self._summary.add({**row, **(warnings_of(image.meta) if image is not None else {})})
+
+
+def warn_of_no_resolution(path: Any) -> None:
+    """Say what follows of it for an image; a run does so for its first one."""
+    what = "areas, lengths and densities (um, um2, per mm2) stay empty, here and for other images like it"
+    print(f"{path}: no resolution: {what}; give um/px by --mpp", file=sys.stderr)
 
 
 def warnings_of(meta: Mapping[str, Any]) -> dict[str, str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -31,7 +31,6 @@ __all__ = [
 #: Pixels of a file per pixel of an array: one number, or one along the rows' and one along the columns' side where the
 #: file's pixels are oblong.
 Scale = float | tuple[float, float]
-logger = logging.getLogger(__name__)
 
 #: Relative difference of resolutions that is not worth resampling: scanners of one nominal magnification differ so.
 SAME_MPP = 0.1
@@ -159,9 +158,12 @@ def file_scale(scale: float, stretch: tuple[float, float]) -> Scale:
 
 @cache
 def warn_of_conflict(path: str | os.PathLike, conflict: str) -> None:
-    """Log, a single time for a file, that its statements of the resolution differ; ``conflict`` may be empty."""
+    """Say, a single time for a file, that its statements of the resolution differ; ``conflict`` may be empty.
+
+    A run that is to say it anew clears the cache.
+    """
     if conflict:
-        logger.warning("%s: %s", path, conflict)
+        print(f"{path}: {conflict}", file=sys.stderr)
 
 
 def slide_resolutions(properties: Mapping[str, str]) -> Iterator[Resolution | None]:

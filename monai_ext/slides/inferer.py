@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import sys
 import traceback
@@ -26,7 +25,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.base.files import path_below
 from monai_ext.base.flags import as_flag
 from monai_ext.data.cohort import Cohort
-from monai_ext.data.result_files import NO_RESOLUTION, OVERLAY, warnings_of
+from monai_ext.data.result_files import OVERLAY, warn_of_no_resolution, warnings_of
 from monai_ext.formats.reader import SlideReader
 from monai_ext.formats.tissue import Tissue, tissue_mask
 from monai_ext.reports.pages import write_report
@@ -44,8 +43,6 @@ _THUMBNAIL_UM = 8.0  # um/px; enough to tell tissue from glass
 _THUMBNAIL_SIDES = (1024, 4096)  # px of its longer side, between which it is finer or coarser than that
 _PATIENCE = timedelta(days=30)  # ranks end hours apart; the default would end the run after half an hour
 _PICTURES = 12
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -186,7 +183,7 @@ class SlideInferer:
             partial.close()
         if not plan.measured and not self._warned:
             self._warned = True
-            logger.warning(NO_RESOLUTION, path)
+            warn_of_no_resolution(path)
         return SlideResult(path, name, summary | warnings_of(vars(plan)), plan.tile_count, seconds)
 
     @property

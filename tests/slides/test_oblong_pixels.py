@@ -261,6 +261,6 @@ def test_lesions_are_found_where_they_are_annotated(tmp_path):
     places = pd.DataFrame({"row": [900, 900], "col": [700, 1400], "score": [0.9, 0.8]})
     places.to_csv(tmp_path / "a_detections.csv", index=False)
     entry = {"label": 1, "annotation": "a.geojson"}
-    found = _lesions(tmp_path, tmp_path, entry, pd.Series({"image": "a.tif"}), (8.0, 75.0, 200.0))
+    found = _lesions(tmp_path, tmp_path, entry, pd.Series({"image": "a.tif"}), (8.0, 75.0, 200.0), None)
     assert found.found.tolist() == pytest.approx([0.9])
     assert found.false.tolist() == pytest.approx([0.8])

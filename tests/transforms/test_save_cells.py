@@ -77,7 +77,7 @@ def test_no_cell(tmp_path):
     assert pd.read_csv(tmp_path / "out" / "summary.csv")["cells"].tolist() == [0]
 
 
-def test_without_a_resolution_cells_are_counted_and_nothing_is_given_in_um(tmp_path, caplog):
+def test_without_a_resolution_cells_are_counted_and_nothing_is_given_in_um(tmp_path, capsys):
     save = SaveCellsd(output_dir=tmp_path / "out", data_root_dir=tmp_path)
     for name in ("a/b.png", "a/c.png"):
         cells = save(FindCellsd()(item(tmp_path, name, mpp=0)))["cells"]
@@ -90,7 +90,7 @@ def test_without_a_resolution_cells_are_counted_and_nothing_is_given_in_um(tmp_p
     rows = pd.read_csv(tmp_path / "out" / "summary.csv")
     assert rows["cells"].tolist() == [len(cells)] * 2
     assert rows[["area_mm2", "cells_per_mm2"]].isna().all(axis=None)
-    assert [record.message.count("--mpp") for record in caplog.records] == [1]  # for both images together
+    assert capsys.readouterr().err.count("--mpp") == 1  # for both images together
 
 
 def test_a_resolution_given_here_counts(tmp_path):
