@@ -240,7 +240,9 @@ class ResultFiles:
 
 def warn_of_no_resolution(path: Any) -> None:
     """Say what follows of it for an image; a run does so for its first one."""
-    what = "areas, lengths and densities (um, um2, per mm2) stay empty, here and for other images like it"
+    what = (
+        "this image and others like it are taken as they are, without areas, lengths and densities (um2, um, per mm2)"
+    )
     print(f"{path}: no resolution: {what}; give um/px by --mpp", file=sys.stderr)
 
 

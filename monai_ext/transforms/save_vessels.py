@@ -87,6 +87,7 @@ class SaveVesseld(MapTransform):
         """Write a vessel's files; returns its row of the summary."""
         image = d[self.source_key]
         source = self.files.source(image, self.source_key)
+        self.files.resolution(image)  # nothing is in um here, but the network knows vessels of one resolution
         stem = source.with_suffix("") / f"{vessel.name}.png" if "outlines" in d else source
         overlay_path, classes_path = (self.files.path(stem, ending) for ending in (OVERLAY, CLASSES))
         write_png(classes_path, vessel.spread(vessel.classes))
