@@ -17,6 +17,7 @@ from monai_ext.data.nuclei import crop_patches
 from monai_ext.formats.geojson import Color, Features
 from monai_ext.formats.measurements import Shapes, measure_instances, simplify_outlines, solidity
 from monai_ext.formats.outlines import label_map_to_polygons
+from monai_ext.formats.resolution import Scale
 
 __all__ = ["Cells", "Grid", "class_columns", "find_cells", "summarize_cells"]
 
@@ -30,15 +31,17 @@ class Grid:
 
     Attributes:
         mpp: um per px of the array.
-        scale: px of level 0 per px of the array.
+        scale: px of level 0 per px of the array; ``row, col`` where they differ.
         offset: ``row, col`` of its upper left corner in px of level 0.
         limits: ``rows, cols`` of level 0, beyond which no outline goes; ``None`` for none.
+        stated: whether ``mpp`` is stated at all; one that is only assumed gives no um.
     """
 
     mpp: float
-    scale: float = 1.0
+    scale: Scale = 1.0
     offset: tuple[float, float] = (0.0, 0.0)
     limits: tuple[int, int] | None = None
+    stated: bool = True
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class Cells:
     Attributes:
         outlines: ``(N,)`` shapely polygons of the nuclei, ``x, y`` in px of level 0.
         centres: ``(N, 2)`` float64 ``row, col`` of the centroids in px of level 0, whole numbers are pixel centres.
-        measurements: ``(N,)`` float64 by name: ``area_um2``, ``perimeter_um``, ``eccentricity``, ``solidity``,
-            ``nucleus_probability`` (mean over the nucleus).
+        measurements: ``(N,)`` float64 by name: ``area_um2``, ``perimeter_um`` (NaN where the resolution is unknown),
+            ``eccentricity``, ``solidity``, ``nucleus_probability`` (mean over the nucleus).
         probabilities: ``(N, C)`` float64 of the classes; ``C`` is 0 without a classifier.
         class_names: names of the C classes.
         ids: ``(N,)`` their ids in the instance map.
@@ -166,10 +169,10 @@ def find_cells(
         instances = kept[instances]
     exact = label_map_to_polygons(instances, grid.offset, grid.scale)[1]
     outlines = shapely.transform(simplify_outlines(exact, tolerance), lambda xy: _placed(xy, grid))
-    centroids = shapes.centroids[chosen]
+    centroids, mpp = shapes.centroids[chosen], grid.mpp if grid.stated else np.nan
     measured = {
-        "area_um2": shapes.area[chosen] * grid.mpp**2,
-        "perimeter_um": shapes.perimeter[chosen] * grid.mpp,
+        "area_um2": shapes.area[chosen] * mpp**2,
+        "perimeter_um": shapes.perimeter[chosen] * mpp,
         "eccentricity": shapes.eccentricity[chosen],
         "solidity": solidity(exact),
         "nucleus_probability": shapes.mean[chosen] if probability is not None else np.ones(chosen.sum()),
@@ -185,7 +188,7 @@ def find_cells(
     odds = np.exp(scores - scores.max(axis=1, keepdims=True, initial=-np.inf))
     return Cells(
         outlines,
-        ((centroids + 0.5) * grid.scale + grid.offset - 0.5).round(_DIGITS),
+        ((centroids + 0.5) * np.asarray(grid.scale) + grid.offset - 0.5).round(_DIGITS),
         {name: values.round(_DIGITS) for name, values in measured.items()},
         (odds / odds.sum(axis=1, keepdims=True)).round(_DIGITS),
         tuple(class_names),

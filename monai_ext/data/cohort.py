@@ -19,6 +19,7 @@ from monai_ext.data.datalist import load_datalist
 from monai_ext.data.result_files import is_result, maps_in_datalists
 from monai_ext.data.run_state import RunState, exit_on_sigterm
 from monai_ext.formats.image import SUFFIXES, read_field
+from monai_ext.formats.resolution import warn_of_conflict
 
 __all__ = ["Cohort"]
 
@@ -72,6 +73,7 @@ class Cohort:
         self._is_first = is_first()
         if self._is_first:
             self._recorded.check_writable()
+        warn_of_conflict.cache_clear()  # each run says it
         candidates = self._find(source, self.path.parent)
         for item in tqdm(candidates, desc="checking images", unit="image", disable=len(candidates) < 20):
             try:

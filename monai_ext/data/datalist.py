@@ -32,7 +32,7 @@ def check_points_item(item: Mapping[str, Any], mpp: float | None = None) -> list
     label = item["label"]
     where = label if isinstance(label, (str, os.PathLike)) else f"label of {item['image']}"
     try:
-        shape = read_field(item["image"], mpp or item.get("mpp")).image.shape[1:]
+        shape = read_field(item["image"], mpp or item.get("mpp")).file_shape
     except InputError as error:
         problems.append(str(error))
     try:
@@ -55,9 +55,13 @@ def check_mask_item(item: Mapping[str, Any], key: str = "label") -> list[str]:
     if key not in item:
         return [f"{item['image']}: expected a mask under the key {key!r} of its item, found none"]
     problems, shapes = [], []
-    for read, name in ((lambda path: read_field(path, item.get("mpp")).image[0], "image"), (read_mask, key)):
+    sizes = (
+        ("image", lambda path: read_field(path, item.get("mpp")).file_shape),
+        (key, lambda path: read_mask(path).shape),
+    )
+    for name, size in sizes:
         try:
-            shapes.append(read(item[name]).shape)
+            shapes.append(size(item[name]))
         except InputError as error:
             problems.append(str(error))
     if len(set(shapes)) > 1:

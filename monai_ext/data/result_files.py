@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import sys
 import time
 import weakref
 from collections.abc import Mapping
@@ -21,8 +22,10 @@ from monai.data import MetaTensor
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path, find_files, path_below, write_png
+from monai_ext.data.geometry import image_resolution
 from monai_ext.data.run_state import RewriteSchedule
 from monai_ext.formats.image import SUFFIXES
+from monai_ext.formats.resolution import Scale
 
 __all__ = [
     "CLASSES",
@@ -34,6 +37,8 @@ __all__ = [
     "SummaryTable",
     "is_result",
     "maps_in_datalists",
+    "warn_of_no_resolution",
+    "warnings_of",
 ]
 
 #: What the names of the pictures that a run writes end with; it may write them among the images.
@@ -116,7 +121,7 @@ class SummaryTable:
             self.order()
 
     def _append(self, row: Mapping[str, Any]) -> bool:
-        """Append a row, unless it has other columns than the file, or the file ends in a torn line."""
+        """Append a row, unless it has columns that the file has not, or the file ends in a torn line."""
         try:
             file = self.path.open("r+b")
         except FileNotFoundError:
@@ -124,10 +129,10 @@ class SummaryTable:
         with file:
             names = next(csv.reader([file.readline().decode()]), None)
             end = file.seek(-1, os.SEEK_END)
-            if names != list(row) or file.read(1) != b"\n":
+            if names is None or not set(row) <= set(names) or file.read(1) != b"\n":
                 return False
             line = io.StringIO()
-            csv.writer(line, lineterminator=os.linesep).writerow(row.values())
+            csv.writer(line, lineterminator=os.linesep).writerow(row.get(name, "") for name in names)
             try:
                 file.write(line.getvalue().encode())
                 file.flush()
@@ -176,6 +181,7 @@ class ResultFiles:
         self.max_side = max_side
         self._sources: dict[Path, Path] = {}
         self._summary = SummaryTable(self.output_dir / "summary.csv")
+        self._warned = False
         weakref.finalize(self, self._summary.close)
 
     def source(self, image: Any, name: str = "image") -> Path:
@@ -213,6 +219,31 @@ class ResultFiles:
             picture = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
         write_png(path, picture)
 
-    def write_row(self, row: Mapping[str, Any]) -> None:
-        """Add an image's row to ``summary.csv``, or replace it; any number of processes may do so."""
-        self._summary.add(row)
+    def resolution(self, image: MetaTensor, mpp: float | None = None) -> tuple[float, Scale]:
+        """:func:`~monai_ext.data.geometry.image_resolution` of an image; of unknown ones the first is named."""
+        resolution = image_resolution(image.meta, mpp)
+        if not resolution[0] and not self._warned:
+            self._warned = True
+            warn_of_no_resolution(image.meta.get("filename_or_obj"))
+        return resolution
+
+    def write_row(self, row: Mapping[str, Any], image: MetaTensor | None = None) -> None:
+        """Add an image's row to ``summary.csv``, or replace it; any number of processes may do so.
+
+        Args:
+            row: ``image`` and further columns.
+            image: where its file contradicts itself, the row says so in a column ``warnings``, which a table has
+                as soon as a row needs it.
+        """
+        self._summary.add({**row, **(warnings_of(image.meta) if image is not None else {})})
+
+
+def warn_of_no_resolution(path: Any) -> None:
+    """Say what follows of it for an image; a run does so for its first one."""
+    what = "areas, lengths and densities (um, um2, per mm2) stay empty, here and for other images like it"
+    print(f"{path}: no resolution: {what}; give um/px by --mpp", file=sys.stderr)
+
+
+def warnings_of(meta: Mapping[str, Any]) -> dict[str, str]:
+    """The column ``warnings`` of an image's row, where there is anything to say."""
+    return {"warnings": str(meta["conflict"])} if meta.get("conflict") else {}

@@ -23,6 +23,7 @@ from monai_ext.formats.image import read_field, read_mask
 from monai_ext.formats.outlines import label_map_to_polygons, polygons_to_mask
 from monai_ext.formats.point_files import read_points
 from monai_ext.formats.points import points_outside
+from monai_ext.formats.resolution import Scale
 from monai_ext.formats.roles import read_objects
 
 __all__ = [
@@ -50,8 +51,8 @@ class Vessel:
         image: uint8 ``(3, H, W)``, the vessel's bounding box, white beyond its lumen.
         lumen: bool ``(H, W)``.
         offset: row, column of the crop's upper left corner, px of level 0.
-        scale: px of level 0 per px of the crop.
-        mpp: um per px of the crop.
+        scale: px of level 0 per px of the crop; ``row, col`` where they differ.
+        mpp: um per px of the crop; 0 if unknown.
         outline: of the lumen, ``x, y`` in px of level 0.
         kind: class of the outline, ``None`` for none.
     """
@@ -60,7 +61,7 @@ class Vessel:
     image: np.ndarray
     lumen: np.ndarray
     offset: tuple[float, float]
-    scale: float
+    scale: Scale
     mpp: float
     outline: shapely.Geometry
     kind: str | None
@@ -145,6 +146,7 @@ class SlideVessels(Sequence[Vessel]):
         names: of the vessels, fit for names of files and different from each other.
         geometry: their outlines, ``x, y`` in px of level 0.
         kinds: classes of the outlines, ``None`` for none.
+        conflict: see :class:`~monai_ext.formats.reader.SlideReader`.
 
     Raises:
         InputError: a file that cannot be read, or a vessel outside the slide.
@@ -163,18 +165,20 @@ class SlideVessels(Sequence[Vessel]):
 
         self.path, self.outlines = path, outlines
         self._reader = SlideReader(path, target_mpp, mpp)
-        self._features = vessel_outlines(outlines, self._reader.level0_shape, classes, split_parts)
+        self.conflict = self._reader.conflict
+        self._features = vessel_outlines(outlines, self._reader.file_shape, classes, split_parts)
         self.geometry = self._features.geometry
         self.kinds = list(self._features.classes)
         self.names = _file_names(self._features.names)
+        self._sides = np.broadcast_to(self._reader.file_scale, 2).tolist()
         self._boxes = [self._box(number) for number in range(len(self._features))]
 
     def _box(self, number: int) -> tuple[int, int, int, int]:
         """Row, column, height and width of a vessel in the grid; what reaches over the slide's border is cut off."""
-        scale, (height, width) = self._reader.scale, self._reader.level0_shape
+        (down, across), (height, width) = self._sides, self._reader.file_shape
         left, top, right, bottom = self.geometry[number].bounds
-        first = [max(0, math.floor(begin / scale)) for begin in (top, left)]
-        end = [math.ceil(min(stop, limit) / scale) for stop, limit in ((bottom, height), (right, width))]
+        first = [max(0, math.floor(top / down)), max(0, math.floor(left / across))]
+        end = [math.ceil(min(bottom, height) / down), math.ceil(min(right, width) / across)]
         size = [stop - begin for begin, stop in zip(first, end, strict=True)]
         if min(size) < 1:
             position = f"{self.names[number]} at rows {top:g} to {bottom:g}, columns {left:g} to {right:g}"
@@ -194,14 +198,15 @@ class SlideVessels(Sequence[Vessel]):
         Raises:
             InputError: pixels that cannot be read.
         """
-        outline, scale = self.geometry[number], self._reader.scale
+        outline, scale, (down, across) = self.geometry[number], self._reader.file_scale, self._sides
         row, col, height, width = self._boxes[number]
-        offset = (row * scale, col * scale)
+        offset = (row * down, col * across)
         lumen = polygons_to_mask(np.array([outline]), (height, width), offset, scale)
         name = self.names[number]
         pixels = self._reader.read(row, col, height, width)
         image = keep_lumen(pixels, lumen) if lumen.any() else np.full_like(pixels, _WHITE)
-        return Vessel(name, image, lumen, offset, scale, self._reader.mpp, outline, self.kinds[number])
+        mpp = 0.0 if self._reader.resolution_source == "assumed" else self._reader.mpp
+        return Vessel(name, image, lumen, offset, scale, mpp, outline, self.kinds[number])
 
 
 def _file_names(names: Sequence[str | None]) -> list[str]:
@@ -340,8 +345,8 @@ def _unfit_mask(item: Mapping[str, Any]) -> list[str]:
         return []
     try:
         # at the file's resolution, which is the mask's
-        image = read_field(item["image"]).image
-        keep_lumen(image, _read_lumen(item["mask"], image.shape[1:]), item["mask"])
+        shape = read_field(item["image"]).file_shape
+        keep_lumen(np.zeros((1, *shape), np.uint8), _read_lumen(item["mask"], shape), item["mask"])
     except InputError as error:
         return [str(error)]
     return []
@@ -367,13 +372,13 @@ def check_vessel_item(item: Mapping[str, Any]) -> list[str]:
         return problems
     if "mask" in item:
         try:
-            lumen = _read_lumen(item["mask"], read_field(item["image"]).image.shape[1:] if drawn else ())
+            lumen = _read_lumen(item["mask"], read_field(item["image"]).file_shape if drawn else ())
         except InputError as error:
             return [str(error)]
         if not lumen.any():
             problems.append(f"{item['mask']}: expected a vessel's lumen, found an empty mask")
     if "centroids" in item:
-        shape = read_field(item["image"], item.get("mpp")).image.shape[1:]
+        shape = read_field(item["image"], item.get("mpp")).file_shape
         problems += check_centroids(item["centroids"], shape, item["label"])
     return problems
 

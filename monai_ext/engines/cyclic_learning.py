@@ -235,7 +235,8 @@ class CyclicLearning:
             for name in images
         ]
         headings = ["image", "labels", *(f"cycle {cycle}" for cycle in cycles)]
-        picture = instance_rows([read_field(name).image for name in images], maps, headings)
+        # with a resolution given px stay the file's own, as the maps' are
+        picture = instance_rows([read_field(name, mpp=1.0).image for name in images], maps, headings)
         write_png(self.output_dir / CYCLES, picture)
 
 

@@ -55,7 +55,8 @@ def tissue_fragments(reader: SlideReader, mpp: float = _MPP, min_area_um2: float
         >>> left.col + left.width < right.col
         True
     """
-    mask = tissue_mask(reader.thumbnail(mpp), mpp, min_area_um2)
+    thumbnail, valid = reader.overview(mpp)
+    mask = tissue_mask(thumbnail, mpp, min_area_um2, valid=valid)
     scale = reader.thumbnail_scale(mpp)
     height, width = reader.level0_shape
     boxes = []

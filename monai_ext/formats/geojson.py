@@ -3,7 +3,7 @@
 QuPath writes ``x, y`` in pixels of a slide's level 0, counted from the image's upper left corner: its first pixel
 covers ``[0, 1) x [0, 1)``. Our arrays count whole pixels, ``row, col``, so the centre of pixel ``(r, c)`` is at
 ``x = c + 0.5, y = r + 0.5``. :func:`to_xy` and :func:`to_rowcol` are the only places that convert, also from and to a
-coarser level or a tile.
+coarser level or a tile. Where a file's pixels are oblong, ``scale`` is a pair ``row, col``.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
 from monai_ext.formats.outlines import label_map_to_polygons, polygons_to_mask, valid_geometry
 from monai_ext.formats.points import as_points
+from monai_ext.formats.resolution import Scale
 
 __all__ = [
     "Features",
@@ -100,13 +101,13 @@ def geojson_stem(path: str | os.PathLike) -> str:
     return name[: -len(match[0])] if (match := _SUFFIX.search(name)) else Path(path).stem
 
 
-def to_xy(points: np.ndarray, offset: tuple[float, float] = (0, 0), scale: float = 1) -> np.ndarray:
+def to_xy(points: np.ndarray, offset: tuple[float, float] = (0, 0), scale: Scale = 1) -> np.ndarray:
     """Pixel indices to QuPath's coordinates.
 
     Args:
         points: ``(..., 2)`` rows ``row, col``; whole numbers are pixel centres.
         offset: ``row, col`` of the array's upper left corner in level-0 pixels.
-        scale: level-0 pixels per pixel of the array.
+        scale: level-0 pixels per pixel of the array; ``row, col`` where they differ.
 
     Returns:
         ``(..., 2)`` float64 ``x, y`` in level-0 pixels.
@@ -118,10 +119,10 @@ def to_xy(points: np.ndarray, offset: tuple[float, float] = (0, 0), scale: float
         >>> to_xy([[0, 0]], offset=(100, 200), scale=4).tolist()  # a tile of a level that is four times as coarse
         [[202.0, 102.0]]
     """
-    return ((np.asarray(points, dtype=np.float64) + 0.5) * scale + offset)[..., ::-1]
+    return ((np.asarray(points, dtype=np.float64) + 0.5) * np.asarray(scale) + offset)[..., ::-1]
 
 
-def to_rowcol(xy: np.ndarray, offset: tuple[float, float] = (0, 0), scale: float = 1) -> np.ndarray:
+def to_rowcol(xy: np.ndarray, offset: tuple[float, float] = (0, 0), scale: Scale = 1) -> np.ndarray:
     """QuPath's coordinates to pixel indices: the inverse of :func:`to_xy`.
 
     Examples:
@@ -131,7 +132,7 @@ def to_rowcol(xy: np.ndarray, offset: tuple[float, float] = (0, 0), scale: float
         >>> to_rowcol([[202.0, 102.0]], offset=(100, 200), scale=4).tolist()
         [[0.0, 0.0]]
     """
-    return (np.asarray(xy, dtype=np.float64)[..., ::-1] - offset) / scale - 0.5
+    return (np.asarray(xy, dtype=np.float64)[..., ::-1] - offset) / np.asarray(scale) - 0.5
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ class Features:
 
     @classmethod
     def from_points(
-        cls, points: Any, *, offset: tuple[float, float] = (0, 0), scale: float = 1, **columns: Any
+        cls, points: Any, *, offset: tuple[float, float] = (0, 0), scale: Scale = 1, **columns: Any
     ) -> Features:
         """One QuPath point object for each of the ``(N, 2)`` rows ``row, col``; ``columns`` as for the class."""
         return cls(shapely.points(to_xy(as_points(points), offset, scale)), **columns)
@@ -222,7 +223,7 @@ class Features:
             self, geometry=np.where(shapely.is_missing(self.nuclei), self.geometry, self.nuclei), nuclei=None
         )
 
-    def points(self, offset: tuple[float, float] = (0, 0), scale: float = 1) -> np.ndarray:
+    def points(self, offset: tuple[float, float] = (0, 0), scale: Scale = 1) -> np.ndarray:
         """``(M, 2)`` float32 ``row, col``: each point of points and multipoints, the centroid of every other object.
 
         Outlines that cross themselves are made valid before.
@@ -231,6 +232,24 @@ class Features:
         centroids = shapely.centroid(valid_geometry(self.geometry))
         located = np.where(np.isin(kind, (_POINT, _MULTIPOINT)), self.geometry, centroids)
         return to_rowcol(shapely.get_coordinates(located), offset, scale).astype(np.float32)
+
+    def on_file(self, stretch: Sequence[float]) -> Features:
+        """Objects in square px as they lie on a file whose px are oblong.
+
+        Args:
+            stretch: square px along the rows' and the columns' side of one of the file's
+                (:attr:`~monai_ext.formats.resolution.Resolution.stretch`).
+
+        Examples:
+            >>> import shapely
+            >>> from monai_ext.formats import Features
+            >>> Features([shapely.box(2, 2, 4, 4)]).on_file(stretch=(1, 2)).geometry[0].bounds
+            (1.0, 2.0, 2.0, 4.0)
+        """
+        if tuple(stretch) == (1, 1):
+            return self
+        moved = (shapely.transform(each, lambda xy: xy / tuple(stretch)[::-1]) for each in (self.geometry, self.nuclei))
+        return replace(self, **dict(zip(("geometry", "nuclei"), moved, strict=True)))
 
 
 def read_geojson(path: str | os.PathLike, nuclei: bool = False) -> Features:
@@ -357,7 +376,7 @@ def rasterize(
     shape: tuple[int, int],
     classes: Sequence[str] | None = None,
     offset: tuple[float, float] = (0, 0),
-    scale: float = 1,
+    scale: Scale = 1,
 ) -> np.ndarray:
     """Draw polygons as masks.
 
@@ -368,7 +387,7 @@ def rasterize(
         shape: ``H, W`` of the masks.
         classes: one channel for each of these names, other classes being left out; None draws everything in one.
         offset: ``row, col`` of the masks' upper left corner in level-0 pixels.
-        scale: level-0 pixels per pixel of the masks.
+        scale: level-0 pixels per pixel of the masks; ``row, col`` where they differ.
 
     Returns:
         ``(C, H, W)`` uint8, 0 or 1.

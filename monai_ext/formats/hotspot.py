@@ -46,7 +46,9 @@ class HotSpot:
     whole_field: bool
 
 
-def hot_spot(points: np.ndarray, shape: tuple[int, int], mpp: float, area_mm2: float = 2.0) -> HotSpot:
+def hot_spot(
+    points: np.ndarray, shape: tuple[int, int], mpp: float, area_mm2: float = 2.0, field_mm2: float | None = None
+) -> HotSpot:
     """Find the circle of a given area that holds the most points, exactly.
 
     Some best circle has a point on its edge, so the circles through each point are swept by angle: every other point
@@ -60,6 +62,7 @@ def hot_spot(points: np.ndarray, shape: tuple[int, int], mpp: float, area_mm2: f
         shape: ``H, W`` of the field in px.
         mpp: um per px.
         area_mm2: the circle's area.
+        field_mm2: area of the field, by default that of ``shape``; less where some of it was never scanned.
 
     Returns:
         The circle; the whole field where that is no larger than ``area_mm2``. Without points, a circle at the field's
@@ -84,9 +87,11 @@ def hot_spot(points: np.ndarray, shape: tuple[int, int], mpp: float, area_mm2: f
     if not np.isfinite(points).all():
         raise InputError("hot_spot", "finite points", "NaN or infinity")
     middle = ((shape[0] - 1) / 2, (shape[1] - 1) / 2)
-    field_mm2 = shape[0] * shape[1] * mpp**2 * 1e-6
+    field_mm2 = shape[0] * shape[1] * mpp**2 * 1e-6 if field_mm2 is None else field_mm2
     if field_mm2 <= area_mm2:
-        return HotSpot(*middle, None, len(points), field_mm2, len(points) / field_mm2, whole_field=True)
+        return HotSpot(
+            *middle, None, len(points), field_mm2, len(points) / field_mm2 if field_mm2 else 0.0, whole_field=True
+        )
     radius = math.sqrt(area_mm2 * 1e6 / math.pi) / mpp
     row, col = _densest_centre(points, radius) if len(points) else middle
     reach = radius * (1 + _SLACK)
@@ -95,7 +100,11 @@ def hot_spot(points: np.ndarray, shape: tuple[int, int], mpp: float, area_mm2: f
 
 
 def mitosis_summary(
-    points: np.ndarray, shape: tuple[int, int], mpp: float | None, tissue_mm2: float | None = None
+    points: np.ndarray,
+    shape: tuple[int, int],
+    mpp: float | None,
+    tissue_mm2: float | None = None,
+    field_mm2: float | None = None,
 ) -> dict[str, Any]:
     """What a pathologist reads first, as one row of a table.
 
@@ -104,6 +113,7 @@ def mitosis_summary(
         shape: ``H, W`` of the field in px.
         mpp: um per px; None or 0 if unknown: everything but the count is then None.
         tissue_mm2: area of the tissue; by default that of the field.
+        field_mm2: area of the field; by default that of ``shape``.
 
     Returns:
         ``count, area_mm2, density_per_mm2`` and ``hotspot_row, hotspot_col, hotspot_radius`` (px), ``hotspot_count,
@@ -120,12 +130,14 @@ def mitosis_summary(
     if not mpp:
         unknown = dict.fromkeys(("area_mm2", "density_per_mm2", *(f"hotspot_{name}" for name in names)))
         return {"count": len(points), **unknown}
-    area = tissue_mm2 or shape[0] * shape[1] * mpp**2 * 1e-6
-    spot = hot_spot(points, shape, mpp)
+    if field_mm2 is None:
+        field_mm2 = shape[0] * shape[1] * mpp**2 * 1e-6
+    area = tissue_mm2 or field_mm2
+    spot = hot_spot(points, shape, mpp, field_mm2=field_mm2)
     return {
         "count": len(points),
         "area_mm2": area,
-        "density_per_mm2": len(points) / area,
+        "density_per_mm2": len(points) / area if area else None,
         **{f"hotspot_{name}": getattr(spot, name) for name in names},
     }
 

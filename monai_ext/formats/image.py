@@ -14,7 +14,7 @@ import tifffile
 
 from monai_ext.base.errors import InputError
 from monai_ext.formats.levels import check_size, open_levels
-from monai_ext.formats.resolution import SAME_MPP
+from monai_ext.formats.resolution import SAME_MPP, Scale, file_scale, warn_of_conflict
 from monai_ext.formats.suffixes import SLIDE_SUFFIXES, SUFFIXES, TIFF_SUFFIXES
 
 __all__ = ["SAME_MPP", "SLIDE_SUFFIXES", "SUFFIXES", "TIFF_SUFFIXES", "Field", "read_field", "read_mask"]
@@ -51,6 +51,16 @@ class Field:
     stretch: tuple[float, float] = (1.0, 1.0)
     conflict: str = ""
 
+    @property
+    def file_scale(self) -> Scale:
+        """Px of the file per px of ``image``; ``row, col`` where the file's are oblong."""
+        return file_scale(self.scale, self.stretch)
+
+    @property
+    def scanned(self) -> float:
+        """Share of the image that was scanned, 0 to 1."""
+        return 1.0 if self.valid is None else float(self.valid.mean())
+
 
 def read_field(path: str | os.PathLike, mpp: float | None = None, target_mpp: float | None = None) -> Field:
     """Read an image or a slide as 8-bit RGB, at ``target_mpp`` where its resolution is known.
@@ -82,6 +92,8 @@ def read_field(path: str | os.PathLike, mpp: float | None = None, target_mpp: fl
     levels, is_slide = open_levels(path)
     stated = levels.resolution
     base, stretch = (mpp, (1.0, 1.0)) if mpp or not stated else (stated.mpp, stated.stretch)
+    conflict = stated.conflict if stated and not mpp else ""
+    warn_of_conflict(path, conflict)
     if base is None and is_slide and path.suffix.lower() in SLIDE_SUFFIXES:
         raise InputError(path, "a slide that states its resolution (um/px), or mpp given", "no resolution")
     # the coarsest level that is still at least as fine as wanted; the rest is done by averaging
@@ -111,7 +123,7 @@ def read_field(path: str | os.PathLike, mpp: float | None = None, target_mpp: fl
         file_shape=levels.shapes[0],
         valid=valid,
         stretch=stretch,
-        conflict=stated.conflict if stated and not mpp else "",
+        conflict=conflict,
     )
 
 

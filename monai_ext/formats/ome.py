@@ -18,14 +18,15 @@ _TILE = 256
 
 
 def write_ome_tiff(
-    path: str | os.PathLike, levels: Sequence[HeatMap], cell_um: float, name: str, channels: Sequence[str]
+    path: str | os.PathLike, levels: Sequence[HeatMap], cell_um: float | None, name: str, channels: Sequence[str]
 ) -> None:
     """Write a map and its reduced levels, tile by tile; the same map gives the same bytes.
 
     Args:
         path: the file to write.
         levels: float32 ``(C, H, W)`` each half the one before.
-        cell_um: side of a cell of the first level in um, by which the map covers its slide when both are shown in um.
+        cell_um: side of a cell of the first level in um, by which the map covers its slide when both are shown in um;
+            ``None`` if unknown.
         name: of the image.
         channels: name of each channel.
 
@@ -45,21 +46,20 @@ def write_ome_tiff(
         "axes": "CYX",
         "Name": name,
         "Description": "probability, 0 to 1, of each cell; a reduced level holds the largest of the values it replaces",
-        "PhysicalSizeX": cell_um,
-        "PhysicalSizeXUnit": "µm",
-        "PhysicalSizeY": cell_um,
-        "PhysicalSizeYUnit": "µm",
+        **({} if cell_um is None else {"PhysicalSizeX": cell_um, "PhysicalSizeXUnit": "µm"}),
+        **({} if cell_um is None else {"PhysicalSizeY": cell_um, "PhysicalSizeYUnit": "µm"}),
         "Channel": {"Name": list(channels)},
         "UUID": str(uuid.UUID(bytes=content.digest()[:16], version=4)),
     }
     layout = {"dtype": np.float32, "tile": (_TILE, _TILE), "photometric": "minisblack", "compression": "zlib"}
-    layout |= {"compressionargs": {"level": 6}, "resolutionunit": "CENTIMETER", "maxworkers": 1}
+    layout |= {"compressionargs": {"level": 6}, "maxworkers": 1}
     big = 4 * int(np.prod(shape, dtype=np.int64)) > 2**31
     with tifffile.TiffWriter(path, bigtiff=big, ome=True) as tiff:
         for number, level in enumerate(levels):
-            density = 1e4 / cell_um / 2**number
+            if cell_um is not None:
+                layout |= {"resolution": (1e4 / cell_um / 2**number,) * 2, "resolutionunit": "CENTIMETER"}
             more = {"subifds": len(levels) - 1, "metadata": metadata} if number == 0 else {"subfiletype": 1}
-            tiff.write(_tiles(level), shape=level.shape, resolution=(density, density), **layout, **more)
+            tiff.write(_tiles(level), shape=level.shape, **layout, **more)
 
 
 def _tiles(level: HeatMap) -> Iterator[np.ndarray]:

@@ -8,6 +8,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from skimage.measure import label as connected_parts
 
+from monai_ext.formats.resolution import Scale
+
 __all__ = [
     "instance_centroids",
     "label_map_to_polygons",
@@ -50,14 +52,14 @@ def instance_centroids(instances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def label_map_to_polygons(
-    labels: np.ndarray, offset: tuple[float, float] = (0, 0), scale: float = 1
+    labels: np.ndarray, offset: tuple[float, float] = (0, 0), scale: Scale = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Outline each instance of a label map exactly, along the edges of its pixels.
 
     Args:
         labels: ``(H, W)`` integers, 0 is background.
         offset: ``row, col`` of the map's upper left corner in level-0 pixels.
-        scale: level-0 pixels per pixel of the map.
+        scale: level-0 pixels per pixel of the map; ``row, col`` where they differ.
 
     Returns:
         The ``(N,)`` labels in ascending order and their ``(N,)`` valid shapely polygons with holes (multipolygons
@@ -93,7 +95,7 @@ def label_map_to_polygons(
 
     corners = np.flatnonzero(corner)
     corners = corners[np.argsort(rank[ring[corners]], kind="stable")]
-    xy = (begin[corners] * float(scale) + offset)[:, ::-1]
+    xy = (begin[corners] * np.asarray(scale, dtype=np.float64) + offset)[:, ::-1]
     rings = shapely.linearrings(xy, indices=rank[ring[corners]])
     polygons = shapely.polygons(rings, indices=ring_part[order] - 1)
     shells = pixel[first[order]][np.diff(ring_part[order], prepend=0) > 0] - 1
@@ -101,7 +103,7 @@ def label_map_to_polygons(
 
 
 def polygons_to_mask(
-    geometry: np.ndarray, shape: tuple[int, int], offset: tuple[float, float] = (0, 0), scale: float = 1
+    geometry: np.ndarray, shape: tuple[int, int], offset: tuple[float, float] = (0, 0), scale: Scale = 1
 ) -> np.ndarray:
     """Draw polygons: a pixel is covered when its centre is inside.
 
@@ -112,7 +114,7 @@ def polygons_to_mask(
         geometry: shapely geometries, ``x, y`` in level-0 pixels; points and lines cover nothing.
         shape: ``H, W`` of the mask.
         offset: ``row, col`` of the mask's upper left corner in level-0 pixels.
-        scale: level-0 pixels per pixel of the mask.
+        scale: level-0 pixels per pixel of the mask; ``row, col`` where they differ.
 
     Returns:
         ``(H, W)`` bool.
@@ -134,7 +136,7 @@ def polygons_to_mask(
 
 
 def polygons_to_label_map(
-    geometry: np.ndarray, shape: tuple[int, int], offset: tuple[float, float] = (0, 0), scale: float = 1
+    geometry: np.ndarray, shape: tuple[int, int], offset: tuple[float, float] = (0, 0), scale: Scale = 1
 ) -> np.ndarray:
     """Draw each object with its own number, by the rule of :func:`polygons_to_mask`.
 
@@ -144,7 +146,7 @@ def polygons_to_label_map(
         geometry: ``(N,)`` shapely geometries, ``x, y`` in level-0 pixels; points and lines cover nothing.
         shape: ``H, W`` of the map.
         offset: ``row, col`` of the map's upper left corner in level-0 pixels.
-        scale: level-0 pixels per pixel of the map.
+        scale: level-0 pixels per pixel of the map; ``row, col`` where they differ.
 
     Returns:
         ``(H, W)`` int32: ``k + 1`` where the ``k``-th object is, 0 elsewhere.
@@ -175,7 +177,7 @@ def polygons_to_label_map(
 
 
 def _crossings(
-    polygons: np.ndarray, shape: tuple[int, int], offset: tuple[float, float], scale: float
+    polygons: np.ndarray, shape: tuple[int, int], offset: tuple[float, float], scale: Scale
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Where outlines cross the lines through the pixels' centres.
 
@@ -186,7 +188,7 @@ def _crossings(
     height, width = shape
     _, xy, (ring_ends, polygon_ends) = shapely.to_ragged_array(polygons)
     # in units of the mask's pixels, whole numbers being pixel centres
-    col, row = ((xy - offset[::-1]) / scale - 0.5).T
+    col, row = ((xy - offset[::-1]) / np.broadcast_to(scale, 2)[::-1] - 0.5).T
     start = np.delete(np.arange(len(xy)), ring_ends[1:] - 1)  # rings are closed: their last point starts no edge
     row0, row1, col0, col1 = row[start], row[start + 1], col[start], col[start + 1]
     edge_ring = np.repeat(np.arange(len(ring_ends) - 1), np.diff(ring_ends) - 1)

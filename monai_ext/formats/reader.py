@@ -15,7 +15,7 @@ from PIL import Image
 
 from monai_ext.base.errors import InputError
 from monai_ext.formats.levels import open_levels
-from monai_ext.formats.resolution import SAME_MPP
+from monai_ext.formats.resolution import SAME_MPP, Scale, file_scale, warn_of_conflict
 
 __all__ = ["SlideReader", "check_slide"]
 
@@ -69,6 +69,8 @@ class SlideReader:
         level: the level that pixels come from.
         shape: rows and columns of the grid; its last row and column may reach over the slide's edge.
         level0_shape: rows and columns of level 0.
+        file_shape: the same in the file's px, which differ where those are oblong.
+        file_scale: px of the file per px of the grid; ``row, col`` where the file's are oblong.
         downsamples: px of level 0 per px of each level of the file.
         stretch: square px of level 0 along the rows' and the columns' side of one of the file's, 1 if it is square.
         resolution_source: who states the resolution: ``mpp``, part of the file, or ``assumed``.
@@ -108,14 +110,17 @@ class SlideReader:
         self.base_mpp, self.backend = float(base), self._levels.backend
         self.resolution_source = "mpp" if mpp else stated.source if stated else "assumed"
         self.stretch, self.conflict = (stated.stretch, stated.conflict) if stated and not mpp else ((1.0, 1.0), "")
+        warn_of_conflict(self.path, self.conflict)
+        self.file_shape = self._levels.shapes[0]
         self.level0_shape = tuple(
             side if factor == 1 else max(1, round(side * factor))
-            for side, factor in zip(self._levels.shapes[0], self.stretch, strict=True)
+            for side, factor in zip(self.file_shape, self.stretch, strict=True)
         )
         self.downsamples = tuple(self._levels.downsamples)
         self._grid = self._grid_at(target_mpp or self.base_mpp)
         self.scale, self.level, self.shape = self._grid.scale, self._grid.level, self._grid.shape
         self.mpp = round(self.base_mpp * self.scale, 9)
+        self.file_scale: Scale = file_scale(self.scale, self.stretch)
 
     def _grid_at(self, mpp: float) -> _Grid:
         """The grid of ``mpp`` um/px, or a level's own where it is nearly that."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import tifffile
 from defusedxml import ElementTree
@@ -14,13 +17,20 @@ from PIL import Image
 __all__ = [
     "SAME_MPP",
     "Resolution",
+    "Scale",
+    "file_scale",
     "image_resolutions",
     "plausible_mpp",
     "resolution_of",
     "slide_resolutions",
     "stated_resolution",
     "tiff_resolutions",
+    "warn_of_conflict",
 ]
+
+#: Pixels of a file per pixel of an array: one number, or one along the rows' and one along the columns' side where the
+#: file's pixels are oblong.
+Scale = float | tuple[float, float]
 
 #: Relative difference of resolutions that is not worth resampling: scanners of one nominal magnification differ so.
 SAME_MPP = 0.1
@@ -135,6 +145,31 @@ def stated_resolution(candidates: Iterable[Resolution | None]) -> Resolution | N
 
 def _agree(one: Resolution, other: Resolution) -> bool:
     return all(math.isclose(a, b, rel_tol=_DISAGREE) for a, b in ((one.row, other.row), (one.col, other.col)))
+
+
+def file_scale(scale: float, stretch: tuple[float, float]) -> Scale:
+    """Px of a file per px of an array, from square px per px of the array.
+
+    Args:
+        scale: square px of full resolution per px of the array.
+        stretch: :attr:`Resolution.stretch` of the file.
+
+    Examples:
+        >>> from monai_ext.formats.resolution import file_scale
+        >>> file_scale(4.0, stretch=(1.0, 1.0)), file_scale(4.0, stretch=(1.0, 2.0))
+        (4.0, (4.0, 2.0))
+    """
+    return scale if stretch == (1, 1) else (scale / stretch[0], scale / stretch[1])
+
+
+@cache
+def warn_of_conflict(path: str | os.PathLike, conflict: str) -> None:
+    """Say, a single time for a file, that its statements of the resolution differ; ``conflict`` may be empty.
+
+    A run that is to say it anew clears the cache.
+    """
+    if conflict:
+        print(f"{path}: {conflict}", file=sys.stderr)
 
 
 def slide_resolutions(properties: Mapping[str, str]) -> Iterator[Resolution | None]:

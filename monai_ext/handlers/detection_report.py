@@ -15,7 +15,9 @@ from monai.utils import convert_to_numpy
 from monai_ext.base.colours import COLOURS
 from monai_ext.base.distributed import gather
 from monai_ext.base.overlay import overlay
+from monai_ext.data.geometry import image_resolution
 from monai_ext.formats.image import read_field
+from monai_ext.formats.resolution import Scale
 from monai_ext.handlers.training_state import read_curves
 from monai_ext.metrics.bootstrap import bootstrap_ci
 from monai_ext.metrics.detection import detection_scores, match_detections
@@ -31,7 +33,7 @@ _SCORES = ("f1", "precision", "recall")
 class _FieldResult:
     image: str
     group: str
-    scale: float
+    scale: Scale
     predicted: np.ndarray
     truth: np.ndarray
 
@@ -82,7 +84,7 @@ class DetectionReport:
                 _FieldResult(
                     name,
                     str(batch.get("group", Path(name).stem)),
-                    float(meta["scale"]),
+                    image_resolution(meta)[1],
                     convert_to_numpy(output["points"])[:, :2],
                     convert_to_numpy(batch["label"]).reshape(-1, 2),
                 )
@@ -156,10 +158,12 @@ class DetectionReport:
         missed = np.delete(result.truth, pairs[:, 1], axis=0)
         points = np.concatenate([result.predicted[pairs[:, 0]], alarms, missed])
         kinds = ["TP"] * len(pairs) + ["FP"] * len(alarms) + ["FN"] * len(missed)
-        # the points are on the network's grid, the picture is the file's
-        points = (points + 0.5) * result.scale - 0.5
-        radius = round(self.radii[0] * result.scale)
-        drawn = overlay(read_field(result.image).image, points=points, classes=kinds, radius=radius, channel_dim=0)
+        # the points are on the network's grid, the picture is the file's, in square px
+        field = read_field(result.image)
+        scale = np.divide(result.scale, field.file_scale)
+        points = (points + 0.5) * scale - 0.5
+        radius = round(self.radii[0] * float(scale.max()))
+        drawn = overlay(field.image, points=points, classes=kinds, radius=radius, channel_dim=0)
         counts = f"{row['tp']} found, {row['fp']} false, {row['fn']} missed"
         return drawn, f"{row['image']} ({row['group']}): F1 {row['f1']:.2f}, {counts}"
 

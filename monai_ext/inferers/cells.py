@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,7 @@ class TileFinder(MapPredictor):
         instances, values = self.found(prediction, grid.mpp)
         image = pixels.permute(1, 2, 0).numpy()[cut : cut + values.shape[0], cut : cut + values.shape[1]]
         corner = tuple(float(start - halo * grid.scale) for start in grid.offset)
-        around = Grid(grid.mpp, grid.scale, corner, grid.limits)
+        around = replace(grid, offset=corner)
         edge = self._edge(instances.shape, around)
         instances, open_ended = whole_instances(instances, self.min_area_um2 / grid.mpp**2, edge)
         inside = np.zeros_like(open_ended)

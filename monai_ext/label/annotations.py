@@ -40,7 +40,7 @@ def object_map(label: str | os.PathLike, image: str | os.PathLike) -> np.ndarray
     label = Path(label)
     if label.suffix.lower() in _MASKS:
         return read_mask(label)
-    return polygons_to_label_map(_objects(label, areas=True).geometry, read_field(image).image.shape[1:])
+    return polygons_to_label_map(_objects(label, areas=True).geometry, read_field(image).file_shape)
 
 
 def object_points(label: str | os.PathLike) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import shapely
 from monai.utils import convert_to_numpy
 
+from monai_ext.data.geometry import image_resolution
 from monai_ext.formats.geojson import Color, Features
 from monai_ext.transforms.diagnose_vessel import HEALTHY_CLASSES, VesselDiagnosis
 from monai_ext.transforms.save_detections import detection_features
@@ -40,7 +41,7 @@ def found_features(data: Mapping[str, Any], image_key: str = "source") -> Featur
     if "diagnosis" in data:
         return _vessel_features(data["diagnosis"])
     meta = data[image_key].meta
-    resolution = {"mpp": float(meta.get("mpp") or 0), "scale": float(meta.get("scale") or 1)}
+    resolution = dict(zip(("mpp", "scale"), image_resolution(meta), strict=True))
     if "cells" in data:
         features = data["cells"].features(object_type="annotation")
         names = np.array([name or _NUCLEUS for name in features.classes], dtype=object)

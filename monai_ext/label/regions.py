@@ -52,7 +52,7 @@ def load_region(
         InputError: the region is not in the image, or has more than 100 Mpx; the file cannot be read.
     """
     reader = SlideReader(path, target_mpp, mpp)
-    rows, cols = reader.level0_shape
+    (rows, cols), sides = reader.file_shape, np.broadcast_to(reader.file_scale, 2).tolist()
     left, top = (int(value) for value in location)
     right, bottom = (
         start + (int(side) or limit - start) for start, side, limit in zip((left, top), size, (cols, rows), strict=True)
@@ -61,26 +61,29 @@ def load_region(
         problem = f"location {list(location)}, size {list(size)}"
         raise InputError(path, f"a region inside its {cols} x {rows} px", problem)
     right, bottom = min(right, cols), min(bottom, rows)
-    first_row, first_col = (max(0, math.floor(edge / reader.scale) - margin) for edge in (top, left))
+    first_row, first_col = (
+        max(0, math.floor(edge / side) - margin) for edge, side in zip((top, left), sides, strict=True)
+    )
     last_row, last_col = (
-        min(limit, math.ceil(edge / reader.scale) + margin)
-        for edge, limit in zip((bottom, right), reader.shape, strict=True)
+        min(limit, math.ceil(edge / side) + margin)
+        for edge, limit, side in zip((bottom, right), reader.shape, sides, strict=True)
     )
     height, width = last_row - first_row, last_col - first_col
     if height * width > _MOST_PIXELS:
         problem = f"{width} x {height} px at {reader.mpp or 'no known'} um/px"
         raise InputError(path, f"a region of at most {_MOST_PIXELS // 10**6} Mpx", problem)
     pixels = reader.read(first_row, first_col, height, width)
-    corner = (first_row * reader.scale, first_col * reader.scale)
+    corner = (first_row * sides[0], first_col * sides[1])
+    stated_mpp = 0.0 if reader.resolution_source == "assumed" else reader.mpp
     meta = {
         "filename_or_obj": str(path),
-        "mpp": reader.mpp,
-        "scale": reader.scale,
-        "file_shape": tuple(round(side * reader.scale) for side in pixels.shape[1:]),
+        "mpp": stated_mpp,
+        "scale": reader.file_scale,
+        "file_shape": tuple(round(length * side) for length, side in zip(pixels.shape[1:], sides, strict=True)),
         "corner": corner[::-1],
         "region": (left, top, right, bottom),
     }
-    affine = image_affine(reader.mpp, reader.scale, corner)
+    affine = image_affine(stated_mpp, reader.file_scale, corner)
     return MetaTensor(torch.from_numpy(np.ascontiguousarray(pixels)), affine=affine, meta=meta)
 
 

@@ -10,6 +10,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import tifffile
 
@@ -99,7 +100,7 @@ class _InstanceField(Sample):
         return []  # image and labels were read to count the nuclei
 
     def write(self, dst: Path, link: bool) -> dict[str, object]:
-        image, truth = _load(self.source)
+        image, truth = _load(self.source, cut=self.corner is not None)
         if self.corner is None:
             relative_path = f"images/{self.name}{self.source.image.suffix}"
             copy_or_link(self.source.image, dst / relative_path, link)
@@ -198,7 +199,7 @@ def write_maps(dst: Path, name: str, truth: Truth, mpp: float | None, options: M
 def _cut(tile: int | None, options: MapOptions, source: FieldSource) -> tuple[list[Sample], list[str]]:
     """The samples that an image becomes, and what is wrong with it."""
     try:
-        image, truth = _load(source)
+        image, truth = _load(source, cut=tile is not None)
     except InputError as error:
         return [], [str(error)]
     if tile is None:
@@ -213,14 +214,22 @@ def _cut(tile: int | None, options: MapOptions, source: FieldSource) -> tuple[li
 
 
 @lru_cache(maxsize=8)  # the squares of an image come one after the other
-def _load(source: FieldSource) -> tuple[np.ndarray, Truth]:
-    """The image ``(H, W, 3)`` and its labels."""
-    image = np.moveaxis(read_field(source.image).image, 0, -1)
-    truth = source.read(image.shape[:2])
+def _load(source: FieldSource, cut: bool) -> tuple[np.ndarray, Truth]:
+    """The image ``(H, W, 3)`` and its labels: to be cut in square px, else in the file's, which is copied."""
+    field = read_field(source.image, source.mpp if cut else 1.0)  # with a resolution given px stay the file's own
+    truth = source.read(field.file_shape)
     for what, array in truth._asdict().items():
-        if array is not None and array.shape != image.shape[:2]:
-            raise InputError(source.image, f"the size of its {what} {array.shape}", f"{image.shape[:2]}")
-    return image, truth
+        if array is not None and array.shape != field.file_shape:
+            raise InputError(source.image, f"the size of its {what} {array.shape}", f"{field.file_shape}")
+    shape = field.image.shape[1:]
+    if shape != field.file_shape:  # oblong px, which became square
+        truth = Truth(*(array if array is None else _resized(array, shape) for array in truth))
+    return np.moveaxis(field.image, 0, -1), truth
+
+
+def _resized(labels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    resized = cv2.resize(labels.astype(np.int32), shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    return resized.astype(labels.dtype)
 
 
 def _square(array: np.ndarray | None, corner: tuple[int, int], side: int) -> np.ndarray | None:

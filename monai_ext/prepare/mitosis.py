@@ -307,7 +307,7 @@ def _frame_points(frame: Path, kind: str, frames: str, problems: list[str]) -> n
         read_field,  # an x40 frame has as many pixels as the x20 frame it is a quarter of
     )
 
-    size = np.array(read_field(frame).image.shape[1:])
+    size = np.array(read_field(frame).file_shape)
     parts = [_NO_POINTS]
     for quadrant, letter in enumerate("abcd"):
         path = folder / f"{frame.stem}{letter}_{kind}.csv"

@@ -160,10 +160,13 @@ class _Map:
         reader = slide_reader(slide.image, grid.mpp, slide.mpp)
         coarse = grid.mpp * grid.size / _CELLS
         side = reader.thumbnail_scale(coarse)
-        self.tissue = tissue_mask(reader.thumbnail(coarse), reader.base_mpp * side)
+        thumbnail, valid = reader.overview(coarse)
+        self.tissue = tissue_mask(thumbnail, reader.base_mpp * side, valid=valid)
         self.scale, self.cell = reader.scale, side / reader.scale
         self.limit = [int(length / reader.scale) - grid.size + 1 for length in reader.level0_shape]
         self.region = slide.region()
+        if reader.stretch != (1, 1):  # from the file's px to square ones
+            self.region = shapely.transform(self.region, lambda xy: xy * reader.stretch[::-1])
         self.tree = shapely.STRtree(self.region)
         self.inside = polygons_to_mask(self.region, self.tissue.shape, scale=side)
         self.edge = np.zeros_like(self.tissue)

@@ -51,16 +51,14 @@ class _VesselImage(LabelledSample):
     def check(self) -> list[str]:
         """Decode image and mask in full and compare them, and the centroids with both."""
         try:
-            image = read_field(self.image).image
+            shape = read_field(self.image).file_shape
             if self.lumen is not None:
-                keep_lumen(image, self._mask(image.shape[1:]), self.lumen)
+                keep_lumen(np.zeros((1, *shape), np.uint8), self._mask(shape), self.lumen)
         except InputError as error:
             return [str(error)]
-        outside = None if self.centroids is None else points_outside(self.centroids, image.shape[1:])
+        outside = None if self.centroids is None else points_outside(self.centroids, shape)
         if outside:
-            return [
-                f"{self.image}: expected centroids inside its {image.shape[1]} x {image.shape[2]} px, found {outside}"
-            ]
+            return [f"{self.image}: expected centroids inside its {shape[0]} x {shape[1]} px, found {outside}"]
         if self.centroids is not None and len(self.centroids) and not self.label:
             return [f"{self.image}: expected no cancerous cells in a healthy vessel, found {len(self.centroids)}"]
         return []
@@ -71,7 +69,7 @@ class _VesselImage(LabelledSample):
         copy_or_link(self.image, dst / entry["image"], link)
         if self.lumen is not None:
             entry["mask"] = f"masks/{self.name}.png"
-            shape = read_field(self.image).image.shape[1:]
+            shape = read_field(self.image).file_shape
             write_png(dst / entry["mask"], (self._mask(shape) != 0).astype(np.uint8) * 255)
         if self.centroids is not None:
             entry["centroids"] = f"centroids/{self.name}.csv"

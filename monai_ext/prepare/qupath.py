@@ -136,11 +136,8 @@ class _Square(Sample):
         image[outside] = 0
         relative_path = f"images/{self.name}.png"
         write_png(dst / relative_path, image)
-        offset = (self.row * reader.scale, self.col * reader.scale)
-        annotations = {
-            name: self._near(_labels(self.slide, name), offset, reader.scale) for name in self.slide.annotations
-        }
-        drawn = self._near(_nuclei(self.slide), offset, reader.scale)
+        annotations = {name: self._near(_labels(self.slide, name), reader) for name in self.slide.annotations}
+        drawn = self._near(_nuclei(self.slide), reader)
         instances = polygons_to_label_map(drawn.geometry, outside.shape)
         instances[outside] = 0
         numbers = np.append(0, class_numbers(drawn, options.classes) + 1)
@@ -158,13 +155,14 @@ class _Square(Sample):
         rows, cols = np.arange(self.height) + self.row, np.arange(self.width) + self.col
         return ~(((rows >= top) & (rows < bottom))[:, None] & ((cols >= left) & (cols < right)))
 
-    def _near(self, located: tuple[Features, shapely.STRtree], offset: tuple[float, float], scale: float) -> Features:
+    def _near(self, located: tuple[Features, shapely.STRtree], reader: SlideReader) -> Features:
         """The objects that reach into the square, in its pixels."""
         features, tree = located
-        top, left = offset
-        here = shapely.box(left, top, left + self.width * scale, top + self.height * scale)
+        down, across = np.broadcast_to(reader.file_scale, 2).tolist()
+        top, left = self.row * down, self.col * across
+        here = shapely.box(left, top, left + self.width * across, top + self.height * down)
         near = features[np.sort(tree.query(here, predicate="intersects"))]
-        geometry = shapely.transform(near.geometry, lambda xy: (xy - (left, top)) / scale)
+        geometry = shapely.transform(near.geometry, lambda xy: (xy - (left, top)) / (across, down))
         columns = ("classes", "measurements", "object_types", "names", "ids", "colors")
         return Features(geometry, **{column: getattr(near, column) for column in columns})
 
@@ -329,8 +327,9 @@ def _squares(slide: _Slide) -> tuple[list[Sample], list[str]]:
     samples: list[Sample] = []
     try:
         for scale in slide.options.resolutions:
-            squares, side = slide.squares(scale), _reader(slide, scale).scale
-            boxes = [(col * side, row * side, (col + w) * side, (row + h) * side) for row, col, h, w, _ in squares]
+            squares = slide.squares(scale)
+            down, across = np.broadcast_to(_reader(slide, scale).file_scale, 2).tolist()
+            boxes = [(col * across, row * down, (col + w) * across, (row + h) * down) for row, col, h, w, _ in squares]
             inside, _ = _nuclei(slide)[1].query(shapely.box(*np.reshape(boxes, (-1, 4)).T))
             counts = np.bincount(inside, minlength=len(squares)).tolist()
             for square, count in zip(squares, counts, strict=True):

@@ -87,11 +87,12 @@ class PointsImage(Sample):
     def check(self) -> list[str]:
         """Decode the image in full, because a download cut short still has a good header, and compare its points."""
         try:
-            image = read_field(self.image)
+            image = read_field(self.image, self.mpp)
         except InputError as error:
             return [str(error)]
-        self.shape = image.image.shape[1:]
-        self.mpp = self.mpp or image.mpp or _MPP
+        self.shape = image.file_shape
+        if image.stretch == (1, 1):  # else the copy is to state its two sides itself
+            self.mpp = self.mpp or image.mpp or _MPP
         labels = [self.points, self.lookalikes, *(self.regions or ())]
         outside = points_outside(np.concatenate([points for points in labels if points is not None]), self.shape)
         rows, columns = self.shape
@@ -106,7 +107,8 @@ class PointsImage(Sample):
         }
         copy_or_link(self.image, dst / entry["image"], link)
         write_points(dst / entry["label"], self.points)
-        entry["mpp"] = self.mpp
+        if self.mpp is not None:
+            entry["mpp"] = self.mpp
         if self.lookalikes is not None:
             entry["lookalikes"] = f"lookalikes/{self.name}.csv"
             write_points(dst / entry["lookalikes"], self.lookalikes)

@@ -149,7 +149,8 @@ class SlideRule:
     def _squares(self, reader: SlideReader) -> np.ndarray:
         """``(N, 2)`` first row and column of the squares on tissue, px of the reader's grid."""
         scale = reader.thumbnail_scale(_THUMBNAIL_MPP)
-        tissue = tissue_mask(reader.thumbnail(_THUMBNAIL_MPP), reader.base_mpp * scale)
+        thumbnail, valid = reader.overview(_THUMBNAIL_MPP)
+        tissue = tissue_mask(thumbnail, reader.base_mpp * scale, valid=valid)
         side = self.size * reader.scale / scale  # px of the thumbnail
         sums = cv2.integral(tissue.view(np.uint8))
         whole = [int(length / reader.scale) // self.size for length in reader.level0_shape]

@@ -130,10 +130,10 @@ def choose_templates(
 
 
 def _from_points(field: Field, points: np.ndarray, size: int, path: str | os.PathLike) -> Templates:
-    shape = [round(side * field.scale) for side in field.image.shape[1:]]
+    shape = field.file_shape
     if outside := points_outside(points, shape):
         raise InputError(path, f"points inside the image ({shape[0]} x {shape[1]} px)", outside)
-    return cut_templates(field.image, (points + 0.5) / field.scale - 0.5, size, path)
+    return cut_templates(field.image, (points + 0.5) / np.asarray(field.file_scale) - 0.5, size, path)
 
 
 def _preview(

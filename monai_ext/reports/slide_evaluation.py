@@ -16,6 +16,7 @@ from monai_ext.base.errors import DataListError, InputError
 from monai_ext.base.files import atomic_path
 from monai_ext.data.run_state import RunState
 from monai_ext.formats.geojson import rasterize
+from monai_ext.formats.resolution import file_scale
 from monai_ext.formats.roles import read_areas
 from monai_ext.metrics.bootstrap import bootstrap_scores, weighted_auc
 from monai_ext.metrics.froc import FALSE_ALARMS, SlideLesions, bootstrap_froc, froc_curve, match_lesions
@@ -166,9 +167,10 @@ def _lesions(
     plan = json.loads(stem.with_name(f"{stem.name}_plan.json").read_text(encoding="utf-8"))
     scale = mask_um / plan["base_mpp"]
     shape = tuple(int(np.ceil(side / scale)) for side in plan["level0_shape"])
+    on_file = file_scale(scale, tuple(plan.get("stretch", (1, 1))))  # places and annotations are in px of the file
     path = folder / entry["annotation"]
     areas = read_areas(path, classes)
     if not len(areas):
         raise InputError(path, f"outlines of {' or '.join(classes or ['tumour'])}", "none")
-    tumour = rasterize(areas, shape, scale=scale)[0] > 0
-    return match_lesions(scores, (places + 0.5) / scale - 0.5, tumour, mask_um, grow_um, itc_um)
+    tumour = rasterize(areas, shape, scale=on_file)[0] > 0
+    return match_lesions(scores, (places + 0.5) / np.asarray(on_file) - 0.5, tumour, mask_um, grow_um, itc_um)

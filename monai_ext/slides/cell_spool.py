@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,7 +16,7 @@ from scipy.spatial import cKDTree
 
 from monai_ext.base.errors import InputError
 from monai_ext.data.cells import Cells
-from monai_ext.formats.geojson import Color, encode_features
+from monai_ext.formats.geojson import Color, encode_features, parse_geojson
 from monai_ext.formats.outlines import valid_geometry
 
 __all__ = ["CellSpool"]
@@ -114,12 +115,23 @@ class CellSpool:
         file.seek(end)
         return table
 
-    def texts(self, records: np.ndarray) -> Iterator[bytes]:
-        """The encoded feature of each of these records."""
+    def texts(self, records: np.ndarray, stretch: tuple[float, float] = (1, 1)) -> Iterator[bytes]:
+        """The encoded feature of each of these records.
+
+        Args:
+            records: some of them.
+            stretch: see :meth:`Features.on_file`; cells are gathered in square px.
+        """
         self._files[0].flush()
         descriptor = self._files[0].fileno()
-        for begin, length in zip(records["begin"].tolist(), records["length"].tolist(), strict=True):
-            yield os.pread(descriptor, length, begin)
+        spans = zip(records["begin"].tolist(), records["length"].tolist(), strict=True)
+        texts = (os.pread(descriptor, length, begin) for begin, length in spans)
+        if stretch == (1, 1):
+            yield from texts
+            return
+        while batch := [*islice(texts, _AT_ONCE)]:
+            features = parse_geojson(b"[" + b",".join(batch) + b"]", self._files[0].name)
+            yield from encode_features(features.on_file(stretch), self._files[0].name)
 
     def outlines(self, records: np.ndarray) -> np.ndarray:
         """The outlines of N records, valid polygons, ``(N,)``."""
@@ -164,13 +176,22 @@ def drop_second_versions(
     return keep
 
 
-def write_csv(file: io.TextIOBase, records: np.ndarray, spool: CellSpool, class_names: Sequence[str]) -> None:
-    """A row for each record as :meth:`Cells.table` has it, some at a time."""
+def write_csv(
+    file: io.TextIOBase,
+    records: np.ndarray,
+    spool: CellSpool,
+    class_names: Sequence[str],
+    stretch: tuple[float, float] = (1, 1),
+) -> None:
+    """A row for each record as :meth:`Cells.table` has it, some at a time; ``row, col`` in px of the file."""
     import pandas as pd
 
     names = np.array([*class_names, None], dtype=object)
     for start in range(0, max(1, len(records)), _AT_ONCE):
         batch = records[start : start + _AT_ONCE]
         columns: dict[str, Any] = {"row": batch["row"], "col": batch["col"], "class": names[batch["class"]]}
+        if stretch != (1, 1):
+            sides = zip(("row", "col"), stretch, strict=True)
+            columns |= {name: (batch[name] + 0.5) / side - 0.5 for name, side in sides}
         columns |= {name: batch[name] for name in spool.columns}
         pd.DataFrame(columns).to_csv(file, index=False, header=start == 0)

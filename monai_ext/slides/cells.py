@@ -57,7 +57,7 @@ class SlideCells(SlideInferer):
     """Finds, measures and classifies the cells of whole slides with bounded memory.
 
     For a slide ``a/b.svs`` below the input folder these appear below ``output_dir``, each whole or not at all:
-    ``a/b.geojson`` (outlines in px of level 0, class, probabilities and measurements, the least certain first),
+    ``a/b.geojson`` (outlines in px of the file, class, probabilities and measurements, the least certain first),
     ``a/b_cells.csv`` (a row for each, in the same order), ``a/b_overlay.png``, ``a/b_plan.json``; ``summary.csv`` has
     counts and densities. They depend on the slide and the settings only. Meanwhile ``a/b.partial`` holds the cells so
     far, from which a run that was killed resumes.
@@ -146,7 +146,8 @@ class SlideCells(SlideInferer):
         partial.join(CellWindow(reader, plan, self.finder, normalize, self.seam_px))
 
     def _cells(self, plan: SlidePlan, tile: Tile, pixels: Tensor, prediction: Tensor) -> tuple[Cells, np.ndarray]:
-        grid = Grid(plan.mpp, plan.scale, (tile.row * plan.scale, tile.col * plan.scale), plan.level0_shape)
+        corner = (tile.row * plan.scale, tile.col * plan.scale)
+        grid = Grid(plan.mpp, plan.scale, corner, plan.level0_shape, stated=plan.measured)
         with torch.inference_mode():
             return self.finder.cells(pixels, prediction, grid)
 
@@ -157,9 +158,9 @@ class SlideCells(SlideInferer):
         records = records[drop_second_versions(records, self.finder.reach * plan.scale, self._alike(spool))]
         records = records[np.lexsort([records[name] for name in ("col", "row", "confidence")])]
         with GeoJSONWriter(geojson) as writer:
-            writer.write_encoded(spool.texts(records))
+            writer.write_encoded(spool.texts(records, plan.stretch))
         with csv.open("w", encoding="utf-8", newline="") as file:
-            write_csv(file, records, spool, self.finder.class_names)
+            write_csv(file, records, spool, self.finder.class_names, plan.stretch)
         write_png(picture, self._picture(records, *thumbnail, plan))
         plan_json.write_text(plan.to_json(), encoding="utf-8")
         summary = summarize_cells(records["class"], self.finder.class_names, plan.tissue_mm2)
@@ -167,6 +168,8 @@ class SlideCells(SlideInferer):
             f"mean_{name}": round(float(records[name].mean()), 4) if len(records) else None
             for name in ("confidence", "area_um2")
         }
+        if not plan.measured:
+            means["mean_area_um2"] = None
         return {"tissue_mm2": plan.tissue_mm2, **summary, "cut": partial.stay, **means}
 
     def _caption(self, summary: Mapping[str, Any]) -> str:
@@ -189,7 +192,8 @@ class SlideCells(SlideInferer):
         shrink = 4096 / max(picture.shape)
         if shrink < 1:
             picture = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
-        scale_bar(picture, scale * plan.base_mpp / min(1, shrink))
+        if plan.measured:
+            scale_bar(picture, scale * plan.base_mpp / min(1, shrink))
         return picture
 
 

@@ -25,7 +25,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.base.files import path_below
 from monai_ext.base.flags import as_flag
 from monai_ext.data.cohort import Cohort
-from monai_ext.data.result_files import OVERLAY
+from monai_ext.data.result_files import OVERLAY, warn_of_no_resolution, warnings_of
 from monai_ext.formats.reader import SlideReader
 from monai_ext.formats.tissue import Tissue, tissue_mask
 from monai_ext.reports.pages import write_report
@@ -52,7 +52,7 @@ class SlideResult:
     Attributes:
         path: the slide.
         name: what its files' paths below ``output_dir`` begin with.
-        summary: see :func:`~monai_ext.slides.outputs.write_outputs`.
+        summary: see :func:`~monai_ext.slides.outputs.write_outputs`; ``warnings`` too, if there are any.
         tiles: how many were computed.
         seconds: time it took, in all runs together.
     """
@@ -87,7 +87,7 @@ class SlideInferer:
         workers: threads that decode.
         prefetch: batches decoded ahead.
         backend: the decoder: ``openslide``, ``cucim`` or ``tifffile``.
-        tissue: compute tissue only; else glass too.
+        tissue: compute tissue only; else glass too, but not what was never scanned.
         stains: the target that each slide's stains are normalised to; ``None`` leaves it as it is.
         outputs: what counts as a detection or a region.
         resume: continue partial maps, and leave out slides that are done, if they were made with these settings.
@@ -127,6 +127,7 @@ class SlideInferer:
         self.tissue, self.resume = as_flag(tissue, "tissue"), as_flag(resume, "resume")
         self.stains, self.outputs = stains, outputs or OutputSettings()
         self.title, self.notes = title, dict(notes or {})
+        self._warned = False
         kind = type(predictor)
         predictor_fingerprint = getattr(predictor, "fingerprint", "")
         self._maker = [
@@ -154,11 +155,13 @@ class SlideInferer:
         name = path.stem if name is None else name
         try:
             reader = SlideReader(path, self.target_mpp, mpp or self.mpp, self.backend)
-            thumbnail, scale = self._thumbnail(reader)
+            thumbnail, valid, scale = self._thumbnail(reader)
         except InputError:
             self._discard(name)
             raise
-        tissue = Tissue(tissue_mask(thumbnail, scale * reader.base_mpp), scale) if self.tissue else None
+        tissue = None if valid is None else Tissue(valid, scale)
+        if self.tissue:
+            tissue = Tissue(tissue_mask(thumbnail, scale * reader.base_mpp, valid=valid), scale)
         step, margin, align = self._lattice
         plan = plan_slide(reader, step, margin, self.tile_px, tissue, align)
         work = self.output_dir / f"{name}.partial"
@@ -178,7 +181,10 @@ class SlideInferer:
                 raise
             seconds = partial.seconds
             partial.close()
-        return SlideResult(path, name, summary, plan.tile_count, seconds)
+        if not plan.measured and not self._warned:
+            self._warned = True
+            warn_of_no_resolution(path)
+        return SlideResult(path, name, summary | warnings_of(vars(plan)), plan.tile_count, seconds)
 
     @property
     def _lattice(self) -> tuple[int, int, int]:
@@ -201,11 +207,12 @@ class SlideInferer:
         for suffix in self.suffixes:
             self._output(name, suffix).unlink(missing_ok=True)
 
-    def _thumbnail(self, reader: SlideReader) -> tuple[np.ndarray, float]:
+    def _thumbnail(self, reader: SlideReader) -> tuple[np.ndarray, np.ndarray | None, float]:
+        """The slide in small, where of it something was scanned (``None``: everywhere), and px of level 0 per px."""
         longer = max(reader.level0_shape) * reader.base_mpp
         most, least = (longer / side for side in _THUMBNAIL_SIDES)
         mpp = max(min(_THUMBNAIL_UM, most), least, reader.base_mpp)
-        return reader.thumbnail(mpp), reader.thumbnail_scale(mpp)
+        return *reader.overview(mpp), reader.thumbnail_scale(mpp)
 
     def _compute(self, reader: SlideReader, partial: PartialSlide) -> None:
         plan, first = partial.plan, partial.stripes
@@ -320,13 +327,14 @@ class SlideInferer:
         if failed:
             tables["Failed"] = [{"image": image, "reason": entry["reason"]} for image, entry in failed.items()]
         highest = sorted(done, key=lambda entry: -entry["summary"][self.ranked_by])[:_PICTURES]
-        sums = self.totals if done else ()
+        sums = {key: table[key].dropna() for key in self.totals} if done else {}
+        totals = {key: column.sum().item() if len(column) else None for key, column in sums.items()}
         path = self.output_dir / "report.html"
         try:
             write_report(
                 path,
                 title=self.title,
-                metrics={"slides": len(done), "failed": len(failed), **{key: table[key].sum().item() for key in sums}},
+                metrics={"slides": len(done), "failed": len(failed), **totals},
                 tables=tables,
                 cases={f"Highest {self.ranked_by}": [self._case(entry) for entry in highest]},
                 notes=self.notes,

@@ -17,7 +17,7 @@ from monai_ext.base.files import write_png
 from monai_ext.data.result_files import HEATMAP, OVERLAY
 from monai_ext.formats.geojson import Features, GeoJSONWriter, to_xy
 from monai_ext.formats.heatmap import HeatMap, halve
-from monai_ext.formats.hotspot import hot_spot
+from monai_ext.formats.hotspot import HotSpot, hot_spot
 from monai_ext.formats.ome import write_ome_tiff
 from monai_ext.slides.detections import iterative_nms
 from monai_ext.slides.overlay import slide_overlay
@@ -111,11 +111,14 @@ def write_outputs(
         settings: what counts as a detection or a region.
         thumbnail: uint8 ``(3, H, W)`` of the slide, and px of level 0 per px of it.
 
+    Files have places in px of the file; where its resolution is unknown nothing is given in um.
+
     Returns:
         ``score`` (the map's maximum), ``mean`` (over the tissue), ``positive_mm2`` (above the threshold),
         ``tissue_mm2``, ``regions``, ``detections`` (how many), ``density_per_mm2`` (detections per mm2 of tissue,
         ``None`` without) and, with ``hotspot_mm2``, what :class:`~monai_ext.formats.hotspot.HotSpot` says, in px of
-        level 0.
+        the file, its radius in those of the shorter side. Areas and densities are ``None`` where the resolution is
+        unknown.
 
     Raises:
         OSError: the disk is full.
@@ -124,7 +127,7 @@ def write_outputs(
     summary = _statistics(heat, plan, settings)
     with _pyramid(heat, folder) as levels:
         names = [settings.classification if heat.shape[0] == 1 else f"channel {k}" for k in range(heat.shape[0])]
-        write_ome_tiff(heatmap, levels, plan.cell_um, f"{plan.file} heat map", names)
+        write_ome_tiff(heatmap, levels, plan.cell_um if plan.measured else None, f"{plan.file} heat map", names)
         number = next(k for k, level in enumerate(levels) if np.prod(level.shape[1:]) <= _MOST_CELLS)
         values = levels[number].rows(0, levels[number].shape[1], settings.channel)
         fine = number if settings.objects == "peak" else 0
@@ -137,22 +140,25 @@ def write_outputs(
             settings.min_area_um2 / cell_um2,
             settings.min_score,
         )
-    areas = regions.cells * cell_um2
+    areas = regions.cells * (cell_um2 if plan.measured else np.nan)
     detections = (
         _peaks(values, plan, 2**number, settings) if settings.objects == "peak" else _centres(regions, areas, plan)
     )
 
-    _write_geojson(geojson, regions, areas, detections, settings)
-    table = {"row": detections.points[:, 0], "col": detections.points[:, 1]}
-    table |= (
-        dict(zip("xy", to_xy(detections.points).T, strict=True)) | {"score": detections.scores} | detections.measured
-    )
+    _write_geojson(geojson, regions, areas, detections, settings, plan.stretch)
+    on_file = _on_file(detections.points, plan)
+    table = {"row": on_file[:, 0], "col": on_file[:, 1]}
+    table |= dict(zip("xy", to_xy(on_file).T, strict=True)) | {"score": detections.scores} | detections.measured
     pd.DataFrame(table).astype(np.float64).round(6).to_csv(csv, index=False)
-    spot = None
-    if settings.hotspot_mm2 is not None:
+    spot, spot_row = None, {}
+    if settings.hotspot_mm2 is not None and plan.measured:
         spot = hot_spot(detections.points, plan.level0_shape, plan.base_mpp, settings.hotspot_mm2)
+        row, col = _on_file(np.array([[spot.row, spot.col]]), plan)[0].tolist()
+        spot_row = asdict(spot) | {"row": row, "col": col}
+    elif settings.hotspot_mm2 is not None:
+        spot_row = dict.fromkeys(HotSpot.__dataclass_fields__)
     heat_scale = plan.cell_scale * 2**number
-    look = {"mpp": plan.base_mpp, "colour": tuple(settings.colour), "spot": spot}
+    look = {"mpp": plan.base_mpp if plan.measured else None, "colour": tuple(settings.colour), "spot": spot}
     write_png(picture, slide_overlay(*thumbnail, values, heat_scale, regions.polygons, detections.points, **look))
     plan_json.write_text(plan.to_json(), encoding="utf-8")
     count = len(detections.points)
@@ -161,8 +167,13 @@ def write_outputs(
         "regions": len(regions.polygons),
         "detections": count,
         "density_per_mm2": count / plan.tissue_mm2 if plan.tissue_mm2 else None,
-        **({} if spot is None else {f"hotspot_{name}": value for name, value in asdict(spot).items()}),
+        **{f"hotspot_{name}": value for name, value in spot_row.items()},
     }
+
+
+def _on_file(points: np.ndarray, plan: SlidePlan) -> np.ndarray:
+    """Places ``row, col`` on level 0 in px of the file."""
+    return points if plan.stretch == (1, 1) else (points + 0.5) / plan.stretch - 0.5
 
 
 def _peaks(values: np.ndarray, plan: SlidePlan, reduced: int, settings: OutputSettings) -> _Detections:
@@ -182,7 +193,7 @@ def _places(cells: np.ndarray, plan: SlidePlan, reduced: int = 1) -> np.ndarray:
     return np.minimum((cells + 0.5) * plan.cell_scale * reduced - 0.5, np.array(plan.level0_shape) - 1)
 
 
-def _statistics(heat: HeatMap, plan: SlidePlan, settings: OutputSettings) -> dict[str, float]:
+def _statistics(heat: HeatMap, plan: SlidePlan, settings: OutputSettings) -> dict[str, float | None]:
     score = total = above = 0.0
     for _, strip in heat.strips(settings.channel):
         score = max(score, float(strip.max()))
@@ -191,7 +202,7 @@ def _statistics(heat: HeatMap, plan: SlidePlan, settings: OutputSettings) -> dic
     return {
         "score": score,
         "mean": total / max(plan.tissue_cells, 1),
-        "positive_mm2": above * plan.cell_um**2 * 1e-6,
+        "positive_mm2": above * plan.cell_um**2 * 1e-6 if plan.measured else None,
         "tissue_mm2": plan.tissue_mm2,
     }
 
@@ -209,15 +220,17 @@ def _pyramid(heat: HeatMap, folder: Path) -> Iterator[list[HeatMap]]:
 
 
 def _write_geojson(
-    path: Path, regions: Regions, areas: np.ndarray, detections: _Detections, settings: OutputSettings
+    path: Path,
+    regions: Regions,
+    areas: np.ndarray,
+    detections: _Detections,
+    settings: OutputSettings,
+    stretch: tuple[float, float],
 ) -> None:
     look = {"classes": settings.classification, "colors": {settings.classification: tuple(settings.colour)}}
     measured = {"area_um2": areas, "mean_score": regions.mean, "max_score": regions.max}
     with GeoJSONWriter(path) as writer:
         kind = "detection" if settings.objects == "region" else "annotation"
-        writer.write(Features(regions.polygons, measurements=measured, object_types=kind, **look))
-        writer.write(
-            Features.from_points(
-                detections.points, measurements={"score": detections.scores} | detections.measured, **look
-            )
-        )
+        writer.write(Features(regions.polygons, measurements=measured, object_types=kind, **look).on_file(stretch))
+        scores = {"score": detections.scores} | detections.measured
+        writer.write(Features.from_points(detections.points, measurements=scores, **look).on_file(stretch))

@@ -24,7 +24,7 @@ def slide_overlay(
     cell_scale: float,
     regions: np.ndarray,
     points: np.ndarray,
-    mpp: float,
+    mpp: float | None,
     colour: tuple[int, int, int] = (200, 0, 0),
     spot: HotSpot | None = None,
 ) -> np.ndarray:
@@ -37,7 +37,7 @@ def slide_overlay(
         cell_scale: px of level 0 along a cell of ``heat``.
         regions: ``(N,)`` polygons, ``x, y`` in px of level 0.
         points: ``(N, 2)`` ``row, col`` in px of level 0, in falling order; the first hundred are drawn.
-        mpp: um per px of level 0.
+        mpp: um per px of level 0; ``None`` for no scale bar.
         colour: RGB of outlines and circles, 0 to 255.
         spot: the hot spot in px of level 0, drawn as a thin dark circle where it is one and holds anything.
 
@@ -64,7 +64,8 @@ def slide_overlay(
         centre = tuple(round((coordinate + 0.5) / scale - 0.5) for coordinate in (spot.col, spot.row))
         thickness = max(2, max(picture.shape) // 800)
         cv2.circle(picture, centre, round(spot.radius / scale), _INK, thickness, cv2.LINE_AA)
-    scale_bar(picture, scale * mpp)
+    if mpp is not None:
+        scale_bar(picture, scale * mpp)
     return picture
 
 

@@ -47,6 +47,10 @@ class SlidePlan:
 
     Attributes:
         file: name of the slide.
+        backend: who decodes it.
+        resolution_source: who states its resolution; ``assumed`` where nobody does, so that nothing is known in um.
+        conflict: what the file states of its resolution besides, where that differs; else empty.
+        stretch: px of level 0, which are square, along the rows' and the columns' side of one of the file's.
         level0_shape: rows and columns of level 0.
         base_mpp: um/px of level 0.
         target_mpp: um/px asked for; ``None`` for level 0 as it is.
@@ -58,11 +62,15 @@ class SlidePlan:
         tile: rows and columns of cells of a tile; tiles at the map's end have fewer.
         shape: rows and columns of cells of the map, which covers the slide and may reach over its edge.
         tissue_cells: cells that touch tissue.
-        tissue_mm2: area of the tissue.
+        tissue_mm2: area of the tissue; ``None`` where the resolution is only assumed.
         stripes: the tiles.
     """
 
     file: str
+    backend: str
+    resolution_source: str
+    conflict: str
+    stretch: tuple[float, float]
     level0_shape: tuple[int, int]
     base_mpp: float
     target_mpp: float | None
@@ -74,8 +82,13 @@ class SlidePlan:
     tile: tuple[int, int]
     shape: tuple[int, int]
     tissue_cells: int
-    tissue_mm2: float
+    tissue_mm2: float | None
     stripes: tuple[Stripe, ...]
+
+    @property
+    def measured(self) -> bool:
+        """Whether the slide's resolution is stated."""
+        return self.resolution_source != "assumed"
 
     @property
     def cell_scale(self) -> float:
@@ -175,6 +188,10 @@ def plan_slide(
     stripes = (Stripe(top, tuple(_cover(profile, width, unit))) for top, profile in zip(tops, profiles, strict=True))
     return SlidePlan(
         file=reader.path.name,
+        backend=reader.backend,
+        resolution_source=reader.resolution_source,
+        conflict=reader.conflict,
+        stretch=reader.stretch,
         level0_shape=reader.level0_shape,
         base_mpp=reader.base_mpp,
         target_mpp=reader.target_mpp,
@@ -186,7 +203,7 @@ def plan_slide(
         tile=(height, width),
         shape=shape,
         tissue_cells=tissue.count(row_edges, col_edges),
-        tissue_mm2=area,
+        tissue_mm2=None if reader.resolution_source == "assumed" else area,
         stripes=tuple(stripes),
     )
 

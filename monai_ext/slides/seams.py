@@ -75,7 +75,8 @@ class CellWindow:
         pixels = self.reader.read(top - margin, left - margin, bottom - top + 2 * margin, right - left + 2 * margin)
         pixels = np.ascontiguousarray(np.moveaxis(self.normalize(pixels) if self.normalize else pixels, 0, -1))
         tile = torch.from_numpy(pixels).permute(2, 0, 1)
-        grid = Grid(plan.mpp, plan.scale, (top * plan.scale, left * plan.scale), plan.level0_shape)
+        corner = (top * plan.scale, left * plan.scale)
+        grid = Grid(plan.mpp, plan.scale, corner, plan.level0_shape, stated=plan.measured)
         with torch.inference_mode():
             return self.finder.cells(tile, self.finder(tile[None])[0], grid, all_inside=True)
 
@@ -106,7 +107,10 @@ def join_cut(
     pieces = np.flatnonzero(records["cut"])
     if not len(pieces):
         return keep, 0
-    pieces = pieces[np.argsort(-records["area_um2"][pieces], kind="stable")]
+    sizes = records["area_um2"][pieces]
+    if np.isnan(sizes).any():  # of a slide without a resolution
+        sizes = shapely.area(spool.outlines(records[pieces]))
+    pieces = pieces[np.argsort(-sizes, kind="stable")]
     across = np.flatnonzero(keep & records["across"])
     seen, new, large = spool.outlines(records[across]), np.zeros(0, dtype=object), np.zeros(0, dtype=object)
     too_large = []

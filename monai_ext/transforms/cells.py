@@ -14,10 +14,10 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy
 
 from monai_ext.base.colours import class_colours
-from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
 from monai_ext.base.overlay import overlay
 from monai_ext.data.cells import Cells, Grid, find_cells, summarize_cells
+from monai_ext.data.geometry import image_area_mm2, image_resolution
 from monai_ext.data.result_files import OVERLAY, ResultFiles
 from monai_ext.formats.geojson import Color, GeoJSONWriter
 
@@ -36,15 +36,12 @@ class FindCellsd(MapTransform):
             ``scale`` as ``LoadFieldd`` writes them.
         probability_key: ``(C, H, W)`` map of which ``channel`` is the probability of nucleus; ``None`` for none.
         channel: of that map.
-        mpp: um per px of the image, where its metadata do not say.
+        mpp: um per px of the image, where its metadata do not say. Without either, areas and lengths are NaN.
         classifier: see :func:`~monai_ext.data.cells.find_cells`; ``None`` leaves cells unclassified.
         class_names: of its classes.
         patch_size: side of a nucleus' patch, px.
         tolerance: of the outlines, px of the file's full resolution.
         allow_missing_keys: whether a missing key is left alone.
-
-    Raises:
-        InputError: the resolution is unknown.
 
     Examples:
         >>> from monai_ext.transforms import FindCellsd
@@ -87,13 +84,11 @@ class FindCellsd(MapTransform):
         for key in self.key_iterator(d):
             image = d[self.image_key]
             meta = image.meta if isinstance(image, MetaTensor) else {}
-            mpp, scale = float(meta.get("mpp") or self.mpp or 0), float(meta.get("scale") or 1)
-            if not mpp:
-                raise InputError(meta.get("filename_or_obj", repr(key)), "um per px (--mpp)", "no resolution")
+            mpp, scale = image_resolution(meta, self.mpp)
             probability = None if self.probability_key is None else d[self.probability_key][self.channel]
             d[self.cells_key] = find_cells(
                 convert_to_numpy(d[key])[0],
-                Grid(mpp, scale),
+                Grid(mpp, scale, stated=mpp > 0),
                 probability=None if probability is None else convert_to_numpy(probability),
                 image=np.moveaxis(convert_to_numpy(image), 0, -1).astype(np.uint8),
                 **self.options,
@@ -119,7 +114,7 @@ class SaveCellsd(MapTransform):
         data_root_dir: folder that the images lie below.
         instances_key: the instance map that the cells were found in.
         image_key: the image, a MetaTensor ``(3, H, W)`` before any normalisation that names its file.
-        mpp: um per px of the image, where its metadata do not say.
+        mpp: um per px of the image, where its metadata do not say. Without either, areas and densities are left out.
         colours: RGB of each class, 0 to 255.
         object_type: what QuPath takes a cell for: ``"detection"`` or ``"annotation"``.
         max_side: pictures are reduced until no side is longer, px.
@@ -168,8 +163,8 @@ class SaveCellsd(MapTransform):
         for key in self.key_iterator(d):
             image, cells = d[self.image_key], d[key]
             source = self.files.source(image, self.image_key)
-            mpp = float(image.meta.get("mpp") or self.mpp or 0)
-            mm2 = image.shape[-2] * image.shape[-1] * mpp**2 * 1e-6
+            mpp, _ = self.files.resolution(image, self.mpp)
+            mm2 = image_area_mm2(image.meta, image.shape, mpp)
             ordered = cells.least_certain_first()
             with GeoJSONWriter(self.files.path(source, ".geojson")) as writer:
                 writer.write(ordered.features(self.colours, self.object_type))
@@ -182,7 +177,8 @@ class SaveCellsd(MapTransform):
                 counts["cut"] = int(d[self.cut_key])
                 if counts["cut"]:
                     print(f"{source}: {counts['cut']} of {len(cells)} cells are pieces of larger ones", file=sys.stderr)
-            self.files.write_row({"image": source.as_posix(), "area_mm2": round(mm2, 6), **counts})
+            area = None if mm2 is None else round(mm2, 6)
+            self.files.write_row({"image": source.as_posix(), "area_mm2": area, **counts}, image)
         return d
 
     def _picture(self, image: MetaTensor, instances: np.ndarray, cells: Cells) -> np.ndarray:

@@ -16,7 +16,9 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy, convert_to_tensor
 from skimage.measure import label as connected
 
+from monai_ext.data.geometry import image_resolution
 from monai_ext.formats.geojson import Features
+from monai_ext.formats.resolution import Scale
 from monai_ext.transforms.mosaic import CellGridMosaic, spread_patches
 
 __all__ = ["CANCEROUS", "HEALTHY", "HEALTHY_CLASSES", "VESSEL_COLOURS", "DiagnoseVesseld", "VesselDiagnosis"]
@@ -48,7 +50,7 @@ class VesselDiagnosis:
         side: of a patch, px of the image.
         shape: of the image.
         offset: row, column of the image's upper left corner, px of level 0.
-        scale: px of level 0 per px of the image.
+        scale: px of level 0 per px of the image; ``row, col`` where they differ.
         outline: of the vessel as WKT, ``x, y`` in px of level 0; ``None`` for the image's border.
 
     Examples:
@@ -72,7 +74,7 @@ class VesselDiagnosis:
     side: int
     shape: tuple[int, int]
     offset: tuple[float, float] = (0.0, 0.0)
-    scale: float = 1.0
+    scale: Scale = 1.0
     outline: str | None = None
 
     @cached_property
@@ -117,7 +119,7 @@ class VesselDiagnosis:
     def _boxes(self, first: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """Boxes ``(N,)`` in level 0 from the rows and columns at which they begin, cut off at the image's border."""
         end = np.minimum(first + size, self.shape)
-        (top, left), (bottom, right) = ((edge * self.scale + self.offset).T for edge in (first, end))
+        (top, left), (bottom, right) = ((edge * np.asarray(self.scale) + self.offset).T for edge in (first, end))
         return shapely.box(left, top, right, bottom)
 
 
@@ -189,6 +191,6 @@ class DiagnoseVesseld(MapTransform):
             side=int(d["patch_px"]),
             shape=tuple(image.shape[1:]),
             offset=tuple(float(corner) for corner in image.meta.get("offset", (0, 0))),
-            scale=float(image.meta["scale"]),
+            scale=image_resolution(image.meta)[1],
             outline=d.get("outline"),
         )

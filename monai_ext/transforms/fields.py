@@ -29,7 +29,9 @@ class LoadFieldd(MapTransform):
     Args:
         keys: paths of images or slides; become uint8 MetaTensors ``(3, H, W)`` whose metadata hold
             ``filename_or_obj``, ``mpp`` (um/px, 0 where unknown), ``scale`` (pixels of the file per pixel here) and
-            ``file_shape`` (``H, W`` of the file). Their affine is in mm, see
+            ``file_shape`` (``H, W`` of the file), ``scanned`` (the share that was scanned; the rest is white) and
+            ``conflict`` (see :class:`~monai_ext.formats.image.Field`). Where the file states that its pixels are
+            oblong, the image's are square and ``scale`` is a pair ``row, col``. Their affine is in mm, see
             :func:`~monai_ext.data.geometry.image_affine`; where the resolution is unknown, in px of the file.
         points_keys: paths of points, or points, in pixels of the file; become float32 ``(N, 2)`` tensors of row and
             column on the image's grid.
@@ -75,16 +77,17 @@ class LoadFieldd(MapTransform):
         scale, shape = 1.0, None
         for key in self.key_iterator(d):
             field = read_field(d[key], self.mpp or d.get("mpp"), self.target_mpp)
-            scale, shape = field.scale, field.image.shape[1:]
+            scale, shape = field.file_scale, field.image.shape[1:]
             meta = {"filename_or_obj": str(d[key]), "mpp": field.mpp or 0.0, "scale": scale}
-            meta["file_shape"] = field.file_shape
+            meta |= {"file_shape": field.file_shape, "scanned": field.scanned, "conflict": field.conflict}
             d[key] = MetaTensor(torch.from_numpy(field.image), affine=image_affine(field.mpp, scale), meta=meta)
         if self.load_points:
             d = self.load_points(d)
         for key in self.points_keys:
             points = torch.as_tensor(d[key], dtype=torch.float32)
             # whole numbers are pixel centres, so the grids' common corner is at -0.5
-            d[key] = (points + 0.5) / scale - 0.5 if scale != 1 else points
+            sides = torch.tensor(scale) if isinstance(scale, tuple) else scale
+            d[key] = (points + 0.5) / sides - 0.5 if scale != 1 else points
         for key in self.mask_keys:
             mask = read_mask(d[key])
             if shape is not None and mask.shape != shape and scale == 1:

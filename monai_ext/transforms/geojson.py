@@ -11,6 +11,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
 from monai_ext.formats.geojson import Features, rasterize, read_geojson
+from monai_ext.formats.resolution import Scale
 from monai_ext.formats.roles import read_objects
 
 __all__ = ["LoadGeoJSON", "LoadGeoJSONd"]
@@ -21,7 +22,7 @@ class LoadGeoJSON(Transform):
 
     Args:
         classes: names of the classes to draw, a channel each; None draws everything in one channel.
-        scale: level-0 pixels per pixel of the masks.
+        scale: level-0 pixels per pixel of the masks; ``row, col`` where they differ.
         objects: only what counts, without the regions around it (:func:`~monai_ext.formats.roles.split_roles`); else
             everything in the file, as it was drawn.
 
@@ -38,7 +39,7 @@ class LoadGeoJSON(Transform):
 
     backend = ()
 
-    def __init__(self, classes: Sequence[str] | None = None, scale: float = 1, objects: bool = False) -> None:
+    def __init__(self, classes: Sequence[str] | None = None, scale: Scale = 1, objects: bool = False) -> None:
         self.classes, self.scale, self.objects = classes, scale, objects
 
     def __call__(self, path: str | os.PathLike, shape: Sequence[int] | None = None) -> Features | np.ndarray:
@@ -87,7 +88,7 @@ class LoadGeoJSONd(MapTransform):
         keys: KeysCollection,
         shape_key: str | None = "image",
         classes: Sequence[str] | None = None,
-        scale: float = 1,
+        scale: Scale = 1,
         allow_missing_keys: bool = False,
         objects: bool = False,
     ) -> None:

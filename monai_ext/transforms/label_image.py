@@ -12,6 +12,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy
 
+from monai_ext.data.geometry import image_resolution
+
 __all__ = ["LabelImaged", "file_labels"]
 
 
@@ -37,7 +39,7 @@ def file_labels(labels: np.ndarray, image: Any) -> np.ndarray:
     else:
         values = labels.astype(np.uint16 if labels.max(initial=0) < 1 << 16 else np.int32)
     meta = image.meta if isinstance(image, MetaTensor) else {}
-    if float(meta.get("scale") or 1) != 1:
+    if image_resolution(meta)[1] != 1:
         shape = tuple(int(side) for side in meta["file_shape"])
         values = cv2.resize(values, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     return values

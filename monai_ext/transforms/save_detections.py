@@ -15,9 +15,11 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_numpy
 
 from monai_ext.base.overlay import overlay
+from monai_ext.data.geometry import image_area_mm2
 from monai_ext.data.result_files import OVERLAY, ResultFiles
 from monai_ext.formats.geojson import Color, Features, GeoJSONWriter, label_map_to_polygons
 from monai_ext.formats.hotspot import mitosis_summary
+from monai_ext.formats.resolution import Scale
 
 __all__ = ["SaveDetectionsd", "detection_features"]
 
@@ -28,7 +30,7 @@ def detection_features(
     points: np.ndarray,
     labels: np.ndarray | None,
     mpp: float = 0,
-    scale: float = 1,
+    scale: Scale = 1,
     classification: str = "Mitosis",
     colour: Color = (200, 0, 0),
 ) -> list[Features]:
@@ -38,7 +40,7 @@ def detection_features(
         points: ``(N, 4)`` row, col, area (px), score, as ``BlobDetections`` gives them.
         labels: ``(H, W)`` blobs, numbered as the points from 1.
         mpp: um per px; 0 for no areas in um2.
-        scale: px of level 0 per px.
+        scale: px of level 0 per px; ``row, col`` where they differ.
         classification: QuPath class.
         colour: its RGB.
 
@@ -69,9 +71,10 @@ class SaveDetectionsd(MapTransform):
       as a detection object, both of the given class, with the measurements ``score``, ``area_px`` and ``area_um2``. In
       QuPath's coordinates: pixels of the file's full resolution, a pixel's centre at one half.
     - ``a/b_overlay.png``: detections circled, blobs outlined, the hot spot as a thin dark circle.
-    - ``summary.csv``: one row for each image with its count, area in mm2, density and 2 mm2 hot spot
-      (:func:`~monai_ext.formats.hotspot.mitosis_summary`), its position in pixels of the file's full resolution. Rows
-      are added as images are done, by any number of processes; the row of an image that is done again is replaced.
+    - ``summary.csv``: one row for each image with its count, the area that was scanned (mm2), density and 2 mm2 hot
+      spot (:func:`~monai_ext.formats.hotspot.mitosis_summary`), its position in pixels of the file's full resolution
+      and its radius in those of the shorter side. Rows are added as images are done, by any number of processes; the
+      row of an image that is done again is replaced.
 
     Where two images differ only in their suffix, the second keeps its suffix in its files' names.
 
@@ -133,18 +136,21 @@ class SaveDetectionsd(MapTransform):
             source = self.files.source(image, self.image_key)
             points = convert_to_numpy(d[key])
             labels = None if self.labels_key is None else convert_to_numpy(d[self.labels_key])
-            mpp, scale = float(image.meta.get("mpp") or self.mpp or 0), float(image.meta.get("scale") or 1)
+            mpp, scale = self.files.resolution(image, self.mpp)
 
-            summary = mitosis_summary(points, tuple(image.shape[1:]), mpp)
+            area = image_area_mm2(image.meta, image.shape, mpp)
+            summary = mitosis_summary(points, tuple(image.shape[1:]), mpp, field_mm2=area)
             with GeoJSONWriter(self.files.path(source, ".geojson")) as writer:
                 for features in detection_features(points, labels, mpp, scale, self.classification, self.colour):
                     writer.write(features)
             self._write_overlay(self.files.path(source, OVERLAY), image, points, labels, summary)
+            rows, cols = np.broadcast_to(scale, 2).tolist()
             if summary["hotspot_row"] is not None:
-                summary |= {name: (summary[name] + 0.5) * scale - 0.5 for name in ("hotspot_row", "hotspot_col")}
+                sides = {"hotspot_row": rows, "hotspot_col": cols}
+                summary |= {name: (summary[name] + 0.5) * side - 0.5 for name, side in sides.items()}
             if summary["hotspot_radius"] is not None:
-                summary["hotspot_radius"] *= scale
-            self.files.write_row({"image": source.as_posix(), **summary})
+                summary["hotspot_radius"] *= max(rows, cols)
+            self.files.write_row({"image": source.as_posix(), **summary}, image)
         return d
 
     def _write_overlay(

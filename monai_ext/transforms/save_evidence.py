@@ -14,6 +14,7 @@ from skimage.measure import label as connected
 from monai_ext.base.overlay import overlay
 from monai_ext.data.result_files import OVERLAY, ResultFiles
 from monai_ext.formats.geojson import Color, Features, GeoJSONWriter, label_map_to_polygons
+from monai_ext.formats.resolution import Scale
 from monai_ext.metrics.evidence import evidence_mask
 
 __all__ = ["EvidencePiecesd", "SaveEvidenced", "evidence_features"]
@@ -31,7 +32,7 @@ def evidence_features(
     pieces: np.ndarray,
     heat: np.ndarray,
     mpp: float = 0,
-    scale: float = 1,
+    scale: Scale = 1,
     classification: str = "Tumor",
     colour: Color = (200, 0, 0),
 ) -> Features:
@@ -41,7 +42,7 @@ def evidence_features(
         pieces: ``(H, W)`` integers, 0 is background.
         heat: ``(H, W)`` evidence.
         mpp: um per px; 0 for no areas in um2.
-        scale: px of level 0 per px.
+        scale: px of level 0 per px; ``row, col`` where they differ.
         classification: QuPath class.
         colour: its RGB.
 
@@ -117,7 +118,8 @@ class SaveEvidenced(MapTransform):
     - ``a/b.geojson``: the outline of each connected piece of evidence, with its area and its mean and highest evidence,
       in QuPath's coordinates (pixels of the file's full resolution). Empty where the score is not above ``positive``.
     - ``a/b_overlay.png``: the image beside itself with the evidence as heat and its outlines.
-    - ``summary.csv``: one row for each image: score, whether it is positive, area of the evidence.
+    - ``summary.csv``: one row for each image: score, whether it is positive, area of the evidence and its share of what
+      was scanned.
 
     Args:
         keys: key of the evidence ``(1, H, W)`` in [0, 1].
@@ -179,7 +181,7 @@ class SaveEvidenced(MapTransform):
             image, evidence = d[self.image_key], d[key]
             source = self.files.source(image, self.image_key)
             score = float(convert_to_numpy(d[self.score_key]).item())
-            mpp, scale = float(image.meta.get("mpp") or self.mpp or 0), float(image.meta.get("scale") or 1)
+            mpp, scale = self.files.resolution(image, self.mpp)
             pieces = evidence_pieces(evidence, score, self.threshold, self.smooth, self.positive)
             heat = convert_to_numpy(evidence)[0]
             features = evidence_features(pieces, heat, mpp, scale, self.classification, self.colour)
@@ -188,8 +190,10 @@ class SaveEvidenced(MapTransform):
             self.files.write_picture(self.files.path(source, OVERLAY), self._picture(image, heat, pieces))
             area = int((pieces > 0).sum())
             row = {"score": round(score, 6), "positive": score > self.positive, "evidence_px": area}
-            row |= {"evidence_um2": round(area * mpp**2, 3) if mpp else None, "evidence_share": area / pieces.size}
-            self.files.write_row({"image": source.as_posix(), **row})
+            scanned = pieces.size * float(image.meta.get("scanned", 1.0))
+            row |= {"evidence_um2": round(area * mpp**2, 3) if mpp else None}
+            row |= {"evidence_share": area / scanned if scanned else 0.0}
+            self.files.write_row({"image": source.as_posix(), **row}, image)
         return d
 
     def _picture(self, image: Any, heat: np.ndarray, pieces: np.ndarray) -> np.ndarray:

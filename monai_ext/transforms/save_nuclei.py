@@ -19,10 +19,12 @@ from monai.utils import convert_to_numpy
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
+from monai_ext.data.geometry import image_resolution
 from monai_ext.data.nuclei import write_nuclei
 from monai_ext.data.nucleus_extraction import extract_nuclei
 from monai_ext.formats.geojson import Features, read_geojson
 from monai_ext.formats.image import read_mask
+from monai_ext.formats.resolution import Scale
 from monai_ext.formats.roles import countable, labelling
 
 __all__ = ["SaveNucleid"]
@@ -123,7 +125,7 @@ class SaveNucleid(MapTransform):
     def _annotations(
         self, data: Mapping[Hashable, Any], file: Path, image: MetaTensor
     ) -> dict[str, Features | np.ndarray]:
-        scale = float(image.meta.get("scale") or 1)
+        _, scale = image_resolution(image.meta)
         files = dict(data.get(self.annotations_key) or {})
         annotations: dict[str, Features | np.ndarray] = {
             n: _scaled(labelling(countable(read_geojson(p), p, areas=False), nuclei=True), scale)
@@ -142,8 +144,9 @@ class SaveNucleid(MapTransform):
         return annotations
 
 
-def _scaled(features: Features, scale: float) -> Features:
+def _scaled(features: Features, scale: Scale) -> Features:
     """Features in pixels of the loaded image instead of the file's."""
     if scale == 1:
         return features
-    return replace(features, geometry=shapely.transform(features.geometry, lambda xy: xy / scale))
+    sides = np.broadcast_to(scale, 2)[::-1]
+    return replace(features, geometry=shapely.transform(features.geometry, lambda xy: xy / sides))

@@ -15,7 +15,7 @@ from monai.transforms import MapTransform
 from monai_ext.base.files import write_png
 from monai_ext.base.overlay import overlay
 from monai_ext.data.cohort import Cohort
-from monai_ext.data.result_files import CLASSES, OVERLAY, ResultFiles
+from monai_ext.data.result_files import CLASSES, OVERLAY, ResultFiles, warnings_of
 from monai_ext.formats.geojson import Features, GeoJSONWriter
 from monai_ext.transforms.diagnose_vessel import CANCEROUS, VESSEL_COLOURS, VesselDiagnosis
 
@@ -105,6 +105,7 @@ class SaveVesseld(MapTransform):
             "cancerous_patches": int((vessel.classes == CANCEROUS).sum()),
             "image": source.as_posix(),
             "overlay": overlay_path.relative_to(self.files.output_dir).as_posix(),
+            **warnings_of(image.meta),
         }
 
     def _finish(self, source: Path, file: str) -> None:

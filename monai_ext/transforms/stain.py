@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import MapTransform, RandomizableTransform, Transform
-from monai.utils import TransformBackends
+from monai.utils import TransformBackends, convert_to_numpy
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.stain import (
@@ -32,6 +32,7 @@ from monai_ext.base.stain import (
     unmix,
 )
 from monai_ext.formats.image import read_field
+from monai_ext.formats.scanned import blank_unscanned
 
 __all__ = ["MacenkoNormalize", "MacenkoNormalized", "RandStainJitter", "RandStainJitterd"]
 
@@ -43,7 +44,7 @@ class MacenkoNormalize(Transform):
     apply the transform to each tile. Not fitted, every image (each one of a batch) is normalised by its own stains.
 
     An image with too little tissue, or of one colour only, has no two stains: it is returned unchanged. White (I0)
-    stays white.
+    stays white. Black areas that were never scanned (:mod:`monai_ext.formats.scanned`) are no stain.
 
     Args:
         target_stains: absorbance vectors to reach (3, 2), hematoxylin first; by default what ports of Macenko use.
@@ -97,8 +98,9 @@ class MacenkoNormalize(Transform):
         return {name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in options.items()}
 
     def _estimate(self, image: NdarrayOrTensor | Iterable[NdarrayOrTensor]) -> Stains:
+        images = [image] if isinstance(image, (np.ndarray, torch.Tensor)) else image
         return estimate_stains(
-            image,
+            (_blank_gaps(each, self.max_value) for each in images),
             alpha=self.alpha,
             beta=self.beta,
             max_pixels=self.max_pixels,
@@ -127,7 +129,7 @@ class MacenkoNormalize(Transform):
             InputError: the image is not RGB, or its values are outside the full scale.
         """
         batch = StainBatch(image, self.source_intensity, self.max_value)
-        source = self.source or stains_of_density(batch.density(self.max_pixels), self.alpha, self.beta)
+        source = self.source or _own_stains(image, batch, self.max_pixels, self.alpha, self.beta)
         vectors, maxima, reliable = (value.to(batch.pixels.device) for value in source)
         scaled = self.target_stains.to(vectors) * (self.target_maxima.to(maxima) / maxima)[..., None, :]
         matrix = torch.where(reliable[..., None, None], scaled @ unmix(vectors), torch.eye(3).to(vectors))
@@ -135,6 +137,36 @@ class MacenkoNormalize(Transform):
         if not reliable.all():  # untouched, where the way through logarithms would round
             out = torch.where(reliable.view(-1, 1, 1, 1), out, batch.pixels)
         return batch.restore(out)
+
+
+def _own_stains(image: NdarrayOrTensor, batch: StainBatch, max_pixels: int | None, alpha: float, beta: float) -> Stains:
+    """The stains of each image of a batch."""
+    scanned = _blank_gaps(image, batch.scale)
+    if scanned is not image:
+        batch = StainBatch(scanned, (batch.white.exp() / batch.scale).tolist(), batch.scale)
+    return stains_of_density(batch.density(max_pixels), alpha, beta)
+
+
+def _blank_gaps(image: NdarrayOrTensor, max_value: float | None) -> NdarrayOrTensor:
+    """An image ``(..., 3, H, W)`` with black areas, as large as only scanners leave them, in white: no stain.
+
+    Images on a GPU are left as they are, as looking would wait for it, and so is what is no image.
+    """
+    if isinstance(image, torch.Tensor) and (image.device.type != "cpu" or image.dtype == torch.bfloat16):
+        return image
+    pixels = convert_to_numpy(image)
+    scale = max_value or {"uint8": 255.0, "uint16": 65535.0}.get(pixels.dtype.name, 1.0)
+    if pixels.ndim not in (3, 4) or pixels.shape[-3] != 3 or pixels.dtype.kind not in "uf" or not pixels.size:
+        return image
+    eight_bits = pixels if pixels.dtype == np.uint8 and scale == 255 else np.clip(pixels * (255 / scale), 0, 255)
+    planes = eight_bits.reshape(-1, *pixels.shape[-3:]).astype(np.uint8)
+    gaps = [blank_unscanned(np.ascontiguousarray(np.moveaxis(each, 0, -1)))[1] for each in planes]
+    if all(valid is None for valid in gaps):
+        return image
+    valid = np.stack([np.ones(pixels.shape[-2:], bool) if each is None else each for each in gaps])
+    valid = valid.reshape(*pixels.shape[:-3], 1, *pixels.shape[-2:])
+    blank = np.where(valid, pixels, np.asarray(scale, pixels.dtype))
+    return blank if isinstance(image, np.ndarray) else torch.from_numpy(blank)
 
 
 class RandStainJitter(RandomizableTransform):
@@ -203,7 +235,7 @@ class RandStainJitter(RandomizableTransform):
             return image
         stains = self.stains
         if stains is None:
-            estimated = stains_of_density(batch.density(MAX_PIXELS), 1.0, BETA)
+            estimated = _own_stains(image, batch, MAX_PIXELS, 1.0, BETA)
             stains = torch.where(
                 estimated.found[:, None, None], estimated.vectors, torch.tensor(HE_STAINS).to(estimated.vectors)
             )

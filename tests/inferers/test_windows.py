@@ -101,7 +101,7 @@ def stitched(predict, image, tile_px):
     rows, cols = image.shape[1:]
     reader = SimpleNamespace(
         path=Path("a"), level0_shape=(rows, cols), shape=(rows, cols), scale=1.0, base_mpp=1.0, mpp=1.0, target_mpp=1.0,
-        level=0,
+        level=0, backend="openslide", resolution_source="mpp", conflict="", stretch=(1.0, 1.0),
     )  # fmt: skip
     plan = plan_slide(reader, predict.step, predict.margin, tile_px, align=predict.align)
     padded = F.pad(image, (predict.margin, 1000, predict.margin, 1000), value=255)

@@ -25,11 +25,11 @@ from tests.slides.conftest import ConvPredictor
 )
 def test_thumbnail_is_as_fine_as_telling_tissue_needs(side, base, expected, tmp_path):
     reader = SimpleNamespace(
-        level0_shape=(side // 2, side), base_mpp=base, thumbnail=lambda mpp: ("of", mpp),
+        level0_shape=(side // 2, side), base_mpp=base, overview=lambda mpp: (("of", mpp), "valid"),
         thumbnail_scale=lambda mpp: mpp / base,
     )  # fmt: skip
-    thumbnail, scale = SlideInferer(ConvPredictor(), tmp_path)._thumbnail(reader)
-    assert thumbnail == ("of", pytest.approx(expected))
+    thumbnail, valid, scale = SlideInferer(ConvPredictor(), tmp_path)._thumbnail(reader)
+    assert (thumbnail, valid) == (("of", pytest.approx(expected)), "valid")
     assert scale == pytest.approx(expected / base)
 
 

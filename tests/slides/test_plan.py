@@ -21,7 +21,8 @@ PLACE_TOL = 1e-6  # px of level 0
 def reader(shape, scale=1.0, base=0.5):
     grid = tuple(int(np.ceil(side / scale)) for side in shape)
     facts = {"level0_shape": shape, "shape": grid, "scale": scale, "base_mpp": base, "mpp": base * scale, "level": 0}
-    return SimpleNamespace(path=Path("a.svs"), target_mpp=base * scale, **facts)
+    stated = {"backend": "openslide", "resolution_source": "Aperio", "conflict": "", "stretch": (1.0, 1.0)}
+    return SimpleNamespace(path=Path("a.svs"), target_mpp=base * scale, **facts, **stated)
 
 
 def covered(plan):

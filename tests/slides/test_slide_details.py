@@ -40,7 +40,7 @@ def cells_at(*centres):
 def drawing(records, thumbnail, scale, base_mpp):
     finder = SimpleNamespace(class_names=("tumour",))
     drawer = SimpleNamespace(finder=finder, outputs=SimpleNamespace(colours={"tumour": (255, 0, 0)}))
-    return SlideCells._picture(drawer, records, thumbnail, scale, SimpleNamespace(base_mpp=base_mpp))
+    return SlideCells._picture(drawer, records, thumbnail, scale, SimpleNamespace(base_mpp=base_mpp, measured=True))
 
 
 def test_dots_lie_on_their_cells():

@@ -6,7 +6,6 @@ import shapely
 import torch
 from monai.data import MetaTensor
 
-from monai_ext.base.errors import InputError
 from monai_ext.formats.geojson import read_geojson
 from monai_ext.transforms import FindCellsd, SaveCellsd
 from tests.data.test_cells import NAMES, compact, painted, reddest
@@ -78,10 +77,34 @@ def test_no_cell(tmp_path):
     assert pd.read_csv(tmp_path / "out" / "summary.csv")["cells"].tolist() == [0]
 
 
-def test_resolution_is_needed(tmp_path):
-    with pytest.raises(InputError, match=r"b\.png.*um per px"):
-        FindCellsd()(item(tmp_path, mpp=0))
-    assert len(FindCellsd(mpp=0.5)(item(tmp_path, mpp=0))["cells"])
+def test_without_a_resolution_cells_are_counted_and_nothing_is_given_in_um(tmp_path, capsys):
+    save = SaveCellsd(output_dir=tmp_path / "out", data_root_dir=tmp_path)
+    for name in ("a/b.png", "a/c.png"):
+        cells = save(FindCellsd()(item(tmp_path, name, mpp=0)))["cells"]
+    assert len(cells) == len(FindCellsd()(item(tmp_path))["cells"]) > 10
+    features = read_geojson(tmp_path / "out" / "a" / "b.geojson")
+    assert not {"area_um2", "perimeter_um"} & set(features.measurements)
+    assert "eccentricity" in features.measurements
+    table = pd.read_csv(tmp_path / "out" / "a" / "b_cells.csv")
+    assert table[["area_um2", "perimeter_um"]].isna().all(axis=None)
+    rows = pd.read_csv(tmp_path / "out" / "summary.csv")
+    assert rows["cells"].tolist() == [len(cells)] * 2
+    assert rows[["area_mm2", "cells_per_mm2"]].isna().all(axis=None)
+    assert capsys.readouterr().err.count("--mpp") == 1  # for both images together
+
+
+def test_a_resolution_given_here_counts(tmp_path):
+    given, stated = FindCellsd(mpp=0.5)(item(tmp_path, mpp=0))["cells"], FindCellsd()(item(tmp_path))["cells"]
+    np.testing.assert_array_equal(given.measurements["area_um2"], stated.measurements["area_um2"])
+
+
+def test_what_was_never_scanned_is_no_area(tmp_path):
+    d = FindCellsd()(item(tmp_path))
+    d["source"].meta["scanned"] = 0.25
+    SaveCellsd(output_dir=tmp_path / "out", data_root_dir=tmp_path)(d)
+    (row,) = pd.read_csv(tmp_path / "out" / "summary.csv").to_dict("records")
+    assert row["area_mm2"] == pytest.approx(150 * 170 * 0.25e-6 / 4, abs=SIDE_TOL)
+    assert row["cells_per_mm2"] == pytest.approx(4 * row["cells"] / (150 * 170 * 0.25e-6), rel=1e-3)
 
 
 def test_pieces_are_counted(tmp_path, capsys):

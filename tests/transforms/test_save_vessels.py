@@ -292,3 +292,24 @@ def test_a_slide_whose_outlines_do_not_fit_fails_and_the_rest_goes_on(slide, tmp
     assert {entry["status"] for entry in state.values()} == {"failed", "done"}
     reason = next(entry["reason"] for entry in state.values() if entry["status"] == "failed")
     assert "expected vessels inside" in reason
+
+
+def test_oblong_pixels_and_two_resolutions(tmp_path):
+    """Vessels are outlined in px of the file and lie there again; each of their rows names the second resolution."""
+    pixels = picture(6, 12, [(1, 1), (4, 8)])[:, ::2]
+    options = {"photometric": "rgb", "ome": True, "tile": (64, 64), "resolution": (1e4, 1e4)}
+    size = {"axes": "YXS", "PhysicalSizeX": 1.0, "PhysicalSizeY": 0.5}
+    tifffile.imwrite(tmp_path / "a.ome.tif", pixels, metadata=size, resolutionunit="CENTIMETER", **options)
+    vessels = [shapely.box(0, 0, 30, 60), shapely.box(30, 0, 60, 60)]
+    write_geojson(tmp_path / "a.ome_vessels.geojson", Features(vessels, names=["left", "right"]))
+    table, _ = infer(tmp_path / "a.ome.tif", tmp_path / "out")
+    conflict = "OME-XML states 1 x 0.5 (X, Y) um/px, TIFF tags 1 um/px; OME-XML is taken"
+    assert table["warnings"].tolist() == [conflict] * 2
+    assert conflict in (tmp_path / "out" / "report.html").read_text()
+    assert table["cells"].tolist() == [36, 36]
+    assert table["cancerous_patches"].tolist() == [1, 1]
+    features = read_geojson(tmp_path / "out" / "a.ome.geojson")
+    outlines = features[np.isin(features.classes.astype(str), ["Invaded vessel", "Healthy vessel"])]
+    assert [outline.bounds for outline in outlines.geometry] == [vessel.bounds for vessel in vessels]
+    patches = features[features.classes == "Cancerous patch"].geometry
+    assert [patch.bounds for patch in patches] == [(5, 10, 10, 20), (40, 40, 45, 50)]

@@ -224,6 +224,24 @@ class TestMacenkoNormalize:
         sampled, exact = MacenkoNormalize()(image), MacenkoNormalize(max_pixels=None)(image)
         assert np.abs(sampled.astype(int) - exact).max() <= 3 * LEVELS
 
+    @pytest.mark.parametrize("kind", ["array", "tensor", "batch", "float", "uint16"])
+    def test_what_was_never_scanned_is_no_stain(self, kind):
+        image = tissue(size=256)
+        image[..., 200:] = 255
+        black = image.copy()
+        black[..., 200:] = 0
+        make = {
+            "array": lambda each: each,
+            "tensor": torch.from_numpy,
+            "batch": lambda each: np.stack([each, each]),
+            "float": lambda each: each.astype(np.float32) / 255,
+            "uint16": lambda each: each.astype(np.uint16) * 257,
+        }[kind]
+        fitted = [MacenkoNormalize().fit(make(each)).source.vectors for each in (image, black)]
+        np.testing.assert_allclose(*fitted, atol=1e-6)
+        own = [np.asarray(MacenkoNormalize()(make(each)))[..., :200] for each in (image, black)]
+        np.testing.assert_allclose(*own, atol=1e-3 if kind == "float" else 1)
+
     def test_white_stays_white(self):
         image = np.where(np.arange(96) < 30, np.uint8(240), tissue())
         assert (MacenkoNormalize()(image)[..., :30] == 240).all()
