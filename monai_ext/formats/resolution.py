@@ -111,7 +111,13 @@ def plausible_mpp(mpp: float | str | None) -> float | None:
 
 
 def resolution_of(row: float | str | None, col: float | str | None, source: str) -> Resolution | None:
-    """The sides of a pixel as they are stated, in um, if both are plausible; one that is not stated is as the other."""
+    """The sides of a pixel as they are stated, in um, if both are plausible; one that is not stated is as the other.
+
+    Examples:
+        >>> from monai_ext.formats.resolution import resolution_of
+        >>> str(resolution_of("0.25", None, "Aperio")), resolution_of(352.8, 352.8, "TIFF tags")
+        ('0.25', None)
+    """
     row, col = plausible_mpp(row if row else col), plausible_mpp(col if col else row)
     return Resolution(row, col, source) if row and col else None
 
@@ -167,7 +173,14 @@ def warn_of_conflict(path: str | os.PathLike, conflict: str) -> None:
 
 
 def slide_resolutions(properties: Mapping[str, str]) -> Iterator[Resolution | None]:
-    """What OpenSlide's properties state of level 0; of a generic TIFF nothing, as that is read from its tags."""
+    """What OpenSlide's properties state of level 0; of a generic TIFF nothing, as that is read from its tags.
+
+    Examples:
+        >>> from monai_ext.formats.resolution import slide_resolutions
+        >>> properties = {"openslide.vendor": "hamamatsu", "openslide.mpp-x": "0.2201", "openslide.mpp-y": "0.2208"}
+        >>> [str(stated) for stated in slide_resolutions(properties)]
+        ['0.2201 x 0.2208 (X, Y)']
+    """
     if properties.get("openslide.vendor") != "generic-tiff":
         vendor = properties.get("openslide.vendor", "the scanner")
         yield resolution_of(properties.get("openslide.mpp-y"), properties.get("openslide.mpp-x"), vendor.capitalize())
@@ -233,7 +246,16 @@ def _ome(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Resolution | None:
 
 
 def image_resolutions(image: Image.Image) -> Iterator[Resolution | None]:
-    """What a PNG, JPEG or BMP states: its dots per inch, where they can be those of tissue."""
+    """What a PNG, JPEG or BMP states: its dots per inch, where they can be those of tissue.
+
+    Examples:
+        >>> from PIL import Image
+        >>> from monai_ext.formats.resolution import image_resolutions
+        >>> Image.new("RGB", (8, 8)).save(folder / "field.png", dpi=(101_600, 101_600))
+        >>> with Image.open(folder / "field.png") as image:
+        ...     [round(stated.mpp, 4) for stated in image_resolutions(image)]
+        [0.25]
+    """
     dpi = image.info.get("dpi")
     if dpi and all(dpi):
         yield resolution_of(*(25_400.0 / float(dots) for dots in dpi[::-1]), f"the {image.format}'s density")

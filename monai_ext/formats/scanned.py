@@ -28,6 +28,13 @@ def rgb_and_valid(array: np.ndarray, where: str | os.PathLike = "image") -> tupl
 
     Returns:
         The pixels, and bool ``(H, W)``, or ``None`` if all of it is opaque.
+
+    Examples:
+        >>> from monai_ext.formats.scanned import rgb_and_valid
+        >>> rgba = np.array([[[200, 100, 150, 255], [0, 0, 0, 0]]], np.uint8)
+        >>> rgb, valid = rgb_and_valid(rgba)
+        >>> rgb.tolist(), valid.tolist()
+        ([[[200, 100, 150], [255, 255, 255]]], [[True, False]])
     """
     rgb = to_rgb8(array, where)
     if array.ndim == 3 and array.shape[2] in (2, 4):
@@ -38,7 +45,14 @@ def rgb_and_valid(array: np.ndarray, where: str | os.PathLike = "image") -> tupl
 
 
 def may_be_unscanned(pixels: np.ndarray) -> bool:
-    """Whether a region (uint8 ``(H, W, 3)``) may hold, or touch, a black area; quick."""
+    """Whether a region (uint8 ``(H, W, 3)``) may hold, or touch, a black area; quick.
+
+    Examples:
+        >>> from monai_ext.formats.scanned import may_be_unscanned
+        >>> pixels = np.full((100, 100, 3), 180, np.uint8)
+        >>> may_be_unscanned(pixels), may_be_unscanned(np.zeros_like(pixels))
+        (False, True)
+    """
     brightest = _brightest(pixels)
     border = (brightest[:_RING], brightest[-_RING:], brightest[:, :_RING], brightest[:, -_RING:])
     return bool((brightest <= _BLACK).any()) or any((edge < _DARK).any() for edge in border)
