@@ -17,6 +17,7 @@ __all__ = ["Tissue", "tissue_mask"]
 _BLACK = 50  # grey value; no stain is darker in a thumbnail: what scanners fill in where they did not scan
 _DARKEST_GLASS = 200  # grey value
 _TINT = 15  # grey values; glass is no more coloured than this, unless it is plainly there to be seen
+_PINK_CAST = 40  # grey values; glass of eosin's or hematoxylin's hue, lowest in green, that is more coloured is stained
 _CAST, _DARKEST_CAST = 60, 180  # grey values; then its colours may differ so much, and its brightest be so dark
 _SAME, _AROUND, _REACH = 3, 12, 8  # grey values: glass is one colour, tissue is many
 _SHARP = 0.7  # share of the pixels around the glass's colour that have the very colour
@@ -43,8 +44,8 @@ def tissue_mask(
 
     Stain absorbs one colour more than another; glass, dust, shadows and the black or white that scanners fill in do
     not. So a pixel's measure is the range of its three optical densities relative to the glass of this slide, its
-    brightest value per channel. Tinted glass is glass: by up to 15 grey values in any case, by up to 60 where it is to
-    be seen as a sharp peak of one colour, which tissue never is. Otsu's threshold parts the pixels, but only
+    brightest value per channel. Tinted glass is glass: by up to 15 grey values in any case, by up to 60 (40 where
+    green is the lowest, as in what H&E stains) where it is to be seen as a sharp peak of one colour. Otsu's threshold parts the pixels, but only
     within bounds, and only if one of the two parts looks like glass: else a white slide would be parted into two kinds
     of noise and a slide full of tissue into pale and dark tissue. Strokes of blue, green, black and dense red markers
     are left out. Gaps are closed, holes filled and specks removed.
@@ -133,7 +134,8 @@ def _white_point(pixels: np.ndarray, candidates: np.ndarray) -> np.ndarray:
         colour = _percentile(pixels, near, 50)
     same, around = (cv2.countNonZero(_within(pixels, colour, reach) & inside) for reach in (_SAME, _AROUND))
     sharp = same >= max(_LEAST_PIXELS, _LEAST_GLASS * total, _SHARP * around)
-    if sharp and np.ptp(colour) <= _CAST and colour.max() >= _DARKEST_CAST:
+    most = _PINK_CAST if colour.argmin() == 1 else _CAST
+    if sharp and np.ptp(colour) <= most and colour.max() >= _DARKEST_CAST:
         return np.maximum(brightest, brightest.max() - _CAST)
     return np.maximum(brightest, max(_DARKEST_GLASS, brightest.max() - _TINT))
 

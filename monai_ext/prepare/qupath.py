@@ -133,7 +133,7 @@ class _Square(Sample):
             pixels = _stains(self.slide)(pixels)
         image = np.moveaxis(np.asarray(pixels), 0, -1).copy()
         outside = self._outside(reader.scale)
-        image[outside] = 0
+        image[outside] = 255  # as glass: black would be data to networks that know no padding
         relative_path = f"images/{self.name}.png"
         write_png(dst / relative_path, image)
         annotations = {name: self._near(_labels(self.slide, name), reader) for name in self.slide.annotations}
@@ -189,7 +189,7 @@ def prepare_qupath(
 
     Preprocessing 1 of Haberova et al. (section 4.1): of a slide the fragments of tissue are kept, by their bounding
     boxes, at full, half and quarter resolution, and divided into squares of 512 px without overlap, filled up with
-    zeros beyond the fragment. An image that is no slide is one fragment. An item has ``image``, ``label`` (instances),
+    white beyond the fragment (zeros in the paper). An image that is no slide is one fragment. An item has ``image``, ``label`` (instances),
     ``classes``, ``annotations`` (GeoJSON of each quality, in pixels of the square), ``mpp``, ``scale`` (1, 2, 4) and
     ``group``, the slide.
 

@@ -97,7 +97,7 @@ def missing_mask(place):
 
 def empty_image(place):
     (place.folder / "validation0.png").write_bytes(b"")
-    return "validation0.png: expected a readable image, found"
+    return "validation0.png: expected an image, found an empty file"
 
 
 def truncated_image(place):

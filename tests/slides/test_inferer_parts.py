@@ -111,10 +111,6 @@ def test_names_are_parted_where_two_slides_would_be_one(tmp_path):
     assert list(module._names(images, tmp_path).values()) == ["a.svs", "a.tif", "b", "c/a"]
 
 
-def test_a_slide_elsewhere_is_named_from_the_file_systems_root(tmp_path):
-    assert module._relative(tmp_path / "a.svs", tmp_path / "in").as_posix() == str(tmp_path / "a.svs")[1:]
-
-
 @pytest.mark.parametrize(("squares", "read"), [(1, 1), (64, 64), (65, 64), (640, 64)])
 def test_at_most_64_squares_evenly_chosen_tell_the_stains(squares, read):
     regions = []
