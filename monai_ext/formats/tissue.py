@@ -45,10 +45,10 @@ def tissue_mask(
     Stain absorbs one colour more than another; glass, dust, shadows and the black or white that scanners fill in do
     not. So a pixel's measure is the range of its three optical densities relative to the glass of this slide, its
     brightest value per channel. Tinted glass is glass: by up to 15 grey values in any case, by up to 60 (40 where
-    green is the lowest, as in what H&E stains) where it is to be seen as a sharp peak of one colour. Otsu's threshold parts the pixels, but only
-    within bounds, and only if one of the two parts looks like glass: else a white slide would be parted into two kinds
-    of noise and a slide full of tissue into pale and dark tissue. Strokes of blue, green, black and dense red markers
-    are left out. Gaps are closed, holes filled and specks removed.
+    green is the lowest, as in what H&E stains) where it is to be seen as a sharp peak of one colour. Otsu's threshold
+    parts the pixels, but only within bounds, and only if one of the two parts looks like glass: else a white slide
+    would be parted into two kinds of noise and a slide full of tissue into pale and dark tissue. Strokes of blue,
+    green, black and dense red markers are left out. Gaps are closed, holes filled and specks removed.
 
     Args:
         thumbnail: uint8 ``(3, H, W)`` RGB.

@@ -189,9 +189,9 @@ def prepare_qupath(
 
     Preprocessing 1 of Haberova et al. (section 4.1): of a slide the fragments of tissue are kept, by their bounding
     boxes, at full, half and quarter resolution, and divided into squares of 512 px without overlap, filled up with
-    white beyond the fragment (zeros in the paper). An image that is no slide is one fragment. An item has ``image``, ``label`` (instances),
-    ``classes``, ``annotations`` (GeoJSON of each quality, in pixels of the square), ``mpp``, ``scale`` (1, 2, 4) and
-    ``group``, the slide.
+    white beyond the fragment (zeros in the paper). An image that is no slide is one fragment. An item has ``image``,
+    ``label`` (instances), ``classes``, ``annotations`` (GeoJSON of each quality, in pixels of the square), ``mpp``,
+    ``scale`` (1, 2, 4) and ``group``, the slide.
 
     Outlines are drawn by pixel centres; nuclei with a class that is not among ``classes``, or without one, have an
     instance and no class. Of QuPath's cells the nucleus' outline counts where there is one. Regions that were drawn
