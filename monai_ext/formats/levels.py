@@ -235,8 +235,9 @@ def _tags_of(path: str, size: tuple[int, int]) -> list[Resolution | None]:
             for page in tiff.series[0].levels[0].pages[:1]:
                 if (page.imagelength, page.imagewidth) == size:
                     return list(tiff_resolutions(tiff, page.keyframe))
-    except (tifffile.TiffFileError, OSError, ValueError, IndexError, KeyError):
-        pass
+    # no TIFF (MRXS, VMS), or tags that only OpenSlide makes sense of: then its own properties are all there is
+    except (tifffile.TiffFileError, OSError, ValueError, IndexError, KeyError) as error:
+        logger.debug("%s: tags not read (%s)", path, error)
     return []
 
 

@@ -55,7 +55,10 @@ def may_be_unscanned(pixels: np.ndarray) -> bool:
     """
     brightest = _brightest(pixels)
     border = (brightest[:_RING], brightest[-_RING:], brightest[:, :_RING], brightest[:, -_RING:])
-    return bool((brightest <= _BLACK).any()) or any((edge < _DARK).any() for edge in border)
+    if any((edge < _DARK).any() for edge in border):
+        return True
+    black = (brightest <= _BLACK).astype(np.uint8)
+    return bool(black.any() and cv2.morphologyEx(black, cv2.MORPH_OPEN, np.ones((_SIDE, _SIDE), np.uint8)).any())
 
 
 def _brightest(pixels: np.ndarray) -> np.ndarray:
