@@ -14,7 +14,7 @@ from torch import Tensor
 
 from monai_ext.base.errors import InputError
 
-__all__ = ["barrier", "fills_batch", "gather", "is_first", "join", "leave", "local_device", "shard", "sum_over_ranks"]
+__all__ = ["barrier", "fills_batch", "gather", "has_joined", "is_first", "join", "leave", "local_device", "shard", "sum_over_ranks"]
 
 T = TypeVar("T")
 _DRAIN_S = 0.5
@@ -29,13 +29,14 @@ def local_device() -> torch.device:
     return torch.device("cpu")
 
 
-def _distributed() -> bool:
+def has_joined() -> bool:
+    """Whether this process is one of a group that was initialised."""
     return dist.is_available() and dist.is_initialized()
 
 
 def is_first() -> bool:
     """Whether this is the first rank, or the only process; known to ``torchrun``'s processes before they join."""
-    return (dist.get_rank() if _distributed() else int(os.environ.get("RANK", "0"))) == 0
+    return (dist.get_rank() if has_joined() else int(os.environ.get("RANK", "0"))) == 0
 
 
 def shard(items: Sequence[T], allow_empty: bool = False) -> list[T]:
@@ -48,7 +49,7 @@ def shard(items: Sequence[T], allow_empty: bool = False) -> list[T]:
     Raises:
         InputError: fewer items than ranks; a rank without work would leave the others waiting for its share.
     """
-    ranks, rank = (dist.get_world_size(), dist.get_rank()) if _distributed() else (1, 0)
+    ranks, rank = (dist.get_world_size(), dist.get_rank()) if has_joined() else (1, 0)
     if len(items) < ranks and not allow_empty:
         raise InputError(
             "torchrun --nproc_per_node", f"at most one process for each of {len(items)} fields", str(ranks)
@@ -65,13 +66,13 @@ def fills_batch(count: int, batch_size: int) -> bool:
         count: length of the training list.
         batch_size: of one rank.
     """
-    ranks = dist.get_world_size() if _distributed() else 1
+    ranks = dist.get_world_size() if has_joined() else 1
     return count // ranks >= batch_size
 
 
 def gather(items: Sequence[T]) -> list[T]:
     """The items of all ranks, rank after rank, on every rank; a collective call."""
-    if not _distributed():
+    if not has_joined():
         return list(items)
     parts: list[list[T]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(parts, list(items))
@@ -90,7 +91,7 @@ def sum_over_ranks(count: Tensor) -> tuple[Tensor, int]:
     Returns:
         The sum, on every rank, and the number of ranks.
     """
-    if not _distributed():
+    if not has_joined():
         return count, 1
     dist.all_reduce(count)
     return count, dist.get_world_size()
@@ -98,7 +99,7 @@ def sum_over_ranks(count: Tensor) -> tuple[Tensor, int]:
 
 def barrier() -> None:
     """Wait for all ranks; a collective call."""
-    if _distributed():
+    if has_joined():
         dist.barrier()
 
 

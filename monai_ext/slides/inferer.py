@@ -20,7 +20,7 @@ import pandas as pd
 import torch.distributed as dist
 from tqdm import tqdm
 
-from monai_ext.base.distributed import is_first, shard
+from monai_ext.base.distributed import has_joined, is_first, shard
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import path_below
 from monai_ext.base.flags import as_flag
@@ -250,7 +250,7 @@ class SlideInferer:
             What this process computed.
         """
         group = None
-        if dist.is_available() and dist.is_initialized():
+        if has_joined():
             group = dist.new_group(backend="gloo", timeout=_PATIENCE)
         elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise InputError("torchrun", "torch.distributed.init_process_group before the run", "processes apart")
