@@ -14,7 +14,18 @@ from torch import Tensor
 
 from monai_ext.base.errors import InputError
 
-__all__ = ["barrier", "fills_batch", "gather", "has_joined", "is_first", "join", "leave", "local_device", "shard", "sum_over_ranks"]
+__all__ = [
+    "barrier",
+    "fills_batch",
+    "gather",
+    "has_joined",
+    "is_first",
+    "join",
+    "leave",
+    "local_device",
+    "shard",
+    "sum_over_ranks",
+]
 
 T = TypeVar("T")
 _DRAIN_S = 0.5
