@@ -80,7 +80,7 @@ _ABOUT = {
 }
 
 _COMMON = ("monai_ext.prepare.common:prepare", ("split", "seed", "overwrite", "link"))
-_FIELDS = ("monai_ext.prepare.fields:prepare_fields", ("tile", "masks", "centroids"))
+_FIELDS = ("monai_ext.prepare.fields:prepare_fields", ("tile", "overlap", "masks", "centroids"))
 _FILTER = (
     "monai_ext.transforms.kcf:KCFPseudoMask",
     ("rotations", "threshold", "least", "regularisation", "output_sigma", "kernel_sigma", "distance"),

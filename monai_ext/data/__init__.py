@@ -7,6 +7,7 @@ from monai_ext.base.lazy import lazy_names
 if TYPE_CHECKING:
     from monai_ext.base.cache_names import item_hash, settings_hash
     from monai_ext.data.cohort import Cohort
+    from monai_ext.data.crops import CropDataset
     from monai_ext.data.datalist import check_label_item, check_mask_item, check_points_item, load_datalist
     from monai_ext.data.nuclei import (
         NucleusPatches,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Cohort",
+    "CropDataset",
     "Features",
     "Field",
     "GeoJSONWriter",

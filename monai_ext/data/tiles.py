@@ -17,7 +17,7 @@ from monai_ext.data.datalist import Item, check_label_item, load_datalist
 from monai_ext.data.split import random_split
 from monai_ext.formats.image import SUFFIXES
 
-__all__ = ["LABEL_FOLDERS", "check_both_labels", "images_below", "load_tiles"]
+__all__ = ["LABEL_FOLDERS", "check_both_labels", "images_below", "load_tiles", "marked_tiles"]
 
 #: Folders of tiles by their label, 0 and 1.
 LABEL_FOLDERS = ("negative", "positive")
@@ -54,7 +54,7 @@ def load_tiles(
         lists = {split: [_with_label(item) for item in items] for split, items in lists.items()}
         _check(folder, [item for items in lists.values() for item in items])
     else:
-        items = _marked(folder)
+        items = marked_tiles(folder)
         weights: Counter[str] = Counter()
         for item in items:
             weights[item["group"]] += item["label"]
@@ -65,8 +65,13 @@ def load_tiles(
     return lists
 
 
-def _marked(folder: Path) -> list[Item]:
-    """The tiles below ``positive`` and ``negative``."""
+def marked_tiles(folder: Path) -> list[Item]:
+    """The tiles below ``positive`` and ``negative``, of any size; see :func:`load_tiles` for their groups.
+
+    Raises:
+        DataListError: with every tile that cannot be read.
+        InputError: a folder is missing.
+    """
     missing = [name for name in LABEL_FOLDERS if not (folder / name).is_dir()]
     if missing:
         raise InputError(folder, "dataset.json, or the folders positive and negative", f"no {' and no '.join(missing)}")

@@ -14,6 +14,7 @@ from monai_ext.base.overlay import overlay
 from monai_ext.formats.image import read_field
 from monai_ext.handlers.scores_report import ScoresReport, magnified
 from monai_ext.metrics.bootstrap import Interval, bootstrap_ci, bootstrap_scores, weighted_auc
+from monai_ext.metrics.detection import detection_scores
 
 __all__ = ["ClassificationReport"]
 
@@ -21,8 +22,8 @@ __all__ = ["ClassificationReport"]
 class ClassificationReport(ScoresReport):
     """Scores a classifier of two classes, with 95 % bootstrap intervals over groups, and shows its worst mistakes.
 
-    Writes into ``output_dir`` ``scores.csv`` (image, group, label, score), ``metrics.json`` (AUC, accuracy,
-    sensitivity, specificity, the counts) and ``report.html``. Attach it to an evaluator whose post-processing leaves
+    Writes into ``output_dir`` ``scores.csv`` (image, group, label, score), ``metrics.json`` (AUC, accuracy, F1 of class
+    1, sensitivity, specificity, the counts) and ``report.html``. Attach it to an evaluator whose post-processing leaves
     ``score`` (probability of class 1) by ``label``. Under ``torchrun`` the ranks' images are gathered.
 
     Args:
@@ -64,6 +65,9 @@ class ClassificationReport(ScoresReport):
         return {
             "auc": bootstrap_scores([table], weighted_auc),
             "accuracy": bootstrap_ci(counts[["tp", "tn"]].sum(axis=1).to_numpy(), table["group"]),
+            "f1": bootstrap_ci(
+                counts[["tp", "fp", "fn"]].to_numpy(), table["group"], lambda sums: detection_scores(sums)["f1"]
+            ),
             "sensitivity": self._share(counts, table, "tp", "fn"),
             "specificity": self._share(counts, table, "tn", "fp"),
             **counts.sum().to_dict(),

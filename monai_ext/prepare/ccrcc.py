@@ -27,8 +27,8 @@ def prepare_ccrcc(src: str | os.PathLike, dst: str | os.PathLike, **options: Any
     named ``train``, ``val...`` and ``test``; its grades are not read. ``group`` is the patient, or the image where no
     slide is named. An image without labels is left out.
 
-    ``split="paper"``: the release's folders, 700, 100 and 200 images. Where they part the images of a patient,
-    ``group`` is the image.
+    ``split="paper"``, the default: the release's folders, 700, 100 and 200 images. Where they part the images of a
+    patient, ``group`` is the image.
 
     Args:
         src: the folder of the release.

@@ -56,8 +56,9 @@ def prepare(
         choose: what is written, given the samples and the part of each group; by default the samples.
         extras: writes what the data set holds besides, given its folder and the part of each group.
         about: further entries of ``dataset.json``.
-        by_slide: the splits of the knowledge distillation data, 70/15/15: ``"slide"`` (None too) splits groups,
-            ``"random"`` images whatever their slide, as that paper did; ``"paper"`` is the release's own.
+        by_slide: the splits of the knowledge distillation data, 70/15/15: ``"slide"`` splits groups, ``"random"``
+            images whatever their slide, as that paper did; ``"paper"`` is the release's own. None: the release's own,
+            so that none of its test images enters training; ``"slide"`` where it has none.
         split: ``"paper"``, ``"random"``, ``"test"``, or a file for :func:`read_split`. None: the paper's where it
             applies, else random.
         seed: of the random split.
@@ -128,6 +129,8 @@ def _split(
 def _split_cells(
     samples: list[Sample], paper: Paper | None, split: str | os.PathLike | None, seed: int
 ) -> tuple[str, dict[str, str]]:
+    if split is None and paper is not None and (named := paper(samples, seed)) is not None:
+        return "paper", named
     if split == "random":
         for sample in samples:
             sample.group = sample.name

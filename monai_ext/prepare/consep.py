@@ -25,9 +25,9 @@ def prepare_consep(src: str | os.PathLike, dst: str | os.PathLike, **options: An
     with ``inst_map``; its types of nuclei are not read. The release names no slides: ``group`` is the image. An image
     without labels is left out.
 
-    ``split="paper"``: that of Cyclic Learning (Zhou et al. 2023, section V-A), 26 images for training, 1 for
-    validation, 14 for the test: the release's parts, and one training image, drawn by ``seed``, for validation, as the
-    paper does not name it.
+    ``split="paper"``, the default: that of Cyclic Learning (Zhou et al. 2023, section V-A), 26 images for training, 1
+    for validation, 14 for the test: the release's parts, and one training image, drawn by ``seed``, for validation, as
+    the paper does not name it.
 
     Args:
         src: the folder of the release.

@@ -31,6 +31,7 @@ __all__ = [
     "prepare_fields",
     "square_corners",
     "tcga_patient",
+    "tile_corners",
     "with_labels",
     "write_maps",
 ]
@@ -106,7 +107,7 @@ class _InstanceField(Sample):
             copy_or_link(self.source.image, dst / relative_path, link)
         else:
             relative_path = f"images/{self.name}.png"
-            image, *truth = (_square(array, self.corner, self.tile) for array in (image, *truth))
+            image, *truth = (_cut_out(array, self.corner, self.tile) for array in (image, *truth))
             write_png(dst / relative_path, image)
         entry = {"image": relative_path, **write_maps(dst, self.name, Truth(*truth), self.source.mpp, self.options)}
         return entry if self.source.mpp is None else entry | {"mpp": self.source.mpp}
@@ -121,6 +122,7 @@ def prepare_fields(
     *,
     paper: Paper | None = None,
     tile: int | None = None,
+    overlap: float = 0.0,
     masks: bool = False,
     centroids: bool = False,
     **options: Any,
@@ -137,31 +139,62 @@ def prepare_fields(
         collect: lists the release's images; what is wrong goes into the list it is given.
         class_names: the classes in the order of their numbers.
         paper: the release's own split.
-        tile: cut images into squares of so many pixels that do not overlap, the last ones filled with zeros (512 in the
-            paper); None leaves them whole.
+        tile: cut images into squares of so many pixels, see :func:`tile_corners`; None leaves them whole.
+        overlap: share of a square's side that lies in the one before, 0 to below 1.
         masks: also write a binary mask, 0 and 255, under the key ``mask``.
         centroids: also write the nuclei's centroids as CSV, under the key ``centroids``.
         options: of :func:`~monai_ext.prepare.common.prepare`: split (``slide``: 70/15/15 by ``group``, the
-            default; ``random``: the same by image or square, as the paper did; ``paper``: the release's own; ``test``;
-            or a file), seed, overwrite, link.
+            default of releases without parts of their own; ``random``: the same by image or square, as the paper did;
+            ``paper``: the release's own, the default of those that have them; ``test``; or a file), seed, overwrite,
+            link.
 
     Returns:
         The path of ``dataset.json``.
     """
     if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 32):
         raise InputError("tile", "a number of pixels, at least 32", repr(tile))
+    if isinstance(overlap, bool) or not isinstance(overlap, int | float) or not 0 <= overlap < 1:
+        raise InputError("overlap", "a share of the tile from 0 to below 1", repr(overlap))
+    if overlap and tile is None:
+        raise InputError("overlap", "a tile to overlap (--tile)", repr(overlap))
     written = MapOptions(masks, centroids)
 
     def samples(folder: Path, problems: list[str]) -> list[Sample]:
         all_samples: list[Sample] = []
         sources = collect(folder, problems)
-        for source_samples, problem in in_threads(partial(_cut, tile, written), sources, f"{name}: reading"):
+        for source_samples, problem in in_threads(partial(_cut, tile, overlap, written), sources, f"{name}: reading"):
             all_samples += source_samples
             problems += problem
         return all_samples
 
     about = {"class_names": list(class_names)} if class_names else None
     return prepare(name, src, dst, samples, paper=paper, about=about, by_slide=True, **options)
+
+
+def tile_corners(shape: Sequence[int], side: int, overlap: float = 0.0) -> list[tuple[int, int]]:
+    """First row and column of each square that an image is cut into, none of which reaches over its edges.
+
+    The last square of a row or column is shifted inwards, as MONAI's ``dense_patch_slices`` does it. An image that is
+    smaller than a square is one piece along that side.
+
+    Args:
+        shape: height and width of the image, px.
+        side: of a square, px.
+        overlap: share of its side that a square has in common with the one before, 0 to below 1.
+
+    Returns:
+        the corners, row by row.
+
+    Examples:
+        >>> from monai_ext.prepare.fields import tile_corners
+        >>> tile_corners((64, 100), 64)
+        [(0, 0), (0, 36)]
+        >>> [col for _, col in tile_corners((256, 1000), 256, 1 / 32)]
+        [0, 248, 496, 744]
+    """
+    step = max(1, round(side * (1 - overlap)))
+    rows, cols = ([*range(0, length - side, step), max(0, length - side)] for length in shape[:2])
+    return [(row, col) for row in rows for col in cols]
 
 
 def square_corners(shape: Sequence[int], side: int) -> list[tuple[int, int]]:
@@ -196,7 +229,7 @@ def write_maps(dst: Path, name: str, truth: Truth, mpp: float | None, options: M
     return entry
 
 
-def _cut(tile: int | None, options: MapOptions, source: FieldSource) -> tuple[list[Sample], list[str]]:
+def _cut(tile: int | None, overlap: float, options: MapOptions, source: FieldSource) -> tuple[list[Sample], list[str]]:
     """The samples that an image becomes, and what is wrong with it."""
     try:
         image, truth = _load(source, cut=tile is not None)
@@ -206,7 +239,7 @@ def _cut(tile: int | None, options: MapOptions, source: FieldSource) -> tuple[li
         count = len(np.unique(truth.instances[truth.instances > 0]))
         return [_InstanceField(source.group, source.name, source, count, None, 0, options)], []
     samples = []
-    for row, col in square_corners(image.shape, tile):
+    for row, col in tile_corners(image.shape, tile, overlap):
         inside = truth.instances[row : row + tile, col : col + tile]
         name, count = f"{source.name}_{row:05d}_{col:05d}", len(np.unique(inside[inside > 0]))
         samples.append(_InstanceField(source.group, name, source, count, (row, col), tile, options))
@@ -232,13 +265,9 @@ def _resized(labels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return resized.astype(labels.dtype)
 
 
-def _square(array: np.ndarray | None, corner: tuple[int, int], side: int) -> np.ndarray | None:
-    """Cut out a square, filled up with zeros."""
-    if array is None:
-        return None
-    part = array[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
-    missing = [(0, side - length) for length in part.shape[:2]]
-    return np.pad(part, [*missing, *[(0, 0)] * (part.ndim - 2)])
+def _cut_out(array: np.ndarray | None, corner: tuple[int, int], side: int) -> np.ndarray | None:
+    """A square; less of an image that is smaller."""
+    return array if array is None else array[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
 
 
 def _write_tiff(path: Path, array: np.ndarray, mpp: float | None) -> None:

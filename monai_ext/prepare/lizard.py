@@ -31,7 +31,8 @@ def prepare_lizard(src: str | os.PathLike, dst: str | os.PathLike, **options: An
     Lymphocyte, Plasma, Eosinophil, Connective. The release names no slides: ``group`` is the image. An image without
     labels (they are withheld for the test part of a challenge) is left out.
 
-    ``split="paper"``: the three folds of ``info.csv`` (column ``Split``), 1 for training, 2 for validation, 3 for test.
+    ``split="paper"``, the default where all images are listed: the three folds of ``info.csv`` (column ``Split``), 1
+    for training, 2 for validation, 3 for test.
 
     Args:
         src: the folder of the release.

@@ -15,6 +15,7 @@ from monai_ext.base.files import find_files
 from monai_ext.data.split import carve_validation
 from monai_ext.formats.asap import read_xml
 from monai_ext.formats.outlines import polygons_to_label_map, valid_geometry
+from monai_ext.prepare.common import remark
 from monai_ext.prepare.fields import FieldSource, Truth, prepare_fields, tcga_patient, with_labels
 from monai_ext.prepare.samples import Sample, labels_per_group
 
@@ -22,6 +23,20 @@ __all__ = ["prepare_monuseg", "read_aperio"]
 
 _MPP = 0.25  # 40x
 _LIMIT = 1e9  # no slide is larger
+# The 30 training images by patient, as Kumar et al. (IEEE TMI 2017) part them: of four organs four each for training,
+# one of them for validation, and two each for the test; of three other organs two each for the test
+_KUMAR = {
+    "training": (
+        *("TCGA-A7-A13E", "TCGA-A7-A13F", "TCGA-AR-A1AK", "TCGA-B0-5711", "TCGA-HE-7128", "TCGA-HE-7129"),
+        *("TCGA-18-5592", "TCGA-38-6178", "TCGA-49-4488", "TCGA-G9-6336", "TCGA-G9-6348", "TCGA-G9-6356"),
+    ),
+    "validation": ("TCGA-AR-A1AS", "TCGA-HE-7130", "TCGA-50-5931", "TCGA-G9-6363"),
+    "test": (
+        *("TCGA-E2-A1B5", "TCGA-E2-A14V", "TCGA-B0-5710", "TCGA-B0-5698", "TCGA-21-5784", "TCGA-21-5786"),
+        *("TCGA-CH-5767", "TCGA-G9-6362", "TCGA-DK-A2I6", "TCGA-G2-A2EK", "TCGA-AY-A8YK", "TCGA-NH-A8F7"),
+        *("TCGA-KB-A93J", "TCGA-RD-A8N9"),
+    ),
+}
 _ELLIPSE, _WITHOUT_AREA = "2", ("3", "4")  # ImageScope's types of regions; arrows and rulers
 
 
@@ -32,8 +47,10 @@ def prepare_monuseg(src: str | os.PathLike, dst: str | os.PathLike, **options: A
     ``<name>.xml`` of Aperio ImageScope (``Annotations``, or beside the image). ``group`` is the patient of a TCGA name,
     else the image. Where outlines overlap the smaller nucleus is in front.
 
-    ``split="paper"``: the challenge's: images below a folder with ``test`` in its name are the test part, a fifth of
-    the others, drawn by ``seed``, the validation part.
+    ``split="paper"``, the default where there is a test part: the challenge's. Images below a folder with ``test`` in
+    its name are the test part, a fifth of the others, drawn by ``seed``, the validation part. Of the training release
+    alone it is the split of Kumar et al. (2017), 12, 4 and 14 images, as Zhou et al. (2023) use it; the images that the
+    challenge added later are left out.
 
     Args:
         src: the folder of the release.
@@ -60,13 +77,21 @@ def prepare_monuseg(src: str | os.PathLike, dst: str | os.PathLike, **options: A
         ]
 
     def paper(samples: list[Sample], seed: int) -> dict[str, str] | None:
+        groups = {sample.group for sample in samples}
         test = {s.group for s in samples if any("test" in part.lower() for part in _folders(s, src))}
-        if not test or len(test) == len({sample.group for sample in samples}):
-            return None
-        parts = {sample.group: "test" if sample.group in test else "training" for sample in samples}
-        return carve_validation(parts, labels_per_group(samples), seed)
+        if test and test != groups:
+            parts = {group: "test" if group in test else "training" for group in groups}
+            return carve_validation(parts, labels_per_group(samples), seed)
+        kumar = {group: part for part, patients in _KUMAR.items() for group in patients if group in groups}
+        return kumar if not test and options.get("split") == "paper" and len(set(kumar.values())) == 3 else None
 
-    return prepare_fields("monuseg", src, dst, collect, paper=paper, **options)
+    def choose(samples: list[Sample], parts: dict[str, str]) -> list[Sample]:
+        chosen = [sample for sample in samples if sample.group in parts]
+        if len(chosen) < len(samples):
+            remark(Path(src), f"{len(samples) - len(chosen)} images that are not of the paper's 30 left out")
+        return chosen
+
+    return prepare_fields("monuseg", src, dst, collect, paper=paper, choose=choose, **options)
 
 
 def read_aperio(path: str | os.PathLike) -> np.ndarray:

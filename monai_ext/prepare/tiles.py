@@ -1,7 +1,7 @@
-"""Tiles with one label each, has nuclei or has none, where no expert marked them.
+"""Tiles of one size with one label each, has nuclei or has none.
 
-They are cut from fields whose nuclei are outlined, nothing but the one label being left of an outline, or from slides
-by a rule. :mod:`monai_ext.prepare.tiles` reads them.
+They are cut from tiles of any size that experts marked, from fields whose nuclei are outlined, nothing but the one
+label being left of an outline, or from slides by a rule. :mod:`monai_ext.data.tiles` reads them.
 """
 
 from __future__ import annotations
@@ -23,15 +23,22 @@ from monai_ext.base.files import find_files
 from monai_ext.base.threads import in_threads
 from monai_ext.data.datalist import Item, check_mask_item, load_datalist, read_content
 from monai_ext.data.split import PARTS
-from monai_ext.data.tiles import check_both_labels, images_below
-from monai_ext.formats.image import SUFFIXES, read_mask
+from monai_ext.data.tiles import LABEL_FOLDERS, check_both_labels, images_below, marked_tiles
+from monai_ext.formats.image import SUFFIXES, read_field, read_mask
 from monai_ext.prepare.common import prepare
-from monai_ext.prepare.fields import square_corners
+from monai_ext.prepare.fields import square_corners, tile_corners
 from monai_ext.prepare.samples import Sample
 from monai_ext.prepare.slide_tiles import SlideRule
 from monai_ext.prepare.tile import Tile, image_pixels
 
 __all__ = ["prepare_tiles"]
+
+#: What each kind of source may be given besides what all may.
+_OPTIONS = {
+    "outlined fields": ("step", "negatives"),
+    "marked tiles": ("mpp",),
+    "slides": ("most", "mpp", "slide_mpp"),
+}
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,11 @@ def prepare_tiles(
     seed: int = 0,
     **options: Any,
 ) -> Path:
-    """Cut tiles with and without nuclei from fields whose nuclei are outlined, or from slides.
+    """Cut tiles with and without nuclei from marked tiles of any size, from fields with outlines, or from slides.
+
+    Marked tiles, in folders ``positive`` and ``negative``: squares that cover each, with its label, the last of a row
+    or column shifted inwards; a smaller tile stays as it is. ``group`` is the folder below (a slide, a patient), or the
+    marked tile. The split is 70/10/20 by group.
 
     Fields: a square is positive where nuclei cover at least ``least`` of it and negative where there is no pixel of
     any; others are left out. Squares are drawn at random. Parts and groups are those of the fields.
@@ -95,21 +106,23 @@ def prepare_tiles(
     and ``group``, as :func:`~monai_ext.data.load_tiles` reads them.
 
     Args:
-        src: a data set, ``dataset.json`` with ``image`` and ``label``, an instance map; else a slide, or a folder of
-            slides (or images of tissue).
+        src: a data set, ``dataset.json`` with ``image`` and ``label``, an instance map; else a folder with ``positive``
+            and ``negative``; else a slide, or a folder of slides (or images of tissue).
         dst: the folder to write.
         size: of a tile, px.
-        per_image: at most so many tiles of either label from an image (8) or slide (200).
+        per_image: at most so many tiles of either label from an image (8) or slide (200); of a marked tile, drawn at
+            random (all).
         step: fields: tiles of one label from one image are at least so far apart, down or across, px; half of ``size``
             by default. Those of a slide lie side by side.
         least: share of a positive tile that nuclei cover, above 0.
         most: slides: share of a negative tile that may pass for nuclei; .002 by default.
-        mpp: slides: um/px of the tiles; .25 by default. Tiles of fields have the fields' resolution.
+        mpp: slides: um/px of the tiles; .25 by default. Marked tiles: theirs, by default what their files state. Tiles
+            of fields have the fields' resolution.
         slide_mpp: slides: um/px of level 0 where a slide does not state it.
         negatives: fields: folders of images without nuclei, cut into squares side by side, or of data sets, whose items
             of label 0 count. They are used as far as a part has fewer negative tiles than positive ones.
         seed: of the drawing.
-        options: ``overwrite``, and for slides ``split``, see :func:`~monai_ext.prepare.common.prepare`.
+        options: ``overwrite``, and but for fields ``split``, see :func:`~monai_ext.prepare.common.prepare`.
 
     Returns:
         The path of ``dataset.json``.
@@ -120,13 +133,9 @@ def prepare_tiles(
             small, or a part with one class alone.
     """
     src = Path(src)
-    by_outlines = (src / "dataset.json").exists()
-    inapplicable = (
-        {"most": most, "mpp": mpp, "slide_mpp": slide_mpp} if by_outlines else {"step": step, "negatives": negatives}
-    )
-    for name, value in inapplicable.items():
-        if value not in (None, ()):
-            raise InputError(name, f"no such option with {'outlined fields' if by_outlines else 'slides'}", repr(value))
+    kind = _kind(src, {"step": step, "negatives": negatives, "most": most, "mpp": mpp, "slide_mpp": slide_mpp})
+    by_outlines = kind == "outlined fields"
+    most_tiles = per_image
     per_image = (8 if by_outlines else 200) if per_image is None else per_image
     step = max(1, size // 2) if step is None else step
     for name, value in {"size": size, "per_image": per_image, "step": step}.items():
@@ -182,8 +191,34 @@ def prepare_tiles(
             check_both_labels(f"{src}", [tile.label for tile in tiles])
         return tiles
 
-    collect, paper = (from_fields, lambda *_: parts) if by_outlines else (from_slides, None)
+    def from_marked(folder: Path, problems: list[str]) -> list[Sample]:  # noqa: ARG001 - they are raised
+        return _cut_marked(_Rule(size, per_image, step, least, seed), folder, most_tiles, mpp)
+
+    collect = {"outlined fields": from_fields, "marked tiles": from_marked, "slides": from_slides}[kind]
+    paper = (lambda *_: parts) if by_outlines else None
     return prepare("tiles", src.parent if one_slide else src, dst, collect, paper=paper, seed=seed, **options)
+
+
+def _kind(src: Path, options: Mapping[str, Any]) -> str:
+    """What ``src`` is; options of another kind of source are refused."""
+    marked = all((src / name).is_dir() for name in LABEL_FOLDERS)
+    kind = "outlined fields" if (src / "dataset.json").exists() else "marked tiles" if marked else "slides"
+    for name, value in options.items():
+        if name not in _OPTIONS[kind] and value not in (None, ()):
+            raise InputError(name, f"no such option with {kind}", repr(value))
+    return kind
+
+
+def _cut_marked(rule: _Rule, folder: Path, most: int | None, mpp: float | None) -> list[Sample]:
+    """Squares that cover each marked tile, or ``most`` of them; smaller tiles as they are."""
+    tiles: list[Sample] = []
+    for number, item in enumerate(marked_tiles(folder)):
+        image, name = read_field(item["image"]), f"{number:05d}"
+        corners = rule.rng(name).permutation(tile_corners(image.image.shape[1:], rule.size)).tolist()
+        scaled = {**item, "mpp": mpp or image.mpp}
+        tiles += [_tile(rule, name, corner, item["label"], scaled) for corner in sorted(corners[:most])]
+    check_both_labels(f"{folder}", [tile.label for tile in tiles])
+    return tiles
 
 
 def _cut(rule: _Rule, field: tuple[str, str, Mapping[str, Any]]) -> list[Tile]:

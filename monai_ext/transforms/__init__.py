@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from monai_ext.transforms.diagnose_vessel import DiagnoseVesseld, VesselDiagnosis
     from monai_ext.transforms.fields import LoadFieldd
     from monai_ext.transforms.geojson import LoadGeoJSON, LoadGeoJSONd
+    from monai_ext.transforms.grid_crops import GridCrops, GridCropsd
     from monai_ext.transforms.instance_mask import InstancesToMask, InstancesToMaskd
     from monai_ext.transforms.instance_targets import InstancesToTargetd, KeepSured, MergeInstancesd, PickInstancesd
     from monai_ext.transforms.instances import NucleusInstances, NucleusInstancesd
@@ -56,6 +57,8 @@ __all__ = [
     "DiagnoseVesseld",
     "EvidencePiecesd",
     "FindCellsd",
+    "GridCrops",
+    "GridCropsd",
     "InstancesToMask",
     "InstancesToMaskd",
     "InstancesToTargetd",

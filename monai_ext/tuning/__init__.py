@@ -8,8 +8,10 @@ if TYPE_CHECKING:
     from monai_ext.tuning.evidence import DEFAULT_EVIDENCE, read_evidence, tune_evidence
     from monai_ext.tuning.expert_count import tune_expert_count
     from monai_ext.tuning.instances import (
+        DEFAULT_FLOOR,
         DEFAULT_INSTANCES,
         DEFAULT_LEAST_AREA,
+        read_floor,
         read_instances,
         read_least_area,
         tune_instances,
@@ -18,10 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_EVIDENCE",
+    "DEFAULT_FLOOR",
     "DEFAULT_INSTANCES",
     "DEFAULT_LEAST_AREA",
     "DEFAULT_THRESHOLDS",
     "read_evidence",
+    "read_floor",
     "read_instances",
     "read_least_area",
     "read_thresholds",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,15 @@ from monai_ext.transforms.instances import NucleusInstances
 from monai_ext.transforms.whole_instances import WholeInstances
 from monai_ext.tuning.common import central_choice, errors_unwrapped, grid, read_bundle, read_settings, write_tuned
 
-__all__ = ["DEFAULT_INSTANCES", "DEFAULT_LEAST_AREA", "read_instances", "read_least_area", "tune_instances"]
+__all__ = [
+    "DEFAULT_FLOOR",
+    "DEFAULT_INSTANCES",
+    "DEFAULT_LEAST_AREA",
+    "read_floor",
+    "read_instances",
+    "read_least_area",
+    "tune_instances",
+]
 
 #: What inference and evaluation use where nothing was tuned: the defaults of ``NucleusInstances``.
 DEFAULT_INSTANCES: dict[str, float] = {
@@ -34,6 +42,8 @@ DEFAULT_INSTANCES: dict[str, float] = {
 }
 #: The same for networks that give instances themselves.
 DEFAULT_LEAST_AREA: dict[str, float] = {"min_area_um2": 5.5}
+#: The same for Otsu's threshold in a network's place: what is thresholded, and how far it is blurred.
+DEFAULT_FLOOR: dict[str, Any] = {**DEFAULT_INSTANCES, "channel": "grey", "blur_um": 0.25}
 _SWEPT = ("threshold", "min_area_um2", "sigma_um", "depth_um")
 _AREAS, _AREAS_ALONE = (1, 10, 3), (0, 15, 0.5)  # um2: first, last, step
 
@@ -58,6 +68,11 @@ def read_least_area(path: str | os.PathLike) -> dict[str, Any]:
     return read_settings(path, DEFAULT_LEAST_AREA, "settings of instances")
 
 
+def read_floor(path: str | os.PathLike) -> dict[str, Any]:
+    """As :func:`read_instances`, for :class:`~monai_ext.networks.nets.OtsuMap`: with ``channel`` and ``blur_um``."""
+    return read_settings(path, DEFAULT_FLOOR, "settings of the floor")
+
+
 def tune_instances(
     dataset_dir: str | Sequence[str],
     bundle: str = "bundles/pathology_cell_semantic_segmentation",
@@ -69,6 +84,7 @@ def tune_instances(
     depths: Sequence[float] = (0.0625, 0.25, 0.0625),
     score: str | None = None,
     configs: Sequence[str] = (),
+    variants: Mapping[str, Sequence[Any]] | None = None,
     **overrides: Any,
 ) -> str:
     """Sweep the settings of :class:`~monai_ext.transforms.NucleusInstances` on the validation list.
@@ -84,8 +100,8 @@ def tune_instances(
         dataset_dir: folder with ``dataset.json``, or several; only the ``validation`` lists are read.
         bundle: the bundle's folder.
         ckpt_dir: folder of ``model.pt``; the bundle's ``models`` by default.
-        output: file to write; ``<ckpt_dir>/instances.json`` by default, where inference and evaluation look. The whole
-            sweep goes beside it as ``.csv`` and ``.png``.
+        output: file to write; by default where evaluation looks for it (``instances_file`` of the configuration), which
+            is ``<ckpt_dir>/instances.json`` but for the floor. The whole sweep goes beside it as ``.csv`` and ``.png``.
         thresholds: first, last and step of the probability.
         areas: the same of the smallest instance, um2; default ``(1,10,3)``, alone ``(0,15,0.5)``.
         sigmas: of the smoothing of distances, um.
@@ -93,18 +109,22 @@ def tune_instances(
         score: ``aji`` or ``pq``, mean over images; default ``aji``. For the least area alone ``pq``, which counts
             objects: AJI sums areas and hardly sees a speck.
         configs: further overlays of the bundle.
+        variants: entries of the configuration that are swept as well, each with its values, such as those of a floor:
+            ``{'channel':['grey','hematoxylin'],'blur_um':[0,0.25,0.5]}``. They are written beside the others; of names,
+            which have no middle, that of the best setting is taken.
         **overrides: entries of the configuration, such as ``device``.
 
     Returns:
         the path of the file.
 
     Raises:
-        InputError: no such bundle, weights or score.
+        InputError: no such bundle, weights or score; variants that are not lists of values.
     """
-    checkpoints = str(ckpt_dir or Path(bundle) / "models")
+    combinations = _variants(variants)
     files = ("configs/train.json", "configs/evaluate.json", *configs)
-    changes = {"dataset_dir": dataset_dir, "ckpt_dir": checkpoints}
-    parser = read_bundle("tune instances", bundle, files, changes, **overrides)
+    changes = {"dataset_dir": dataset_dir, "ckpt_dir": str(ckpt_dir or Path(bundle) / "models")}
+    parser = read_bundle("tune instances", bundle, files, changes, **{**overrides, **combinations[0]})
+    path = Path(output or parser.get_parsed_content("instances_file"))
     alone = parser.get("keep_whole") is not None
     score = score or ("pq" if alone else "aji")
     if score not in ("aji", "pq"):
@@ -114,23 +134,37 @@ def tune_instances(
     swept = ("min_area_um2",) if alone else _SWEPT
     axes = [grid(limits[name], name) for name in (("areas",) if alone else limits)]
     settings = [dict(zip(swept, map(float, values), strict=True)) for values in itertools.product(*axes)]
-    with errors_unwrapped():
-        scores = np.stack(list(_scores(parser, settings, alone)))  # images, settings, (AJI, PQ)
+    by_variant = []
+    for variant in combinations:
+        parser.update(variant)
+        parser.parse(True)
+        with errors_unwrapped():
+            by_variant.append(np.stack(list(_scores(parser, settings, alone))))
+    scores = np.concatenate(by_variant, axis=1)  # images, settings, (AJI, PQ)
+    swept = (*combinations[0], *swept)
+    settings = [{**variant, **each} for variant in combinations for each in settings]
     table = pd.DataFrame(settings).round(6).assign(aji=scores[..., 0].mean(0), pq=scores[..., 1].mean(0))
     chosen = _choose(table, scores[..., ("aji", "pq").index(score)], score, swept)
 
-    path = Path(output or Path(checkpoints) / "instances.json")
     content = {
         **({} if alone else DEFAULT_INSTANCES),
-        **{name: float(chosen[name]) for name in swept},
+        **{name: chosen[name] for name in swept},
         "validation": {name: round(float(chosen[name]), 4) for name in ("aji", "pq")},
         "chosen_by": score,
         "images": len(scores),
     }
     write_tuned(path, content, {"sweep": table}, _plot(table, chosen, score, swept))
-    summary = ", ".join(f"{name} {chosen[name]:g}" for name in swept)
+    summary = ", ".join(f"{name} {chosen[name]}" for name in swept)
     print(f"{path}: {summary}; AJI {chosen['aji']:.3f}, PQ {chosen['pq']:.3f} on {len(scores)} images")
     return str(path)
+
+
+def _variants(variants: Mapping[str, Sequence[Any]] | None) -> list[dict[str, Any]]:
+    """Every combination of their values; of none, the one that changes nothing."""
+    variants = variants or {}
+    if not isinstance(variants, Mapping) or not all(isinstance(v, list | tuple) and v for v in variants.values()):
+        raise InputError("variants", "lists of values by entry, as {'blur_um':[0.25,0.5]}", repr(variants))
+    return [dict(zip(variants, values, strict=True)) for values in itertools.product(*variants.values())]
 
 
 def _scores(parser: ConfigParser, settings: Sequence[dict[str, float]], alone: bool) -> Iterator[np.ndarray]:
@@ -157,9 +191,14 @@ def _score(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
 
 def _choose(table: pd.DataFrame, scores: np.ndarray, name: str, swept: Sequence[str] = _SWEPT) -> pd.Series:
     """The most central setting among those whose paired difference from the best is within its standard error."""
-    difference = scores[:, [table[name].argmax()]] - scores  # paired: images differ far more than settings do
+    best = table[name].argmax()
+    difference = scores[:, [best]] - scores  # paired: images differ far more than settings do
     error = difference.std(axis=0, ddof=1) / np.sqrt(len(scores)) if len(scores) > 1 else 0.0
-    return central_choice(table[difference.mean(axis=0) <= error], name, np.inf, over=swept)
+    as_good = difference.mean(axis=0) <= error
+    numbers = [each for each in swept if pd.api.types.is_numeric_dtype(table[each])]
+    for each in set(swept) - set(numbers):  # names have no middle
+        as_good &= table[each] == table[each].iloc[best]
+    return central_choice(table[as_good], name, np.inf, over=numbers)
 
 
 def _plot(table: pd.DataFrame, chosen: pd.Series, score: str, swept: Sequence[str]) -> Figure:
@@ -167,7 +206,7 @@ def _plot(table: pd.DataFrame, chosen: pd.Series, score: str, swept: Sequence[st
     figure = Figure(figsize=(max(4, 3 * len(swept)), 3), layout="constrained")
     for axis, name in zip(figure.subplots(1, len(swept), sharey=True, squeeze=False)[0], swept, strict=True):
         others = [other for other in swept if other != name]
-        line = table[np.isclose(table[others], chosen[others].astype(float)).all(axis=1)]
+        line = table[(table[others] == chosen[others]).all(axis=1)]
         axis.plot(line[name], line[score], marker=".")
         axis.axvline(chosen[name], color="grey", linestyle=":")
         axis.set(xlabel=name, ylabel=f"{score.upper()} on the validation list")

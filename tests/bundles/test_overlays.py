@@ -32,6 +32,7 @@ WATCHED = (
     *("mean", "std", "convention", "convention#mean", "convention#std", "convention#channels", "convention#weights"),
     *("mpp", "target_mpp", "unlabelled", "seed"),
 )
+NO_NETWORK = {"weights", "ckpt_dir", "convention", "convention#weights"}
 OTHER_NETWORK = {"window", "dropout", "norm_momentum"}  # of the network that is replaced
 NO_LOADER = {
     "cpu_bfloat16",
@@ -47,6 +48,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         # nothing is trained
         "evaluate": {"average_momentum", "cache_rate", "convention", "convention#weights"},
         # the truth is what counts
+        "evaluate_front": {"begun_network", "convention", "convention#weights"},
         "evaluate_cells": {"annotation", "selection_annotation", "convention", "convention#weights"},
         **dict.fromkeys(["inference_onnx", "inference_trt", "slides_onnx"], DEPLOYED),
         # windows, evidence maps and loaders of single images have no place on slides
@@ -56,6 +58,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
     "cell_semantic_segmentation": {
         "paper": {"weight_decay"},  # Adam as in the paper, without
         **{name: {"ckpt_dir", *OTHER_NETWORK} for name in ("teacher", "resnet16", "vgg4", "xception")},
+        "otsu": NO_NETWORK,
         "student": {"ckpt_dir"},
         "finetune": {"ckpt_dir", "teacher_labels", "convention", "convention#weights"},  # experts teach
     },
@@ -70,7 +73,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         "quickstart": {"network_def#weights"},
         "finetune": {"network_def#weights"},
         "caffe_input": INPUT,
-        "hematoxylin": {"weights", "ckpt_dir", "network_def#weights", "convention", "convention#weights"},  # no network
+        "hematoxylin": {"network_def#weights", *NO_NETWORK},
         # fields are brought to one size, whatever their resolution, and their masks are scored
         "mammography": {"mpp", "target_mpp", "match_radius_px", "convention"},
         "mammography_evaluate": {"target_mpp", "match_radius_px"},
@@ -85,6 +88,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         "paper": {"backbone_weights"},
         "paper_front": {"backbone_weights"},
         "ignore_unlabelled": {"unlabelled"},
+        "otsu": {"backbone", "backbone_weights", "start_from", "score", "unlabelled", *NO_NETWORK},
         "fully_supervised": {"ckpt_dir"},
         "hovernet": {"score"},  # they have thresholds of their own
         "kg_instance": {"score"},

@@ -27,6 +27,7 @@ from tests.prepare import (
     test_prepare_nuclei_mat,
     test_prepare_pcam,
     test_prepare_pvid,
+    test_tiles,
 )
 
 Recipe = Callable[[Path], object]
@@ -183,6 +184,11 @@ def reviewed(path: Path) -> None:
         shutil.copy(item["image"], path / f"s{number}.png")
         polygons = outlines(item)
         write_geojson(path / "ea" / f"s{number}.geojson", Features(polygons, [next(kinds) for _ in polygons]))
+
+
+def marked(path: Path) -> None:
+    """Tiles of several sizes that experts called positive or negative."""
+    test_tiles.marked_by_experts(path, ((300, 260), (224, 224), (100, 130)))
 
 
 RELEASES: dict[str, Recipe] = {

@@ -73,6 +73,7 @@ PLACES: dict[str, dict[str, Recipe]] = {
         "DSB": places.bowl,
         "FIELDS": copied(partial(fields, "nuclei")),
         "IMAGES": images(partial(fields, "nuclei")),
+        "MARKED": places.marked,
         "SLIDES": slides(3, 768),
         "data/fields": copied(partial(fields, "nuclei")),
         "models/cycle": shipped(NUCLEI),

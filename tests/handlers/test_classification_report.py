@@ -42,6 +42,7 @@ def test_metrics_are_the_hand_counted_ones(tmp_path, capsys):
     assert metrics["auc"]["value"] == pytest.approx(8 / 9, abs=TOLERANCE)
     assert metrics["accuracy"]["value"] == pytest.approx(4 / 6, abs=TOLERANCE)
     assert metrics["sensitivity"]["value"] == pytest.approx(2 / 3, abs=TOLERANCE)
+    assert metrics["f1"]["value"] == pytest.approx(4 / 6, abs=TOLERANCE)
     assert metrics["specificity"]["value"] == pytest.approx(2 / 3, abs=TOLERANCE)
     assert metrics["auc"]["low"] <= 8 / 9 <= metrics["auc"]["high"]
     assert "AUC 0.889" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from collections import Counter
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import shapely
 import tifffile
+from monai.data.utils import dense_patch_slices
 from scipy.io import savemat
 from shapely.geometry import mapping
 
@@ -28,6 +30,7 @@ from monai_ext.prepare import (
     prepare_qupath,
 )
 from monai_ext.prepare.dsb2018 import is_he_like
+from monai_ext.prepare.fields import tile_corners
 from monai_ext.prepare.monuseg import read_aperio
 
 PARTS = ("training", "validation", "test")
@@ -35,6 +38,7 @@ SHAPE = (60, 90)
 PINK = (230, 180, 210)
 PURPLE = (110, 60, 150)
 MPP = 0.5
+KUMAR = Path(__file__).parents[2] / "bundles/pathology_nuclei_instance_segmentation/docs/monuseg_split.csv"
 LIZARD = ["Neutrophil", "Epithelial", "Lymphocyte", "Plasma", "Eosinophil", "Connective"]
 
 
@@ -89,7 +93,7 @@ def lizard(src, count=20):
 
 def test_lizard(tmp_path):
     src = lizard(tmp_path / "src")
-    content, found = items(prepare_lizard(src, tmp_path / "dst", masks=True, centroids=True))
+    content, found = items(prepare_lizard(src, tmp_path / "dst", masks=True, centroids=True, split="slide"))
     assert content["class_names"] == LIZARD
     assert [len(content[part]) for part in PARTS] == [14, 3, 3], "70/15/15"
     for item in found:
@@ -102,29 +106,71 @@ def test_lizard(tmp_path):
         name = item["group"]
         image = src / f"Lizard_Images{1 + int(name.split('_')[1]) % 2}" / f"{name}.png"
         assert image.read_bytes() == Path(item["image"]).read_bytes()
-    folds = json.loads(prepare_lizard(src, tmp_path / "folds", split="paper").read_text())
+    folds = json.loads(prepare_lizard(src, tmp_path / "folds").read_text())
+    assert folds["split"] == "paper", "the release's own, unless another is asked for"
     assert [{int(item["group"].split("_")[1]) % 3 for item in folds[part]} for part in PARTS] == [{0}, {1}, {2}]
 
 
-def test_squares_are_filled_with_zeros_and_join(tmp_path):
-    path = prepare_lizard(lizard(tmp_path / "src", 4), tmp_path / "dst", tile=32, split="random", centroids=True)
+@pytest.mark.parametrize(("shape", "side", "overlap"), [
+    *(((1000, 1000), 256, overlap) for overlap in (0, 1 / 32, 0.25, 0.5)),
+    *(((60, 90), 32, overlap) for overlap in (0, 0.25, 0.9)),
+    *((shape, 64, 0.0) for shape in ((64, 64), (65, 128), (40, 200), (1, 1))),
+])  # fmt: skip
+def test_tiles_lie_as_monai_lays_patches(shape, side, overlap):
+    """The last one of a row is shifted inwards: all of the image, and nothing else."""
+    patch = tuple(min(side, length) for length in shape)
+    slices = dense_patch_slices(shape, patch, (max(1, round(side * (1 - overlap))),) * 2)
+    assert tile_corners(shape, side, overlap) == [(row.start, col.start) for row, col in slices]
+    covered = np.zeros(shape, int)
+    for row, col in tile_corners(shape, side, overlap):
+        part = covered[row : row + side, col : col + side]
+        assert part.shape == patch
+        part += 1
+    assert covered.min() == 1
+
+
+@pytest.mark.parametrize("overlap", [0, 0.5])
+def test_tiles_are_tissue_alone_and_join(tmp_path, overlap):
+    """None is padded, the test list's included; labels belong to their pixels."""
+    src = lizard(tmp_path / "src", 4)
+    path = prepare_lizard(src, tmp_path / "dst", tile=32, overlap=overlap, split="random", centroids=True)
     content, found = items(path)
     assert content["split"] == "random"
-    assert len(found) == 4 * 2 * 3
+    assert len(found) == 4 * (2 * 3 if overlap == 0 else 3 * 5)
     assert all(item["group"] == item["image"].split("images/")[1][:-4] for item in found), "by square"
-    joined, labels = np.zeros((64, 96, 3), np.uint8), np.zeros((64, 96), np.uint8)
-    for item in (item for item in found if "consep_0" in item["group"]):
-        row, col = map(int, item["group"].split("_")[-2:])
-        joined[row : row + 32, col : col + 32] = np.moveaxis(read_field(item["image"]).image, 0, -1)
-        part = read_mask(item["label"])
+    joined, labels = np.zeros((*SHAPE, 3), np.uint8), np.zeros(SHAPE, np.uint8)
+    for item in found:
+        image, part = np.moveaxis(read_field(item["image"]).image, 0, -1), read_mask(item["label"])
+        assert image.shape == (32, 32, 3)
+        assert image.any(-1).all(), "no black padding"
         assert sorted(set(part.ravel()) - {0}) == list(range(1, part.max() + 1)), "numbered without gaps"
         assert len(read_points(item["centroids"])) == part.max()
-        labels[row : row + 32, col : col + 32] = read_mask(item["classes"])
-    whole = cv2.imread(str(tmp_path / "src" / "Lizard_Images1" / "consep_0.png"))[..., ::-1]
-    assert np.array_equal(joined[:60, :90], whole)
-    assert not joined[60:].any()
-    assert not joined[:, 90:].any()
-    assert np.array_equal(labels[:60, :90] > 0, instances() > 0)
+        if "consep_0" in item["group"]:
+            row, col = map(int, item["group"].split("_")[-2:])
+            joined[row : row + 32, col : col + 32] = image
+            labels[row : row + 32, col : col + 32] = read_mask(item["classes"])
+    whole = cv2.imread(str(src / "Lizard_Images1" / "consep_0.png"))[..., ::-1]
+    assert np.array_equal(joined, whole)
+    assert np.array_equal(labels > 0, instances() > 0)
+
+
+def test_an_image_smaller_than_a_tile_is_one(tmp_path):
+    (item,) = items(prepare_lizard(lizard(tmp_path / "src", 1), tmp_path / "dst", tile=512, split="test"))[1]
+    assert read_field(item["image"]).image.shape[1:] == read_mask(item["label"]).shape == SHAPE
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"overlap": 0.5}, "overlap: expected a tile to overlap"),
+        ({"tile": 64, "overlap": 1}, "overlap: expected a share of the tile from 0 to below 1, found 1"),
+        ({"tile": 64, "overlap": "x"}, "found 'x'"),
+        ({"tile": 5}, "tile: expected a number of pixels, at least 32, found 5"),
+    ],
+)
+def test_tiles_that_cannot_be(tmp_path, options, words):
+    with pytest.raises(InputError, match=words):
+        prepare_lizard(tmp_path, tmp_path / "dst", **options)
 
 
 def test_lizard_problems(tmp_path):
@@ -174,7 +220,7 @@ def monuseg(src):
 
 def test_monuseg(tmp_path):
     src = monuseg(tmp_path / "src")
-    content, found = items(prepare_monuseg(src, tmp_path / "dst"))
+    content, found = items(prepare_monuseg(src, tmp_path / "dst", split="slide"))
     assert "class_names" not in content
     assert Counter(item["group"] for item in found) == {
         **{f"TCGA-{n:02}-A{n:03}": 2 for n in range(4)}, "TCGA-90-A090": 1, "TCGA-91-A091": 1
@@ -185,9 +231,42 @@ def test_monuseg(tmp_path):
     assert (label == 1).sum() == 15, "the smaller nucleus is in front"
     assert (label > 0).sum() == 200
     assert (label[10:20, 20:40] > 0).all()
-    official = json.loads(prepare_monuseg(src, tmp_path / "official", split="paper").read_text())
+    official = json.loads(prepare_monuseg(src, tmp_path / "official").read_text())
+    assert official["split"] == "paper"
     assert {item["group"] for item in official["test"]} == {"TCGA-90-A090", "TCGA-91-A091"}
     assert official["validation"]
+    named = json.loads(prepare_monuseg(src, tmp_path / "named", split="paper").read_text())
+    assert [named[part] for part in PARTS] == [official[part] for part in PARTS]
+
+
+def kumar(src, patients):
+    """The training release alone."""
+    for patient in patients:
+        picture(src / "Tissue Images" / f"{patient}-01Z-00-DX1.tif")
+        aperio(src / "Annotations" / f"{patient}-01Z-00-DX1.xml", SQUARE)
+    return src
+
+
+def test_the_papers_split_of_monusegs_training_images(tmp_path, capsys):
+    """Kumar et al. 2017: 16 images, of which four choose networks, and 14; what came later is left out."""
+    with KUMAR.open(newline="") as file:
+        parts = {line["group"]: line["part"] for line in csv.DictReader(file)}
+    assert Counter(parts.values()) == {"training": 12, "validation": 4, "test": 14}
+    src = kumar(tmp_path / "src", [*parts, "TCGA-F9-A8NY"])
+    content, _ = items(prepare_monuseg(src, tmp_path / "dst", split="paper"))
+    assert {item["group"]: part for part in PARTS for item in content[part]} == parts
+    assert "1 images that are not of the paper's 30 left out" in capsys.readouterr().err
+    assert len(items(prepare_monuseg(src, tmp_path / "dealt"))[1]) == 31
+    (src / "Tissue Images" / "TCGA-F9-A8NY-01Z-00-DX1.tif").unlink()
+    (src / "Annotations" / "TCGA-F9-A8NY-01Z-00-DX1.xml").unlink()
+    by_file, _ = items(prepare_monuseg(src, tmp_path / "by_file", split=KUMAR))
+    assert [by_file[part] for part in PARTS] == [content[part] for part in PARTS]
+
+
+def test_images_of_other_patients_have_no_papers_split(tmp_path):
+    src = kumar(tmp_path / "src", [f"TCGA-ZZ-{number:04}" for number in range(4)])
+    with pytest.raises(InputError, match="split: expected 'random', 'test' or a file"):
+        prepare_monuseg(src, tmp_path / "dst", split="paper")
 
 
 def test_monuseg_problems(tmp_path):

@@ -71,7 +71,8 @@ def problems(name, src, dst):
 
 def test_consep(tmp_path):
     src = consep(tmp_path / "src")
-    found, lists = content(prepare_consep(src, tmp_path / "dst", split="paper"))
+    found, lists = content(prepare_consep(src, tmp_path / "dst"))
+    assert found["split"] == "paper", "no test image of the release enters training"
     assert [len(found[part]) for part in PARTS] == [26, 1, 14]
     assert all(item["group"].startswith("test_") == (part == "test") for part in PARTS for item in found[part])
     for item in (item for items in lists.values() for item in items):
@@ -83,18 +84,19 @@ def test_consep(tmp_path):
     other, _ = content(prepare_consep(src, tmp_path / "other", split="paper", seed=1))
     assert other["validation"] != found["validation"]
     assert other["test"] == found["test"]
-    assert len(content(prepare_consep(src, tmp_path / "dealt"))[0]["test"]) == 6, "70/15/15"
+    assert len(content(prepare_consep(src, tmp_path / "dealt", split="slide"))[0]["test"]) == 6, "70/15/15"
 
 
 def test_consep_without_its_test_part_has_no_papers_split(tmp_path):
     src = consep(tmp_path / "src", test=0)
     with pytest.raises(InputError, match="split: expected 'random', 'test' or a file"):
         prepare_consep(src, tmp_path / "dst", split="paper")
+    assert content(prepare_consep(src, tmp_path / "dst"))[0]["split"] == "slide"
 
 
 def test_ccrcc(tmp_path, capsys):
     src = ccrcc(tmp_path / "src")
-    found, lists = content(prepare_ccrcc(src, tmp_path / "dst", split="paper"))
+    found, lists = content(prepare_ccrcc(src, tmp_path / "dst"))
     assert [len(found[part]) for part in PARTS] == [7, 1, 2], "the release's folders"
     assert "in several of the release's parts: group is the image" in capsys.readouterr().err
     groups = [item["group"] for part in PARTS for item in found[part]]
@@ -102,7 +104,7 @@ def test_ccrcc(tmp_path, capsys):
     for item in (item for items in lists.values() for item in items):
         assert np.array_equal(read_mask(item["label"]), instances(ids=(1, 2, 3)))
         assert item["mpp"] == MPP
-    dealt, _ = content(prepare_ccrcc(src, tmp_path / "dealt"))
+    dealt, _ = content(prepare_ccrcc(src, tmp_path / "dealt", split="slide"))
     patients = [{item["group"] for item in dealt[part]} for part in PARTS]
     assert set().union(*patients) == {"TCGA-B0-5000", "TCGA-B0-5001", "TCGA-B0-5002"}
     assert sum(map(len, patients)) == 3, "no patient in two parts"

@@ -264,3 +264,51 @@ def test_lists_of_several_folders_are_joined(folders, fields, tmp_path):
     }
     with pytest.raises(InputError, match=r"nowhere: expected a dataset folder"):
         load_tiles([folders, tmp_path / "nowhere"], parts)
+
+
+def marked_by_experts(folder, sizes, count=5):
+    """Tiles of several slides, each of another size, as experts mark them."""
+    for label in ("positive", "negative"):
+        for index in range(count):
+            rng = np.random.default_rng([index, label == "positive"])
+            path = folder / label / f"slide{index}" / f"{label}.png"
+            path.parent.mkdir(parents=True)
+            cv2.imwrite(str(path), rng.integers(1, 255, (*sizes[index % len(sizes)], 3), np.uint8))
+    return folder
+
+
+def test_marked_tiles_are_cut_into_squares_that_cover_them(tmp_path):
+    sizes = ((100, 150), (64, 64), (64, 65), (40, 90), (30, 30))
+    src = marked_by_experts(tmp_path / "marked", sizes)
+    found = content(prepare_tiles(src, tmp_path / "tiles", size=64, mpp=0.5))
+    items = [item for part in ("training", "validation", "test") for item in found[part]]
+    for label, name in enumerate(("negative", "positive")):
+        for index, (height, width) in enumerate(sizes):
+            whole = pixels(src / name / f"slide{index}" / f"{name}.png")
+            seen = np.zeros_like(whole)
+            own = [item for item in items if item["label"] == label and item["group"] == f"slide{index}"]
+            assert len(own) == {0: 6, 1: 1, 2: 2, 3: 2, 4: 1}[index]
+            for item in own:
+                assert item["mpp"] == 0.5
+                assert item["image"].startswith(f"{name}/")
+                row, col = map(int, item["image"].removesuffix(".png").split("_")[-2:])
+                tile = pixels(tmp_path / "tiles" / item["image"])
+                assert tile.shape[:2] == (min(64, height), min(64, width))
+                seen[row : row + 64, col : col + 64] = tile
+            np.testing.assert_array_equal(seen, whole)
+    groups = [{item["group"] for item in found[part]} for part in ("training", "validation", "test")]
+    assert sum(map(len, groups)) == len(set().union(*groups)) == 5
+    assert load_tiles(tmp_path / "tiles", ("training", "test"))
+
+
+def test_of_large_marked_tiles_some_squares_are_drawn(tmp_path):
+    src = marked_by_experts(tmp_path / "marked", ((200, 200),))
+    found = content(prepare_tiles(src, tmp_path / "tiles", size=40, per_image=3))
+    assert sum(len(found[part]) for part in ("training", "validation", "test")) == 10 * 3
+
+
+@pytest.mark.parametrize("option", ["step", "most", "slide_mpp", "negatives"])
+def test_marked_tiles_need_no_rule(tmp_path, option):
+    src = marked_by_experts(tmp_path / "marked", ((64, 64),))
+    with pytest.raises(InputError, match=f"{option}: expected no such option with marked tiles"):
+        prepare_tiles(src, tmp_path / "tiles", **{option: 1})

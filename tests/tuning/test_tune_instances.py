@@ -7,11 +7,19 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
+from monai.bundle import ConfigParser
 from scipy import ndimage
 
 from monai_ext.base.errors import InputError
 from monai_ext.instances.sparse import SparseInstances
-from monai_ext.tuning import DEFAULT_INSTANCES, read_instances, read_least_area, tune_instances
+from monai_ext.tuning import (
+    DEFAULT_FLOOR,
+    DEFAULT_INSTANCES,
+    read_floor,
+    read_instances,
+    read_least_area,
+    tune_instances,
+)
 from monai_ext.tuning.instances import _choose
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "pathology_cell_semantic_segmentation"
@@ -106,6 +114,65 @@ def test_of_instances_the_least_area_alone_is_chosen(data, tmp_path, capsys):
     assert sweep.columns.tolist() == ["min_area_um2", "aji", "pq"]
     assert sweep["pq"].max() > sweep["pq"][0] + 0.05  # with the specks
     assert "min_area_um2" in capsys.readouterr().out
+
+
+FLOOR = "configs/overlays/evaluation/otsu.json"
+SMALL_SWEEP = {
+    "thresholds": (0.5, 0.5, 0.1),
+    "areas": (1, 9, 4),
+    "sigmas": (0.25, 0.5, 0.25),
+    "depths": (0.125, 1.625, 1.5),
+}
+
+
+@pytest.mark.parametrize("bundle", [BUNDLE, NUCLEI_BUNDLE], ids=["cells", "nuclei"])
+def test_the_floor_is_tuned_and_scored_by_the_same_commands(bundle, data, tmp_path, monkeypatch):
+    """Without a network and without weights; what was chosen is what the evaluation uses."""
+    settings = str(tmp_path / "otsu.json")
+    variants = {"channel": ["hematoxylin", "grey"], "blur_um": [0.25, 2.5]}
+    options = {"configs": [FLOOR], "variants": variants, "device": "cpu", "ckpt_dir": str(tmp_path / "none")}
+    path = tune_instances(str(data), str(bundle), instances_file=settings, **options, **SMALL_SWEEP)
+    assert path == settings
+    chosen = read_floor(path)
+    assert chosen["channel"] in variants["channel"]
+    assert chosen["blur_um"] < 2.5  # which joins the discs, and takes the specks for larger ones
+    assert SPECK**2 * np.pi * 0.0625 < chosen["min_area_um2"] < RADIUS**2 * np.pi * 0.0625
+    assert set(chosen) == {*DEFAULT_FLOOR, "validation", "chosen_by", "images"}
+    sweep = pd.read_csv(tmp_path / "otsu_sweep.csv")
+    assert len(sweep) == 2 * 2 * 3 * 2 * 2
+    assert sweep.groupby("channel").size().to_dict() == {"grey": 24, "hematoxylin": 24}
+
+    monkeypatch.chdir(bundle)
+    parser = ConfigParser()
+    parser.read_config(["configs/train.json", "configs/evaluate.json", FLOOR])
+    parser.update(
+        {"dataset_dir": str(data), "split": "validation", "instances_file": settings, "device": "cpu"}
+        | {"output_dir": str(tmp_path / "eval"), "ckpt_dir": str(tmp_path / "none")}
+    )
+    parser.get_parsed_content("run")
+    metrics = json.loads((tmp_path / "eval/metrics.json").read_text())
+    assert metrics["aji"]["value"] == pytest.approx(chosen["validation"]["aji"], abs=1e-3)
+    assert metrics["pq"]["value"] == pytest.approx(chosen["validation"]["pq"], abs=1e-3)
+    assert "Otsu" in metrics["notes"]["Weights"]
+
+
+def test_names_are_kept_from_the_best_setting():
+    """They have no middle."""
+    table = pd.DataFrame({"channel": ["grey", "hematoxylin", "grey"], "min_area_um2": [1.0, 2.0, 3.0]})
+    scores = np.array([[0.50, 0.52, 0.51], [0.62, 0.60, 0.62]])  # all as good as each other
+    chosen = _choose(table.assign(aji=scores.mean(0)), scores, "aji", ("channel", "min_area_um2"))
+    assert chosen["channel"] == "grey"
+
+
+@pytest.mark.parametrize("variants", ["grey", {"channel": "grey"}, {"channel": []}], ids=["text", "value", "none"])
+def test_variants_are_lists_of_values(variants, data, weights):
+    with pytest.raises(InputError, match=r"variants: expected lists of values by entry, as \{'blur_um'"):
+        tune(data, weights, variants=variants)
+
+
+def test_a_variant_of_nothing_is_refused(data, weights):
+    with pytest.raises(InputError, match="found chanel"):
+        tune(data, weights, variants={"chanel": ["grey"]})
 
 
 def test_no_file_means_the_defaults_with_a_message(tmp_path, capsys):

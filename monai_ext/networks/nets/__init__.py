@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from monai_ext.networks.nets.nuclei_hovernet import NucleiHoVerNet
     from monai_ext.networks.nets.nuclei_kg_instance import NucleiKGInstance
     from monai_ext.networks.nets.nuclei_mask_rcnn import NucleiMaskRCNN
+    from monai_ext.networks.nets.otsu import OtsuMap
     from monai_ext.networks.nets.rccnet import RCCNet
     from monai_ext.networks.nets.segmitos import SegMitosFCN
     from monai_ext.networks.nets.small_resnet import SmallResNet
@@ -32,6 +33,7 @@ __all__ = [
     "NucleiHoVerNet",
     "NucleiKGInstance",
     "NucleiMaskRCNN",
+    "OtsuMap",
     "RCCNet",
     "SegMitosFCN",
     "SmallResNet",

@@ -36,7 +36,11 @@ class HematoxylinMap(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, 2, H, W)`` of a normalised image ``(B, 3, H, W)``."""
+        amount = self.amount(x) / self.darkest
+        return torch.stack([torch.zeros_like(amount), amount.clamp(1e-6, 1 - 1e-6).logit()], dim=1)
+
+    def amount(self, x: Tensor) -> Tensor:
+        """Concentrations of hematoxylin ``(B, H, W)``, in units of optical density, of ``(B, 3, H, W)``."""
         rgb = x.flip(1) if self.bgr else x
         light = ((rgb * self.slope + self.black) / 255).clamp(1 / 255, 1)
-        amount = torch.einsum("c,bchw->bhw", self.unmix, -light.log()) / self.darkest
-        return torch.stack([torch.zeros_like(amount), amount.clamp(1e-6, 1 - 1e-6).logit()], dim=1)
+        return torch.einsum("c,bchw->bhw", self.unmix, -light.log())
