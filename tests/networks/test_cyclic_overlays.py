@@ -120,7 +120,8 @@ def test_the_papers_numbers():
     cycle = read("cycle", "paper")
     assert cycle["backbone"] == "resnet152"
     assert cycle["backbone_weights"] == "IMAGENET1K_V1"
-    assert (cycle["cycles"], cycle["students"], cycle["sharing"]) == (5, 5, "bilateral")
+    assert (cycle["cycles"], cycle["students"], cycle["sharing"]) == (5, 5, "bilateral")  # f1 to f5
+    assert cycle["patience"] is None  # Table III has all of them
     front, back, seeds = read("front", "paper_front"), read("train", "paper_back"), read("seeds", "paper_seeds")
     assert (front["learning_rate"], front["batch_size"], front["tile_size"]) == (1e-4, 10, 224)
     assert (back["learning_rate"], back["weight_decay"], back["alpha"]) == (1e-3, 1e-4, 0.66)
@@ -141,6 +142,11 @@ def test_phases_of_the_paper_name_what_exists():
         for kind in ("front", "seeds", "back", "found", "evaluate"):
             for name in parser.get_parsed_content(f"{kind}_configs"):
                 assert (BUNDLE / name).is_file()
+
+
+def test_short_cycles_train_a_teacher_and_a_student():
+    for overlay in ("quick_cycle", "dsb2018"):
+        assert read("cycle", overlay)["students"] == 2
 
 
 def test_settings_name_entries_of_their_configurations():
