@@ -36,8 +36,9 @@ class CyclicLearning:
 
     A cycle: the front end learns the images' labels; its relevance gives seeds in the back end's images; the teacher
     learns the seeds (eq. 1); then students, each of the masks so far and of those that the network before it found
-    (eq. 2), until ``patience`` of them in a row were no better than the best before. The best network by the validation
-    list gives its backbone to the next cycle's front end. Seeds are made afresh in each cycle (section III-C). Only backbones cross.
+    (eq. 2), until ``patience`` of them in a row were no better than the best before. The best network by the
+    validation list gives its backbone to the next cycle's front end. Seeds are made afresh in each cycle
+    (section III-C). Only backbones cross.
 
     Below ``output_dir`` each cycle has a folder: ``cycle_1/front``, ``seeds``, ``student_0`` (the teacher),
     ``masks_1``, ``student_1`` ..., each with what its configuration writes. ``cycles.csv`` has a row for each network
