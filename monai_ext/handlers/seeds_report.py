@@ -83,11 +83,12 @@ class SeedsReport:
             counts = self._quality.aggregate()
             content["counts"] = dict(zip(_COUNTS, counts.int().tolist(), strict=True))
             content["shares"] = seed_shares(counts)
-        with atomic_path(self.output_dir / "seeds.json") as temporary:
+        path = self.output_dir / "seeds.json"
+        with atomic_path(path) as temporary:
             temporary.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
         if self._shown:
             self._draw()
-        print(f"{self.output_dir / SEEDS}: {_line(content)}")
+        print(f"{path}: {_line(content)}")
 
     def _draw(self) -> None:
         with_truth = any(picture.nuclei is not None for picture in self._shown)

@@ -16,12 +16,13 @@ from skimage.morphology import disk
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.otsu import otsu_threshold
-from monai_ext.transforms.instances import split_touching
+from monai_ext.transforms.instances import fill_holes, split_touching
 
 __all__ = ["SeedMasksFromRelevance", "SeedMasksFromRelevanced"]
 
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)  # of R, G, B (ITU-R BT.601)
 _STAIN_SIGMA = 1.0  # px, of the Gaussian that smooths the grey values
+_HOLE = 48  # px, 3 um2 at .25 um/px: lighter spots within a nucleus
 # a pixel as the diamond through the middles of its sides, in half px: whole numbers
 _DIAMOND = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]], np.int32)
 
@@ -38,9 +39,10 @@ class SeedMasksFromRelevance(Transform):
     ``refine="stain"``, not in the paper, takes the seeds' outlines from the image itself, since relevance says where
     there are nuclei but not where they end. Nuclei are dark: Otsu's threshold of the smoothed grey values, of the
     pixels above ``theta`` and those below ``background`` alone, is learnt for each image anew. What is darker is opened
-    with the disk, and nuclei that touch are parted (:func:`~monai_ext.transforms.instances.split_touching`). Those are
-    the seeds, if relevance supports them: each has a pixel above ``theta``. All that is used are the front end's own
-    image labels. An image without pixels of both kinds, or whose relevance lies on its lighter pixels, has no seeds.
+    with the disk, small holes are filled, and nuclei that touch are parted
+    (:func:`~monai_ext.transforms.instances.split_touching`). Those that relevance supports, with a pixel above
+    ``theta``, are the seeds. It needs no more labels than the front end. An image without pixels of both kinds, or
+    whose relevance lies on its lighter pixels, has no seeds.
 
     Args:
         theta: share of the maximum that counts, in [0, 1); .35 in the paper.
@@ -175,8 +177,9 @@ class SeedMasksFromRelevance(Transform):
 
     def _dark_parts(self, response: np.ndarray, darkness: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What is dark and relevant, as :meth:`_hulls`; what relevance does not support has an area of 0."""
-        dark = cv2.morphologyEx(self._dark(response, darkness).view(np.uint8), cv2.MORPH_OPEN, self._disk)
-        parts = split_touching(dark.view(bool))
+        dark = cv2.morphologyEx(self._dark(response, darkness).view(np.uint8), cv2.MORPH_OPEN, self._disk).view(bool)
+        fill_holes(dark, _HOLE)
+        parts = split_touching(dark)
         relevant = np.bincount(parts[response > self.theta], minlength=parts.max(initial=0) + 1)
         return parts, np.where(relevant > 0, np.bincount(parts.reshape(-1), minlength=len(relevant)), 0)
 
