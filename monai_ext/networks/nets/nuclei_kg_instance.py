@@ -151,7 +151,7 @@ class NucleiKGInstance(InstanceBackEnd):
         unsettled = F.pad((~settled).float(), (0, cols, 0, rows), value=1.0)
         free = 1 - F.max_pool2d(unsettled[None], _STRIDE).view(1, -1)
         weights = F.pad(target["weights"], (0, 1))[nearest]
-        missed = F.pad(target["masks"][target["weights"] == 0].any(0).float(), (0, cols, 0, rows))
+        missed = F.pad(target["masks"][target["weights"] == 0].any(0).float(), (0, cols, 0, rows), value=1.0)
         missed = F.max_pool2d(missed[None], _STRIDE).view(1, -1) > 0
         around = (distance <= _NEAR * self.radius) & (weights > 0) & ~missed
         weights = torch.where(near, weights, torch.where(around, 1.0, free))
