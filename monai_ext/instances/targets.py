@@ -13,7 +13,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.instances.sparse import SparseInstances
 from monai_ext.metrics.instance import instance_map
 
-__all__ = ["Target", "check_targets", "collate_targets", "instances_to_target", "make_target"]
+__all__ = ["Target", "check_targets", "collate_targets", "instances_to_target", "make_target", "read_instances"]
 
 
 class Target(TypedDict):
@@ -49,10 +49,22 @@ def instances_to_target(instances: Any, weights: float | Tensor = 1.0, known: An
         InputError: a map of another shape, a mask or probabilities, negative ids; as many weights as instances are
             expected.
     """
+    return make_target(read_instances(instances), weights, known)
+
+
+def read_instances(instances: Any) -> SparseInstances:
+    """The instances of a map, in the order of their ids.
+
+    Args:
+        instances: as for :func:`instances_to_target`.
+
+    Raises:
+        InputError: as there.
+    """
     ids = instance_map(instances, 1, "instances")
     if ids.ndim != 3:
         raise InputError("instances", "a map of shape (1, H, W)", f"shape {tuple(ids.shape)}")
-    return make_target(SparseInstances.from_map(ids.as_subclass(Tensor)[0]), weights, known)
+    return SparseInstances.from_map(ids.as_subclass(Tensor)[0])
 
 
 def make_target(instances: SparseInstances, weights: float | Tensor = 1.0, known: Any = None) -> Target:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Hashable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from monai.utils import convert_to_numpy
 
 from monai_ext.base.errors import InputError
 from monai_ext.instances.sparse import SparseInstances
-from monai_ext.instances.targets import instances_to_target
+from monai_ext.instances.targets import make_target, read_instances
 
 __all__ = ["InstancesToTargetd", "KeepSured", "MergeInstancesd", "PickInstancesd"]
 
@@ -26,24 +26,55 @@ class InstancesToTargetd(MapTransform):
         keys: of instance maps, integers ``(1, H, W)``.
         known_key: of a mask ``(1, H, W)``, not 0 where the truth is known; without it all is known.
         allow_missing_keys: pass over keys that are not there.
+        missed: what an instance of an earlier key is in the target of a later one that has less than half of its
+            pixels: ``"background"``, or ``"ignore"``: an instance of weight 0, neither nucleus nor background. Eq. 2 of
+            Cyclic Learning has a target of what the teacher found; seeds that it missed are known to be nuclei.
+
+    Raises:
+        InputError: another choice for ``missed``.
 
     Examples:
         >>> from monai_ext.transforms import InstancesToTargetd
         >>> target = InstancesToTargetd("label")({"label": torch.tensor([[[0, 1, 1], [5, 0, 0]]])})["label"]
         >>> tuple(target["masks"].shape), target["boxes"].tolist()
         ((2, 2, 3), [[1.0, 0.0, 3.0, 1.0], [0.0, 1.0, 1.0, 2.0]])
+        >>> item = {"label": torch.tensor([[[1, 0, 2, 2]]]), "found": torch.tensor([[[7, 0, 0, 0]]])}
+        >>> InstancesToTargetd(["label", "found"], missed="ignore")(item)["found"]["weights"].tolist()
+        [1.0, 0.0]
     """
 
-    def __init__(self, keys: KeysCollection, known_key: str | None = "known", allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        known_key: str | None = "known",
+        allow_missing_keys: bool = False,
+        missed: Literal["background", "ignore"] = "background",
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.known_key = known_key
+        if missed not in ("background", "ignore"):
+            raise InputError("InstancesToTargetd missed", "'background' or 'ignore'", repr(missed))
+        self.known_key, self.missed = known_key, missed
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace the maps; raises InputError where one is none."""
         d = dict(data)
+        earlier: list[SparseInstances] = []
         for key in self.key_iterator(d):
-            d[key] = instances_to_target(d[key], known=d.get(self.known_key))
+            instances = read_instances(d[key])
+            missed = [_missed(each, instances) for each in earlier if self.missed == "ignore"]
+            everything = SparseInstances.cat([instances, *missed])
+            weights = (torch.arange(len(everything)) < len(instances)).float()
+            d[key] = make_target(everything, weights.to(instances.owner.device), d.get(self.known_key))
+            earlier.append(instances)
         return d
+
+
+def _missed(earlier: SparseInstances, later: SparseInstances) -> SparseInstances:
+    """Those of which less than half of the pixels are in any later instance."""
+    covered = torch.zeros(later.shape[0] * later.shape[1], device=later.pixel.device)
+    covered[later.pixel] = 1
+    shared = torch.zeros(len(earlier), device=covered.device).index_add_(0, earlier.owner, covered[earlier.pixel])
+    return earlier[2 * shared < earlier.area]
 
 
 class KeepSured(MapTransform):

@@ -92,9 +92,11 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         "fully_supervised": {"ckpt_dir"},
         "hovernet": {"score"},  # they have thresholds of their own
         "kg_instance": {"score"},
+        "evaluate_seeds": {"pictures"},  # its report has pictures of its own
         # seeds do not come from relevance
         "true_seeds": {
             *("tile_size", "theta", "quantile", "sigma", "min_area", "radius", "keep", "background", "margin"),
+            *("refine", "pictures"),
         },
     },
 }  # fmt: skip

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from monai.apps.pathology.losses import HoVerNetLoss
 from monai.networks.nets import HoVerNet
 
@@ -59,21 +60,35 @@ def test_unknown_area_has_no_gradient(ids):
     known = torch.arange(64).expand(64, 64) < 20
     target = instances_to_target(ids, known=known)
     gradient = gradients([target], "ignore")[1].abs().sum(1)[0]
-    learnt = known | (ids[0] > 0)
+    rim = F.max_pool2d((ids > 0).float(), 5, stride=1, padding=2)[0] > 0  # beside a nucleus that is known there is none
+    learnt = known | rim
     assert not learnt.all()
+    assert (rim & ~known & (ids[0] == 0)).any()
     assert not gradient[~learnt].any()
     assert gradient[learnt].all()
     assert gradients([target])[1].abs().sum(1)[0].all()
 
 
+def test_the_rim_of_a_nucleus_spares_what_has_no_weight(ids):
+    """A seed that the teacher missed, beside a nucleus that it found."""
+    ids = torch.zeros(1, 64, 64, dtype=torch.int64)
+    ids[0, 20:30, 20:30], ids[0, 20:30, 30:40] = 1, 2
+    target = instances_to_target(ids, [1.0, 0.0], known=torch.zeros(64, 64))
+    gradient = gradients([target], "ignore")[1].abs().sum(1)[0] > 0
+    expected = torch.zeros(64, 64, dtype=torch.bool)
+    expected[18:32, 18:32] = True
+    assert torch.equal(gradient, expected & (ids[0] != 2))
+
+
 def test_what_is_unknown_does_not_matter(ids):
     """The loss is the same whatever is predicted there."""
+    rim = F.max_pool2d((ids > 0).float(), 5, stride=1, padding=2)[0] > 0
     target = instances_to_target(ids, known=ids[0] > 0)
     torch.manual_seed(0)
     network = NucleiHoVerNet("resnet18", unlabelled="ignore")
     losses = []
     for wild in (0.0, 50.0):
-        outputs = torch.where(ids > 0, 1.0, wild).expand(1, 2, 64, 64)
+        outputs = torch.where(rim, 1.0, wild).expand(1, 2, 64, 64)
         network.compute_maps = lambda _, outputs=outputs: dict.fromkeys(BRANCHES, outputs)
         losses.append(network.losses(torch.zeros(1, 3, 64, 64), [target])["loss_hover"].item())
     assert losses[0] == losses[1]

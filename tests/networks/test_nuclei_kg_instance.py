@@ -97,6 +97,30 @@ def test_cells_learn_from_the_nearest_keypoint():
                     assert weights[kind, row, col] == 1
 
 
+def keypoint_distances(boxes):
+    """From each cell to the nearest keypoint of each kind, px, ``(5, h, w)``."""
+    rows, cols = torch.meshgrid(*(2 * torch.arange(side) + 1 for side in SHAPE), indexing="ij")
+    cells = torch.stack([cols, rows], dim=-1).float()
+    return torch.stack([(cells[:, :, None] - of_kind).norm(dim=-1).amin(-1) for of_kind in _points(boxes).unbind(1)])
+
+
+def test_heat_around_a_known_keypoint_is_a_near_miss():
+    """Where nothing else is known: cells of up to one and a half radii count as empty; not in a nucleus of weight 0."""
+    ids = torch.zeros(1, 64, 64, dtype=torch.int64)
+    ids[0, 20:40, 10:30], ids[0, 20:40, 30:50] = 1, 2
+    for weight in (1.0, 0.0):
+        given = target(ids, known=torch.zeros(64, 72), weights=torch.tensor([1.0, weight]))
+        near, weights, _ = network(unlabelled="ignore")._wanted(given, SHAPE)
+        ring = keypoint_distances(given["boxes"][:1])
+        ring = (ring > 5) & (ring <= 7.5) & ~near
+        void = given["masks"][1][::2, ::2].expand_as(ring) if weight == 0 else torch.zeros_like(ring)
+        nearer = keypoint_distances(given["boxes"][1:]) < keypoint_distances(given["boxes"][:1])
+        assert ring.any(2).any(1).all()  # of each kind
+        assert weights[ring & ~void & ~nearer].eq(1).all()
+        if weight == 0:
+            assert not weights[void & ~near].any()
+
+
 def test_unknown_cells_and_weights_of_zero_do_not_count():
     ids = disc_image(0, 3, 64)[1]
     known = torch.zeros(64, 72)
@@ -106,7 +130,8 @@ def test_unknown_cells_and_weights_of_zero_do_not_count():
     unknown = torch.ones(SHAPE, dtype=torch.bool)
     unknown[:, :10] = False
     labelled = given["masks"][[0, 2]].any(0)[::2, ::2]
-    assert not weights[:, unknown & ~labelled & ~near.any(0)].any()
+    around = keypoint_distances(given["boxes"][[0, 2]]) <= 1.5 * 5
+    assert not weights[(unknown & ~labelled & ~near.any(0)) & ~around].any()
     alone = given["masks"][1][::2, ::2]
     others, _, _ = network()._wanted(target(torch.where(ids == 2, 0, ids)), SHAPE)
     for unlabelled in ("background", "ignore"):

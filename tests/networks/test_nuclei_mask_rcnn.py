@@ -1,10 +1,12 @@
 import pytest
 import torch
 from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_iou
 
 from monai_ext.instances.targets import instances_to_target
 from monai_ext.networks.nets import NucleiMaskRCNN
 from monai_ext.networks.nets.nuclei_mask_rcnn import _touches
+from monai_ext.transforms import InstancesToTargetd
 from tests.discs import disc_image, grid_ids
 
 TOLERANCE = 1e-5
@@ -98,6 +100,82 @@ def test_unknown_area_has_no_gradient():
         assert nowhere_near.any()
         assert seen[nowhere_near].any() == expected
         assert seen[~nowhere_near].any()
+
+
+def seeds_in_the_unknown(seed=0, side=128):
+    """A target as seeds give it: few discs, each in a ring of which nothing is known, and known background."""
+    _, ids = disc_image(seed, 6, side)
+    inside = (ids[0] > 0).float()[None, None]
+    ring = torch.nn.functional.max_pool2d(inside, 15, stride=1, padding=7)[0, 0] > 0
+    return instances_to_target(ids, known=~ring)
+
+
+def moved_boxes(boxes, count=4000, seed=0):
+    """Boxes around those given, whose places and sizes are off, and their best IoU."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = boxes[torch.randint(len(boxes), (count,), generator=generator)]
+    size = (chosen[:, 2:] - chosen[:, :2]).repeat(1, 2)
+    moved = chosen + size * (torch.rand(count, 4, generator=generator) - 0.5)
+    moved = moved[(moved[:, 2:] - moved[:, :2] > 2).all(1)]
+    return moved, box_iou(boxes, moved).amax(0)
+
+
+def negatives(net, boxes, target):
+    """Which boxes the box head can learn as background."""
+    sample = net._sample(boxes, target, net.roi_heads)
+    chosen = torch.zeros(len(boxes), dtype=torch.bool)
+    chosen[sample.index[~sample.nucleus]] = True
+    return chosen
+
+
+def test_near_misses_are_negatives():
+    """Boxes of an IoU of .1 to .5 with a seed: all but none could be negatives when a negative had to be known."""
+    net = network(unlabelled="ignore", roi_samples=100_000)
+    before, after, of = 0, 0, 0
+    for seed in range(4):
+        target = seeds_in_the_unknown(seed)
+        boxes, overlap = moved_boxes(target["boxes"])
+        near = (overlap >= 0.1) & (overlap < 0.5)
+        of += near.sum().item()
+        before += (near & ~_touches(boxes, ~net.settled(target))).sum().item()
+        found = negatives(net, boxes, target)
+        after += (near & found).sum().item()
+        assert not found[overlap >= 0.5].any()
+        assert not found[(overlap < 0.1) & _touches(boxes, ~net.settled(target))].any()
+    assert of > 1000
+    assert before / of < 0.05
+    assert after / of == 1
+
+
+def test_what_is_nearer_to_a_missed_seed_is_void():
+    net = network(unlabelled="ignore", roi_samples=100_000)
+    for seed in range(4):
+        target = seeds_in_the_unknown(seed)
+        target["weights"][::2] = 0  # missed by the teacher
+        target["known"][:] = True
+        boxes, _ = moved_boxes(target["boxes"], seed=seed)
+        overlap = box_iou(target["boxes"], boxes)
+        missed, counted = overlap[::2].amax(0), overlap[1::2].amax(0)
+        found = negatives(net, boxes, target)
+        touch = _touches(boxes, target["masks"][::2].any(0))
+        assert touch[missed >= 0.1].any()
+        assert not found[touch & (missed > counted)].any()
+        assert found[(counted >= 0.1) & (counted < 0.5) & (missed < counted)].all()
+
+
+def test_a_missed_seed_is_not_learnt_as_background():
+    """Eq. 2 through the transform: in L(M') no anchor on a seed that the teacher missed has a gradient."""
+    images, ids = disc_image(0, 3, 64)
+    found = torch.where(ids == 2, 0, ids)
+    item = {"label": ids, "found": found, "known": torch.ones(1, 64, 64)}
+    (x0, y0, x1, y1) = instances_to_target(ids)["boxes"][1].tolist()
+    for missed, expected in (("background", True), ("ignore", False)):
+        target = InstancesToTargetd(["label", "found"], missed=missed)(item)["found"]
+        anchors, seen = learnt(network(unlabelled="ignore", rpn_samples=10_000), images[None], [target])
+        on_it = ((anchors[:, :2] + anchors[:, 2:]) / 2 - torch.tensor([x0 + x1, y0 + y1]) / 2).norm(dim=1) < 3
+        on_it &= ~_touches(anchors, found[0] > 0)
+        assert on_it.any()
+        assert seen[on_it].any() == expected
 
 
 def test_anchors_lie_on_the_maps_grid_whatever_the_size():

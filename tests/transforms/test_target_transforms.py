@@ -44,6 +44,22 @@ def test_missing_maps_are_passed_over_on_demand():
         InstancesToTargetd(["label", "found"])({"label": line(1)})
 
 
+def test_seeds_that_were_missed_have_no_weight():
+    """Eq. 2, L(M'): a seed that the teacher did not find is neither nucleus nor background there."""
+    data = {"label": line(1, 1, 1, 0, 2, 2, 2, 0, 3, 3), "found": line(0, 0, 5, 5, 4, 4, 0, 0, 0, 9)}
+    data["known"] = line(*[1] * 10)
+    target = InstancesToTargetd(["label", "found"], missed="ignore")(data)
+    assert target["label"]["weights"].tolist() == [1, 1, 1]  # M is as it was
+    found = target["found"]
+    assert found["weights"].tolist() == [1, 1, 1, 0]
+    # a third of the first seed is there; of the second two thirds, and of the third one half: not missed
+    assert found["masks"][3, 0].int().tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert found["known"].all()
+    assert InstancesToTargetd(["label", "found"])(data)["found"]["weights"].tolist() == [1, 1, 1]
+    with pytest.raises(InputError, match="'background' or 'ignore', found 'void'"):
+        InstancesToTargetd("label", missed="void")
+
+
 # -- scores ------------------------------------------------------------------------------------------------------------
 
 

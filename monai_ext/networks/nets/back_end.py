@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.convnext import LayerNorm2d
@@ -147,3 +148,13 @@ class InstanceBackEnd(nn.Module, ABC):
         if known_area is not None and self.unlabelled == "ignore":
             rest &= known_area
         return rest | masks[counts].any(0)
+
+    def rim(self, target: Target, width: int) -> Tensor:
+        """Bool ``(H, W)``: the pixels within so many px of an instance that counts, in none that does not.
+
+        What is beside a known nucleus is not that nucleus, even where nothing else is known: there it ends.
+        """
+        masks, counts = target["masks"], target["weights"] > 0
+        counted = masks[counts].any(0).float()
+        wide = F.max_pool2d(counted[None], 2 * width + 1, stride=1, padding=width)[0] > 0
+        return wide & ~masks[~counts].any(0)

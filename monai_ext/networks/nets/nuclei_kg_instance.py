@@ -19,6 +19,7 @@ __all__ = ["NucleiKGInstance"]
 
 _STRIDE = 2
 _KINDS = 5  # top left, top right, bottom left, bottom right, centre
+_NEAR = 1.5  # radii around a keypoint that count, whatever else is known
 _FAR = 1e6  # px; position of a keypoint out of reach
 _EXACT = "donot_use_mm_for_euclid_dist"
 
@@ -44,7 +45,8 @@ class NucleiKGInstance(InstanceBackEnd):
 
     Unlabelled area: trained as it is, the network takes all that is off the known keypoints for empty
     (``"background"``). With ``"ignore"``, unknown pixels count in no heat map; those within ``radius`` of a known
-    keypoint do.
+    keypoint do, and so do those around them, up to ``1.5 * radius`` and in no instance of weight 0: heat that spreads
+    there is a near miss.
 
     Args:
         backbone: see :class:`InstanceBackEnd`.
@@ -140,14 +142,19 @@ class NucleiKGInstance(InstanceBackEnd):
         distances = (torch.cdist(cells, of_kind, compute_mode=_EXACT) for of_kind in points.unbind(1))
         nearest = torch.stack([each.argmin(1) for each in distances])  # (5, hw)
         places = points[nearest] - cells[:, None]  # (5, hw, 5, 2), to all keypoints of the nucleus
-        near = torch.stack([places[kind, :, kind].norm(dim=1) <= self.radius for kind in range(_KINDS)])
+        distance = torch.stack([places[kind, :, kind].norm(dim=1) for kind in range(_KINDS)])
+        near = distance <= self.radius
         places = torch.where(near[..., None, None], places / self.radius, 0.0)
 
         settled = self.settled(target)
         rows, cols = (_STRIDE * cell - side for cell, side in zip(shape, settled.shape, strict=True))
         unsettled = F.pad((~settled).float(), (0, cols, 0, rows), value=1.0)
         free = 1 - F.max_pool2d(unsettled[None], _STRIDE).view(1, -1)
-        weights = torch.where(near, F.pad(target["weights"], (0, 1))[nearest], free)
+        weights = F.pad(target["weights"], (0, 1))[nearest]
+        missed = F.pad(target["masks"][target["weights"] == 0].any(0).float(), (0, cols, 0, rows), value=1.0)
+        missed = F.max_pool2d(missed[None], _STRIDE).view(1, -1) > 0
+        around = (distance <= _NEAR * self.radius) & (weights > 0) & ~missed
+        weights = torch.where(near, weights, torch.where(around, 1.0, free))
         return near.view(-1, *shape), weights.view(-1, *shape), places.permute(0, 2, 3, 1).unflatten(-1, shape)
 
     def _mask_loss(self, features: dict[str, Tensor], targets: list[Target]) -> Tensor:

@@ -25,6 +25,7 @@ from monai_ext.networks.nets.back_end import InstanceBackEnd
 __all__ = ["NucleiMaskRCNN"]
 
 _STRIDES = (4, 8, 16, 32, 64)
+_NEAR = 0.1  # least IoU of a box with a nucleus that it is a near miss of
 _BETA = 1 / 9  # where the smooth L1 loss turns from a parabola to a line
 
 
@@ -38,12 +39,15 @@ class NucleiMaskRCNN(InstanceBackEnd):
 
     Weights: an anchor or region that is matched to an instance counts by its weight in all five losses, whose divisors
     are the numbers of samples, so that every loss is linear in the weights. Matched to an instance of weight 0 it is
-    not sampled at all, nor as background where it touches one. Where an image has more than ``max_instances``, some
-    are drawn at each step, and the others are as those of weight 0.
+    not sampled at all, nor as background where it touches one, unless it is nearer to one that counts. Where an image
+    has more than ``max_instances``, some are drawn at each step, and the others are as those of weight 0.
 
     Unlabelled area: the paper trains an ordinary Mask R-CNN, for which every box without a known nucleus is background;
     since only 64 anchors and 128 regions are sampled, few of them hit an unlabelled one. That is ``"background"``.
-    With ``"ignore"``, a box is a sample of background in the RPN and in the box head only if all its pixels are known.
+    With ``"ignore"``, a box is a sample of background in the RPN and in the box head only if all its pixels are known,
+    or if it is a near miss: its IoU with the box of an instance that counts is at least .1 and greater than with any of
+    weight 0. Around a seed nothing is known, and without near misses to tell apart from hits, a box that lies badly
+    costs nothing; neighbours whose boxes overlap so much are rare.
 
     Args:
         backbone: see :class:`InstanceBackEnd`.
@@ -185,14 +189,15 @@ class NucleiMaskRCNN(InstanceBackEnd):
     def _sample(self, boxes: Tensor, target: Target, stage: RegionProposalNetwork | RoIHeads) -> _Samples:
         """Match boxes ``(K, 4)`` to instances and draw those that a stage learns from."""
         matched = boxes.new_full((len(boxes),), Matcher.BELOW_LOW_THRESHOLD, dtype=torch.long)
-        if len(target["boxes"]):
-            matched = stage.proposal_matcher(box_iou(target["boxes"], boxes))
+        overlap = box_iou(target["boxes"], boxes)
+        if len(overlap):
+            matched = stage.proposal_matcher(overlap)
         nucleus, instance = matched >= 0, matched.clamp(min=0)
         weights = torch.where(nucleus, F.pad(target["weights"], (0, 1))[instance], 1.0)
         void = (matched == Matcher.BETWEEN_THRESHOLDS) | (weights == 0)
         settled = self.settled(target)
         if not settled.all():
-            void |= ~nucleus & _touches(boxes, ~settled)
+            void |= ~nucleus & _touches(boxes, ~settled) & ~_near_misses(overlap, target["weights"])
         drawn = stage.fg_bg_sampler([nucleus.float().masked_fill(void, -1)])
         index = (drawn[0][0] | drawn[1][0]).nonzero().squeeze(1)
         return _Samples(boxes[index], index, instance[index], nucleus[index], weights[index])
@@ -295,6 +300,13 @@ def _weighted(
     shifts = F.smooth_l1_loss(deltas, torch.cat(wanted), beta=_BETA, reduction="none").sum(1)
     count = max(len(errors), 1)
     return (errors * weights).sum() / count, (shifts * weights[nucleus]).sum() / count
+
+
+def _near_misses(overlap: Tensor, weights: Tensor) -> Tensor:
+    """Bool ``(K,)``, whether boxes overlap an instance that counts, and less any that does not; of ``(N, K)`` IoUs."""
+    counts = weights > 0
+    best, other = (F.pad(overlap[each], (0, 0, 0, 1)).amax(0) for each in (counts, ~counts))
+    return (best >= _NEAR) & (best > other)
 
 
 def _touches(boxes: Tensor, area: Tensor) -> Tensor:
