@@ -41,15 +41,23 @@ class CyclicClassifier(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)  # a module, as relevance is propagated by module
         self.head = nn.Linear(channels, num_classes)
 
+    def features(self, images: Tensor) -> Tensor:
+        """The map whose mean is scored: of stride 32, or the tokens of a plain transformer, ``(B, C, h, w)``."""
+        features = self.backbone.tokens(images) if self.backbone.is_plain else self.backbone(images)["3"]
+        return self.norm(features.movedim(1, -1)).movedim(-1, 1)  # a LayerNorm reads channels last
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Features -> logits ``(B, num_classes)``."""
+        return self.head(self.pool(features).flatten(1))
+
     def forward(self, images: Tensor) -> Tensor:
         """Score images.
 
         Args:
-            images: ``(B, 3, H, W)`` float, normalised as the weights expect; any size of at least 32 px.
+            images: ``(B, 3, H, W)`` float, normalised as the weights expect; any size of at least 32 px, for a plain
+                transformer one that its patches divide.
 
         Returns:
             logits ``(B, num_classes)``.
         """
-        features = self.backbone(images)["3"]
-        features = self.norm(features.movedim(1, -1)).movedim(-1, 1)  # a LayerNorm reads channels last
-        return self.head(self.pool(features).flatten(1))
+        return self.classify(self.features(images))
