@@ -68,9 +68,10 @@ def lrp_relevance(network: nn.Module, images: Tensor, target: int | Tensor | Non
     """Propagate a class' score to the pixels (Bach et al. 2015; Zhou et al. 2023, section III-A).
 
     The rules are zennit's ``EpsilonPlusFlat``: alpha-beta with alpha 1 and beta 0 (z+) in convolutions, epsilon in the
-    linear head, flat in the first convolution and in depthwise ones (of their nine terms often none is positive, and
-    z+ loses 95 % of a pretrained EfficientNet-Lite0's score; this is our reading), in proportion to the terms in sums and means. Batch normalisation is
-    made part of the convolution before it, and the sums of residual blocks are made layers, for the time of the call.
+    linear head, flat in the first convolution, in proportion to the terms in sums and means. Flat also in depthwise
+    convolutions, by our reading: of their nine terms often none is positive, and z+ loses 95 % of a pretrained
+    EfficientNet-Lite0's score. Batch normalisation is made part of the convolution before it, and the sums of residual
+    blocks are made layers, for the time of the call.
 
     Biases of convolutions take no relevance and that of the head keeps its own, so the relevance of an image sums to
     the score less the head's bias. What is missing, .1 % or less, went to units that nothing but their bias made

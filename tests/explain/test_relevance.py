@@ -276,13 +276,17 @@ def test_timms_resnet_is_explained_as_torchvisions(resnet18, images):
     torch.testing.assert_close(relevance(other, images, 1), relevance(resnet18, images, 1))
 
 
-@pytest.mark.parametrize("name", ["timm:vit_tiny_patch16_224", "timm:convnext_atto", "timm:efficientnet_b0", "resnet18"])
+@pytest.mark.parametrize(
+    "name", ["timm:vit_tiny_patch16_224", "timm:convnext_atto", "timm:efficientnet_b0", "resnet18"]
+)
 def test_a_class_activation_map_sums_to_the_score(name, images):
     network = classifier(name, seed=4)
     logits = network(images)
     for target in (0, 1):
         total = class_activation(network, images, target).sum((1, 2))
-        torch.testing.assert_close(total, (logits[:, target] - network.head.bias[target]).detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            total, (logits[:, target] - network.head.bias[target]).detach(), rtol=1e-4, atol=1e-5
+        )
     predicted = class_activation(network, images)
     for image, label, found in zip(images, logits.argmax(1), predicted, strict=True):
         torch.testing.assert_close(class_activation(network, image[None], int(label))[0], found, rtol=1e-3, atol=1e-6)
@@ -300,7 +304,9 @@ def test_a_class_activation_map_is_where_the_head_sees_it(images):
     assert found.shape == (3, 64, 64)
 
 
-@pytest.mark.parametrize("name", ["timm:vit_tiny_patch16_224", "timm:efficientnet_b0", "timm:swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize(
+    "name", ["timm:vit_tiny_patch16_224", "timm:efficientnet_b0", "timm:swin_tiny_patch4_window7_224"]
+)
 def test_what_no_rule_is_made_for_gets_a_class_activation_map(name, images):
     network = CyclicClassifier(name).eval()
     found = relevance(network, images, 1, margin=16)

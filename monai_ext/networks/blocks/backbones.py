@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -16,6 +17,7 @@ from torchvision.models.convnext import LayerNorm2d
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.flags import as_flag
+from monai_ext.networks.blocks.encoders import ENCODERS
 from monai_ext.networks.utils import load_state, read_state_dict
 
 __all__ = ["BACKBONES", "IMAGENET_LITE", "Backbone", "load_backbone"]
@@ -27,6 +29,8 @@ _RESNET_LAYERS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3
 _HEADS = {"fc", "head", "norm"}  # what torchvision's classifiers hold behind the features; "norm" is Swin's last one
 _STRIDES = (4, 8, 16, 32)
 _TIMM = "timm:"
+_HF_HUB = "hf-hub:"
+_HUB = "hub"  # an encoder's own place on the Hugging Face hub
 _LITE = "timm:tf_efficientnet_lite0"
 
 
@@ -42,11 +46,14 @@ class Backbone(nn.Module):
     four strides, as in ViTDet's simple pyramid (Li et al. 2022) without layers of its own.
 
     Args:
-        name: one of :data:`BACKBONES`, which are torchvision's, or ``"timm:<name>"`` for a network of timm.
+        name: one of :data:`BACKBONES`, which are torchvision's; ``"timm:<name>"`` for a network of timm; or one of
+            :data:`~monai_ext.networks.blocks.ENCODERS`, which are pathology's.
         weights: ``None`` (random); the name of weights that torchvision offers for this network (``"IMAGENET1K_V1"``)
             or of a tag of timm's (``"in1k"``), both downloaded once to their cache; ``"imagenet-lite"`` for
-            ``"timm:tf_efficientnet_lite0"``, read from the package of the extra ``[imagenet]``; or the path of a
-            state dict: torchvision's or timm's own, whose head is left out, or a backbone's.
+            ``"timm:tf_efficientnet_lite0"``, read from the package of the extra ``[imagenet]``;
+            ``"hf-hub:<owner>/<name>"`` for weights on the Hugging Face hub, ``"hub"`` for those of one of pathology's
+            encoders; or the path of a state dict (``.safetensors`` too): torchvision's or timm's own, whose head is
+            left out, or a backbone's.
         freeze_norm: keep the statistics of batch normalisation in training too, as He et al. do in Mask R-CNN; for
             small batches over pretrained weights.
 
@@ -59,18 +66,19 @@ class Backbone(nn.Module):
         InputError: an unknown name; weights that are no known name and no file, cannot be loaded, or do not fit.
     """
 
-    def __init__(
-        self, name: str = "resnet50", weights: str | Path | None = None, freeze_norm: bool = False
-    ) -> None:
+    def __init__(self, name: str = "resnet50", weights: str | Path | None = None, freeze_norm: bool = False) -> None:
         super().__init__()
         self.name, self.stride = name, 1
         self.freeze_norm = as_flag(freeze_norm, "freeze_norm")
         if name.startswith(_TIMM):
             self._build_timm(name.removeprefix(_TIMM))
+        elif name in ENCODERS:
+            self._keep_transformer(ENCODERS[name].build())
         elif name in BACKBONES:
             self._build_torchvision()
         else:
-            raise InputError("backbone", f"one of {', '.join(BACKBONES)}, or timm:<name>", repr(name))
+            expected = f"one of {_join([*BACKBONES, *ENCODERS])}, or timm:<name>"
+            raise InputError("backbone", expected, repr(name))
         if weights is not None:
             self.load(weights)
 
@@ -103,16 +111,23 @@ class Backbone(nn.Module):
         network = timm.create_model(name, features_only=True)
         strides = network.feature_info.reduction()
         if len(set(strides)) == 1:
-            network = timm.create_model(name, num_classes=0, **_any_size(name))
-            self.stride = network.patch_embed.patch_size[0]
-            self.out_channels = [network.num_features] * len(_STRIDES)
-        else:
-            indices = [index for index, stride in enumerate(strides) if stride in _STRIDES]
-            if [strides[index] for index in indices] != list(_STRIDES):
-                raise InputError("backbone", "a network with maps of strides 4, 8, 16 and 32", f"{self.name}: {strides}")
-            network = timm.create_model(name, features_only=True, out_indices=indices, **_any_size(name))
-            self.out_channels = network.feature_info.channels()
+            self._keep_transformer(timm.create_model(name, num_classes=0, **_any_size(name)))
+            return
+        indices = [index for index, stride in enumerate(strides) if stride in _STRIDES]
+        if [strides[index] for index in indices] != list(_STRIDES):
+            raise InputError("backbone", "a network with maps of strides 4, 8, 16 and 32", f"{self.name}: {strides}")
+        self.network = timm.create_model(name, features_only=True, out_indices=indices, **_any_size(name))
+        self.out_channels = self.network.feature_info.channels()
+
+    def _keep_transformer(self, network: nn.Module) -> None:
         self.network = network
+        self.stride = network.patch_embed.patch_size[0]
+        self.out_channels = [network.num_features] * len(_STRIDES)
+
+    @property
+    def is_timms(self) -> bool:
+        """Whether timm builds it."""
+        return self.name.startswith(_TIMM) or self.name in ENCODERS
 
     @property
     def is_swin(self) -> bool:
@@ -161,7 +176,7 @@ class Backbone(nn.Module):
             sizes = [[-(-side // stride) for side in images.shape[2:]] for stride in _STRIDES]
             maps = [F.interpolate(tokens, size, mode="bilinear", antialias=True) for size in sizes]
             return OrderedDict(zip("0123", maps, strict=True))
-        if self.name.startswith(_TIMM):
+        if self.is_timms:
             maps = self.network(images)
             if maps[0].shape[1] != self.out_channels[0]:  # timm's Swin has channels last
                 maps = [x.permute(0, 3, 1, 2) for x in maps]
@@ -198,37 +213,52 @@ class Backbone(nn.Module):
         """The state dict of this backbone, from what its library offers or from a file."""
         if str(weights) == IMAGENET_LITE:
             return self._fitting(_imagenet_lite(self.name))
+        if str(weights) == _HUB and self.name in ENCODERS:
+            weights = _HF_HUB + ENCODERS[self.name].hub
+        if str(weights).startswith(_HF_HUB):
+            return self._fitting(_from_hub(str(weights)))
         if Path(weights).is_file():
             return self._fitting(read_state_dict(weights))
         offered = self._offered()
         if str(weights) not in offered:
-            names = _join([*offered, *([IMAGENET_LITE] if self.name == _LITE else [])]) or "none"
+            others = {_LITE: [IMAGENET_LITE], **{name: [_HUB] for name in ENCODERS}}.get(self.name, [])
+            names = _join([*offered, *others, *([f"{_HF_HUB}<owner>/<name>"] if self.is_timms else [])])
             raise InputError(weights, f"a file with the weights of a {self.name}, or one of {names}", "neither")
         return self._fitting(offered[str(weights)]())
 
     def _offered(self) -> dict[str, Any]:
         """What downloads the weights that the library offers, by name."""
-        if not self.name.startswith(_TIMM):
+        if self.name in ENCODERS:
+            return {}
+        if not self.is_timms:
             return {name: lambda w=w: _download(w) for name, w in get_model_weights(self.name).__members__.items()}
         import timm
 
         architecture = self.name.removeprefix(_TIMM).partition(".")[0]
         tagged = timm.list_pretrained(f"{architecture}.*") or timm.list_pretrained(architecture)
-        return {
-            name.partition(".")[2] or "pretrained": lambda name=name: _download_timm(name, self.is_plain)
-            for name in tagged
-        }
+        return {name.partition(".")[2] or "pretrained": lambda name=name: _download_timm(name) for name in tagged}
 
     def _fitting(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A whole classifier's state dict without what this network does not have."""
-        if not self.name.startswith(_TIMM):
+        if not self.is_timms:
             return {key: value for key, value in state.items() if key.split(".")[0] not in _HEADS}
+        if self.name in ENCODERS and (convert := ENCODERS[self.name].convert):
+            state = convert(state)
         if not any(key.startswith("network.") for key in state):
             state = {f"network.{key}": value for key, value in state.items()}
-        own = self.state_dict()
-        layers = {key.rpartition(".")[0].split(".")[1] for key in own}
+        # timm's lists of features join the numbers of their layers by _
+        expected = {_dotted(key): key for key in self.state_dict()}
+        layers = {key.split(".")[1] for key in expected}
         # what lies behind the features: a head, the last convolution of an EfficientNet
-        return {key: value for key, value in state.items() if key in own or key.split(".")[1] in layers}
+        return {
+            expected.get(name, key): value
+            for key, value in state.items()
+            if (name := _dotted(key)) in expected or name.split(".")[1] in layers
+        }
+
+
+def _dotted(key: str) -> str:
+    return re.sub(r"_(?=\d+\.)", ".", key)
 
 
 def load_backbone(network: nn.Module, weights: str | Path | None) -> nn.Module:
@@ -282,14 +312,37 @@ def _download(weights: WeightsEnum) -> dict[str, Tensor]:
         raise InputError(weights.url, "weights to download (or pass the path of a copy)", str(error)) from error
 
 
-def _download_timm(name: str, plain: bool) -> dict[str, Tensor]:
+def _download_timm(name: str) -> dict[str, Tensor]:
     import timm
 
     try:
         return timm.create_model(name, pretrained=True, **_any_size(name)).state_dict()
     except OSError as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(name, "weights to download (or pass the path of a copy)", reason) from error
+        raise InputError(name, "weights to download (or pass the path of a copy)", _reason(error)) from error
+
+
+def _from_hub(name: str) -> dict[str, Tensor]:
+    """The weights of ``hf-hub:<owner>/<name>``, by timm's way to the hub and to its cache."""
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
+    from timm.models import load_state_dict_from_hf
+
+    try:
+        return load_state_dict_from_hf(name.removeprefix(_HF_HUB))
+    except GatedRepoError as error:
+        page = f"https://huggingface.co/{name.removeprefix(_HF_HUB)}"
+        expected = f"access: accept the terms at {page} and set HF_TOKEN, or pass the path of a copy"
+        raise InputError(name, expected, "a gated model and no access to it") from error
+    except (RepositoryNotFoundError, HFValidationError, AssertionError) as error:
+        raise InputError(
+            name, f"{_HF_HUB}<owner>/<name> of a model on the Hugging Face hub", "no such model"
+        ) from error
+    # what is raised without a network is not one family
+    except (OSError, EntryNotFoundError, RuntimeError) as error:
+        raise InputError(name, "weights to download (or pass the path of a copy)", _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def _join(names: list[str]) -> str:
