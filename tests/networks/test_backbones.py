@@ -503,5 +503,5 @@ def test_loopnet_over_timms_networks(name, cells):
 
 
 def test_a_mosaic_that_patches_do_not_divide():
-    with pytest.raises(InputError, match="tile: expected sides that the patches of 14 px .* divide, found 128 x 128"):
+    with pytest.raises(InputError, match=r"tile: expected sides that the patches of 14 px .* divide, found 128 x 128"):
         LoopNet("timm:vit_small_patch14_dinov2", grid=4)(torch.randn(1, 3, 128, 128))
