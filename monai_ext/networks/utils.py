@@ -120,7 +120,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """A plain state dict; nothing else is unpickled.
 
     Args:
-        path: a file that ``torch.load`` reads with ``weights_only=True``.
+        path: a file that ``torch.load`` reads with ``weights_only=True``, or a ``.safetensors``.
 
     Returns:
         name -> tensor, on the CPU.
@@ -132,7 +132,12 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(path, "trained weights", "no such file")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     # what torch raises for a damaged or foreign file is not one family
     except Exception as error:
         found = " ".join(str(error).split())[:200] or type(error).__name__

@@ -56,6 +56,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         **dict.fromkeys(["attributions", "evaluate_evidence"], NO_LOADER),
     },
     "cell_semantic_segmentation": {
+        "pretrained": INPUT,
         "paper": {"weight_decay"},  # Adam as in the paper, without
         **{name: {"ckpt_dir", *OTHER_NETWORK} for name in ("teacher", "resnet16", "vgg4", "xception")},
         "otsu": NO_NETWORK,
@@ -63,6 +64,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         "finetune": {"ckpt_dir", "teacher_labels", "convention", "convention#weights"},  # experts teach
     },
     "metastasis_evidence_localization": {
+        "pretrained": {*INPUT, *OTHER_NETWORK, "context"},  # the exact windows have none
         "paper_pcam": {"target_mpp"},
         "paper_camelyon16": {"target_mpp"},
         **dict.fromkeys(["resnet18", "densenet", "p4m_densenet"], OTHER_NETWORK),
@@ -70,6 +72,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         **{name: {*DEPLOYED, "context"} for name in ("slides_onnx", "slides_trt")},
     },
     "mitosis_segmentation": {
+        "pretrained": {*INPUT, "network_def#weights"},  # its weights are the backbone's
         "quickstart": {"network_def#weights"},
         "finetune": {"network_def#weights"},
         "caffe_input": INPUT,
@@ -79,12 +82,15 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         "mammography_evaluate": {"target_mpp", "match_radius_px"},
     },
     "mvi_vessel_classification": {
+        "pretrained": INPUT,
         # the loss no longer asks the convention what white is: masked pixels fade to 0 (equation 3)
         "paper": {"convention", "network_def#weights", "target_mpp"},
         "from_classifier": {"convention", "network_def#weights"},  # it begins from the classifier's
         "classifier": {"stage2_epochs"},
     },
     "nuclei_instance_segmentation": {
+        "pretrained": {*INPUT, "backbone_weights"},
+        "pretrained_cycle": {"backbone_weights"},
         "paper": {"backbone_weights"},
         "paper_front": {"backbone_weights"},
         "ignore_unlabelled": {"unlabelled"},

@@ -11,11 +11,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torchvision.models.convnext import LayerNorm2d
 
 from monai_ext.base.errors import InputError
-from monai_ext.base.flags import as_flag
 from monai_ext.instances.sparse import SparseInstances
 from monai_ext.instances.targets import Target, check_targets
 from monai_ext.networks.blocks.backbones import Backbone
@@ -37,8 +34,7 @@ class InstanceBackEnd(nn.Module, ABC):
             paper's, which trains an ordinary network on the masks it has) or ``"ignore"``: it teaches nothing. Each
             back end says how. What is no nucleus is then learnt from known area alone: some there must be, if only
             in other images.
-        freeze_norm: keep the statistics of the backbone's batch normalisation in training too, as He et al. do in
-            Mask R-CNN; for small batches over a pretrained backbone.
+        freeze_norm: of the backbone, see there.
 
     Raises:
         InputError: an unknown backbone or choice.
@@ -54,11 +50,9 @@ class InstanceBackEnd(nn.Module, ABC):
         super().__init__()
         if unlabelled not in ("background", "ignore"):
             raise InputError("unlabelled", "'background' or 'ignore'", repr(unlabelled))
-        self.unlabelled, self.freeze_norm = unlabelled, as_flag(freeze_norm, "freeze_norm")
-        self.backbone = Backbone(backbone, weights)
-        # Swin's stages end without one, and Liu et al. put one on each map that a detector uses
-        norm = LayerNorm2d if self.backbone.is_swin else nn.Identity
-        self.norms = nn.ModuleList(norm(channels) for channels in self.backbone.out_channels)
+        self.unlabelled = unlabelled
+        self.backbone = Backbone(backbone, weights, freeze_norm)
+        self.norms = self.backbone.map_norms()
 
     @abstractmethod
     def compute_maps(self, images: Tensor) -> Any:
@@ -125,15 +119,6 @@ class InstanceBackEnd(nn.Module, ABC):
         maps = self.compute_maps(images)
         losses = [self.compute_losses(maps, check_targets(images, each)) for each in targets]
         return losses if len(losses) > 1 else losses[0]
-
-    def train(self, mode: bool = True) -> InstanceBackEnd:
-        """Set the mode; with ``freeze_norm`` the backbone's batch normalisation stays in evaluation."""
-        super().train(mode)
-        if self.freeze_norm:
-            for module in self.backbone.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
 
     def features(self, images: Tensor) -> OrderedDict[str, Tensor]:
         """The backbone's four maps, of strides 4 to 32, normalised where it is a Swin transformer."""

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
 from monai_ext.base.errors import InputError
+from monai_ext.networks.blocks.backbones import Backbone
+from monai_ext.networks.blocks.encoders import ENCODERS
 from monai_ext.networks.blocks.grid_gcn import GridGCN
 from monai_ext.networks.utils import read_state_dict
 
@@ -41,11 +43,13 @@ class LoopNet(nn.Module):
     Args:
         backbone: ``"resnet50"`` (the paper's default), ``"alexnet"``, ``"vgg16"``, ``"efficientnet_v2_s"``,
             ``"mobilenet_v2"``, ``"convnext_base"`` (Table 1), the smaller ``"resnet18"``, or ``"resnet10"``: a basic
-            block a stage, 16 to 128 channels, for training without a GPU.
+            block a stage, 16 to 128 channels, for training without a GPU; or ``"timm:<name>"`` or one of pathology's
+            encoders, see :class:`~monai_ext.networks.blocks.Backbone`, with a linear classification head. The patches
+            of a plain transformer must divide the mosaic.
         grid: patches along a side of the mosaic.
         weights: ``None``; a torchvision name such as ``"IMAGENET1K_V1"`` or ``"DEFAULT"`` (downloaded by torchvision);
             or the path to a state dict of the classifier that the backbone is of, with any number of classes. The last
-            layer starts afresh.
+            layer starts afresh. For timm's networks see ``Backbone``.
         hidden: features between the layers of the locating head.
         dropout: probabilities between them.
 
@@ -62,14 +66,21 @@ class LoopNet(nn.Module):
         dropout: Sequence[float] = (0.2, 0.1),
     ) -> None:
         super().__init__()
-        if backbone not in _CHANNELS:
-            raise InputError("backbone", f"one of {', '.join(_CHANNELS)}", repr(backbone))
         self.grid = grid
-        model = _small() if backbone == _SMALL else get_model(backbone, num_classes=1)
-        if weights is not None:
-            _load_features(model, backbone, weights)
-        self.backbone, self.head = _parts(model)
-        self.locator = GridGCN((_CHANNELS[backbone], *hidden, 3), dropout)
+        if backbone.startswith("timm:") or backbone in ENCODERS:
+            self.backbone = _CoarsestMap(backbone, weights)
+            channels = self.backbone.out_channels[-1]
+            self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1))
+        elif backbone in _CHANNELS:
+            channels = _CHANNELS[backbone]
+            model = _small() if backbone == _SMALL else get_model(backbone, num_classes=1)
+            if weights is not None:
+                _load_features(model, backbone, weights)
+            self.backbone, self.head = _parts(model)
+        else:
+            expected = f"one of {', '.join([*_CHANNELS, *ENCODERS])}, or timm:<name>"
+            raise InputError("backbone", expected, repr(backbone))
+        self.locator = GridGCN((channels, *hidden, 3), dropout)
 
     def features(self, images: Tensor) -> Tensor:
         """F_b: images ``(B, 3, H, W)`` -> features ``(B, C, H / 32, W / 32)``."""
@@ -100,6 +111,13 @@ class LoopNet(nn.Module):
         if locate:
             out["p_loc"] = self.locate(features)
         return out
+
+
+class _CoarsestMap(Backbone):
+    """The map of stride 32, or the tokens of a plain transformer."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.tokens(images) if self.is_plain else super().forward(images)["3"]
 
 
 def _small() -> ResNet:
