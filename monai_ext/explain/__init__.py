@@ -7,12 +7,13 @@ from monai_ext.base.lazy import lazy_names
 if TYPE_CHECKING:
     from monai_ext.explain.attribution import attribute
     from monai_ext.explain.evidence import EvidenceMap
-    from monai_ext.explain.lrp import attention_rollout, lrp_relevance, relevance
+    from monai_ext.explain.lrp import attention_rollout, class_activation, lrp_relevance, relevance
 
 __all__ = [
     "EvidenceMap",
     "attention_rollout",
     "attribute",
+    "class_activation",
     "lrp_relevance",
     "relevance",
 ]

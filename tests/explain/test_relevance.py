@@ -11,7 +11,7 @@ from torchvision.models.swin_transformer import ShiftedWindowAttention
 from monai_ext.base.errors import InputError
 from monai_ext.explain import relevance
 from monai_ext.networks.nets import CyclicClassifier
-from monai_ext.visualize import attention_rollout, lrp_relevance
+from monai_ext.visualize import attention_rollout, class_activation, lrp_relevance
 
 CONSERVED = 2e-3  # of the score; the bar is .01
 SAME = 1e-4  # of the largest relevance: zennit adds 1e-6 to what it divides by
@@ -92,7 +92,9 @@ def test_lrp_is_the_rules_to_the_letter(resnet18, images):
     assert (found - slow).abs().max() < SAME * slow.abs().max()
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50", "timm:resnet18", "timm:resnet50", "timm:tf_efficientnet_lite0"]
+)
 @pytest.mark.parametrize("target", [None, 0, 1])
 def test_relevance_sums_to_the_score(name, target, images):
     """Less the head's bias, which keeps its own; the biases of convolutions take none."""
@@ -265,3 +267,47 @@ def test_the_backbone_decides(resnet18, images):
         attention_rollout(resnet18.backbone, images)
     with pytest.raises(InputError, match="lrp_relevance: expected a convolutional network, found a Swin"):
         lrp_relevance(tiny_swin(), images)
+
+
+def test_timms_resnet_is_explained_as_torchvisions(resnet18, images):
+    other = CyclicClassifier("timm:resnet18").eval()
+    other.backbone.network.load_state_dict(resnet18.backbone.state_dict())
+    other.head.load_state_dict(resnet18.head.state_dict())
+    torch.testing.assert_close(relevance(other, images, 1), relevance(resnet18, images, 1))
+
+
+@pytest.mark.parametrize("name", ["timm:vit_tiny_patch16_224", "timm:convnext_atto", "timm:efficientnet_b0", "resnet18"])
+def test_a_class_activation_map_sums_to_the_score(name, images):
+    network = classifier(name, seed=4)
+    logits = network(images)
+    for target in (0, 1):
+        total = class_activation(network, images, target).sum((1, 2))
+        torch.testing.assert_close(total, (logits[:, target] - network.head.bias[target]).detach(), rtol=1e-4, atol=1e-5)
+    predicted = class_activation(network, images)
+    for image, label, found in zip(images, logits.argmax(1), predicted, strict=True):
+        torch.testing.assert_close(class_activation(network, image[None], int(label))[0], found, rtol=1e-3, atol=1e-6)
+
+
+def test_a_class_activation_map_is_where_the_head_sees_it(images):
+    """The tokens weighed by the head, one by one."""
+    network = classifier("timm:vit_tiny_patch16_224", seed=4)
+    with torch.no_grad():
+        tokens = network.backbone.tokens(images)
+        grid = torch.stack([torch.stack([network.head.weight[1] @ t for t in image.flatten(1).T]) for image in tokens])
+    found = class_activation(network, images, 1)
+    wide = F.interpolate(grid.view(3, 1, 4, 4), scale_factor=16, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(found, wide[:, 0] / (16 * 256))
+    assert found.shape == (3, 64, 64)
+
+
+@pytest.mark.parametrize("name", ["timm:vit_tiny_patch16_224", "timm:efficientnet_b0", "timm:swin_tiny_patch4_window7_224"])
+def test_what_no_rule_is_made_for_gets_a_class_activation_map(name, images):
+    network = CyclicClassifier(name).eval()
+    found = relevance(network, images, 1, margin=16)
+    wide = F.pad(images, (16,) * 4, mode="reflect")
+    torch.testing.assert_close(found, class_activation(network, wide, 1)[:, 16:-16, 16:-16])
+
+
+def test_layer_normalisation_has_no_rule(images):
+    with pytest.raises(InputError, match="lrp_relevance: expected a convolutional network, found layer normal"):
+        lrp_relevance(CyclicClassifier("timm:vit_tiny_patch16_224"), images)

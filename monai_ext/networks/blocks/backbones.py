@@ -110,7 +110,7 @@ class Backbone(nn.Module):
             indices = [index for index, stride in enumerate(strides) if stride in _STRIDES]
             if [strides[index] for index in indices] != list(_STRIDES):
                 raise InputError("backbone", "a network with maps of strides 4, 8, 16 and 32", f"{self.name}: {strides}")
-            network = timm.create_model(name, features_only=True, out_indices=indices)
+            network = timm.create_model(name, features_only=True, out_indices=indices, **_any_size(name))
             self.out_channels = network.feature_info.channels()
         self.network = network
 
@@ -254,8 +254,10 @@ def load_backbone(network: nn.Module, weights: str | Path | None) -> nn.Module:
 
 
 def _any_size(name: str) -> dict[str, Any]:
-    """What makes a plain transformer of timm take images of any size."""
-    return {"dynamic_img_size": True} if "vit" in name or "deit" in name else {}
+    """What makes a transformer of timm take images of any size."""
+    if name.startswith("swin"):
+        return {"strict_img_size": False}
+    return {"dynamic_img_size": True} if name.startswith(("vit", "deit", "beit", "eva")) else {}
 
 
 def _imagenet_lite(name: str) -> dict[str, Tensor]:
@@ -284,7 +286,7 @@ def _download_timm(name: str, plain: bool) -> dict[str, Tensor]:
     import timm
 
     try:
-        return timm.create_model(name, pretrained=True, **(_any_size(name) if plain else {})).state_dict()
+        return timm.create_model(name, pretrained=True, **_any_size(name)).state_dict()
     except OSError as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(name, "weights to download (or pass the path of a copy)", reason) from error

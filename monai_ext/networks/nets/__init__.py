@@ -6,6 +6,7 @@ from monai_ext.base.lazy import lazy_names
 
 if TYPE_CHECKING:
     from monai_ext.networks.nets.back_end import InstanceBackEnd
+    from monai_ext.networks.nets.backbone_classifier import BackboneClassifier
     from monai_ext.networks.nets.backbone_unet import BackboneUNet
     from monai_ext.networks.nets.celnet import CELNet
     from monai_ext.networks.nets.cyclic_classifier import CyclicClassifier
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "VGG4",
+    "BackboneClassifier",
     "BackboneUNet",
     "CELNet",
     "CyclicClassifier",
