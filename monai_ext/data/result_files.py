@@ -33,6 +33,7 @@ __all__ = [
     "HEATMAP",
     "MAP",
     "OVERLAY",
+    "SEEDS",
     "ResultFiles",
     "SummaryTable",
     "is_result",
@@ -45,6 +46,8 @@ __all__ = [
 OVERLAY, CLASSES, HEATMAP = "_overlay.png", "_classes.png", "_heatmap.ome.tif"
 #: The name of the picture that a training by cycles writes.
 CYCLES = "cycles.png"
+#: The name of the picture of seeds.
+SEEDS = "seeds.png"
 #: What the names of maps end with, which the list of the data set that they are written into names.
 MAP = ".tif"
 
@@ -53,7 +56,7 @@ _lock = lru_cache(FileLock)  # the same object for a file: making one takes long
 
 def is_result(path: Path) -> bool:
     """Whether a file is, by its name, a picture that a run of a bundle wrote."""
-    return path.name.endswith((OVERLAY, CLASSES, HEATMAP)) or path.name == CYCLES
+    return path.name.endswith((OVERLAY, CLASSES, HEATMAP)) or path.name in (CYCLES, SEEDS)
 
 
 def maps_in_datalists(folder: Path) -> set[Path]:

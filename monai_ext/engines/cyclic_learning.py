@@ -36,8 +36,9 @@ class CyclicLearning:
 
     A cycle: the front end learns the images' labels; its relevance gives seeds in the back end's images; the teacher
     learns the seeds (eq. 1); then students, each of the masks so far and of those that the network before it found
-    (eq. 2), until one is no better than that before it. The best network by the validation list gives its backbone to
-    the next cycle's front end. Seeds are made afresh in each cycle (section III-C). Only backbones cross.
+    (eq. 2), until ``patience`` of them in a row were no better than the best before. The best network by the
+    validation list gives its backbone to the next cycle's front end. Seeds are made afresh in each cycle
+    (section III-C). Only backbones cross.
 
     Below ``output_dir`` each cycle has a folder: ``cycle_1/front``, ``seeds``, ``student_0`` (the teacher),
     ``masks_1``, ``student_1`` ..., each with what its configuration writes. ``cycles.csv`` has a row for each network
@@ -55,7 +56,10 @@ class CyclicLearning:
         evaluate_configs: over ``back_configs``, scores the test list, if there is one; ``ckpt_dir``, ``output_dir``,
             where it may leave ``dataset.json`` with the ``instances`` that it found, for the picture.
         cycles: how many; the paper's m = 5.
-        students: most students of a cycle; the paper's 5. 0 for the teacher alone.
+        students: most networks of a cycle, the teacher among them: the paper's f1 to f5 (Table III). 1 for the teacher
+            alone.
+        patience: how many students in a row may be no better than the best of their cycle before it ends. ``None`` for
+            all, as in Table III, where in cycles 3 and 4 the best network follows a dip.
         sharing: ``"bilateral"``: backbones cross both ways; ``"unilateral"``: from the back end to the front end only,
             and the back end begins with ``backbone_weights``; ``"none"``: both begin with them.
         students_begin: ``"front"``: with the front end's backbone, as the teacher (the paper's Fig. 1), or
@@ -71,7 +75,7 @@ class CyclicLearning:
         shared_settings: entries for every phase whose configuration has them, such as ``device``.
 
     Raises:
-        InputError: an unknown way of sharing, fewer than one cycle, settings of an unknown kind.
+        InputError: an unknown way of sharing, fewer than one cycle or network, settings of an unknown kind.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class CyclicLearning:
         evaluate_configs: Sequence[str],
         cycles: int = 5,
         students: int = 5,
+        patience: int | None = 2,
         sharing: str = "bilateral",
         students_begin: str = "front",
         backbone_weights: str | None = None,
@@ -98,9 +103,10 @@ class CyclicLearning:
         for name, value, choices in (("sharing", sharing, _SHARING), ("students_begin", students_begin, _BEGIN)):
             if value not in choices:
                 raise InputError(name, " or ".join(choices), repr(value))
-        for name, value, least in (("cycles", cycles, 1), ("students", students, 0)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise InputError(name, f"a whole number from {least}", repr(value))
+        for name, value in (("cycles", cycles), ("students", students), ("patience", patience)):
+            none = name == "patience" and value is None
+            if not none and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise InputError(name, "a whole number from 1" + ", or null" * (name == "patience"), repr(value))
         self.configs = {
             "front": list(front_configs),
             "seeds": list(seeds_configs),
@@ -114,7 +120,8 @@ class CyclicLearning:
                 raise InputError(name, f"some of {', '.join(self.configs)}", ", ".join(sorted(unknown)))
         self.runner, self.output_dir = PhaseRunner(bundle_root, shared_settings), Path(output_dir)
         self.cycles, self.students, self.sharing = cycles, students, sharing
-        self.students_begin, self.pictures, self.parallel = students_begin, pictures, tuple(parallel)
+        self.patience, self.students_begin = patience, students_begin
+        self.pictures, self.parallel = pictures, tuple(parallel)
         self.backbone_weights, self.key_metric = backbone_weights, key_metric
         self.later_front_settings = dict(later_front_settings or {})
         self.rows: list[dict[str, Any]] = []
@@ -159,7 +166,7 @@ class CyclicLearning:
         """The teacher and its students; the folder of the best."""
         masks = folder / "seeds"
         scores: list[float] = []
-        for number in range(self.students + 1):
+        for number in range(self.students):
             back = folder / f"student_{number}"
             before = folder / f"student_{number - 1}"
             if number:
@@ -183,7 +190,8 @@ class CyclicLearning:
             if read_content(masks, masks / "dataset.json").get("test"):
                 self._phase(cycle, "evaluate", f"{name}, test", metrics, evaluation, [masks, back / "model.pt"])
             scores.append(self._record(cycle, number, back))
-            if number and scores[-1] <= scores[-2]:
+            since_best = number - scores.index(max(scores))
+            if self.patience is not None and since_best >= self.patience:
                 break
         return folder / f"student_{scores.index(max(scores))}"
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from monai_ext.handlers.metric_of import LossOf, MetricOf
     from monai_ext.handlers.multiclass_report import MulticlassReport
     from monai_ext.handlers.progress import EpochProgress
+    from monai_ext.handlers.seeds_report import SeedsReport
     from monai_ext.handlers.summary_report import SummaryReport
     from monai_ext.handlers.training_routine import TrainingRoutine
     from monai_ext.handlers.training_state import EpochSeed, TrainingState
@@ -30,6 +31,7 @@ __all__ = [
     "LossOf",
     "MetricOf",
     "MulticlassReport",
+    "SeedsReport",
     "SummaryReport",
     "TrainingRoutine",
     "TrainingState",

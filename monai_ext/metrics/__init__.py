@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from monai_ext.metrics.froc import bootstrap_froc, froc_curve, match_lesions
     from monai_ext.metrics.grid_locating import GridLocating, grid_locating_scores, marked_grids
     from monai_ext.metrics.instance import AggregatedJaccardIndex, ObjectDice, PanopticQuality
+    from monai_ext.metrics.seeds import SeedQuality, seed_shares
 
 __all__ = [
     "AggregatedJaccardIndex",
@@ -26,6 +27,7 @@ __all__ = [
     "Interval",
     "ObjectDice",
     "PanopticQuality",
+    "SeedQuality",
     "bootstrap_ci",
     "bootstrap_froc",
     "bootstrap_scores",
@@ -40,6 +42,7 @@ __all__ = [
     "match_lesions",
     "outline_distances",
     "pointing_canvas",
+    "seed_shares",
     "sweep_detection_thresholds",
 ]
 

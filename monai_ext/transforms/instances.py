@@ -201,7 +201,7 @@ class NucleusInstances(Transform):
         if mpp <= 0:
             raise InputError("NucleusInstances mpp", "um per px, for lengths in um", "none")
         mask = self._mask(probability)
-        _fill_holes(mask, self.max_hole_um2 / mpp**2)
+        fill_holes(mask, self.max_hole_um2 / mpp**2)
         return split_touching(mask, self.sigma_um / mpp, self.depth_um / mpp).reshape(probability.shape)
 
     def _mask(self, probability: NdarrayOrTensor) -> np.ndarray:
@@ -217,7 +217,7 @@ class NucleusInstances(Transform):
         return image > self.threshold
 
 
-def _fill_holes(mask: np.ndarray, area: float) -> None:
+def fill_holes(mask: np.ndarray, area: float) -> None:
     """Fill what lies inside the mask and has at most so many px, in place; the image's edge closes no hole."""
     if area < 1:
         return

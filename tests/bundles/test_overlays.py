@@ -90,7 +90,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         "kg_instance": {"score"},
         # seeds do not come from relevance
         "true_seeds": {
-            *("tile_size", "theta", "quantile", "sigma", "min_area", "radius", "keep", "background", "margin"),
+            *("tile_size", "theta", "quantile", "sigma", "min_area", "radius", "keep", "background", "margin", "refine", "pictures"),
         },
     },
 }  # fmt: skip

@@ -43,7 +43,7 @@ class Place:
     def learn(self, scores=None, **options):
         configs = {f"{name}_configs": [f"configs/{name}.json"] for name in (*PHASES, "evaluate")}
         settings = {"back": {"scores": scores or {}}}
-        options = {"cycles": 2, "students": 2, "settings": settings, **options}
+        options = {"cycles": 2, "students": 3, "settings": settings, **options}
         return CyclicLearning(self.folder, self.out, **configs, **options)
 
     def backbone(self, name):
@@ -66,7 +66,7 @@ def cycle(number, *scores):
 
 
 def test_students_go_on_while_they_improve(place):
-    best = place.learn(cycle(1, 0.3, 0.5, 0.6) | cycle(2, 0.7, 0.6, 0.9)).run()
+    best = place.learn(cycle(1, 0.3, 0.5, 0.6) | cycle(2, 0.7, 0.6, 0.9), patience=1).run()
     assert best == place.out / "cycle_2/student_0"
     assert place.networks() == [
         "cycle_1/front", "cycle_1/student_0", "cycle_1/student_1", "cycle_1/student_2",
@@ -76,6 +76,38 @@ def test_students_go_on_while_they_improve(place):
     assert table["val_dice"].tolist() == [0.3, 0.5, 0.6, 0.7, 0.6]
     assert table["student"].tolist() == [0, 1, 2, 0, 1]
     assert set(table["dice high"]) == {0.8}
+
+
+# Dice of Table III: five networks of each of five cycles, the teacher first
+TABLE_3 = [
+    [0.6616, 0.7039, 0.7181, 0.6271, 0.6494],
+    [0.6793, 0.7391, 0.7484, 0.7226, 0.7322],
+    [0.7046, 0.7327, 0.6803, 0.7369, 0.6781],
+    [0.6908, 0.7420, 0.7339, 0.7739, 0.7067],
+    [0.6868, 0.7489, 0.7576, 0.7695, 0.7505],
+]
+
+
+@pytest.mark.parametrize(
+    ("patience", "networks"), [(1, [4, 4, 3, 3, 5]), (2, [5, 5, 5, 5, 5]), (None, [5, 5, 5, 5, 5])]
+)
+def test_the_papers_networks_and_the_best_after_a_dip(place, patience, networks):
+    """Five networks with the teacher, and with patience those that follow a dip, as in its cycles 3 and 4."""
+    scores = {name: score for number, each in enumerate(TABLE_3, 1) for name, score in cycle(number, *each).items()}
+    best = place.learn(scores, cycles=5, students=5, patience=patience).run()
+    table = pd.read_csv(place.out / "cycles.csv")
+    assert table.groupby("cycle").size().tolist() == networks
+    assert table["val_dice"].tolist() == [s for each, n in zip(TABLE_3, networks, strict=True) for s in each[:n]]
+    assert best == place.out / ("cycle_5/student_3" if patience == 1 else "cycle_4/student_3")
+
+
+def test_patience_counts_students_in_a_row_without_a_new_best(place):
+    scores = [0.5, 0.4, 0.6, 0.5, 0.59, 0.9]
+    for patience, last in ((1, 1), (2, 4), (3, 5), (None, 5)):
+        out = place.out = place.folder / f"patience_{patience}"
+        best = place.learn(cycle(1, *scores), cycles=1, students=6, patience=patience).run()
+        assert pd.read_csv(out / "cycles.csv")["student"].tolist() == list(range(last + 1))
+        assert best == out / f"cycle_1/student_{scores.index(max(scores[: last + 1]))}"
 
 
 def test_masks_are_extended_within_a_cycle_and_made_afresh_in_the_next(place):
@@ -127,14 +159,14 @@ def test_a_picture_has_a_column_for_each_cycle(place):
 
 
 def test_unilateral_sharing_goes_back_to_front_only(place):
-    place.learn(sharing="unilateral", students=0).run()
+    place.learn(sharing="unilateral", students=1).run()
     assert place.backbone("cycle_1/student_0") == BACK
     assert place.backbone("cycle_2/front") == BACK + FRONT
     assert place.backbone("cycle_2/student_0") == BACK
 
 
 def test_no_sharing_repeats_the_first_cycle(place):
-    place.learn(sharing="none", students=0).run()
+    place.learn(sharing="none", students=1).run()
     assert place.backbone("cycle_2/front") == FRONT
     assert place.backbone("cycle_2/student_0") == BACK
 
@@ -153,14 +185,14 @@ def test_what_is_done_is_not_done_again(place):
 
 
 def test_the_front_end_may_learn_otherwise_once_its_backbone_is_trained(place):
-    place.learn(later_front_settings={"step": 5}, students=0).run()
+    place.learn(later_front_settings={"step": 5}, students=1).run()
     assert place.backbone("cycle_1/front") == FRONT
     assert place.backbone("cycle_2/front") == FRONT + BACK + 5
 
 
 def test_no_test_list_no_test_scores(place):
     settings = {"back": {"scores": {}}, "seeds": {"test": []}}
-    place.learn(settings=settings, cycles=1, students=0).run()
+    place.learn(settings=settings, cycles=1, students=1).run()
     assert not (place.out / "cycle_1/student_0/test").exists()
     assert pd.read_csv(place.out / "cycles.csv").columns.tolist() == ["cycle", "student", "val_dice", "folder"]
 
@@ -171,16 +203,16 @@ def test_changed_data_are_learnt_anew(place, kind, again):
     data.mkdir()
     settings = {"back": {"scores": {}}, kind: {"dataset_dir": str(data)}}
     (data / "dataset.json").write_text(json.dumps({"training": []}))
-    place.learn(settings=settings, cycles=1, students=0).run()
+    place.learn(settings=settings, cycles=1, students=1).run()
     (data / "dataset.json").write_text(json.dumps({"training": [{"image": "more.png"}]}))
-    place.learn(settings=settings, cycles=1, students=0).run()
+    place.learn(settings=settings, cycles=1, students=1).run()
     assert {name for name, log in place.runs().items() if log == "run\nrun\n"} >= {again}
     assert ("cycle_1/front" in {n for n, log in place.runs().items() if log != "run\n"}) == (kind == "front")
 
 
 def test_one_backbone_for_all_to_begin_with(place):
     torch.save({"w": torch.tensor([7.0])}, place.folder / "imagenet.pt")
-    place.learn(backbone_weights=str(place.folder / "imagenet.pt"), cycles=1, students=0).run()
+    place.learn(backbone_weights=str(place.folder / "imagenet.pt"), cycles=1, students=1).run()
     assert place.backbone("cycle_1/front") == 7 + FRONT
 
 
@@ -189,7 +221,8 @@ def test_one_backbone_for_all_to_begin_with(place):
     [
         ({"sharing": "both"}, "sharing: expected bilateral or unilateral or none, found 'both'"),
         ({"cycles": 0}, "cycles: expected a whole number from 1, found 0"),
-        ({"students": -1}, "students: expected a whole number from 0"),
+        ({"students": 0}, "students: expected a whole number from 1, found 0"),
+        ({"patience": 0}, "patience: expected a whole number from 1, or null, found 0"),
         ({"students_begin": "nowhere"}, "students_begin: expected front or teacher, found 'nowhere'"),
         ({"parallel": ["teacher"]}, "parallel: expected some of front, seeds, back, found, evaluate, found teacher"),
         ({"settings": {"teacher": {}}}, "settings: expected some of front, seeds, back, found, evaluate"),

@@ -335,7 +335,7 @@ def test_cyclic_learning_from_image_labels(server):
     before = weights.read_bytes()
     cycle = {
         "cycles": 1,
-        "students": 0,
+        "students": 1,
         "tile_size": 128,
         "front_settings": {"batch_size": 4, "epochs": 12, "learning_rate": 0.003, "average#momentum": 0.3},
         "seeds_settings": {"min_area": 20},

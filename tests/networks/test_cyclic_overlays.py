@@ -6,6 +6,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from monai_ext.networks.blocks import Backbone
 from monai_ext.networks.nets import CyclicClassifier, NucleiHoVerNet, NucleiKGInstance, NucleiMaskRCNN
 from tests.configs import config_files
 
@@ -46,6 +47,66 @@ def test_one_overlay_for_all_that_load_its_weights(overlay):
         assert shapes(network(other, overlay)) == shapes(trained)
 
 
+@pytest.fixture(scope="module")
+def backbone_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("backbone") / "backbone.pt"
+    torch.manual_seed(1)
+    torch.save(Backbone("resnet18").state_dict(), path)
+    return path
+
+
+TRAINED = ["fully_supervised", "ignore_unlabelled"]
+BACK_ENDS = [
+    (),
+    ("paper_back",),
+    ("hovernet",),
+    ("kg_instance",),
+    ("paper_back", "hovernet"),
+    ("paper_back", "kg_instance"),
+]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(("train", *back_end, *over) for back_end in BACK_ENDS for over in [(), *((name,) for name in TRAINED)]),
+        *(("train", *back_end, "multi_gpu_train") for back_end in BACK_ENDS),
+        *(("found", *over) for over in [(), ("paper_mask_rcnn",), ("hovernet",), ("kg_instance",)]),
+        *(("inference", *over) for over in [(), ("paper_mask_rcnn",), ("hovernet",), ("kg_instance",)]),
+    ],
+    ids=" + ".join,
+)
+def test_every_back_end_begins_with_the_backbone_that_it_is_given(names, backbone_file):
+    """Values, not shapes: a network_def that is replaced whole may lose both entries without a word."""
+    parser = read(*names)
+    parser["device"] = torch.device("cpu")
+    parser["backbone_weights"] = str(backbone_file)
+    for unlabelled in ("ignore", "background"):
+        parser.ref_resolver.reset()
+        parser["unlabelled"] = unlabelled
+        network = parser.get_parsed_content("network_def")
+        assert network.unlabelled == unlabelled
+        state = network.backbone.state_dict()
+        expected = torch.load(backbone_file, weights_only=True)
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("overlay", ["train", "paper_back", "hovernet", "kg_instance"])
+def test_what_is_trained_is_the_network_with_that_backbone(overlay, backbone_file):
+    parser = read(*dict.fromkeys(["train", overlay]))
+    parser["device"] = torch.device("cpu")
+    parser["backbone_weights"] = str(backbone_file)
+    trained = parser.get_parsed_content("network").state_dict()
+    for name, value in torch.load(backbone_file, weights_only=True).items():
+        assert torch.equal(trained[f"backbone.{name}"], value)
+
+
+def test_ignore_is_an_overlay_that_reaches_every_back_end():
+    for back_end in BACK_ENDS:
+        assert network("train", *back_end, "ignore_unlabelled").unlabelled == "ignore"
+
+
 @pytest.mark.parametrize("overlay", [None, "resnet50", "resnet101", "resnet152", "swin_t"])
 def test_the_backbone_crosses_between_the_ends(overlay):
     over = () if overlay is None else (overlay,)
@@ -59,7 +120,8 @@ def test_the_papers_numbers():
     cycle = read("cycle", "paper")
     assert cycle["backbone"] == "resnet152"
     assert cycle["backbone_weights"] == "IMAGENET1K_V1"
-    assert (cycle["cycles"], cycle["students"], cycle["sharing"]) == (5, 5, "bilateral")
+    assert (cycle["cycles"], cycle["students"], cycle["sharing"]) == (5, 5, "bilateral")  # f1 to f5
+    assert cycle["patience"] is None  # Table III has all of them
     front, back, seeds = read("front", "paper_front"), read("train", "paper_back"), read("seeds", "paper_seeds")
     assert (front["learning_rate"], front["batch_size"], front["tile_size"]) == (1e-4, 10, 224)
     assert (back["learning_rate"], back["weight_decay"], back["alpha"]) == (1e-3, 1e-4, 0.66)
@@ -80,6 +142,11 @@ def test_phases_of_the_paper_name_what_exists():
         for kind in ("front", "seeds", "back", "found", "evaluate"):
             for name in parser.get_parsed_content(f"{kind}_configs"):
                 assert (BUNDLE / name).is_file()
+
+
+def test_short_cycles_train_a_teacher_and_a_student():
+    for overlay in ("quick_cycle", "dsb2018"):
+        assert read("cycle", overlay)["students"] == 2
 
 
 def test_settings_name_entries_of_their_configurations():

@@ -304,3 +304,113 @@ def test_dictionary_twin_tells_what_is_known():
     found = twin(data)
     assert found.keys() == {"relevance", "other", "seeds", "more", "known"}
     np.testing.assert_array_equal(found["known"], settled(data["relevance"], min_area=20, background=0.1)[1])
+
+
+# -- refined by stain --------------------------------------------------------------------------------------------------
+
+TWO = [(20, 20, 7.0), (20, 32, 7.0)]  # discs that touch
+ALONE, BESIDE = (45, 20, 6.0), (45, 60, 6.0)
+
+
+def tissue(*circles, shape=(60, 80), dark=90, light=210):
+    grey = np.where(discs(*circles, shape=shape) > 0, dark, light).astype(np.uint8)
+    return np.repeat(grey[None], 3, 0)
+
+
+def refined(image, relevance, **options):
+    return SeedMasksFromRelevance(min_area=30, refine="stain", **options)(relevance, image)[0][0]
+
+
+def test_outlines_come_from_the_image():
+    image = tissue(ALONE)
+    seeds = refined(image, discs((43, 23, 9)))  # coarse, and not quite there
+    true = discs(ALONE) > 0
+    assert (true & (seeds > 0)).sum() / (true | (seeds > 0)).sum() > 0.8
+
+
+def test_light_spots_within_a_nucleus_are_filled():
+    image = tissue(ALONE)
+    image[:, 43:47, 18:22] = 210
+    assert refined(image, discs(ALONE))[45, 20] == 1
+
+
+def test_what_touches_is_parted_though_its_relevance_is_one():
+    image, relevance = tissue(*TWO), discs((20, 26, 14))
+    assert SeedMasksFromRelevance(min_area=30)(relevance)[0].max() == 1
+    seeds = refined(image, relevance)
+    assert seeds.max() == 2
+    assert seeds[20, 20] != seeds[20, 32]
+
+
+def test_dark_objects_without_relevance_are_no_seeds_and_no_background():
+    image, relevance = tissue(ALONE, BESIDE), discs(ALONE)
+    find = SeedMasksFromRelevance(min_area=30, refine="stain")
+    seeds, _ = find(relevance, image)
+    assert seeds[0, 45, 20] == 1
+    assert not seeds[0, :, 50:].any()
+    settled = find.settled(relevance, seeds, image)[0]
+    assert not settled[discs(BESIDE) > 0].any()  # a nucleus, perhaps
+    assert settled[5, 5]
+    assert settled[seeds[0] > 0].all()
+    assert SeedMasksFromRelevance(min_area=30).settled(relevance, seeds)[0][45, 60]  # without the image
+
+
+def test_small_objects_are_dropped_and_only_so_many_are_kept():
+    image, relevance = tissue(ALONE, BESIDE, (10, 60, 2.5)), discs(ALONE, BESIDE, (10, 60, 3))
+    assert refined(image, relevance).max() == 2
+    assert refined(image, relevance, max_seeds=1, keep="top").max() == 1
+
+
+def test_the_cut_is_each_images_own():
+    for dark, light in ((60, 120), (150, 230)):
+        seeds = refined(tissue(ALONE, dark=dark, light=light), discs(ALONE))
+        assert seeds.max() == 1
+        assert seeds[45, 20] == 1
+
+
+@pytest.mark.parametrize(
+    ("image", "relevance"),
+    [
+        (tissue(ALONE), np.zeros((60, 80), np.float32)),  # nothing is relevant
+        (tissue(ALONE), np.ones((60, 80), np.float32)),  # all is
+        (tissue(ALONE, dark=230, light=90), discs(ALONE)),  # what is relevant is light
+        (tissue(ALONE, dark=210), discs(ALONE)),  # one colour
+    ],
+)
+def test_images_that_teach_no_cut_have_no_seeds(image, relevance):
+    find = SeedMasksFromRelevance(refine="stain")
+    seeds, scores = find(relevance, image)
+    assert not seeds.any()
+    assert len(scores) == 0
+    assert find.settled(relevance, seeds, image).sum() == (relevance == 0).sum()
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, MetaTensor])
+@pytest.mark.parametrize("scale", [1, 1 / 255])
+def test_refined_by_images_of_any_kind(kind, scale):
+    image, relevance = tissue(*TWO, ALONE), discs(*TWO, ALONE)
+    expected = refined(image, relevance)
+    seeds = refined(kind(image * np.float32(scale)), kind(relevance))
+    assert type(seeds) is type(kind(relevance))
+    np.testing.assert_array_equal(np.asarray(seeds), expected)
+
+
+def test_the_dictionary_twin_reads_the_source():
+    item = {"relevance": discs(*TWO), "source": tissue(*TWO)}
+    seeds = SeedMasksFromRelevanced(refine="stain", min_area=30, known_key="known")(item)
+    find = SeedMasksFromRelevance(refine="stain", min_area=30)
+    expected = find(item["relevance"], item["source"])
+    np.testing.assert_array_equal(seeds["seeds"], expected[0])
+    np.testing.assert_array_equal(seeds["seed_scores"], expected[1])
+    np.testing.assert_array_equal(seeds["known"], find.settled(item["relevance"], expected[0], item["source"]))
+    renamed = {"relevance": item["relevance"], "image": item["source"]}
+    found = SeedMasksFromRelevanced(refine="stain", min_area=30, image_key="image")(renamed)["seeds"]
+    np.testing.assert_array_equal(found, expected[0])
+
+
+@pytest.mark.parametrize("image", [None, np.zeros((3, 60, 81), np.uint8), np.zeros((1, 60, 80), np.uint8)])
+def test_refining_needs_the_image(image):
+    with pytest.raises(InputError, match=r"image: expected RGB of the map's size, \(3, 60, 80\), to refine by, found"):
+        SeedMasksFromRelevance(refine="stain")(discs(ALONE), image)
+    with pytest.raises(InputError, match="'stain' or null"):
+        SeedMasksFromRelevance(refine="strain")

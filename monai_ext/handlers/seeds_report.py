@@ -1,0 +1,114 @@
+"""What seeds look like and, where nuclei are outlined, how good they are: before a long training learns them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from ignite.engine import Engine, Events
+from monai.utils import convert_to_numpy
+
+from monai_ext.base.files import atomic_path, write_png
+from monai_ext.data.result_files import SEEDS
+from monai_ext.formats.image import read_field, read_mask
+from monai_ext.metrics.seeds import SeedQuality, seed_shares
+from monai_ext.reports.instance_pictures import instance_rows
+from monai_ext.transforms.label_image import file_labels
+
+__all__ = ["SeedsReport"]
+
+_COUNTS = ("seeds", "right", "merged", "empty", "nuclei", "missed")
+
+
+@dataclass(frozen=True)
+class _Picture:
+    image: str
+    seeds: np.ndarray
+    nuclei: np.ndarray | None
+
+
+class SeedsReport:
+    """Shows the seeds of a few images and counts what they hold; the truth is looked at and decides nothing.
+
+    Writes ``seeds.png`` (the first images with seeds, their seeds, and the nuclei where they are outlined) and
+    ``seeds.json`` into ``output_dir`` and prints one line. ``seeds.json`` has ``images``, ``seeds``, ``outlined``, the
+    images whose items name an instance map under ``label``, and of these :class:`~monai_ext.metrics.SeedQuality`'s
+    counts and shares, pooled.
+
+    Args:
+        output_dir: where the files go.
+        seeds_key: of the seeds ``(1, H, W)`` in the evaluator's output.
+        label_key: of the path of the true instance map in its batch, if there is one.
+        pictures: how many images are shown.
+    """
+
+    def __init__(
+        self, output_dir: str | Path, seeds_key: str = "seeds", label_key: str = "label", pictures: int = 4
+    ) -> None:
+        self.output_dir, self.pictures = Path(output_dir), pictures
+        self.seeds_key, self.label_key = seeds_key, label_key
+        self._quality, self._images, self._seeds = SeedQuality(), 0, 0
+        self._shown: list[_Picture] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator whose batches keep the loaded image, with its metadata, as ``source``."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _start(self, _: Engine) -> None:
+        self._quality.reset()
+        self._images, self._seeds, self._shown = 0, 0, []
+
+    def _collect(self, engine: Engine) -> None:
+        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
+            seeds = file_labels(convert_to_numpy(output[self.seeds_key])[0], batch["source"])
+            label = batch.get(self.label_key)
+            nuclei = read_mask(label) if isinstance(label, (str, Path)) else None
+            if nuclei is not None:
+                self._quality(seeds[None, None].astype(np.int32), nuclei[None, None].astype(np.int32))
+            self._images += 1
+            self._seeds += int(seeds.max())
+            if seeds.any() and len(self._shown) < self.pictures:
+                self._shown.append(_Picture(str(batch["source"].meta["filename_or_obj"]), seeds, nuclei))
+
+    def _write(self, _: Engine) -> None:
+        buffered = self._quality.get_buffer()
+        outlined = 0 if buffered is None else len(buffered)
+        content: dict[str, Any] = {"images": self._images, "seeds": self._seeds, "outlined": outlined}
+        if outlined:
+            counts = self._quality.aggregate()
+            content["counts"] = dict(zip(_COUNTS, counts.int().tolist(), strict=True))
+            content["shares"] = seed_shares(counts)
+        path = self.output_dir / "seeds.json"
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
+        if self._shown:
+            self._draw()
+        print(f"{path}: {_line(content)}")
+
+    def _draw(self) -> None:
+        with_truth = any(picture.nuclei is not None for picture in self._shown)
+        maps = [[picture.seeds, *([_or_empty(picture)] if with_truth else [])] for picture in self._shown]
+        headings = ["image", "seeds", *(["labels"] if with_truth else [])]
+        # with a resolution given px stay the file's own, as the maps' are
+        images = [read_field(picture.image, mpp=1.0).image for picture in self._shown]
+        write_png(self.output_dir / SEEDS, instance_rows(images, maps, headings))
+
+
+def _or_empty(picture: _Picture) -> np.ndarray:
+    return np.zeros_like(picture.seeds) if picture.nuclei is None else picture.nuclei
+
+
+def _line(content: dict[str, Any]) -> str:
+    text = f"{content['seeds']} seeds in {content['images']} images"
+    if "shares" not in content:
+        return text
+    right, merged, empty, missed = ("-" if share is None else f"{share:.0%}" for share in content["shares"].values())
+    return (
+        f"{text}; of those in {content['outlined']} outlined images {right} have an IoU above .5 with a nucleus, "
+        f"{merged} hold two or more, {empty} none; {missed} of the nuclei are in none"
+    )
