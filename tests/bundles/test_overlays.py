@@ -46,7 +46,10 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         # a federation's weights arrive from outside
         "fl": {"weights", "ckpt_dir", "convention#weights"},
         # nothing is trained
-        "evaluate": {"average_momentum", "cache_rate", "convention", "convention#weights"},
+        "evaluate": {
+            *("average_momentum", "cache_rate", "convention", "convention#weights"),
+            *("backbone_weights", "pretrained_weights"),
+        },
         # the truth is what counts
         "evaluate_front": {"begun_network", "convention", "convention#weights"},
         "evaluate_cells": {"annotation", "selection_annotation", "convention", "convention#weights"},
@@ -89,7 +92,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         "classifier": {"stage2_epochs"},
     },
     "nuclei_instance_segmentation": {
-        "pretrained": {*INPUT, "backbone_weights"},
+        "pretrained": INPUT,
         "pretrained_cycle": {"backbone_weights"},
         "paper": {"backbone_weights"},
         "paper_front": {"backbone_weights"},
