@@ -13,9 +13,10 @@ SMALL = {"channels": 32}
 BACK_ENDS = {
     "mask_rcnn": lambda name="resnet18", **options: NucleiMaskRCNN(name, **SMALL, box_channels=64, **options),
     "hovernet": lambda name="resnet18", **options: NucleiHoVerNet(name, **options),
+    "hovernet_unet": lambda name="resnet18", **options: NucleiHoVerNet(name, decoder="unet", **options),
     "kg_instance": lambda name="resnet18", **options: NucleiKGInstance(name, **SMALL, **options),
 }
-STEPS = {"mask_rcnn": 60, "hovernet": 40, "kg_instance": 80}
+STEPS = {"mask_rcnn": 60, "hovernet": 40, "hovernet_unet": 60, "kg_instance": 80}
 
 
 @pytest.fixture(params=BACK_ENDS)

@@ -17,6 +17,7 @@ OVERLAYS = {
     "resnet152": ("resnet152", NucleiMaskRCNN),
     "swin_t": ("swin_t", NucleiMaskRCNN),
     "hovernet": ("resnet18", NucleiHoVerNet),
+    "hovernet_unet": ("resnet18", NucleiHoVerNet),
     "kg_instance": ("resnet18", NucleiKGInstance),
     "paper_mask_rcnn": ("resnet18", NucleiMaskRCNN),
 }
@@ -60,10 +61,14 @@ BACK_ENDS = [
     (),
     ("paper_back",),
     ("hovernet",),
+    ("hovernet_unet",),
     ("kg_instance",),
     ("paper_back", "hovernet"),
     ("paper_back", "kg_instance"),
 ]
+
+
+APPLIED = [(), ("paper_mask_rcnn",), ("hovernet",), ("hovernet_unet",), ("kg_instance",)]
 
 
 @pytest.mark.parametrize(
@@ -71,8 +76,11 @@ BACK_ENDS = [
     [
         *(("train", *back_end, *over) for back_end in BACK_ENDS for over in [(), *((name,) for name in TRAINED)]),
         *(("train", *back_end, "multi_gpu_train") for back_end in BACK_ENDS),
-        *(("found", *over) for over in [(), ("paper_mask_rcnn",), ("hovernet",), ("kg_instance",)]),
-        *(("inference", *over) for over in [(), ("paper_mask_rcnn",), ("hovernet",), ("kg_instance",)]),
+        *(("found", *over) for over in [(), ("paper_mask_rcnn",), ("hovernet",), ("hovernet_unet",), ("kg_instance",)]),
+        *(
+            ("inference", *over)
+            for over in [(), ("paper_mask_rcnn",), ("hovernet",), ("hovernet_unet",), ("kg_instance",)]
+        ),
     ],
     ids=" + ".join,
 )

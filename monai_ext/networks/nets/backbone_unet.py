@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_ext.networks.blocks.backbones import Backbone
-from monai_ext.networks.blocks.unet_decoder import UNetDecoder
+from monai_ext.networks.blocks.unet_decoder import UNetDecoder, lengthened
 
 __all__ = ["BackboneUNet"]
-
-_COARSEST = 32
 
 
 class BackboneUNet(nn.Module):
@@ -48,7 +44,6 @@ class BackboneUNet(nn.Module):
         self.norms = self.backbone.map_norms()
         self.decoder = UNetDecoder(self.backbone.out_channels, channels)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Conv2d(channels[-1], num_classes, 1))
-        self.multiple = math.lcm(_COARSEST, self.backbone.stride)
 
     def forward(self, images: Tensor) -> Tensor:
         """Score every pixel.
@@ -62,7 +57,7 @@ class BackboneUNet(nn.Module):
             logits ``(B, num_classes, H, W)``.
         """
         height, width = images.shape[2:]
-        images = F.pad(images, [0, -width % self.multiple, 0, -height % self.multiple], mode="replicate")
+        images = lengthened(images, self.backbone.stride)
         maps = [norm(x) for norm, x in zip(self.norms, self.backbone(images).values(), strict=True)]
         x = self.decoder(images, maps)
         return self.head(x)[:, :, :height, :width]
