@@ -40,7 +40,8 @@ def check_options(arguments: Sequence[str]) -> None:
         arguments: of ``python -m monai.bundle``, from the command's name on. ``--+name VALUE`` adds an id on purpose.
 
     Raises:
-        InputError: an option that names no id, with the nearest ids.
+        InputError: an option that names no id, with the nearest ids; ``None`` or ``null`` for a value, of which MONAI
+            drops the first, so that the file's value stays, and takes the second for text.
     """
     command, options = _parsed(arguments)
     if command is None:
@@ -61,6 +62,9 @@ def check_options(arguments: Sequence[str]) -> None:
             nearest = ", ".join(f"--{each}" for each in _nearest(name, [*_ids(parser.get()), *monai_names]))
             expected = f"an id of the configuration{nearest and f', such as {nearest}'}"
             raise InputError(f"--{name}", expected, f"none of this name (--+{name} adds it)")
+        if name not in monai_names and options[name] in (None, "null"):
+            lost = "'None', which MONAI drops" if options[name] is None else "'null', which MONAI takes for text"
+            raise InputError(f"--{name}", "'$None' for nothing", lost)
 
 
 def _parsed(arguments: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
@@ -82,8 +86,13 @@ def _parsed(arguments: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
         return None, {}
     fire.Fire({name: command(name) for name in _COMMANDS}, command=list(arguments))
     name, options = taken[0]
-    options = {key: value for key, value in options.items() if not key.startswith(_ADDED)}
-    return name, monai.bundle.update_kwargs(options.pop("args_file", None), **options)
+    own = _names(getattr(monai.bundle, name))  # fire hands over their defaults
+    options = {
+        key: value
+        for key, value in options.items()
+        if not key.startswith(_ADDED) and not (value is None and key in own)
+    }
+    return name, monai.bundle.update_kwargs(options.pop("args_file", None), ignore_none=False, **options)
 
 
 def _names(function: Any) -> list[str]:

@@ -95,6 +95,15 @@ def test_options_that_name_nothing(line, option, nearest, folder):
     assert str(caught.value).endswith(f"found none of this name (--+{option} adds it)")
 
 
+@pytest.mark.parametrize("nothing", ["None", "null"])
+def test_nothing_is_not_lost(nothing, folder):
+    """MONAI drops ``None``, so that the file's value stays, and takes ``null`` for text."""
+    line = ["run", "--config_file", "configs/train.json", "--epochs"]
+    with pytest.raises(InputError, match=rf"--epochs: expected '\$None' for nothing, found '{nothing}', which MONAI"):
+        check_options([*line, nothing])
+    check_options([*line, "$None"])
+
+
 def test_a_file_of_arguments_is_checked_too(folder):
     with pytest.raises(InputError, match=r"--epoch: .*such as --epochs"):
         check_options(["run", "--args_file", "wrong.json"])
