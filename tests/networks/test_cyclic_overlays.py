@@ -8,6 +8,7 @@ from monai.bundle import ConfigParser
 
 from monai_ext.networks.blocks import Backbone
 from monai_ext.networks.nets import CyclicClassifier, NucleiHoVerNet, NucleiKGInstance, NucleiMaskRCNN
+from monai_ext.phantom import write_dataset
 from tests.configs import config_files
 
 BUNDLE = Path(__file__).parents[2] / "bundles/pathology_nuclei_instance_segmentation"
@@ -161,3 +162,25 @@ def test_settings_name_entries_of_their_configurations():
     own = read("cycle", "dsb2018")
     for kind, config in (("front", "front"), ("back", "train")):
         assert set(own[f"{kind}_settings"]) <= set(read(config).get())
+
+
+@pytest.mark.parametrize(
+    ("names", "folder"),
+    [
+        (("front", "synthetic"), "tiles_dir"),
+        (("front", "paper_front", "synthetic"), "tiles_dir"),
+        (("train", "synthetic_fields"), "dataset_dir"),
+        (("train", "paper_back", "fully_supervised", "synthetic_fields"), "dataset_dir"),
+    ],
+    ids=str,
+)
+def test_synthetic_images_are_for_training_alone(names, folder, tmp_path):
+    for name in ("real", "synthetic"):
+        write_dataset("nuclei", tmp_path / name, slides=8, fields=1, size=128)
+    parser = read(*names)
+    parser[folder], parser["synthetic_dir"] = str(tmp_path / "real"), str(tmp_path / "synthetic")
+    lists = parser.get_parsed_content("datalist")
+    origins = {
+        split: {Path(item["image"]).relative_to(tmp_path).parts[0] for item in items} for split, items in lists.items()
+    }
+    assert origins == {"training": {"real", "synthetic"}, "validation": {"real"}}
