@@ -15,6 +15,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.networks import freeze_backbone, load_weights
 from monai_ext.networks.blocks import Backbone
 from monai_ext.networks.nets import BackboneClassifier, CELNet, CyclicClassifier, LoopNet
+from monai_ext.phantom import write_vessels
 from tests.configs import config_files
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
@@ -246,3 +247,36 @@ def test_colours_do_not_vary(data):
         dataset = parser.get_parsed_content("train#dataset")
         variants = {np.asarray(dataset[0]["image"]).tobytes() for _ in range(60)}
         assert 2 <= len(variants) <= 8
+
+
+@pytest.mark.slow
+def test_loopnet_computes_each_mosaic_once(tmp_path, computed):
+    """Four epochs of the classification branch; then the loop, whose masked mosaics are computed."""
+    write_vessels(tmp_path / "data", slides=6, vessels=1, invaded=0.5, radius=(60, 65))
+    torch.manual_seed(1)
+    torch.save(Backbone("timm:resnet10t").state_dict(), tmp_path / "backbone.pt")
+    parser = ConfigParser()
+    names = ("train", "quickstart", "pretrained", "frozen")
+    parser.read_config(config_files(BUNDLES / "pathology_mvi_vessel_classification", *names))
+    parser.update(
+        {
+            "bundle_root": str(tmp_path),
+            "dataset_dir": str(tmp_path / "data"),
+            "ckpt_dir": str(tmp_path / "models"),
+            "backbone_weights": str(tmp_path / "backbone.pt"),
+            "network_def#backbone": "timm:resnet10t",
+            "device": "cpu",
+            "val_interval": 1,
+            "batch_size": 2,
+            "stage1_epochs": 4,
+            "stage2_epochs": 1,
+            **{f"augment#transforms#{number}#prob": 0.0 for number in (0, 1)},
+        }
+    )
+    training = len(parser.get_parsed_content("datalist")["training"])
+    validation = sum(len(mosaics) for mosaics in parser.get_parsed_content("validate#dataset"))
+    parser.get_parsed_content("run")
+    assert sum(computed) <= training + validation + training  # the loop's
+    network = parser.get_parsed_content("network")
+    begun = torch.load(tmp_path / "backbone.pt", weights_only=True)
+    torch.testing.assert_close(network.backbone.state_dict(), begun, rtol=0, atol=0)
