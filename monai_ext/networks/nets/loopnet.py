@@ -117,7 +117,7 @@ class _CoarsestMap(Backbone):
     """The map of stride 32, or the tokens of a plain transformer."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.tokens(images) if self.is_plain else super().forward(images)["3"]
+        return self.tokens(images) if self.is_plain else super().forward(images, ["3"])["3"]
 
 
 def _small() -> ResNet:
