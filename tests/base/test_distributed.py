@@ -53,7 +53,7 @@ def test_first_process_before_they_join(monkeypatch, rank, first):
 
 @pytest.mark.parametrize(("count", "ranks", "full"), [(64, 1, True), (63, 1, False), (127, 2, False), (128, 2, True)])
 def test_an_incomplete_batch_is_dropped_where_a_whole_one_is_left(count, ranks, full, monkeypatch):
-    monkeypatch.setattr("monai_ext.base.distributed._distributed", lambda: ranks > 1)
+    monkeypatch.setattr("monai_ext.base.distributed.has_joined", lambda: ranks > 1)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda: ranks)
     assert fills_batch(count, 64) is full
 
