@@ -136,7 +136,8 @@ def test_a_run_may_be_closed_while_others_still_record(images, out, capsys, monk
     assert process.exitcode == 0
     first.close()
     assert [entry["status"] for entry in exported(out).values()] == ["done"] * 400
-    assert names(out) == [".state.lock", "state.json", "summary.csv"]
+    left = {".state.lock", "state.json", "summary.csv"}
+    assert left - {".state.lock"} <= set(names(out)) <= left  # the lock is made by who records after a closing
 
 
 SCRIPT = """
