@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import torch
 from ignite.engine import Engine, Events
 from monai.utils import convert_to_numpy
 
@@ -36,7 +37,7 @@ class SeedsReport:
     Writes ``seeds.png`` (the first images with seeds, their seeds, and the nuclei where they are outlined) and
     ``seeds.json`` into ``output_dir`` and prints one line. ``seeds.json`` has ``images``, ``seeds``, ``outlined``, the
     images whose items name an instance map under ``label``, and of these :class:`~monai_ext.metrics.SeedQuality`'s
-    counts and shares, pooled.
+    counts and shares, pooled. Nothing is gathered under ``torchrun``: the first rank writes the seeds alone.
 
     Args:
         output_dir: where the files go.
@@ -50,7 +51,8 @@ class SeedsReport:
     ) -> None:
         self.output_dir, self.pictures = Path(output_dir), pictures
         self.seeds_key, self.label_key = seeds_key, label_key
-        self._quality, self._images, self._seeds = SeedQuality(), 0, 0
+        self._images, self._seeds = 0, 0
+        self._counts: list[torch.Tensor] = []
         self._shown: list[_Picture] = []
 
     def attach(self, engine: Engine) -> None:
@@ -60,8 +62,7 @@ class SeedsReport:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _start(self, _: Engine) -> None:
-        self._quality.reset()
-        self._images, self._seeds, self._shown = 0, 0, []
+        self._images, self._seeds, self._counts, self._shown = 0, 0, [], []
 
     def _collect(self, engine: Engine) -> None:
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
@@ -69,18 +70,17 @@ class SeedsReport:
             label = batch.get(self.label_key)
             nuclei = read_mask(label) if isinstance(label, (str, Path)) else None
             if nuclei is not None:
-                self._quality(seeds[None, None].astype(np.int32), nuclei[None, None].astype(np.int32))
+                maps = (torch.from_numpy(each[None, None].astype(np.int32)) for each in (seeds, nuclei))
+                self._counts.append(SeedQuality()(*maps)[0])
             self._images += 1
             self._seeds += int(seeds.max())
             if seeds.any() and len(self._shown) < self.pictures:
                 self._shown.append(_Picture(str(batch["source"].meta["filename_or_obj"]), seeds, nuclei))
 
     def _write(self, _: Engine) -> None:
-        buffered = self._quality.get_buffer()
-        outlined = 0 if buffered is None else len(buffered)
-        content: dict[str, Any] = {"images": self._images, "seeds": self._seeds, "outlined": outlined}
-        if outlined:
-            counts = self._quality.aggregate()
+        content: dict[str, Any] = {"images": self._images, "seeds": self._seeds, "outlined": len(self._counts)}
+        if self._counts:
+            counts = torch.stack(self._counts).sum(0)
             content["counts"] = dict(zip(_COUNTS, counts.int().tolist(), strict=True))
             content["shares"] = seed_shares(counts)
         path = self.output_dir / "seeds.json"

@@ -64,6 +64,13 @@ def test_counts_and_shares_where_nuclei_are_outlined(items, tmp_path, capsys):
     )
 
 
+def test_nothing_waits_for_other_ranks(items, tmp_path, monkeypatch):
+    """The first rank writes the seeds alone: whatever gathers would wait for the others for ever."""
+    monkeypatch.setattr("monai.metrics.metric.Cumulative._sync", lambda _: pytest.fail("it gathers"))
+    run(SeedsReport(tmp_path / "out"), items)
+    assert json.loads((tmp_path / "out/seeds.json").read_text())["outlined"] == 2
+
+
 def test_the_picture_shows_images_with_seeds(items, tmp_path):
     run(SeedsReport(tmp_path / "out", pictures=2), items)
     picture = cv2.imread(str(tmp_path / "out/seeds.png"))
