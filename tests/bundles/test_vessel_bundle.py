@@ -85,8 +85,9 @@ def test_vessels_outlined_on_a_slide(place, slide, tmp_path, stated):
 
 @pytest.mark.parametrize("name", TRAININGS)
 def test_every_overlay_makes_a_trainer(place, name):
+    below = ["pretrained"] if name == "frozen" else []
     parser = ConfigParser()
-    parser.read_config(config_files(place.folder, "train", name))
+    parser.read_config(config_files(place.folder, "train", *below, name))
     parser.update({"bundle_root": str(place.folder), "dataset_dir": str(place.data), "device": "cpu"})
     trainer = parser.get_parsed_content("train#trainer")
     assert trainer.stage1_epochs <= trainer.state.max_epochs == parser.get_parsed_content("epochs")

@@ -66,7 +66,7 @@ def test_counts_and_shares_where_nuclei_are_outlined(items, tmp_path, capsys):
 
 def test_nothing_waits_for_other_ranks(items, tmp_path, monkeypatch):
     """The first rank writes the seeds alone: whatever gathers would wait for the others for ever."""
-    monkeypatch.setattr("monai.metrics.metric.Cumulative._sync", lambda _: pytest.fail("it gathers"))
+    monkeypatch.setattr("monai_ext.metrics.detection.UnevenCumulative._sync", lambda _: pytest.fail("it gathers"))
     run(SeedsReport(tmp_path / "out"), items)
     assert json.loads((tmp_path / "out/seeds.json").read_text())["outlined"] == 2
 
