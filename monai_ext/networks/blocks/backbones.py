@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -129,8 +131,8 @@ class Backbone(nn.Module):
         if not timm.is_model(name):
             near = get_close_matches(name, timm.list_models(), n=3)
             raise InputError("backbone", f"a network of timm{near and f', such as {_join(near)}'}", repr(self.name))
-        network = timm.create_model(name, features_only=True)
-        strides = network.feature_info.reduction()
+        with torch.device("meta"):  # a look at the strides costs no memory, whatever the size
+            strides = timm.create_model(name, features_only=True).feature_info.reduction()
         if len(set(strides)) == 1:
             self._keep_transformer(timm.create_model(name, num_classes=0, **_any_size(name)))
             return
@@ -168,6 +170,16 @@ class Backbone(nn.Module):
         """
         norm = LayerNorm2d if self.is_swin else nn.Identity
         return nn.ModuleList(norm(channels) for channels in self.out_channels)
+
+    def lengthen(self, images: Tensor) -> Tensor:
+        """Images with their last row and column repeated, until the coarsest stride and ``stride`` divide their sides.
+
+        Args:
+            images: ``(B, 3, H, W)``.
+        """
+        multiple = math.lcm(_STRIDES[-1], self.stride)
+        height, width = images.shape[2:]
+        return F.pad(images, [0, -width % multiple, 0, -height % multiple], mode="replicate")
 
     def train(self, mode: bool = True) -> Backbone:
         """Set the mode; a frozen network stays in evaluation, with ``freeze_norm`` its batch normalisation does."""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from monai.networks.nets.basic_unet import TwoConv, UpCat
 from torch import Tensor, nn
 
 from monai_ext.base.errors import InputError
 
-__all__ = ["UNetDecoder", "lengthened"]
+__all__ = ["UNetDecoder"]
 
-_COARSEST = 32
 _LEVELS = 5  # strides 16, 8, 4, 2 and 1
 _LAYERS = {"act": "relu", "norm": "batch", "bias": False, "dropout": 0.0}
 
@@ -65,18 +62,3 @@ class UNetDecoder(nn.Module):
         for up, skip in zip(self.up, reversed(skips), strict=True):
             x = up(x, skip)
         return x
-
-
-def lengthened(images: Tensor, patch: int = 1) -> Tensor:
-    """Images whose sides the coarsest stride, and the patches of a plain transformer, divide.
-
-    Args:
-        images: ``(B, 3, H, W)``.
-        patch: side of the patches, px.
-
-    Returns:
-        the images with their last row and column repeated.
-    """
-    multiple = math.lcm(_COARSEST, patch)
-    height, width = images.shape[2:]
-    return F.pad(images, [0, -width % multiple, 0, -height % multiple], mode="replicate")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -11,8 +10,6 @@ from torch import Tensor, nn
 from monai_ext.networks.blocks.backbones import Backbone
 
 __all__ = ["BackboneFCN"]
-
-_COARSEST = 32
 
 
 class BackboneFCN(nn.Module):
@@ -56,7 +53,6 @@ class BackboneFCN(nn.Module):
         for score in self.scores:
             nn.init.zeros_(score.weight)
             nn.init.zeros_(score.bias)
-        self.multiple = math.lcm(_COARSEST, self.backbone.stride)
 
     @property
     def halo(self) -> int:
@@ -70,7 +66,7 @@ class BackboneFCN(nn.Module):
         column, and what was added is cut off again.
         """
         height, width = x.shape[2:]
-        x = F.pad(x, [0, -width % self.multiple, 0, -height % self.multiple], mode="replicate")
+        x = self.backbone.lengthen(x)
         _, *maps = self.backbone(x).values()
         fine, middle, coarse = (norm(each) for norm, each in zip(self.norms, maps, strict=True))
         scores = self.scores[2](self.head(coarse))

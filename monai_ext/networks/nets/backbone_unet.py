@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from monai_ext.networks.blocks.backbones import Backbone
-from monai_ext.networks.blocks.unet_decoder import UNetDecoder, lengthened
+from monai_ext.networks.blocks.unet_decoder import UNetDecoder
 
 __all__ = ["BackboneUNet"]
 
@@ -57,7 +57,7 @@ class BackboneUNet(nn.Module):
             logits ``(B, num_classes, H, W)``.
         """
         height, width = images.shape[2:]
-        images = lengthened(images, self.backbone.stride)
+        images = self.backbone.lengthen(images)
         maps = [norm(x) for norm, x in zip(self.norms, self.backbone(images).values(), strict=True)]
         x = self.decoder(images, maps)
         return self.head(x)[:, :, :height, :width]

@@ -15,7 +15,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.instances.hover import hover_instances, hover_maps
 from monai_ext.instances.sparse import SparseInstances
 from monai_ext.instances.targets import Target
-from monai_ext.networks.blocks.unet_decoder import UNetDecoder, lengthened
+from monai_ext.networks.blocks.unet_decoder import UNetDecoder
 from monai_ext.networks.nets.back_end import InstanceBackEnd
 
 __all__ = ["NucleiHoVerNet"]
@@ -96,7 +96,7 @@ class NucleiHoVerNet(InstanceBackEnd):
         """Logits ``(B, 2, H, W)`` of background and nucleus, and distances ``(B, 2, H, W)``, under MONAI's names."""
         if self.unet is not None:
             height, width = images.shape[2:]
-            images = lengthened(images, self.backbone.stride)
+            images = self.backbone.lengthen(images)
             maps = self.head(self.unet(images, list(self.features(images).values())))[:, :, :height, :width].float()
             return {HoVerNetBranch.NP.value: maps[:, :2], HoVerNetBranch.HV.value: maps[:, 2:]}
         features = [lateral(x) for lateral, x in zip(self.laterals, self.features(images).values(), strict=True)]
