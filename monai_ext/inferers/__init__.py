@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from monai_ext.inferers.patches import PatchClassifier
     from monai_ext.inferers.precision import Precision
     from monai_ext.inferers.relevance import RelevanceInferer
+    from monai_ext.inferers.turns import TurnsInferer
     from monai_ext.inferers.windows import ExactWindows, PixelMap, SharedWindows
     from monai_ext.slides.inferer import SlideInferer
 
@@ -32,6 +33,7 @@ __all__ = [
     "RelevanceInferer",
     "SharedWindows",
     "SlideInferer",
+    "TurnsInferer",
 ]
 
 __getattr__ = lazy_names(__name__, __file__)

@@ -4,7 +4,7 @@ import torch
 
 from monai_ext.base.stain import HE_STAINS
 from monai_ext.networks import CAFFE, InputConvention
-from monai_ext.networks.nets.hematoxylin import HematoxylinMap
+from monai_ext.networks.nets.hematoxylin import HematoxylinMap, HematoxylinScore
 
 TOL = 0.02  # of a probability: pixels are whole grey values
 
@@ -49,3 +49,14 @@ def test_it_has_nothing_to_learn_or_to_save():
     assert not net.state_dict()
     image = torch.rand(1, 3, 8, 8) * 255
     torch.testing.assert_close(torch.jit.script(net)(image), net(image))
+
+
+def test_a_patch_is_scored_by_its_middle():
+    convention = InputConvention(*NORMALISATIONS["imagenet"])
+    net = HematoxylinScore(convention, centre=4, halfway=0.5)
+    patch = np.tile(light(2.0, 0.3)[:, None, None], (1, 12, 10))
+    patch[:, 4:8, 3:7] = light(0.8, 0.3)[:, None, None]
+    score = net(convention(torch.tensor(patch[None], dtype=torch.float32)))
+    assert score.shape == (1, 1)
+    assert score.item() == pytest.approx(0.3, abs=TOL)
+    assert not net.state_dict()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from monai_ext.base.stain import HE_STAINS
 from monai_ext.networks.convention import InputConvention
 
-__all__ = ["HematoxylinMap"]
+__all__ = ["HematoxylinMap", "HematoxylinScore"]
 
 
 class HematoxylinMap(nn.Module):
@@ -44,3 +44,23 @@ class HematoxylinMap(nn.Module):
         rgb = x.flip(1) if self.bgr else x
         light = ((rgb * self.slope + self.black) / 255).clamp(1 / 255, 1)
         return torch.einsum("c,bchw->bhw", self.unmix, -light.log())
+
+
+class HematoxylinScore(nn.Module):
+    """Scores a patch by the hematoxylin in its middle, in the place of a classifier: cells crowd in tumour.
+
+    Args:
+        convention: as for :class:`HematoxylinMap`.
+        centre: side of the middle square that is looked at, px; 32 for PCam, whose label speaks of it alone.
+        halfway: mean concentration of a probability of .5, in units of optical density.
+    """
+
+    def __init__(self, convention: InputConvention | None = None, centre: int = 32, halfway: float = 0.35) -> None:
+        super().__init__()
+        self.map, self.centre, self.halfway = HematoxylinMap(convention), centre, halfway
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(B, 1)`` of normalised patches ``(B, 3, H, W)``, not smaller than the square."""
+        top, left = (x.shape[2] - self.centre) // 2, (x.shape[3] - self.centre) // 2
+        middle = x[:, :, top : top + self.centre, left : left + self.centre]
+        return (self.map.amount(middle).mean((1, 2)) - self.halfway)[:, None]
