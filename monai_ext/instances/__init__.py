@@ -6,6 +6,7 @@ from monai_ext.base.lazy import lazy_names
 
 if TYPE_CHECKING:
     from monai_ext.instances.hover import hover_instances, hover_maps
+    from monai_ext.instances.parting import fill_holes, grow_parts, split_touching
     from monai_ext.instances.pieces import whole_instances
     from monai_ext.instances.sparse import SparseInstances
     from monai_ext.instances.targets import collate_targets
@@ -13,8 +14,11 @@ if TYPE_CHECKING:
 __all__ = [
     "SparseInstances",
     "collate_targets",
+    "fill_holes",
+    "grow_parts",
     "hover_instances",
     "hover_maps",
+    "split_touching",
     "whole_instances",
 ]
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         spread_patches,
     )
     from monai_ext.transforms.network_input import NetworkInputd
+    from monai_ext.transforms.paste import RandPasteGlassd, RandPasteNucleid
     from monai_ext.transforms.patches import RandFieldPatchesd
     from monai_ext.transforms.points import LoadPoints, LoadPointsd
     from monai_ext.transforms.save_detections import SaveDetectionsd
@@ -86,6 +87,8 @@ __all__ = [
     "RandConcentricLabel",
     "RandConcentricLabeld",
     "RandFieldPatchesd",
+    "RandPasteGlassd",
+    "RandPasteNucleid",
     "RandStainJitter",
     "RandStainJitterd",
     "SaveCellsd",

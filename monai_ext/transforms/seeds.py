@@ -12,17 +12,20 @@ import torch
 from monai.config import KeysCollection, NdarrayOrTensor
 from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_dst_type, convert_to_numpy, ensure_tuple_rep
+from skimage.measure import regionprops
 from skimage.morphology import disk
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.otsu import otsu_threshold
-from monai_ext.transforms.instances import fill_holes, split_touching
+from monai_ext.instances.parting import fill_holes, split_touching
 
 __all__ = ["SeedMasksFromRelevance", "SeedMasksFromRelevanced"]
 
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # of R, G, B (ITU-R BT.601)
-_STAIN_SIGMA = 1.0  # px, of the Gaussian that smooths the grey values
-_HOLE = 48  # px, 3 um2 at .25 um/px: lighter spots within a nucleus
+# of R, G, B: nuclei take red away and leave blue, eosin and blood leave red
+_STAIN = np.array([1.0, 0.3, -0.3], np.float32)
+_HOLE = 48  # px at sigma 1, 3 um2 at .25 um/px: lighter spots within a nucleus
+_CONVEX = 0.9  # solidity of what looks like one body
+_GAIN = 1.2  # of area in such bodies, for which a coarser sigma is taken
 # a pixel as the diamond through the middles of its sides, in half px: whole numbers
 _DIAMOND = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]], np.int32)
 
@@ -37,12 +40,15 @@ class SeedMasksFromRelevance(Transform):
     kept.
 
     ``refine="stain"``, not in the paper, takes the seeds' outlines from the image itself, since relevance says where
-    there are nuclei but not where they end. Nuclei are dark: Otsu's threshold of the smoothed grey values, of the
+    there are nuclei but not where they end. Otsu's threshold of the smoothed light that hematoxylin takes away, of the
     pixels above ``theta`` and those below ``background`` alone, is learnt for each image anew. What is darker is opened
     with the disk, small holes are filled, and nuclei that touch are parted
-    (:func:`~monai_ext.transforms.instances.split_touching`). Those that relevance supports, with a pixel above
-    ``theta``, are the seeds. It needs no more labels than the front end. An image without pixels of both kinds, or
-    whose relevance lies on its lighter pixels, has no seeds.
+    (:func:`~monai_ext.instances.split_touching`). Those that relevance supports, with a pixel above ``theta``, are the
+    seeds. It needs no more labels than the front end. An image without pixels of both kinds, or whose relevance lies on
+    its lighter pixels, has no seeds. A seed that fills less than ``min_solidity`` of its convex hull is likely several
+    nuclei, and is left out. Large nuclei show their chromatin, which breaks them; how far to smooth is each image's
+    own: of ``light_sigmas``, with all lengths in proportion, the finest after which no other has 1.2 times its area in
+    convex bodies.
 
     Args:
         theta: share of the maximum that counts, in [0, 1); .35 in the paper.
@@ -59,6 +65,9 @@ class SeedMasksFromRelevance(Transform):
         background: share of the maximum below which a pixel is taken for background, by :meth:`settled` and
             by the refinement.
         refine: ``"stain"``, or ``None`` for the paper's seeds.
+        min_solidity: share of its convex hull that a refined seed fills, in [0, 1]; 0 keeps all.
+        light_sigmas: of the Gaussian that smooths the light, px, from fine to coarse; ``radius`` and the square root of
+            ``min_area`` are multiplied by it.
 
     Raises:
         InputError: an argument is out of its range.
@@ -89,6 +98,8 @@ class SeedMasksFromRelevance(Transform):
         seed: int = 0,
         background: float = 0.05,
         refine: Literal["stain"] | None = None,
+        min_solidity: float = 0.0,
+        light_sigmas: Sequence[float] = (1.0,),
     ) -> None:
         if not 0 <= theta < 1:
             raise InputError("SeedMasksFromRelevance theta", "a share from 0 to below 1", repr(theta))
@@ -98,6 +109,10 @@ class SeedMasksFromRelevance(Transform):
             raise InputError("SeedMasksFromRelevance refine", "'stain' or null", repr(refine))
         if not 0 <= background < 1:
             raise InputError("SeedMasksFromRelevance background", "a share from 0 to below 1", repr(background))
+        if not 0 <= min_solidity <= 1:
+            raise InputError("SeedMasksFromRelevance min_solidity", "a share from 0 to 1", repr(min_solidity))
+        if not light_sigmas or list(light_sigmas) != sorted(light_sigmas) or not 0 < light_sigmas[0] < float("inf"):
+            raise InputError("SeedMasksFromRelevance light_sigmas", "px above 0, increasing", repr(light_sigmas))
         if not 0 <= sigma < float("inf"):
             raise InputError("SeedMasksFromRelevance sigma", "px, at least 0", repr(sigma))
         if not 0 < quantile <= 1:
@@ -107,8 +122,9 @@ class SeedMasksFromRelevance(Transform):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise InputError(f"SeedMasksFromRelevance {name}", "a whole number of at least 0", repr(value))
         self.theta, self.min_area, self.max_seeds, self.keep = theta, min_area, max_seeds, keep
-        self.sigma, self.quantile, self.seed, self._disk = sigma, quantile, seed, disk(radius, np.uint8)
-        self.background, self.refine = background, refine
+        self.sigma, self.quantile, self.seed, self.radius = sigma, quantile, seed, radius
+        self.background, self.refine, self.min_solidity = background, refine, min_solidity
+        self.light_sigmas = tuple(light_sigmas)
 
     def __call__(
         self, relevance: NdarrayOrTensor, image: NdarrayOrTensor | None = None
@@ -129,10 +145,7 @@ class SeedMasksFromRelevance(Transform):
                 needed, or of another size.
         """
         response = self._response(relevance)
-        if self.refine is None:
-            labels, area = self._hulls(response)
-        else:
-            labels, area = self._dark_parts(response, self._darkness(image, response.shape))
+        labels, area = self._hulls(response) if self.refine is None else self._dark_parts(response, image)[1:]
         inside = np.flatnonzero(labels)
         score = np.bincount(labels.reshape(-1)[inside], response.reshape(-1)[inside], len(area)) / np.maximum(area, 1)
         kept = 1 + np.flatnonzero(area[1:] >= max(self.min_area, 1))
@@ -150,8 +163,9 @@ class SeedMasksFromRelevance(Transform):
     ) -> NdarrayOrTensor:
         """Where the truth is known: in seeds, and where the response is so low that there is no nucleus.
 
-        The rest are nuclei that were not kept and what surrounds all of them. With ``refine`` nothing that is as dark
-        as a nucleus is known to be none. Not in the paper; for back ends that are to learn nothing there.
+        The rest are nuclei that were not kept and what surrounds all of them. With ``refine`` what is lighter than the
+        cut is known to be none, whatever its relevance, and nothing that is darker. Not in the paper; for back ends
+        that are to learn nothing there.
 
         Args:
             relevance: as for a call.
@@ -164,24 +178,53 @@ class SeedMasksFromRelevance(Transform):
         response = self._response(relevance)
         background = response < self.background
         if self.refine is not None:
-            background &= ~self._dark(response, self._darkness(image, response.shape))
+            dark = self._dark_parts(response, image)[0]
+            if dark.any() or (response > self.theta).any():  # without a cut, but with nuclei, nothing is known
+                background = ~dark & dark.any()
         certain = background | (convert_to_numpy(seeds)[0] > 0)
         return convert_to_dst_type(certain[None], seeds, dtype=bool)[0]
 
     def _hulls(self, response: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The paper's seeds: labels ``(H, W)``, and their areas, the background's first."""
         mask = _fill_hulls(response > self.theta)
-        mask = cv2.morphologyEx(mask.view(np.uint8), cv2.MORPH_CLOSE, self._disk)
+        mask = cv2.morphologyEx(mask.view(np.uint8), cv2.MORPH_CLOSE, disk(self.radius, np.uint8))
         _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8, ltype=cv2.CV_32S)
         return labels, stats[:, cv2.CC_STAT_AREA]
 
-    def _dark_parts(self, response: np.ndarray, darkness: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What is dark and relevant, as :meth:`_hulls`; what relevance does not support has an area of 0."""
-        dark = cv2.morphologyEx(self._dark(response, darkness).view(np.uint8), cv2.MORPH_OPEN, self._disk).view(bool)
-        fill_holes(dark, _HOLE)
-        parts = split_touching(dark)
-        relevant = np.bincount(parts[response > self.theta], minlength=parts.max(initial=0) + 1)
-        return parts, np.where(relevant > 0, np.bincount(parts.reshape(-1), minlength=len(relevant)), 0)
+    def _dark_parts(
+        self, response: np.ndarray, image: NdarrayOrTensor | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What is darker than the cut, bool ``(H, W)``; its parts and their areas, as :meth:`_hulls`.
+
+        Parts that relevance does not support, that are too small, or dented, have an area of 0.
+        """
+        if image is None or tuple(image.shape) != (3, *response.shape):
+            found = "none" if image is None else f"shape {tuple(image.shape)}"
+            raise InputError(
+                "SeedMasksFromRelevance image", f"RGB of the map's size, {(3, *response.shape)}, to refine by", found
+            )
+        light = np.tensordot(_STAIN, convert_to_numpy(image).astype(np.float32), 1)
+        best, most = None, 0.0
+        for sigma in self.light_sigmas:
+            dark = self._dark(response, -cv2.GaussianBlur(light, (0, 0), sigma))
+            parts, area, solidity = self._bodies(dark, sigma)
+            convex = float(area[solidity >= _CONVEX].sum())
+            if best is None or convex > _GAIN * most:
+                relevant = np.bincount(parts[response > self.theta], minlength=len(area)) > 0
+                best, most = (dark, parts, area * (relevant & (solidity >= self.min_solidity))), convex
+        return best
+
+    def _bodies(self, dark: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Parts ``(H, W)``, their areas, 0 where too small, and their solidities; the background's first, as 0."""
+        opened = cv2.morphologyEx(dark.view(np.uint8), cv2.MORPH_OPEN, disk(round(self.radius * sigma), np.uint8))
+        opened = opened.view(bool)
+        fill_holes(opened, round(_HOLE * sigma**2))
+        parts = split_touching(opened, sigma, 0.25 * sigma)
+        area, solidity = np.zeros(1 + parts.max(initial=0), np.int64), np.zeros(1 + parts.max(initial=0))
+        for region in regionprops(parts):
+            if region.area >= self.min_area * sigma**2:
+                area[region.label], solidity[region.label] = region.area, region.solidity
+        return parts, area, solidity
 
     def _dark(self, response: np.ndarray, darkness: np.ndarray) -> np.ndarray:
         """Bool ``(H, W)``: darker than the cut between what is relevant and what is not."""
@@ -189,17 +232,6 @@ class SeedMasksFromRelevance(Transform):
         if not len(nuclei) or not len(rest) or nuclei.mean() <= rest.mean():
             return np.zeros(darkness.shape, bool)
         return darkness > otsu_threshold(np.concatenate([nuclei, rest])[None])
-
-    @staticmethod
-    def _darkness(image: NdarrayOrTensor | None, shape: tuple[int, int]) -> np.ndarray:
-        """Smoothed grey values ``(H, W)``, the higher the darker."""
-        if image is None or tuple(image.shape) != (3, *shape):
-            found = "none" if image is None else f"shape {tuple(image.shape)}"
-            raise InputError(
-                "SeedMasksFromRelevance image", f"RGB of the map's size, {(3, *shape)}, to refine by", found
-            )
-        grey = np.tensordot(_GREY, convert_to_numpy(image).astype(np.float32), 1)
-        return -cv2.GaussianBlur(grey, (0, 0), _STAIN_SIGMA)
 
     def _response(self, relevance: NdarrayOrTensor) -> np.ndarray:
         """The positive part as a share of its maximum."""

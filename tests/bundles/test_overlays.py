@@ -100,7 +100,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         "otsu": {"backbone", "backbone_weights", "start_from", "score", "unlabelled", *NO_NETWORK},
         "fully_supervised": {"ckpt_dir"},
         "hovernet": {"score"},  # they have thresholds of their own
-        "hovernet_unet": {"score"},
+        "unet": {"score"},
         "kg_instance": {"score"},
         "evaluate_seeds": {"pictures"},  # its report has pictures of its own
         # seeds do not come from relevance

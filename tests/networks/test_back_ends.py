@@ -5,7 +5,7 @@ import torch
 
 from monai_ext.base.errors import InputError
 from monai_ext.instances.targets import instances_to_target
-from monai_ext.networks.nets import InstanceBackEnd, NucleiHoVerNet, NucleiKGInstance, NucleiMaskRCNN
+from monai_ext.networks.nets import InstanceBackEnd, NucleiHoVerNet, NucleiKGInstance, NucleiMaskRCNN, NucleiUNet
 from tests.discs import disc_image, f1, grid_ids
 
 MIN_F1 = 0.8  # on what it has learnt by heart
@@ -13,10 +13,10 @@ SMALL = {"channels": 32}
 BACK_ENDS = {
     "mask_rcnn": lambda name="resnet18", **options: NucleiMaskRCNN(name, **SMALL, box_channels=64, **options),
     "hovernet": lambda name="resnet18", **options: NucleiHoVerNet(name, **options),
-    "hovernet_unet": lambda name="resnet18", **options: NucleiHoVerNet(name, decoder="unet", **options),
+    "unet": lambda name="resnet18", **options: NucleiUNet(name, **options),
     "kg_instance": lambda name="resnet18", **options: NucleiKGInstance(name, **SMALL, **options),
 }
-STEPS = {"mask_rcnn": 60, "hovernet": 40, "hovernet_unet": 60, "kg_instance": 80}
+STEPS = {"mask_rcnn": 60, "hovernet": 40, "unet": 140, "kg_instance": 80}
 
 
 @pytest.fixture(params=BACK_ENDS)

@@ -7,7 +7,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from monai_ext.networks.blocks import Backbone
-from monai_ext.networks.nets import CyclicClassifier, NucleiHoVerNet, NucleiKGInstance, NucleiMaskRCNN
+from monai_ext.networks.nets import CyclicClassifier, NucleiHoVerNet, NucleiKGInstance, NucleiMaskRCNN, NucleiUNet
 from monai_ext.phantom import write_dataset
 from tests.configs import config_files
 
@@ -18,7 +18,7 @@ OVERLAYS = {
     "resnet152": ("resnet152", NucleiMaskRCNN),
     "swin_t": ("swin_t", NucleiMaskRCNN),
     "hovernet": ("resnet18", NucleiHoVerNet),
-    "hovernet_unet": ("resnet18", NucleiHoVerNet),
+    "unet": ("resnet18", NucleiUNet),
     "kg_instance": ("resnet18", NucleiKGInstance),
     "paper_mask_rcnn": ("resnet18", NucleiMaskRCNN),
 }
@@ -62,14 +62,14 @@ BACK_ENDS = [
     (),
     ("paper_back",),
     ("hovernet",),
-    ("hovernet_unet",),
+    ("unet",),
     ("kg_instance",),
     ("paper_back", "hovernet"),
     ("paper_back", "kg_instance"),
 ]
 
 
-APPLIED = [(), ("paper_mask_rcnn",), ("hovernet",), ("hovernet_unet",), ("kg_instance",)]
+APPLIED = [(), ("paper_mask_rcnn",), ("hovernet",), ("unet",), ("kg_instance",)]
 
 
 @pytest.mark.parametrize(
@@ -77,11 +77,8 @@ APPLIED = [(), ("paper_mask_rcnn",), ("hovernet",), ("hovernet_unet",), ("kg_ins
     [
         *(("train", *back_end, *over) for back_end in BACK_ENDS for over in [(), *((name,) for name in TRAINED)]),
         *(("train", *back_end, "multi_gpu_train") for back_end in BACK_ENDS),
-        *(("found", *over) for over in [(), ("paper_mask_rcnn",), ("hovernet",), ("hovernet_unet",), ("kg_instance",)]),
-        *(
-            ("inference", *over)
-            for over in [(), ("paper_mask_rcnn",), ("hovernet",), ("hovernet_unet",), ("kg_instance",)]
-        ),
+        *(("found", *over) for over in [(), ("paper_mask_rcnn",), ("hovernet",), ("unet",), ("kg_instance",)]),
+        *(("inference", *over) for over in [(), ("paper_mask_rcnn",), ("hovernet",), ("unet",), ("kg_instance",)]),
     ],
     ids=" + ".join,
 )

@@ -4,7 +4,6 @@ import torch.nn.functional as F
 from monai.apps.pathology.losses import HoVerNetLoss
 from monai.networks.nets import HoVerNet
 
-from monai_ext.base.errors import InputError
 from monai_ext.instances.hover import hover_maps
 from monai_ext.instances.targets import instances_to_target
 from monai_ext.networks.nets import NucleiHoVerNet
@@ -95,20 +94,14 @@ def test_what_is_unknown_does_not_matter(ids):
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("decoder", ["hovernet", "unet"])
 @pytest.mark.parametrize("size", [(32, 32), (33, 70)])
-def test_maps_have_the_images_size(size, decoder):
+def test_maps_have_the_images_size(size):
     torch.manual_seed(0)
-    maps = NucleiHoVerNet("resnet18", decoder=decoder).eval().compute_maps(torch.rand(1, 3, *size))
+    maps = NucleiHoVerNet("resnet18").eval().compute_maps(torch.rand(1, 3, *size))
     assert {name: tuple(x.shape) for name, x in maps.items()} == {
         "nucleus_prediction": (1, 2, *size),
         "horizontal_vertical": (1, 2, *size),
     }
-
-
-def test_an_unknown_decoder():
-    with pytest.raises(InputError, match="decoder: expected 'hovernet' or 'unet', found 'fpn'"):
-        NucleiHoVerNet("resnet18", decoder="fpn")
 
 
 def test_decoders_are_monais():

@@ -9,8 +9,8 @@ from skimage.morphology import h_maxima
 from skimage.segmentation import watershed
 
 from monai_ext.base.errors import InputError
+from monai_ext.instances import split_touching
 from monai_ext.transforms import NucleusInstances, NucleusInstancesd
-from monai_ext.transforms.instances import split_touching
 
 MIN_IOU = 0.85  # of a disc cut off another, against the disc itself
 SAME_IOU = 0.9  # of the same nucleus by two watersheds: ridges are broken differently

@@ -1,5 +1,6 @@
 import warnings
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -382,7 +383,59 @@ def test_images_that_teach_no_cut_have_no_seeds(image, relevance):
     seeds, scores = find(relevance, image)
     assert not seeds.any()
     assert len(scores) == 0
-    assert find.settled(relevance, seeds, image).sum() == (relevance == 0).sum()
+    # all is background where nothing is relevant; else there are nuclei, nobody knows where
+    assert find.settled(relevance, seeds, image).sum() == (0 if relevance.any() else relevance.size)
+
+
+def test_light_pixels_are_background_however_relevant():
+    image, relevance = tissue(ALONE), discs((43, 23, 14))
+    find = SeedMasksFromRelevance(min_area=30, refine="stain")
+    seeds, _ = find(relevance, image)
+    settled = find.settled(relevance, seeds, image)[0]
+    ring = (discs((43, 23, 14)) > 0) & ~(discs((45, 20, 12)) > 0)
+    assert ring.any()
+    assert settled[ring].all()
+    assert not (seeds[0] > 0)[ring].any()
+
+
+def test_chromatin_does_not_break_large_nuclei():
+    rng = np.random.default_rng(0)
+    rows, cols = np.mgrid[:160, :160]
+    disc = (rows - 80) ** 2 + (cols - 80) ** 2 < 40**2
+    grains = cv2.GaussianBlur(rng.normal(size=disc.shape), (0, 0), 2)
+    image = np.where(disc, np.where(grains > 0, 70, 190), 230).astype(np.uint8)[None].repeat(3, 0)
+    relevance = disc.astype(np.float32)
+    overlap = []
+    for sigmas in ((1.0,), (1.0, 1.5, 2.0, 3.0)):
+        seeds = refined(image, relevance, min_solidity=0.9, light_sigmas=sigmas, radius=1)
+        overlap.append(
+            max(
+                [((seeds == i) & disc).sum() / ((seeds == i) | disc).sum() for i in range(1, 1 + seeds.max())],
+                default=0,
+            )
+        )
+    assert overlap[0] < 0.5 < 0.8 < overlap[1]
+
+
+def test_fine_light_stays_where_coarse_gains_nothing():
+    image, relevance = tissue(*TWO, ALONE), discs(*TWO, ALONE)
+    fine = refined(image, relevance)
+    np.testing.assert_array_equal(refined(image, relevance, light_sigmas=(1.0, 3.0)), fine)
+    for wrong in ((), (0.0, 1.0), (2.0, 1.0)):
+        with pytest.raises(InputError, match="light_sigmas: expected px above 0, increasing"):
+            SeedMasksFromRelevance(light_sigmas=wrong)
+
+
+def test_what_is_dented_is_likely_several():
+    image, relevance = tissue(ALONE), discs(ALONE)
+    image[:, 10:50, 50:56] = image[:, 44:50, 50:76] = 90  # an L
+    relevance[10:50, 50:56] = relevance[44:50, 50:76] = 1
+    assert refined(image, relevance)[30, 53] > 0
+    seeds = refined(image, relevance, min_solidity=0.9)
+    assert seeds[30, 53] == seeds[47, 70] == 0
+    assert seeds[45, 20] == seeds.max() == 1
+    with pytest.raises(InputError, match="min_solidity: expected a share from 0 to 1"):
+        SeedMasksFromRelevance(min_solidity=1.1)
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, MetaTensor])

@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from monai_ext.networks.nets.celnet import CELNet
     from monai_ext.networks.nets.cyclic_classifier import CyclicClassifier
     from monai_ext.networks.nets.group_densenet import GroupDenseNet
-    from monai_ext.networks.nets.hematoxylin import HematoxylinMap
+    from monai_ext.networks.nets.hematoxylin import HematoxylinMap, HematoxylinScore
     from monai_ext.networks.nets.loopnet import LoopNet
     from monai_ext.networks.nets.nuclei_hovernet import NucleiHoVerNet
     from monai_ext.networks.nets.nuclei_kg_instance import NucleiKGInstance
     from monai_ext.networks.nets.nuclei_mask_rcnn import NucleiMaskRCNN
+    from monai_ext.networks.nets.nuclei_unet import NucleiUNet
     from monai_ext.networks.nets.otsu import OtsuMap
     from monai_ext.networks.nets.rccnet import RCCNet
     from monai_ext.networks.nets.segmitos import SegMitosFCN
@@ -34,11 +35,13 @@ __all__ = [
     "CyclicClassifier",
     "GroupDenseNet",
     "HematoxylinMap",
+    "HematoxylinScore",
     "InstanceBackEnd",
     "LoopNet",
     "NucleiHoVerNet",
     "NucleiKGInstance",
     "NucleiMaskRCNN",
+    "NucleiUNet",
     "OtsuMap",
     "RCCNet",
     "SegMitosFCN",

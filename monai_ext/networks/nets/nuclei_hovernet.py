@@ -11,11 +11,9 @@ from monai.networks.nets import HoVerNet
 from monai.utils import HoVerNetBranch
 from torch import Tensor, nn
 
-from monai_ext.base.errors import InputError
 from monai_ext.instances.hover import hover_instances, hover_maps
 from monai_ext.instances.sparse import SparseInstances
 from monai_ext.instances.targets import Target
-from monai_ext.networks.blocks.unet_decoder import UNetDecoder
 from monai_ext.networks.nets.back_end import InstanceBackEnd
 
 __all__ = ["NucleiHoVerNet"]
@@ -51,11 +49,9 @@ class NucleiHoVerNet(InstanceBackEnd):
         freeze_norm: see :class:`InstanceBackEnd`.
         threshold: a pixel of a higher probability is nucleus.
         min_size: smaller nuclei are left out, px.
-        decoder: ``"hovernet"``, MONAI's two branches, or ``"unet"``: one :class:`UNetDecoder` for all maps, which
-            trains in a third of the time on a CPU and reaches down to stride 1.
 
     Raises:
-        InputError: an unknown decoder; see :class:`InstanceBackEnd`.
+        InputError: see :class:`InstanceBackEnd`.
     """
 
     def __init__(
@@ -67,18 +63,10 @@ class NucleiHoVerNet(InstanceBackEnd):
         *,
         threshold: float = 0.5,
         min_size: int = 10,
-        decoder: str = "hovernet",
     ) -> None:
         super().__init__(backbone, weights, unlabelled, freeze_norm)
-        if decoder not in ("hovernet", "unet"):
-            raise InputError("decoder", "'hovernet' or 'unet'", repr(decoder))
         self.threshold, self.min_size = threshold, min_size
         self.criterion = HoVerNetLoss()
-        self.unet = None
-        if decoder == "unet":
-            self.unet = UNetDecoder(self.backbone.out_channels)
-            self.head = nn.Conv2d(self.unet.out_channels, 4, 1)
-            return
         whole = HoVerNet(mode=HoVerNet.Mode.FAST, decoder_padding=True)
         self.nuclei, self.distances = whole.nucleus_prediction, whole.horizontal_vertical
         self.laterals = nn.ModuleList(
@@ -94,11 +82,6 @@ class NucleiHoVerNet(InstanceBackEnd):
 
     def compute_maps(self, images: Tensor) -> dict[str, Tensor]:
         """Logits ``(B, 2, H, W)`` of background and nucleus, and distances ``(B, 2, H, W)``, under MONAI's names."""
-        if self.unet is not None:
-            height, width = images.shape[2:]
-            images = self.backbone.lengthen(images)
-            maps = self.head(self.unet(images, list(self.features(images).values())))[:, :, :height, :width].float()
-            return {HoVerNetBranch.NP.value: maps[:, :2], HoVerNetBranch.HV.value: maps[:, 2:]}
         features = [lateral(x) for lateral, x in zip(self.laterals, self.features(images).values(), strict=True)]
         outlines = self.outlines(images)
         return {
