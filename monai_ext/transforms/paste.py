@@ -23,6 +23,9 @@ _NEAR = 0.8  # share of those that are pasted beside a nucleus
 _OVERLAP = (0.65, 1.08)  # distance of the centres, of that at which both would just touch
 _COVERED = 0.5  # the largest part of a nucleus that may be hidden
 _BLEND = (0.6, 1.2)  # px, sigma of the edge
+_GRAIN = (0.8, 4.0)  # px, sigma of the noise whose peaks are clumps of chromatin
+_RIM = (0.5, 3.0)  # px, of a vesicular nucleus, which stays dark
+_WHITE = 0.6  # how far from the cytoplasm's colour to white a nucleus clears up
 _GLASS = (228, 255)  # of each colour
 _NOISE = 2.0  # deviation within glass
 _AWAY = 2  # px between a nucleus and glass
@@ -35,7 +38,8 @@ class RandPasteNucleid(Randomizable, MapTransform):
     where a network needs them most. A convex nucleus that stands alone is safe. Copies of such ones, turned by any
     angle, mirrored and scaled a little, make groups whose borders are known to the px: simple copy-paste (Ghiasi et al.
     2021, CVPR), of nuclei of the same image and so of the same stain. Half of them cover what is below; the
-    others let it shine through, as in a thick section.
+    others let it shine through, as in a thick section. A share of them clear up inside a rim and between clumps of
+    chromatin, as vesicular nuclei do: labels that come from darkness do not hold these.
 
     Args:
         keys: of the image, ``(3, H, W)`` in [0, 255].
@@ -46,6 +50,7 @@ class RandPasteNucleid(Randomizable, MapTransform):
         prob: share of the fields that are changed.
         most: the largest number of copies, as a multiple of the number of nuclei, but at least 8.
         min_solidity: share of its convex hull that a nucleus fills, in [0, 1], to be copied.
+        vesicular: share of the copies that clear up inside.
         allow_missing_keys: pass over keys that are not there.
 
     Raises:
@@ -69,16 +74,17 @@ class RandPasteNucleid(Randomizable, MapTransform):
         prob: float = 0.85,
         most: float = 1.0,
         min_solidity: float = 0.93,
+        vesicular: float = 0.5,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        for name, value in {"prob": prob, "min_solidity": min_solidity}.items():
+        for name, value in {"prob": prob, "min_solidity": min_solidity, "vesicular": vesicular}.items():
             if not 0 <= value <= 1:
                 raise InputError(f"RandPasteNucleid {name}", "a share from 0 to 1", repr(value))
         if not most >= 0:
             raise InputError("RandPasteNucleid most", "a number of at least 0", repr(most))
         self.mask_keys, self.known_key = ensure_tuple(mask_keys), known_key
-        self.prob, self.most, self.min_solidity = prob, most, min_solidity
+        self.prob, self.most, self.min_solidity, self.vesicular = prob, most, min_solidity, vesicular
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Paste; raises InputError where an image and its maps differ in size."""
@@ -134,6 +140,8 @@ class RandPasteNucleid(Randomizable, MapTransform):
     ) -> None:
         """One copy, unless it would hide others; all arrays are changed in place."""
         colours, mask = self._turned(before[nucleus[0]], nucleus[1])
+        if self.R.random_sample() < self.vesicular:
+            colours = self._cleared(colours, mask)
         row, col = (round(float(c) - len(mask) / 2) for c in self._centre(maps[0], mask))
         height, width = image.shape[:2]
         place = (slice(max(row, 0), min(row + len(mask), height)), slice(max(col, 0), min(col + len(mask), width)))
@@ -167,6 +175,19 @@ class RandPasteNucleid(Randomizable, MapTransform):
         colours = cv2.warpAffine(colours, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
         mask = cv2.warpAffine(mask.astype(np.float32), matrix, (side, side), flags=cv2.INTER_LINEAR)
         return colours, mask > 0.5
+
+    def _cleared(self, colours: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """A nucleus that is light between clumps of chromatin and inside its rim."""
+        around = cv2.dilate(mask.astype(np.uint8), np.ones((2 * _MARGIN + 1,) * 2, np.uint8)).astype(bool) & ~mask
+        if not mask.any() or not around.any():
+            return colours
+        light = colours[around].mean(0)
+        light = light + self.R.uniform(0, _WHITE) * (255 - light)
+        noise = cv2.GaussianBlur(self.R.normal(size=mask.shape).astype(np.float32), (0, 0), self.R.uniform(*_GRAIN))
+        clear = 1 / (1 + np.exp(-3 * (noise / noise[mask].std().clip(1e-6) - self.R.uniform(-1, 1))))
+        depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
+        clear *= ((depth - self.R.uniform(*_RIM)) / 2).clip(0, 1) * self.R.uniform(0.2, 0.9)
+        return colours + clear[..., None].astype(np.float32) * (light - colours).astype(np.float32)
 
     def _centre(self, ids: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
         """Where a copy goes: beside a nucleus, or anywhere."""

@@ -70,6 +70,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         "pretrained": {*INPUT, *OTHER_NETWORK, "context"},  # the exact windows have none
         "paper_pcam": {"target_mpp"},
         "paper_camelyon16": {"target_mpp"},
+        "hematoxylin": {"window", *NO_NETWORK},
         **dict.fromkeys(["resnet18", "densenet", "p4m_densenet"], OTHER_NETWORK),
         # the exact windows have no context
         **{name: {*DEPLOYED, "context"} for name in ("slides_onnx", "slides_trt")},
@@ -106,7 +107,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         # seeds do not come from relevance
         "true_seeds": {
             *("tile_size", "theta", "quantile", "sigma", "min_area", "radius", "keep", "background", "margin"),
-            *("refine", "pictures"),
+            *("refine", "min_solidity", "light_sigmas", "pictures"),
         },
     },
 }  # fmt: skip

@@ -29,7 +29,7 @@ THREE = (30, 30, 9), (30, 90, 8), (85, 60, 10)
 
 
 def paste(item, seed=0, **options):
-    return RandPasteNucleid(**{"prob": 1.0, **options}).set_random_state(seed)(item)
+    return RandPasteNucleid(**{"prob": 1.0, "vesicular": 0.0, **options}).set_random_state(seed)(item)
 
 
 @settings(max_examples=40, deadline=None)
@@ -54,6 +54,18 @@ def test_at_least_half_of_what_was_there_at_each_paste_stays(seed):
         # eight copies at most, each may hide half of what is left
         assert (ids == number).sum() >= (before["label"][0] == number).sum() * 0.5**8
     assert (ids == before["label"][0])[ids <= 3].mean() > 0.9  # copies get numbers of their own
+
+
+def test_vesicular_copies_are_light_inside():
+    light = 0
+    for seed in range(10):
+        item = paste(field(*THREE), seed, vesicular=1.0)
+        ids, image = item["label"][0], item["image"][0].astype(int)
+        inside = np.zeros(ids.shape, bool)
+        for number in np.unique(ids[ids > 3]):
+            inside |= binary_erosion(ids == number, iterations=4)
+        light += (image[inside] > DARK + 40).sum()
+    assert light > 500
 
 
 def test_some_copies_touch_others():

@@ -63,8 +63,8 @@ class NucleiUNet(InstanceBackEnd):
         seam_weight: float = 4.0,
         threshold: float = 0.5,
         inside_threshold: float = 0.6,
-        sigma: float = 1.5,
-        depth: float = 0.5,
+        sigma: float = 2.0,
+        depth: float = 1.0,
         min_size: int = 10,
     ) -> None:
         super().__init__(backbone, weights, unlabelled, freeze_norm)
