@@ -38,8 +38,8 @@ class RandPasteNucleid(Randomizable, MapTransform):
     where a network needs them most. A convex nucleus that stands alone is safe. Copies of such ones, turned by any
     angle, mirrored and scaled a little, make groups whose borders are known to the px: simple copy-paste (Ghiasi et al.
     2021, CVPR), of nuclei of the same image and so of the same stain. Half of them cover what is below; the
-    others let it shine through, as in a thick section. A share of them clear up inside a rim and between clumps of
-    chromatin, as vesicular nuclei do: labels that come from darkness do not hold these.
+    others let it shine through, as in a thick section. A share of them (``vesicular``) clears up inside a rim and
+    between clumps of chromatin: labels that come from darkness do not hold such nuclei.
 
     Args:
         keys: of the image, ``(3, H, W)`` in [0, 255].
@@ -74,7 +74,7 @@ class RandPasteNucleid(Randomizable, MapTransform):
         prob: float = 0.85,
         most: float = 1.0,
         min_solidity: float = 0.93,
-        vesicular: float = 0.5,
+        vesicular: float = 0.0,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
