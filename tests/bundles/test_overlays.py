@@ -107,7 +107,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         # seeds do not come from relevance
         "true_seeds": {
             *("tile_size", "theta", "quantile", "sigma", "min_area", "radius", "keep", "background", "margin"),
-            *("refine", "min_solidity", "light_sigmas", "pictures"),
+            *("refine", "min_solidity", "pictures"),
         },
     },
 }  # fmt: skip
@@ -220,13 +220,13 @@ def declared() -> list[tuple[Path, tuple[str, ...]]]:
 def listed_files(page: str) -> Iterator[str]:
     """The lists of files in a page's commands, with what its shell variables of one letter stand for there."""
     values: dict[str, str] = {}
-    for match in re.finditer(r"\b([A-Z])=\"('configs/[^\"\n]*)\"|\"\[([^]\"]*)\]\"", page):
-        name, value, listed = match.groups()
+    for match in re.finditer(r"\b([A-Z])=\"('configs/[^\"\n]*)\"|(--configs )?\"\[([^]\"]*)\]\"", page):
+        name, value, tuned, listed = match.groups()
         text = re.sub(r"\$([A-Z])\b", lambda letter: values.get(letter[1], letter[0]), value or listed)
         if name:
             values[name] = text
         else:
-            yield text
+            yield f"'configs/train.json','configs/evaluate.json',{text}" if tuned else text  # what tuning goes over
 
 
 def documented() -> list[tuple[Path, tuple[str, ...]]]:
