@@ -148,11 +148,9 @@ class RandPasteNucleid(Randomizable, MapTransform):
         cut = tuple(slice(s.start - first, s.stop - first) for s, first in zip(place, (row, col), strict=True))
         if not mask[cut].any():
             return
-        hidden, counts = np.unique(maps[0][place][mask[cut]], return_counts=True)
-        if any(
-            number and count > _COVERED * np.count_nonzero(maps[0] == number)
-            for number, count in zip(hidden, counts, strict=True)
-        ):
+        area = np.bincount(maps[0].reshape(-1))
+        hidden = np.bincount(maps[0][place][mask[cut]], minlength=len(area))
+        if (hidden > _COVERED * area)[1:].any():
             return
         edge = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), self.R.uniform(*_BLEND))[cut][..., None]
         below = image[place]
@@ -191,8 +189,7 @@ class RandPasteNucleid(Randomizable, MapTransform):
 
     def _centre(self, ids: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
         """Where a copy goes: beside a nucleus, or anywhere."""
-        numbers = np.unique(ids)
-        numbers = numbers[numbers > 0]
+        numbers = 1 + np.flatnonzero(np.bincount(ids.reshape(-1))[1:])
         if not len(numbers) or self.R.random_sample() >= _NEAR:
             return self.R.uniform(0, ids.shape[0]), self.R.uniform(0, ids.shape[1])
         angle = self.R.uniform(0, 2 * np.pi)
