@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from monai_ext.base.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from monai_ext.networks.blocks.backbones import freeze_backbone, load_backbone
+    from monai_ext.networks.blocks.backbones import freeze_backbone, imagenet_weights, load_backbone, pixel_statistics
     from monai_ext.networks.convention import CAFFE, InputConvention, copy_weights, read_convention, save_weights
     from monai_ext.networks.onnx_network import OnnxNetwork
     from monai_ext.networks.utils import load_weights, read_caffemodel, weights_digest
@@ -16,8 +16,10 @@ __all__ = [
     "OnnxNetwork",
     "copy_weights",
     "freeze_backbone",
+    "imagenet_weights",
     "load_backbone",
     "load_weights",
+    "pixel_statistics",
     "read_caffemodel",
     "read_convention",
     "save_weights",

@@ -41,7 +41,7 @@ DEFAULT_INSTANCES: dict[str, float] = {
     "depth_um": 0.125,
 }
 #: The same for networks that give instances themselves.
-DEFAULT_LEAST_AREA: dict[str, float] = {"min_area_um2": 5.5}
+DEFAULT_LEAST_AREA: dict[str, float] = {"min_area_um2": 4.5}
 #: The same for Otsu's threshold in a network's place: what is thresholded, and how far it is blurred.
 DEFAULT_FLOOR: dict[str, Any] = {**DEFAULT_INSTANCES, "channel": "grey", "blur_um": 0.25}
 _SWEPT = ("threshold", "min_area_um2", "sigma_um", "depth_um")

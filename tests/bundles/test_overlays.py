@@ -59,8 +59,8 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         **dict.fromkeys(["attributions", "evaluate_evidence"], NO_LOADER),
     },
     "cell_semantic_segmentation": {
-        "pretrained": INPUT,
-        "paper": {"weight_decay"},  # Adam as in the paper, without
+        "transposed_unet": {*INPUT, "backbone_weights"},  # it has no backbone
+        "paper": {"weight_decay", *INPUT, "backbone_weights"},  # Adam as in the paper, without
         **{name: {"ckpt_dir", *OTHER_NETWORK} for name in ("teacher", "resnet16", "vgg4", "xception")},
         "otsu": NO_NETWORK,
         "student": {"ckpt_dir"},
@@ -93,16 +93,11 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         "classifier": {"stage2_epochs"},
     },
     "nuclei_instance_segmentation": {
-        "pretrained": INPUT,
-        "pretrained_cycle": {"backbone_weights"},
         "paper": {"backbone_weights"},
         "paper_front": {"backbone_weights"},
         "ignore_unlabelled": {"unlabelled"},
-        "otsu": {"backbone", "backbone_weights", "start_from", "score", "unlabelled", *NO_NETWORK},
+        "otsu": {"backbone", "backbone_weights", "start_from", "unlabelled", *NO_NETWORK},
         "fully_supervised": {"ckpt_dir"},
-        "hovernet": {"score"},  # they have thresholds of their own
-        "unet": {"score"},
-        "kg_instance": {"score"},
         "evaluate_seeds": {"pictures"},  # its report has pictures of its own
         # seeds do not come from relevance
         "true_seeds": {

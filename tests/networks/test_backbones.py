@@ -1,3 +1,4 @@
+from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
@@ -8,16 +9,19 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from monai.bundle import ConfigParser
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import WeightsEnum
 
 from monai_ext.base.errors import InputError
-from monai_ext.networks import load_backbone
+from monai_ext.networks import load_backbone, pixel_statistics
 from monai_ext.networks.blocks import BACKBONES, ENCODERS, Backbone
 from monai_ext.networks.blocks.encoders import timm_names_of_dinov2
 from monai_ext.networks.nets import BackboneClassifier, BackboneFCN, BackboneUNet, CELNet, CyclicClassifier, LoopNet
+from tests.configs import config_files
 
+BUNDLES = Path(__file__).parents[2] / "bundles"
 NAMES = ["resnet18", "resnet50", "swin_t"]
 
 
@@ -505,3 +509,39 @@ def test_loopnet_over_timms_networks(name, cells):
 def test_a_mosaic_that_patches_do_not_divide():
     with pytest.raises(InputError, match=r"tile: expected sides that the patches of 14 px .* divide, found 128 x 128"):
         LoopNet("timm:vit_small_patch14_dinov2", grid=4)(torch.randn(1, 3, 128, 128))
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("resnet18", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+        ("swin_t", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+        ("timm:resnet18", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+        ("timm:resnet18.a1_in1k", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+        ("timm:vit_tiny_patch16_224", (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+        ("timm:tf_efficientnet_lite0", (127, 127, 127), (128, 128, 128)),
+        ("uni2-h", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+        ("h-optimus-0", (180.341865, 147.575895, 179.422335), (54.030165, 58.679835, 45.266835)),
+    ],
+)
+def test_pixels_that_the_published_weights_expect(name, mean, std):
+    assert pixel_statistics(name) == (pytest.approx(mean, abs=1e-3), pytest.approx(std, abs=1e-3))
+
+
+def test_pixels_of_an_unknown_network():
+    with pytest.raises(InputError, match=r"backbone: expected a network of timm, such as .*, found 'timm:resnet81'"):
+        pixel_statistics("timm:resnet81")
+
+
+@pytest.mark.parametrize("bundle", ["cell_semantic_segmentation", "nuclei_instance_segmentation"])
+@pytest.mark.parametrize("backbone", ["resnet18", "timm:tf_efficientnet_lite0", "h-optimus-0"])
+def test_the_convention_follows_the_backbone(bundle, backbone):
+    """In training as in inference: a backbone by option alone may not get another one's colours."""
+    for name in ("train", "inference"):
+        parser = ConfigParser()
+        parser.read_config(config_files(BUNDLES / f"pathology_{bundle}", name))
+        parser.update({"backbone": backbone, "bundle_root": str(BUNDLES / f"pathology_{bundle}")})
+        if name == "inference":
+            parser["convention#weights"] = None
+        convention = parser.get_parsed_content("convention")
+        assert (convention.mean, convention.std) == pixel_statistics(backbone)

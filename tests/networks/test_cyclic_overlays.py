@@ -12,15 +12,17 @@ from monai_ext.phantom import write_dataset
 from tests.configs import config_files
 
 BUNDLE = Path(__file__).parents[2] / "bundles/pathology_nuclei_instance_segmentation"
+DEFAULT = "timm:tf_efficientnet_lite0"
 OVERLAYS = {
-    "resnet50": ("resnet50", NucleiMaskRCNN),
-    "resnet101": ("resnet101", NucleiMaskRCNN),
-    "resnet152": ("resnet152", NucleiMaskRCNN),
-    "swin_t": ("swin_t", NucleiMaskRCNN),
-    "hovernet": ("resnet18", NucleiHoVerNet),
-    "unet": ("resnet18", NucleiUNet),
-    "kg_instance": ("resnet18", NucleiKGInstance),
-    "paper_mask_rcnn": ("resnet18", NucleiMaskRCNN),
+    "resnet18": ("resnet18", NucleiUNet),
+    "resnet50": ("resnet50", NucleiUNet),
+    "resnet101": ("resnet101", NucleiUNet),
+    "resnet152": ("resnet152", NucleiUNet),
+    "swin_t": ("swin_t", NucleiUNet),
+    "hovernet": (DEFAULT, NucleiHoVerNet),
+    "mask_rcnn": (DEFAULT, NucleiMaskRCNN),
+    "kg_instance": (DEFAULT, NucleiKGInstance),
+    "paper_mask_rcnn": (DEFAULT, NucleiMaskRCNN),
 }
 
 
@@ -53,7 +55,7 @@ def test_one_overlay_for_all_that_load_its_weights(overlay):
 def backbone_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("backbone") / "backbone.pt"
     torch.manual_seed(1)
-    torch.save(Backbone("resnet18").state_dict(), path)
+    torch.save(Backbone(DEFAULT).state_dict(), path)
     return path
 
 
@@ -62,14 +64,14 @@ BACK_ENDS = [
     (),
     ("paper_back",),
     ("hovernet",),
-    ("unet",),
+    ("mask_rcnn",),
     ("kg_instance",),
     ("paper_back", "hovernet"),
     ("paper_back", "kg_instance"),
 ]
 
 
-APPLIED = [(), ("paper_mask_rcnn",), ("hovernet",), ("unet",), ("kg_instance",)]
+APPLIED = [(), ("paper_mask_rcnn",), ("hovernet",), ("mask_rcnn",), ("kg_instance",)]
 
 
 @pytest.mark.parametrize(
@@ -77,8 +79,8 @@ APPLIED = [(), ("paper_mask_rcnn",), ("hovernet",), ("unet",), ("kg_instance",)]
     [
         *(("train", *back_end, *over) for back_end in BACK_ENDS for over in [(), *((name,) for name in TRAINED)]),
         *(("train", *back_end, "multi_gpu_train") for back_end in BACK_ENDS),
-        *(("found", *over) for over in [(), ("paper_mask_rcnn",), ("hovernet",), ("unet",), ("kg_instance",)]),
-        *(("inference", *over) for over in [(), ("paper_mask_rcnn",), ("hovernet",), ("unet",), ("kg_instance",)]),
+        *(("found", *over) for over in [(), ("paper_mask_rcnn",), ("hovernet",), ("mask_rcnn",), ("kg_instance",)]),
+        *(("inference", *over) for over in [(), ("paper_mask_rcnn",), ("hovernet",), ("mask_rcnn",), ("kg_instance",)]),
     ],
     ids=" + ".join,
 )
@@ -113,7 +115,7 @@ def test_ignore_is_an_overlay_that_reaches_every_back_end():
         assert network("train", *back_end, "ignore_unlabelled").unlabelled == "ignore"
 
 
-@pytest.mark.parametrize("overlay", [None, "resnet50", "resnet101", "resnet152", "swin_t"])
+@pytest.mark.parametrize("overlay", [None, "resnet18", "resnet50", "resnet101", "resnet152", "swin_t"])
 def test_the_backbone_crosses_between_the_ends(overlay):
     over = () if overlay is None else (overlay,)
     front, back = network("front", *over), network("train", *over)

@@ -190,8 +190,8 @@ def data(tmp_path):
 
 
 KINDS = {
-    "pathology_metastasis_evidence_localization": ("train", "backbone_weights"),
-    "pathology_nuclei_instance_segmentation": ("front", "pretrained_weights"),
+    "pathology_metastasis_evidence_localization": (("train", "pretrained"), "backbone_weights"),
+    "pathology_nuclei_instance_segmentation": (("front",), "pretrained_weights"),
 }
 
 
@@ -220,7 +220,7 @@ def test_a_training_computes_each_image_once(data, computed, bundle):
         parser.update({name: value for name, value in changes.items() if name.partition("#")[0] in parser})
         return parser
 
-    parser = parsed(base, "pretrained", "frozen")
+    parser = parsed(*base, "frozen")
     lists = parser.get_parsed_content("datalist")
     computed.clear()
     parser.get_parsed_content("run")
@@ -228,7 +228,7 @@ def test_a_training_computes_each_image_once(data, computed, bundle):
     trained = parser.get_parsed_content("average").ema_model
     begun = torch.load(data / "backbone.pt", weights_only=True)
     torch.testing.assert_close(trained.backbone.state_dict(), begun, rtol=0, atol=0)
-    ordinary = parsed(base, "pretrained").get_parsed_content("network_def")
+    ordinary = parsed(*base).get_parsed_content("network_def")
     assert not ordinary.backbone.frozen
     load_weights(ordinary, data / "models/model.pt")
     images = torch.rand(2, 3, 64, 64)
@@ -241,7 +241,7 @@ def test_colours_do_not_vary(data):
     """Turns and mirrors alone: eight variants of an image."""
     for bundle, (base, _) in KINDS.items():
         parser = ConfigParser()
-        parser.read_config(config_files(BUNDLES / bundle, base, "pretrained", "frozen"))
+        parser.read_config(config_files(BUNDLES / bundle, *base, "frozen"))
         parser.update({"bundle_root": str(data), "dataset_dir": str(data), "tiles_dir": str(data / "tiles")})
         parser["tile_size"] = 64
         dataset = parser.get_parsed_content("train#dataset")

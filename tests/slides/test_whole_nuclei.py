@@ -25,7 +25,7 @@ from tests.configs import config_files
 from tests.slides.conftest import write_tiff
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "pathology_nuclei_instance_segmentation"
-MEAN, STD = (np.array(values)[:, None, None] for values in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
+MEAN, STD = (np.array(values)[:, None, None] for values in ((127, 127, 127), (128, 128, 128)))
 MPP, LEAST_UM2 = 0.25, 5.5
 LEAST = 88  # px
 SHAPE = (420, 640)

