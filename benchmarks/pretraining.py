@@ -2,8 +2,8 @@
 
 Run from the repository's root::
 
-    python benchmarks/pretraining.py run "{'cells':['data/dsb','data/nucls'],'nuclei':'data/seeds'}" --dst eval/pretraining
-    python benchmarks/pretraining.py table --dst eval/pretraining
+    python benchmarks/pretraining.py run "{'cells':['data/dsb','data/nucls'],'nuclei':'data/seeds'}"
+    python benchmarks/pretraining.py table
 
 ``run`` makes three trainings of each arm by the bundle's own command and scores each on its own validation list, which
 nothing is chosen on: every training is validated once, after its last epoch, and those weights are the ones that are
@@ -146,7 +146,7 @@ def part(name: str, data: Any, arm: str, seed: int, folder: Path) -> Iterator[tu
     if name == "vessels":  # cells are found once for all trainings
         common["cache_dir"] = str(folder.parents[1] / "cache")
     epochs = sum(bundle.options.get(option, 0) for option in ("epochs", "stage1_epochs", "stage2_epochs"))
-    no_weights = {bundle.weights: None}
+    no_weights = {bundle.weights: "$None"}  # MONAI drops a None
     stack = [*bundle.before, "network/pretrained"]
     options = {**common, "seed": seed, "val_interval": epochs, **bundle.options}
     yield _files([*stack, *bundle.after]), options | (no_weights if arm == "random" else {})

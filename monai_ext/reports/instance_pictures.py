@@ -32,8 +32,8 @@ def instance_rows(
 
     Args:
         images: uint8 RGB ``(3, H, W)``; their upper left ``side`` px are shown.
-        maps: for each image, instance maps ``(H, W)``, 0 is background; a mask, bool, is one instance,
-            and floating point is heat in [0, 1].
+        maps: for each image, instance maps ``(H, W)``, 0 is background; a mask, bool, is
+            tinted, and floating point is heat in [0, 1].
         headings: of the columns, the image's included.
         side: of a picture, px.
 
@@ -110,12 +110,18 @@ def _items_of(folder: str, key: str, truth: str, split: str) -> dict[str, dict[s
 def _drawn(image: np.ndarray, values: np.ndarray) -> np.ndarray:
     if np.issubdtype(values.dtype, np.floating):
         return overlay(image, heat=values)
-    return _coloured(image, values.astype(np.int32) if values.dtype == bool else values)
+    if values.dtype == bool:  # without outlines, which would hide a mask of specks
+        return _tinted(image, values.view(np.uint8))
+    return _coloured(image, values)
+
+
+def _tinted(image: np.ndarray, instances: np.ndarray) -> np.ndarray:
+    tinted = (label2rgb(instances, image, alpha=0.35, bg_label=0, saturation=1) * 255).round().astype(np.uint8)
+    return np.where(instances[..., None] > 0, tinted, image)
 
 
 def _coloured(image: np.ndarray, instances: np.ndarray) -> np.ndarray:
-    tinted = (label2rgb(instances, image, alpha=0.35, bg_label=0, saturation=1) * 255).round().astype(np.uint8)
-    picture = np.where(instances[..., None] > 0, tinted, image)
+    picture = _tinted(image, instances)
     picture[find_boundaries(instances, mode="inner")] = (20, 20, 20)
     return picture
 

@@ -84,7 +84,7 @@ def test_images_without_a_group_are_groups_of_their_own(src, tmp_path):
 
 def test_older_folds_are_replaced_when_asked(src, tmp_path):
     prepare_folds(src, tmp_path / "folds", folds=3)
-    with pytest.raises(InputError, match="no folds there yet .*found fold_0"):
+    with pytest.raises(InputError, match=r"no folds there yet .*found fold_0"):
         prepare_folds(src, tmp_path / "folds", folds=2)
     prepare_folds(src, tmp_path / "folds", folds=2, overwrite=True)
     assert len(list((tmp_path / "folds").glob("*/dataset.json"))) == 2

@@ -81,6 +81,7 @@ def test_masks_and_heat_are_drawn_too():
     masked, heated = cell(picture, 0, 1, 40), cell(picture, 0, 2, 40)
     np.testing.assert_array_equal(masked[~mask], plain[~mask])
     assert (masked[mask] != plain[mask]).any(axis=1).all()
+    assert not (masked == 20).all(axis=-1).any()  # no outlines
     np.testing.assert_array_equal(heated[heat == 0], plain[heat == 0])
     assert (heated[heat == 1] != plain[heat == 1]).any(axis=1).all()
 
