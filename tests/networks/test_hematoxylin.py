@@ -64,7 +64,7 @@ def test_a_patch_is_scored_by_its_middle():
 
 def test_cells_and_vessels_are_called_by_the_hematoxylin_of_patches():
     convention = InputConvention(*NORMALISATIONS["imagenet"])
-    net = HematoxylinGrid(convention, grid=3, cut=0.5, most=2, halfway=0.4)
+    net = HematoxylinGrid(convention, grid=3, cut=0.5, halfway=0.4)
     amounts = np.array([[1.0, 0.1, 0.6], [0.4, 0.0, 0.45], [0.0, 0.0, 0.0]])
     patches = np.array([[light(h, 0.3 * (h > 0)) for h in row] for row in amounts])  # glass where there is none
     mosaic = torch.tensor(patches, dtype=torch.float32).permute(2, 0, 1)
@@ -72,7 +72,7 @@ def test_cells_and_vessels_are_called_by_the_hematoxylin_of_patches():
     out = net(convention(torch.stack([mosaic, torch.full_like(mosaic, 255.0)])))
     assert out["logit"].shape == (2, 1)
     assert out["p_loc"].shape == (2, 3, 3, 3)
-    assert out["logit"].flatten().tolist() == pytest.approx([0.8 - 0.4, -0.4], abs=TOL)
+    assert out["logit"].flatten().tolist() == pytest.approx([1.0 - 0.4, -0.4], abs=TOL)
     assert out["p_loc"].argmax(1).tolist() == [[[2, 0, 2], [1, 0, 1], [0, 0, 0]], [[0] * 3] * 3]
     assert not list(net.parameters())
     assert not net.state_dict()

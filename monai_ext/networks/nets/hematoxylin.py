@@ -70,32 +70,29 @@ class HematoxylinScore(nn.Module):
 class HematoxylinGrid(nn.Module):
     """Calls a cell cancerous by the hematoxylin in its patch, in the place of LoopNet: large nuclei, much chromatin.
 
-    A vessel is judged by the mean of its ``most`` darkest cells.
+    A vessel is judged by its darkest cell. Both cuts were chosen on vessels of the phantom.
 
     Args:
         convention: as for :class:`HematoxylinMap`.
         grid: patches along a side of the mosaic.
         cut: mean concentration in a patch above which its cell is cancerous, in units of optical density.
-        most: how many cells a vessel is judged by.
-        halfway: their mean concentration at a probability of .5.
+        halfway: mean concentration in the darkest patch at a probability of .5.
     """
 
     def __init__(
         self,
         convention: InputConvention | None = None,
         grid: int = 14,
-        cut: float = 0.5,
-        most: int = 5,
-        halfway: float = 0.5,
+        cut: float = 0.35,
+        halfway: float = 0.93,
     ) -> None:
         super().__init__()
         self.map, self.grid = HematoxylinMap(convention), grid
-        self.cut, self.most, self.halfway = cut, most, halfway
+        self.cut, self.halfway = cut, halfway
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """As LoopNet: of mosaics ``(B, 3, H, W)`` ``logit``, ``(B, 1)``, and ``p_loc``, ``(B, 3, grid, grid)``."""
         amount = F.adaptive_avg_pool2d(self.map.amount(x)[:, None], self.grid)
-        darkest = amount.flatten(1).topk(min(self.most, self.grid**2)).values.mean(1, keepdim=True)
         # half of the cut is taken for an empty patch; glass has none
         located = torch.cat([self.cut / 2 - amount, torch.zeros_like(amount), amount - self.cut], dim=1)
-        return {"logit": darkest - self.halfway, "p_loc": located}
+        return {"logit": amount.flatten(1).amax(1, keepdim=True) - self.halfway, "p_loc": located}
