@@ -55,11 +55,14 @@ COMMANDS: dict[Words, str] = {
     ("prepare", "crchisto"): "monai_ext.prepare.crchisto:prepare_crchisto",
     ("prepare", "qupath"): "monai_ext.prepare.qupath:prepare_qupath",
     ("prepare", "pvid"): "monai_ext.prepare.pvid:prepare_pvid",
+    ("prepare", "folds"): "monai_ext.prepare.folds:prepare_folds",
     ("prepare", "tiles"): "monai_ext.prepare.tiles:prepare_tiles",
     ("report", "annotations"): "monai_ext.reports.comparison:compare_annotations",
     ("report", "cells"): "monai_ext.reports.agreement:compare_cells",
     ("report", "classifiers"): "monai_ext.reports.comparison:compare_classifiers",
+    ("report", "folds"): "monai_ext.reports.folds:compare_folds",
     ("report", "instances"): "monai_ext.reports.comparison:compare_instances",
+    ("report", "pictures"): "monai_ext.reports.instance_pictures:picture_instances",
     ("report", "slides"): "monai_ext.reports.slide_evaluation:evaluate_slides",
     ("templates",): "monai_ext.prepare.templates:choose_templates",
     ("tune", "mitosis"): "monai_ext.tuning.mitosis:tune_mitosis",
@@ -89,7 +92,7 @@ _OF_FIELDS = ("lizard", "monuseg", "consep", "ccrcc", "dsb2018", "nucls")
 
 #: The options that a function takes as ``**options`` and forwards: to which function, and which of them.
 _HANDED_ON: dict[Words, list[tuple[str, Words]]] = {
-    **{words: [_COMMON] for words in COMMANDS if words[0] == "prepare"},
+    **{words: [_COMMON] for words in COMMANDS if words[0] == "prepare" and words[1] != "folds"},
     **{("prepare", name): [_FIELDS, _COMMON] for name in _OF_FIELDS},
     ("phantom", "slide"): [("monai_ext.phantom.slide:phantom_slide", ("stains", "strength", "name"))],
     ("templates",): [_FILTER],

@@ -34,6 +34,7 @@ __all__ = [
     "MAP",
     "OVERLAY",
     "SEEDS",
+    "SEED_STEPS",
     "ResultFiles",
     "SummaryTable",
     "is_result",
@@ -46,8 +47,8 @@ __all__ = [
 OVERLAY, CLASSES, HEATMAP = "_overlay.png", "_classes.png", "_heatmap.ome.tif"
 #: The name of the picture that a training by cycles writes.
 CYCLES = "cycles.png"
-#: The name of the picture of seeds.
-SEEDS = "seeds.png"
+#: The name of the picture of seeds, and of the one of how they come about.
+SEEDS, SEED_STEPS = "seeds.png", "seed_steps.png"
 #: What the names of maps end with, which the list of the data set that they are written into names.
 MAP = ".tif"
 
@@ -56,7 +57,7 @@ _lock = lru_cache(FileLock)  # the same object for a file: making one takes long
 
 def is_result(path: Path) -> bool:
     """Whether a file is, by its name, a picture that a run of a bundle wrote."""
-    return path.name.endswith((OVERLAY, CLASSES, HEATMAP)) or path.name in (CYCLES, SEEDS)
+    return path.name.endswith((OVERLAY, CLASSES, HEATMAP)) or path.name in (CYCLES, SEEDS, SEED_STEPS)
 
 
 def maps_in_datalists(folder: Path) -> set[Path]:

@@ -1,4 +1,4 @@
-"""From an evaluation of detections to ``metrics.json`` and ``report.html``."""
+"""From an evaluation of detections to ``scores.csv``, ``metrics.json`` and ``report.html``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from monai.utils import convert_to_numpy
 
 from monai_ext.base.colours import COLOURS
 from monai_ext.base.distributed import gather
+from monai_ext.base.files import atomic_path
 from monai_ext.base.overlay import overlay
 from monai_ext.data.geometry import image_resolution
 from monai_ext.formats.image import read_field
@@ -41,11 +42,12 @@ class _FieldResult:
 class DetectionReport:
     """Scores detections against points, with intervals over groups, and shows the best and the worst fields.
 
-    Writes ``metrics.json`` (F1, precision and recall with their 95 % bootstrap intervals over groups, and the counts,
-    for each radius) and ``report.html`` into ``output_dir``. Under ``torchrun`` the ranks' fields are gathered.
+    Writes ``scores.csv`` (a row per field, at the first radius), ``metrics.json`` (F1, precision and recall with their
+    95 % bootstrap intervals over groups, and the counts, for each radius) and ``report.html`` into ``output_dir``.
+    Under ``torchrun`` the ranks' fields are gathered.
 
     Args:
-        output_dir: where the two files go.
+        output_dir: where the files go.
         radii: matching radii, px of the network's grid; the first one decides what the report shows.
         mpp: um/px of that grid, for the radii in um; ``None`` where unknown.
         title: the report's title.
@@ -99,6 +101,8 @@ class DetectionReport:
         metrics = {self._name(radius): self._intervals(table) for radius, table in tables.items()}
         write_metrics(self.output_dir / "metrics.json", {**metrics, "notes": self.notes})
         first = tables[self.radii[0]]
+        with atomic_path(self.output_dir / "scores.csv") as temporary:
+            first.to_csv(temporary, index=False)
         totals = first[["tp", "fp", "fn"]].sum()
         names = {"tp": "found", "fp": "false alarms", "fn": "missed"}
         write_report(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ignite.engine import Engine, Events
 from monai.utils import convert_to_numpy
 
 from monai_ext.base.files import atomic_path, write_png
-from monai_ext.data.result_files import SEEDS
+from monai_ext.data.result_files import SEED_STEPS, SEEDS
 from monai_ext.formats.image import read_field, read_mask
 from monai_ext.metrics.seeds import SeedQuality, seed_shares
 from monai_ext.reports.instance_pictures import instance_rows
@@ -29,6 +30,8 @@ class _Picture:
     image: str
     seeds: np.ndarray
     nuclei: np.ndarray | None
+    source: np.ndarray | None = None  # at the network's resolution, as the steps are
+    steps: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class SeedsReport:
@@ -37,20 +40,31 @@ class SeedsReport:
     Writes ``seeds.png`` (the first images with seeds, their seeds, and the nuclei where they are outlined) and
     ``seeds.json`` into ``output_dir`` and prints one line. ``seeds.json`` has ``images``, ``seeds``, ``outlined``, the
     images whose items name an instance map under ``label``, and of these :class:`~monai_ext.metrics.SeedQuality`'s
-    counts and shares, pooled. Nothing is gathered under ``torchrun``: the first rank writes the seeds alone.
+    counts and shares, pooled. With ``steps`` also ``seed_steps.png``, how the seeds of these images come about, as in
+    the paper's Fig. 2. Nothing is gathered under ``torchrun``: the first rank writes the seeds alone.
 
     Args:
         output_dir: where the files go.
         seeds_key: of the seeds ``(1, H, W)`` in the evaluator's output.
         label_key: of the path of the true instance map in its batch, if there is one.
         pictures: how many images are shown.
+        steps: from the relevance in the evaluator's output and the image as it was loaded to maps by name, see
+            :meth:`~monai_ext.transforms.SeedMasksFromRelevance.steps`; ``None`` for no such picture.
+        relevance_key: of the relevance in the evaluator's output.
     """
 
     def __init__(
-        self, output_dir: str | Path, seeds_key: str = "seeds", label_key: str = "label", pictures: int = 4
+        self,
+        output_dir: str | Path,
+        seeds_key: str = "seeds",
+        label_key: str = "label",
+        pictures: int = 4,
+        steps: Callable[[Any, Any], Mapping[str, np.ndarray]] | None = None,
+        relevance_key: str = "pred",
     ) -> None:
         self.output_dir, self.pictures = Path(output_dir), pictures
         self.seeds_key, self.label_key = seeds_key, label_key
+        self.steps, self.relevance_key = steps, relevance_key
         self._images, self._seeds = 0, 0
         self._counts: list[torch.Tensor] = []
         self._shown: list[_Picture] = []
@@ -75,7 +89,11 @@ class SeedsReport:
             self._images += 1
             self._seeds += int(seeds.max())
             if seeds.any() and len(self._shown) < self.pictures:
-                self._shown.append(_Picture(str(batch["source"].meta["filename_or_obj"]), seeds, nuclei))
+                name, source, steps = str(batch["source"].meta["filename_or_obj"]), None, {}
+                if self.steps is not None:
+                    source = convert_to_numpy(batch["source"]).astype(np.uint8)
+                    steps = self.steps(output[self.relevance_key], batch["source"])
+                self._shown.append(_Picture(name, seeds, nuclei, source, steps))
 
     def _write(self, _: Engine) -> None:
         content: dict[str, Any] = {"images": self._images, "seeds": self._seeds, "outlined": len(self._counts)}
@@ -97,6 +115,10 @@ class SeedsReport:
         # with a resolution given px stay the file's own, as the maps' are
         images = [read_field(picture.image, mpp=1.0).image for picture in self._shown]
         write_png(self.output_dir / SEEDS, instance_rows(images, maps, headings))
+        if self.steps is not None:
+            images = [picture.source for picture in self._shown]
+            maps = [list(picture.steps.values()) for picture in self._shown]
+            write_png(self.output_dir / SEED_STEPS, instance_rows(images, maps, ["image", *self._shown[0].steps]))
 
 
 def _or_empty(picture: _Picture) -> np.ndarray:

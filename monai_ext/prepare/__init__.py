@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from monai_ext.prepare.consep import prepare_consep
     from monai_ext.prepare.crchisto import prepare_crchisto
     from monai_ext.prepare.dsb2018 import prepare_dsb2018
+    from monai_ext.prepare.folds import prepare_folds
     from monai_ext.prepare.lizard import prepare_lizard
     from monai_ext.prepare.mitosis import (
         prepare_amida13,
@@ -36,6 +37,7 @@ __all__ = [
     "prepare_consep",
     "prepare_crchisto",
     "prepare_dsb2018",
+    "prepare_folds",
     "prepare_hploc",
     "prepare_lizard",
     "prepare_midog",

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from monai_ext.reports.attribution import attribution_report
     from monai_ext.reports.comparison import compare_annotations, compare_classifiers, compare_instances
     from monai_ext.reports.evidence import compare_evidence, evidence_report, score_evidence
-    from monai_ext.reports.instance_pictures import instance_rows
+    from monai_ext.reports.folds import compare_folds
+    from monai_ext.reports.instance_pictures import instance_rows, picture_instances
     from monai_ext.reports.pages import write_metrics, write_report
     from monai_ext.reports.slide_evaluation import evaluate_slides
 
@@ -19,10 +20,12 @@ __all__ = [
     "compare_cells",
     "compare_classifiers",
     "compare_evidence",
+    "compare_folds",
     "compare_instances",
     "evaluate_slides",
     "evidence_report",
     "instance_rows",
+    "picture_instances",
     "score_evidence",
     "write_metrics",
     "write_report",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -26,6 +25,7 @@ from monai_ext.metrics.bootstrap import (
 from monai_ext.metrics.classification import WEIGHTED, class_scores_ci, weighted_f1, weighted_share
 from monai_ext.metrics.grid_locating import grid_locating_scores
 from monai_ext.reports.pages import write_report
+from monai_ext.reports.runs import check_runs, folders_of
 
 __all__ = ["compare_annotations", "compare_classifiers", "compare_instances"]
 
@@ -61,8 +61,8 @@ def compare_classifiers(runs: Mapping[str, str | Sequence[str]], dst: str) -> st
     Raises:
         InputError: no folder matches, or a folder without a usable ``scores.csv``.
     """
-    _check_runs(runs)
-    scores = {name: [_read(path) for path in _folders(name, folders)] for name, folders in runs.items()}
+    check_runs(runs)
+    scores = {name: [_read(path) for path in folders_of(name, folders)] for name, folders in runs.items()}
     statistics = {title: (dict, statistic) for title, statistic in _statistics(scores).items()}
     if all(len(_located(table)) for tables in scores.values() for table in tables):
         statistics["Dice"] = (_located, weighted_mean)
@@ -84,8 +84,8 @@ def compare_instances(runs: Mapping[str, str | Sequence[str]], dst: str) -> str:
     Raises:
         InputError: no folder matches, or a folder without a usable ``scores.csv``.
     """
-    _check_runs(runs)
-    scores = {name: [_read_instances(path) for path in _folders(name, folders)] for name, folders in runs.items()}
+    check_runs(runs)
+    scores = {name: [_read_instances(path) for path in folders_of(name, folders)] for name, folders in runs.items()}
     statistics = {title: (partial(_column, name=name), weighted_mean) for title, name in _MEANS.items()}
     return _compare(runs, scores, {**statistics, "F1": (_counts, weighted_detection_f1)}, dst)
 
@@ -118,23 +118,10 @@ def _compare(
     path = Path(dst) / "comparison.csv"
     with atomic_path(path) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)
-    notes = {name: ", ".join(_folders(name, folders)) for name, folders in runs.items()}
+    notes = {name: ", ".join(folders_of(name, folders)) for name, folders in runs.items()}
     write_report(path.with_name("report.html"), title="Comparison", metrics={}, tables={"Rows": lines}, notes=notes)
     print(pd.DataFrame(lines).fillna("").to_string(index=False))
     return str(path)
-
-
-def _check_runs(runs: object) -> None:
-    if not isinstance(runs, Mapping) or not runs:
-        raise InputError("--runs", "{'name': 'eval/name_*', ...}", repr(runs))
-
-
-def _folders(name: str, folders: str | Sequence[str]) -> list[str]:
-    patterns = [folders] if isinstance(folders, str) else list(folders)
-    matches = sorted(folder for pattern in patterns for folder in glob.glob(str(pattern)))  # noqa: PTH207  any root
-    if not matches:
-        raise InputError(f"--runs {name}", "folders of evaluations", f"none like {', '.join(map(str, patterns))}")
-    return matches
 
 
 def _table(folder: str) -> tuple[Path, pd.DataFrame]:

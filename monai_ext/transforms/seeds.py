@@ -184,10 +184,34 @@ class SeedMasksFromRelevance(Transform):
         certain = background | (convert_to_numpy(seeds)[0] > 0)
         return convert_to_dst_type(certain[None], seeds, dtype=bool)[0]
 
+    def steps(self, relevance: NdarrayOrTensor, image: NdarrayOrTensor | None = None) -> dict[str, np.ndarray]:
+        """What each step makes of a map, for a picture such as the paper's Fig. 2.
+
+        Args:
+            relevance: as for a call.
+            image: as for a call.
+
+        Returns:
+            maps ``(H, W)`` by name: ``relevance``, float32, the share of the maximum; ``above theta``, bool; then
+            ``hulls`` and ``closed``, bool, or with ``refine`` ``dark``, bool, and ``parted``, int32; at last ``seeds``,
+            int32.
+        """
+        response = self._response(relevance)
+        steps = {"relevance": response, "above theta": response > self.theta}
+        if self.refine is None:
+            hulls = _fill_hulls(response > self.theta)
+            steps |= {"hulls": hulls, "closed": self._closed(hulls).view(bool)}
+        else:
+            dark, parts, _ = self._dark_parts(response, image)
+            steps |= {"dark": dark, "parted": parts}
+        return {**steps, "seeds": convert_to_numpy(self(relevance, image)[0])[0]}
+
+    def _closed(self, mask: np.ndarray) -> np.ndarray:
+        return cv2.morphologyEx(mask.view(np.uint8), cv2.MORPH_CLOSE, disk(self.radius, np.uint8))
+
     def _hulls(self, response: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The paper's seeds: labels ``(H, W)``, and their areas, the background's first."""
-        mask = _fill_hulls(response > self.theta)
-        mask = cv2.morphologyEx(mask.view(np.uint8), cv2.MORPH_CLOSE, disk(self.radius, np.uint8))
+        mask = self._closed(_fill_hulls(response > self.theta))
         _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8, ltype=cv2.CV_32S)
         return labels, stats[:, cv2.CC_STAT_AREA]
 

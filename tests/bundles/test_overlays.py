@@ -91,6 +91,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         "paper": {"convention", "network_def#weights", "target_mpp"},
         "from_classifier": {"convention", "network_def#weights"},  # it begins from the classifier's
         "classifier": {"stage2_epochs"},
+        "hematoxylin": {"network_def#weights", "network_def#backbone", *NO_NETWORK},
     },
     "nuclei_instance_segmentation": {
         "paper": {"backbone_weights"},

@@ -121,6 +121,8 @@ ELSEWHERE = (
         r"torchrun --standalone.*multi_gpu_slides",
         by="tests/bundles/test_bundle_slides.py::test_two_processes_write_the_same_files",
     ),
+    Rule(r" report folds ", by="tests/reports/test_folds_report.py::test_a_row_for_each_method"),
+    Rule(r" report pictures ", by="tests/reports/test_instance_pictures.py::test_runs_stand_beside_image_and_labels"),
     Rule(r" training .*configs/cycle\.json", by=f"{CYCLE_TEST}::whole"),
     Rule(
         r" training .*/from_classifier\.json",
@@ -152,6 +154,8 @@ NOT_RUN = (
         r"^(?!.*( phantom |from_classifier\.json)).*(--seed |(data|eval)/\w+_)[1-4]( |$)",
         why="another seed of a command that is run",
     ),
+    Rule(r"--output_dir data/seeds_\d+ ", why="goes on from the front end that the bundle's page trains"),
+    Rule(r"benchmarks/pretraining\.py", why="thirty trainings"),
     Rule(rf"{NUCLEI}.*models/cycle/cycle_", why="goes on from a cycle of half an hour"),
     Rule(r"--ckpt_dir models/resnet18( |$)", why="on the bundle's page the same runs with the ResNet18 trained there"),
 )

@@ -66,7 +66,11 @@ def test_metrics_and_report(fields, tmp_path, capsys):
     for text in ("Mitoses", "a.png", "p1", "loss", "Worst fields", "data:image"):
         assert text in page
     assert "F1 at 30 px (7.5 um) 1.000" in capsys.readouterr().out
-    assert {path.name for path in out.iterdir()} == {"metrics.json", "report.html"}
+    assert {path.name for path in out.iterdir()} == {"metrics.json", "report.html", "scores.csv"}
+    scores = pd.read_csv(out / "scores.csv")
+    assert scores["image"].str.endswith(".png").all()
+    assert scores[["tp", "fp", "fn"]].sum().tolist() == [3, 0, 0]  # at the first radius
+    assert scores["group"].nunique() == at30["f1"]["groups"]
 
 
 def test_intervals_are_over_groups(tmp_path, monkeypatch):

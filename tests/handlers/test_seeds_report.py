@@ -106,3 +106,34 @@ def test_seeds_are_on_the_grid_of_the_file(items, tmp_path):
     report._collect(SimpleNamespace(state=SimpleNamespace(batch=batch, output=[{"seeds": seeds}])))
     report._write(None)
     assert json.loads((tmp_path / "out/seeds.json").read_text())["counts"]["nuclei"] == 3
+
+
+def test_the_steps_of_the_seeds_that_are_shown(items, tmp_path):
+    def steps(relevance, image):
+        assert image.meta["filename_or_obj"]
+        return {"relevance": relevance[0].numpy(), "above theta": relevance[0].numpy() > 0.5}
+
+    load = LoadFieldd(["source"])
+
+    def step(engine, number):
+        engine.state.batch = [load({"source": items[number]["image"], **items[number]})]
+        relevance = torch.zeros(1, 40, 50)
+        relevance[0, 5:15, 5:25], relevance[0, 20:30, 5:25] = 1.0, 0.25
+        return [{"seeds": seeds_of(number), "pred": relevance}]
+
+    engine = Engine(step)
+    SeedsReport(tmp_path / "out", steps=steps).attach(engine)
+    engine.run(list(range(3)))
+    picture = cv2.imread(str(tmp_path / "out/seed_steps.png"))
+    assert picture.shape == (2 * SIDE + HEADING, 3 * SIDE, 3)  # of images with seeds: image, relevance, above theta
+    changed = (picture[HEADING : HEADING + 40] != 200).any(axis=-1)
+    assert not changed[:, :50].any()
+    assert changed[5:15, SIDE + 5 : SIDE + 25].all()
+    assert changed[20:30, SIDE + 5 : SIDE + 25].all()
+    assert changed[5:15, 2 * SIDE + 5 : 2 * SIDE + 25].all()
+    assert not changed[20:30, 2 * SIDE : 2 * SIDE + 50].any()
+
+
+def test_no_steps_unless_asked(items, tmp_path):
+    run(SeedsReport(tmp_path / "out"), items)
+    assert not (tmp_path / "out/seed_steps.png").exists()

@@ -4,7 +4,7 @@ import torch
 
 from monai_ext.base.stain import HE_STAINS
 from monai_ext.networks import CAFFE, InputConvention
-from monai_ext.networks.nets.hematoxylin import HematoxylinMap, HematoxylinScore
+from monai_ext.networks.nets.hematoxylin import HematoxylinGrid, HematoxylinMap, HematoxylinScore
 
 TOL = 0.02  # of a probability: pixels are whole grey values
 
@@ -59,4 +59,20 @@ def test_a_patch_is_scored_by_its_middle():
     score = net(convention(torch.tensor(patch[None], dtype=torch.float32)))
     assert score.shape == (1, 1)
     assert score.item() == pytest.approx(0.3, abs=TOL)
+    assert not net.state_dict()
+
+
+def test_cells_and_vessels_are_called_by_the_hematoxylin_of_patches():
+    convention = InputConvention(*NORMALISATIONS["imagenet"])
+    net = HematoxylinGrid(convention, grid=3, cut=0.5, halfway=0.4)
+    amounts = np.array([[1.0, 0.1, 0.6], [0.4, 0.0, 0.45], [0.0, 0.0, 0.0]])
+    patches = np.array([[light(h, 0.3 * (h > 0)) for h in row] for row in amounts])  # glass where there is none
+    mosaic = torch.tensor(patches, dtype=torch.float32).permute(2, 0, 1)
+    mosaic = mosaic.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    out = net(convention(torch.stack([mosaic, torch.full_like(mosaic, 255.0)])))
+    assert out["logit"].shape == (2, 1)
+    assert out["p_loc"].shape == (2, 3, 3, 3)
+    assert out["logit"].flatten().tolist() == pytest.approx([1.0 - 0.4, -0.4], abs=TOL)
+    assert out["p_loc"].argmax(1).tolist() == [[[2, 0, 2], [1, 0, 1], [0, 0, 0]], [[0] * 3] * 3]
+    assert not list(net.parameters())
     assert not net.state_dict()

@@ -467,3 +467,36 @@ def test_refining_needs_the_image(image):
         SeedMasksFromRelevance(refine="stain")(discs(ALONE), image)
     with pytest.raises(InputError, match="'stain' or null"):
         SeedMasksFromRelevance(refine="strain")
+
+
+def test_the_steps_lead_to_the_seeds():
+    relevance = torch.zeros(1, 64, 64)
+    relevance[0, 10:30, 10:30], relevance[0, 10:20, 20:30] = 2.0, 0  # an L, whose hull is larger
+    relevance[0, 50:54, 50:54], relevance[0, 40:44, 4:8] = 1.0, -1.0
+    find = SeedMasksFromRelevance(min_area=100)
+    steps = find.steps(relevance)
+    assert list(steps) == ["relevance", "above theta", "hulls", "closed", "seeds"]
+    assert steps["relevance"].min() == 0
+    assert steps["relevance"].max() == 1
+    np.testing.assert_array_equal(steps["above theta"], relevance[0].numpy() > 0.7)
+    assert (steps["hulls"] & ~steps["above theta"])[14, 22]
+    assert (steps["closed"] >= steps["hulls"]).all()
+    assert (steps["closed"] >= (steps["seeds"] > 0)).all()
+    np.testing.assert_array_equal(steps["seeds"], find(relevance)[0][0].numpy())
+    assert steps["closed"][52, 52]
+    assert not steps["seeds"][52, 52]  # too small
+
+
+def test_the_steps_of_a_refinement():
+    relevance = torch.zeros(1, 64, 64)
+    relevance[0, 10:30, 10:30] = 2.0
+    image = np.full((3, 64, 64), 230, np.uint8)
+    image[:, 12:24, 12:24] = image[:, 40:52, 40:52] = 90  # the second one is nowhere relevant
+    find = SeedMasksFromRelevance(min_area=100, refine="stain")
+    steps = find.steps(relevance, image)
+    assert list(steps) == ["relevance", "above theta", "dark", "parted", "seeds"]
+    assert steps["dark"][46, 46]
+    assert len(np.unique(steps["parted"])) == 3
+    assert np.unique(steps["seeds"]).tolist() == [0, 1]
+    np.testing.assert_array_equal(steps["seeds"], find(relevance, image)[0][0].numpy())
+    np.testing.assert_array_equal(steps["seeds"] > 0, steps["parted"] == steps["parted"][18, 18])

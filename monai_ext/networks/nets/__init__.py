@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from monai_ext.networks.nets.celnet import CELNet
     from monai_ext.networks.nets.cyclic_classifier import CyclicClassifier
     from monai_ext.networks.nets.group_densenet import GroupDenseNet
-    from monai_ext.networks.nets.hematoxylin import HematoxylinMap, HematoxylinScore
+    from monai_ext.networks.nets.hematoxylin import HematoxylinGrid, HematoxylinMap, HematoxylinScore
     from monai_ext.networks.nets.loopnet import LoopNet
     from monai_ext.networks.nets.nuclei_hovernet import NucleiHoVerNet
     from monai_ext.networks.nets.nuclei_kg_instance import NucleiKGInstance
@@ -34,6 +34,7 @@ __all__ = [
     "CELNet",
     "CyclicClassifier",
     "GroupDenseNet",
+    "HematoxylinGrid",
     "HematoxylinMap",
     "HematoxylinScore",
     "InstanceBackEnd",
