@@ -34,6 +34,7 @@ WATCHED = (
 )
 NO_NETWORK = {"weights", "ckpt_dir", "convention", "convention#weights"}
 OTHER_NETWORK = {"window", "dropout", "norm_momentum"}  # of the network that is replaced
+NO_BACKBONE = {"freeze_norm", "backbone", "backbone_rate", "backbone_weights"}
 NO_LOADER = {
     "cpu_bfloat16",
     "num_workers",
@@ -59,10 +60,10 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         **dict.fromkeys(["attributions", "evaluate_evidence"], NO_LOADER),
     },
     "cell_semantic_segmentation": {
-        "transposed_unet": {*INPUT, "backbone_weights"},  # it has no backbone
-        "paper": {"weight_decay", *INPUT, "backbone_weights"},  # Adam as in the paper, without
+        "transposed_unet": {*INPUT, *NO_BACKBONE},
+        "paper": {"weight_decay", *INPUT, *NO_BACKBONE},  # Adam as in the paper, without
         **{name: {"ckpt_dir", *OTHER_NETWORK} for name in ("teacher", "resnet16", "vgg4", "xception")},
-        "otsu": NO_NETWORK,
+        "otsu": {"freeze_norm", *NO_NETWORK},
         "student": {"ckpt_dir"},
         "finetune": {"ckpt_dir", "teacher_labels", "convention", "convention#weights"},  # experts teach
     },
@@ -97,8 +98,9 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         "paper": {"backbone_weights"},
         "paper_front": {"backbone_weights"},
         "ignore_unlabelled": {"unlabelled"},
-        "otsu": {"backbone", "backbone_weights", "start_from", "unlabelled", *NO_NETWORK},
+        "otsu": {"backbone", "backbone_weights", "start_from", "freeze_norm", "unlabelled", *NO_NETWORK},
         "fully_supervised": {"ckpt_dir"},
+        **{name: {"score"} for name in ("hovernet", "kg_instance")},  # they have thresholds of their own
         "evaluate_seeds": {"pictures"},  # its report has pictures of its own
         # seeds do not come from relevance
         "true_seeds": {
