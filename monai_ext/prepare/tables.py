@@ -6,10 +6,11 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from monai_ext.base.errors import InputError
 
-__all__ = ["Row", "one_file", "read_table"]
+__all__ = ["Row", "has_columns", "one_file", "read_table"]
 
 Row = dict[str, str]
 _SEPARATORS = ",;\t"
@@ -32,12 +33,7 @@ def read_table(path: Path, columns: Sequence[str], problems: list[str]) -> list[
     Returns:
         The lines that are sound, without empty ones.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig", errors="replace")
-    except OSError as error:
-        raise InputError(path, "a readable table", error.strerror or type(error).__name__) from error
-    readers = [csv.reader(io.StringIO(text, newline=""), delimiter=separator) for separator in _SEPARATORS]
-    headers = [[cell.strip() for cell in next(reader, [])] for reader in readers]
+    readers, headers = _open(path)
     fitting = [number for number, header in enumerate(headers) if set(columns) <= set(header)]
     if not fitting:
         header = max(headers, key=len)
@@ -58,6 +54,22 @@ def read_table(path: Path, columns: Sequence[str], problems: list[str]) -> list[
     if len(broken) > _SHOWN:
         problems.append(f"{path}: expected {expected}, found others in {len(broken) - _SHOWN} further lines")
     return rows
+
+
+def has_columns(path: Path, columns: Sequence[str]) -> bool:
+    """Whether a file's first line names all of some columns."""
+    return path.is_file() and any(set(columns) <= set(header) for header in _open(path)[1])
+
+
+def _open(path: Path) -> tuple[list[Any], list[list[str]]]:
+    """A reader of the file, behind its header, and the header: of each separator."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    except OSError as error:
+        raise InputError(path, "a readable table", error.strerror or type(error).__name__) from error
+    readers = [csv.reader(io.StringIO(text, newline=""), delimiter=separator) for separator in _SEPARATORS]
+    headers = [[cell.strip() for cell in next(reader, [])] for reader in readers]
+    return readers, headers
 
 
 def one_file(folder: Path, files: Sequence[Path], name: str, problems: list[str], required: bool = True) -> Path | None:
