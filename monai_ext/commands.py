@@ -45,6 +45,7 @@ COMMANDS: dict[Words, str] = {
     ("prepare", "midog"): "monai_ext.prepare.midog:prepare_midog",
     ("prepare", "midogpp"): "monai_ext.prepare.midog:prepare_midogpp",
     ("prepare", "atypical"): "monai_ext.prepare.atypical:prepare_atypical",
+    ("prepare", "cbis_ddsm"): "monai_ext.prepare.cbis_ddsm:prepare_cbis_ddsm",
     ("prepare", "pcam"): "monai_ext.prepare.pcam:prepare_pcam",
     ("prepare", "camelyon16"): "monai_ext.prepare.camelyon:prepare_camelyon16",
     ("prepare", "hploc"): "monai_ext.prepare.camelyon:prepare_hploc",

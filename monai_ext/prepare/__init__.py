@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from monai_ext.prepare.annotator import annotate
     from monai_ext.prepare.atypical import prepare_atypical
     from monai_ext.prepare.camelyon import prepare_camelyon16, prepare_hploc
+    from monai_ext.prepare.cbis_ddsm import prepare_cbis_ddsm
     from monai_ext.prepare.ccrcc import prepare_ccrcc
     from monai_ext.prepare.consep import prepare_consep
     from monai_ext.prepare.crchisto import prepare_crchisto
@@ -29,6 +30,7 @@ __all__ = [
     "prepare_amida13",
     "prepare_atypical",
     "prepare_camelyon16",
+    "prepare_cbis_ddsm",
     "prepare_ccrcc",
     "prepare_consep",
     "prepare_crchisto",

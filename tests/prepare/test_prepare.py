@@ -519,6 +519,7 @@ def test_wrong_folder(tmp_path, name):
         "midog": "MIDOG.json",
         "midogpp": "MIDOG++.json",
         "atypical": "Ami-Br.csv",
+        "cbis_ddsm": "mass_case_description_train_set.csv",
         "pcam": "train_labels.csv",
         "camelyon16": "normal_001.tif",
         "hploc": "normal_001.tif",

@@ -152,8 +152,8 @@ RELEASES = {
     ("prepare", "hploc"): [(camelyon, TIFFS)],
     ("templates",): [(templates, SUFFIXES)],
 }
-#: Converters of releases whose images have one format, PNG, BMP or HDF5.
-OF_ONE_FORMAT = {"lizard", "consep", "ccrcc", "dsb2018", "nucls", "crchisto", "pcam"}
+#: Converters of releases whose images have one format, PNG, BMP, DICOM or HDF5.
+OF_ONE_FORMAT = {"cbis_ddsm", "lizard", "consep", "ccrcc", "dsb2018", "nucls", "crchisto", "pcam"}
 
 
 def test_every_converter_is_here():
