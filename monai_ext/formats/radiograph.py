@@ -24,6 +24,12 @@ class Radiograph(NamedTuple):
     Args:
         image: uint8 ``(H, W)``, 0 is black.
         mpp: um per px; None where the file states nothing, or oblong px.
+
+    Examples:
+        >>> from monai_ext.formats.radiograph import Radiograph
+        >>> image, mpp = Radiograph(np.zeros((200, 300), np.uint8), 50.0)
+        >>> image.shape, mpp
+        ((200, 300), 50.0)
     """
 
     image: np.ndarray
