@@ -7,8 +7,8 @@ from monai_ext.base.lazy import lazy_names
 if TYPE_CHECKING:
     from monai_ext.handlers.classification_report import ClassificationReport
     from monai_ext.handlers.detection_report import DetectionReport
-    from monai_ext.handlers.image_report import ImageMetricReport
     from monai_ext.handlers.instance_report import InstanceReport
+    from monai_ext.handlers.mask_report import MaskReport
     from monai_ext.handlers.metric_of import LossOf, MetricOf
     from monai_ext.handlers.multiclass_report import MulticlassReport
     from monai_ext.handlers.progress import EpochProgress
@@ -26,9 +26,9 @@ __all__ = [
     "DetectionReport",
     "EpochProgress",
     "EpochSeed",
-    "ImageMetricReport",
     "InstanceReport",
     "LossOf",
+    "MaskReport",
     "MetricOf",
     "MulticlassReport",
     "SeedsReport",

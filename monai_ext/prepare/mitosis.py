@@ -1,4 +1,4 @@
-"""Converters of the mitosis releases: ICPR 2012, ICPR 2014, AMIDA13, TUPAC16 and MIDOG.
+"""Converters of the mitosis releases: ICPR 2012, ICPR 2014, AMIDA13 and TUPAC16; MIDOG's is in :mod:`.midog`.
 
 Each takes the folder of the unpacked release, the folder to write, and the options of
 :func:`monai_ext.prepare.common.prepare`: ``split``, ``seed``, ``overwrite``, ``link``.
@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import find_files
@@ -22,7 +21,7 @@ from monai_ext.formats.point_files import read_points
 from monai_ext.prepare.common import prepare, remark
 from monai_ext.prepare.samples import PointsImage, Sample, labels_per_group
 
-__all__ = ["prepare_amida13", "prepare_midog", "prepare_mitos12", "prepare_mitos14", "prepare_tupac16"]
+__all__ = ["prepare_amida13", "prepare_mitos12", "prepare_mitos14", "prepare_tupac16"]
 
 _NO_POINTS = np.zeros((0, 2), dtype=np.float32)
 _MITOS12_MPP = {"A": 0.2456, "H": 0.2273}  # Aperio XT, Hamamatsu NanoZoomer
@@ -30,7 +29,8 @@ _MITOS14_MPP = {"A": 0.2455, "H": 0.2273}
 _MITOS14_TRAINING = ("04", "05", "07", "10", "11", "12", "14")
 _MITOS14_VALIDATION = "03"
 _TUPAC16_VALIDATION = frozenset({30, 37, 44, 51, 58, 65, 72})
-_MIDOG_FIGURE, _MIDOG_LOOKALIKE = 1, 2
+_AMIDA13_CASES = 23  # of TUPAC16's 73, the first ones
+_PARTS = {f"mitoses_image_data_part_{number}" for number in (1, 2, 3)}
 
 
 def prepare_mitos12(
@@ -149,11 +149,13 @@ def prepare_amida13(src: str | os.PathLike, dst: str | os.PathLike, **options: A
     """Convert AMIDA13 (Veta et al., 2015): 23 cases of fields of 2000 x 2000 pixels at 0.25 um/px.
 
     Images are ``<case>/<nn>.tif``, their points ``<case>/<nn>.csv`` with lines ``row,col``, in one tree or two; an
-    image without a CSV has no mitoses. The paper's split is the challenge's: cases 1 to 12 for training, of which a
-    fifth drawn by ``seed`` is the validation part, 13 to 23 for testing. It applies to all 23 cases only.
+    image without a CSV has no mitoses. AMIDA13's own site is closed, but its cases are the first 23 of TUPAC16's
+    auxiliary mitosis set, under the same numbers (SegMitos, section 4.5): given that release, cases 1 to 23 are taken.
+    The paper's split is the challenge's: cases 1 to 12 for training, of which a fifth drawn by ``seed`` is the
+    validation part, 13 to 23 for testing. It applies to all 23 cases only.
 
     Args:
-        src: the folder of the unpacked release.
+        src: the folder of the unpacked release, AMIDA13's or TUPAC16's.
         dst: the folder to write.
         options: of :func:`~monai_ext.prepare.common.prepare`.
 
@@ -162,11 +164,11 @@ def prepare_amida13(src: str | os.PathLike, dst: str | os.PathLike, **options: A
     """
 
     def collect(folder: Path, problems: list[str]) -> list[Sample]:
-        return _case_folders(folder, dst, problems, ("<case>/<nn>.tif", "<case>/<nn>.csv"))
+        return _case_folders(folder, dst, problems, ("<case>/<nn>.tif", "<case>/<nn>.csv"), _AMIDA13_CASES)
 
     def paper(samples: list[Sample], seed: int) -> dict[str, str] | None:
         cases = _numbered(samples)
-        if set(cases.values()) != set(range(1, 24)):
+        if set(cases.values()) != set(range(1, _AMIDA13_CASES + 1)):
             return None
         parts = {case: "training" if number <= 12 else "test" for case, number in cases.items()}
         return carve_validation(parts, labels_per_group(samples), seed)
@@ -177,11 +179,14 @@ def prepare_amida13(src: str | os.PathLike, dst: str | os.PathLike, **options: A
 def prepare_tupac16(src: str | os.PathLike, dst: str | os.PathLike, **options: Any) -> Path:
     """Convert the auxiliary mitosis set of TUPAC16 (Veta et al., 2019): 73 cases at 0.25 um/px.
 
-    Images are ``mitoses_image_data*/<case>/<nn>.tif`` (whole or in parts), their points
+    Images are ``mitoses_image_data*/<case>/<nn>.tif`` (whole or in the three parts of the download), their points
     ``mitoses_ground_truth/<case>/<nn>.csv`` with lines ``row,col``; an image without a CSV has no mitoses.
+    ``mitoses-test-image-data/<case>/<nn>.tif``, if it was unpacked beside them, has the challenge's 34 test cases,
+    under numbers that the training cases have too. Their labels are withheld, so they are left out here; inference
+    takes that folder as it is, and ``python -m monai_ext hand_in`` writes the files that the challenge asks for.
 
     The paper's split (SegMitos, section 4.5): cases 30, 37, 44, 51, 58, 65 and 72 for validation, the others for
-    training, and no test part, because the challenge withholds those labels. It applies to all 73 cases only.
+    training, and no test part. It applies to all 73 cases only.
 
     Args:
         src: the folder of the unpacked release.
@@ -205,72 +210,54 @@ def prepare_tupac16(src: str | os.PathLike, dst: str | os.PathLike, **options: A
     return prepare("tupac16", src, dst, collect, paper=paper, **options)
 
 
-def prepare_midog(
-    src: str | os.PathLike,
-    dst: str | os.PathLike,
-    *,
-    annotations: str | os.PathLike | None = None,
-    keep_unannotated: bool = False,
-    **options: Any,
-) -> Path:
-    """Convert MIDOG 2021, MIDOG 2022 or MIDOG++ (Aubreville et al., 2023): one image a case.
-
-    A COCO file (``MIDOG.json``, ``MIDOG++.json`` ...) lists images and boxes ``x1, y1, x2, y2`` of mitotic figures
-    (category 1) and of look-alikes (category 2, key ``lookalikes``); a point is the centre of its box. The papers name
-    no split by case. The resolution is that of the image file, or 0.25 um/px where it states none.
-
-    Args:
-        src: the folder of the unpacked release; the images may be anywhere below it.
-        dst: the folder to write.
-        annotations: the COCO file; by default the only one below ``src``.
-        keep_unannotated: keep images without any box as images without mitoses. They are left out by default, since
-            the releases list the images of unannotated scanners in the same way.
-        options: of :func:`~monai_ext.prepare.common.prepare`.
-
-    Returns:
-        The path of ``dataset.json``.
-    """
-
-    def collect(folder: Path, problems: list[str]) -> list[Sample]:
-        boxes = _midog_boxes(folder, dst, annotations, problems)
-        images = {path.name: path for path in find_files(folder, (".tif", ".tiff", ".png", ".jpg"), dst)}
-        kept = {name: categories for name, categories in boxes.items() if categories or keep_unannotated}
-        if len(kept) < len(boxes):
-            remark(folder, f"{len(boxes) - len(kept)} images without any annotation left out (keep_unannotated=True)")
-        problems += [f"{folder}: expected image {name}, found none" for name in kept if name not in images]
-        samples = []
-        for name in kept.keys() & images.keys():
-            points, lookalikes = (
-                np.array(kept[name][kind], dtype=np.float32).reshape(-1, 2) if kind in kept[name] else _NO_POINTS
-                for kind in (_MIDOG_FIGURE, _MIDOG_LOOKALIKE)
-            )
-            case = Path(name).stem
-            samples.append(PointsImage(case, case, images[name], points, None, lookalikes))
-        return samples
-
-    return prepare("midog", src, dst, collect, **options)
-
-
-def _case_folders(src: Path, dst: str | os.PathLike, problems: list[str], places: tuple[str, str]) -> list[Sample]:
-    """Samples of a release whose images and CSV files are named ``<case>/<nn>`` (AMIDA13, TUPAC16)."""
+def _case_folders(
+    src: Path, dst: str | os.PathLike, problems: list[str], places: tuple[str, str], last: int | None = None
+) -> list[Sample]:
+    """Samples of a release whose images and CSV files are named ``<case>/<nn>``: of TUPAC16 up to the last case."""
+    files = find_files(src, (".tif", ".tiff"), dst)
+    withheld = dict.fromkeys(path for path in files if _withheld(path.relative_to(src), last is None))
+    if withheld:
+        test = next(iter(withheld)).parents[1]
+        remark(src, f"{len(withheld)} test images, whose labels are withheld, left out: inference takes {test}")
     images: dict[tuple[str, str], Path] = {}
-    for path in find_files(src, (".tif", ".tiff"), dst):
+    for path in files:
         case, field = key = path.parent.name, path.stem
-        if images.setdefault(key, path) is not path:
+        if path not in withheld and images.setdefault(key, path) is not path:
             problems.append(f"{path}: expected one image of case {case}, field {field}, found also {images[key]}")
     cases = {case for case, _ in images}
-    tables = {}
+    tables: dict[tuple[str, str], Path] = {}
     for path in find_files(src, (".csv",), dst):
-        if path.parent.name in cases or path.parent.name.isdigit():
-            tables[path.parent.name, path.stem] = path
-        else:
+        key = path.parent.name, path.stem
+        if path.parent.name not in cases and not path.parent.name.isdigit():
             remark(path, "not in a case's folder: left out")
+        elif tables.setdefault(key, path) is not path:
+            problems.append(f"{path}: expected the points of a field once, found also {tables[key]}")
+    if last is not None:
+        beyond = {case for case, _ in {**images, **tables} if case.isdecimal() and int(case) > last}
+        if beyond:
+            remark(src, f"cases above {last}, which are not AMIDA13's, left out ({len(beyond)})")
+        images, tables = ({k: v for k, v in each.items() if k[0] not in beyond} for each in (images, tables))
+    if tables.keys() - images.keys():
+        problems += _missing_parts(src, images.values())
     if not _both_there(src, images, tables, problems, places):
         return []
     return [
         PointsImage(case, f"{case}/{field}", images[case, field], _points(tables.get((case, field)), problems), 0.25)
         for case, field in images
     ]
+
+
+def _withheld(path: Path, is_tupac16: bool) -> bool:
+    """Whether an image is of TUPAC16's test set; AMIDA13's test cases have labels, in whatever folder."""
+    named = re.search("mitos[ei]s.test.image", str(path.parent), re.IGNORECASE) is not None
+    return named or (is_tupac16 and _has_test_folder(path))
+
+
+def _missing_parts(src: Path, images: Iterable[Path]) -> list[str]:
+    """Which of the parts that TUPAC16's images come in are not there, if any of them is."""
+    there = {part for path in images for part in path.relative_to(src).parts} & _PARTS
+    missing = _PARTS - there if there else ()
+    return [f"{src}: expected also {part}, found {', '.join(sorted(there))}" for part in sorted(missing)]
 
 
 def _both_there(src: Path, images: dict, tables: dict, problems: list[str], places: tuple[str, str]) -> bool:
@@ -332,34 +319,6 @@ def _pixel_lists(path: Path | None, problems: list[str]) -> list[np.ndarray]:
             continue
         regions.append(np.array(cells, dtype=np.int64).reshape(-1, 2)[:, ::-1])
     return regions
-
-
-def _midog_boxes(
-    src: Path, dst: str | os.PathLike, annotations: str | os.PathLike | None, problems: list[str]
-) -> dict[str, dict[int, list[tuple[float, float]]]]:
-    """``{file name: {category: centres}}`` of a COCO file."""
-    files = [Path(annotations)] if annotations else find_files(src, (".json",), dst)
-    if len(files) != 1:
-        listed = ", ".join(path.name for path in files) or "none"
-        problems.append(f"{src}: expected one COCO file such as MIDOG.json (annotations= names it), found {listed}")
-        return {}
-    try:
-        content = orjson.loads(files[0].read_bytes())
-        names = {image["id"]: Path(image["file_name"]).name for image in content["images"]}
-        boxes: dict[str, dict[int, list]] = {name: defaultdict(list) for name in names.values()}
-        for box in content["annotations"]:
-            x1, y1, x2, y2 = box["bbox"]
-            category = box["category_id"]
-            if category not in (_MIDOG_FIGURE, _MIDOG_LOOKALIKE) or not (x1 < x2 and y1 < y2):
-                problems.append(
-                    f"{files[0]}: expected category 1 or 2 and a box x1 < x2, y1 < y2, found {category} {box['bbox']}"
-                )
-                continue
-            boxes[names[box["image_id"]]][category].append(((y1 + y2) / 2, (x1 + x2) / 2))
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        problems.append(f"{files[0]}: expected COCO with images and annotations, found {type(error).__name__}: {error}")
-        return {}
-    return boxes
 
 
 def _numbered(samples: list[Sample]) -> dict[str, int]:

@@ -7,7 +7,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -70,6 +70,8 @@ class PointsImage(Sample):
         lookalikes: centroids of cells that were mistaken for the labelled ones, if the release lists them.
         regions: pixels ``(M, 2)`` of each labelled cell; they are written as an instance mask.
         shape: height and width of the image, once it has been read.
+        atypical: those of ``points`` that are atypical, if a list says so.
+        more: further entries of the data list, such as the tumour's type.
     """
 
     image: Path
@@ -78,6 +80,8 @@ class PointsImage(Sample):
     lookalikes: np.ndarray | None = None
     regions: list[np.ndarray] | None = None
     shape: tuple[int, int] = (0, 0)
+    atypical: np.ndarray | None = None
+    more: dict[str, str] = field(default_factory=dict)
 
     @property
     def labels(self) -> int:
@@ -109,16 +113,17 @@ class PointsImage(Sample):
         write_points(dst / entry["label"], self.points)
         if self.mpp is not None:
             entry["mpp"] = self.mpp
-        if self.lookalikes is not None:
-            entry["lookalikes"] = f"lookalikes/{self.name}.csv"
-            write_points(dst / entry["lookalikes"], self.lookalikes)
+        for key, points in (("lookalikes", self.lookalikes), ("atypical", self.atypical)):
+            if points is not None:
+                entry[key] = f"{key}/{self.name}.csv"
+                write_points(dst / entry[key], points)
         if self.regions is not None:
             entry["mask"] = f"masks/{self.name}.png"
             mask = np.zeros(self.shape, dtype=np.uint16)
             for value, region in enumerate(self.regions, start=1):
                 mask[tuple(region.T)] = value
             write_png(dst / entry["mask"], mask)
-        return entry
+        return entry | self.more
 
 
 @dataclass

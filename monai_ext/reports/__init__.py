@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from monai_ext.reports.comparison import compare_annotations, compare_classifiers, compare_instances
     from monai_ext.reports.evidence import compare_evidence, evidence_report, score_evidence
     from monai_ext.reports.folds import compare_folds
+    from monai_ext.reports.hand_in import hand_in
     from monai_ext.reports.instance_pictures import instance_rows, picture_instances
     from monai_ext.reports.pages import write_metrics, write_report
     from monai_ext.reports.slide_evaluation import evaluate_slides
@@ -24,6 +25,7 @@ __all__ = [
     "compare_instances",
     "evaluate_slides",
     "evidence_report",
+    "hand_in",
     "instance_rows",
     "picture_instances",
     "score_evidence",

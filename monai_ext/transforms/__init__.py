@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from monai_ext.transforms.paste import RandPasteGlassd, RandPasteNucleid
     from monai_ext.transforms.patches import RandFieldPatchesd
     from monai_ext.transforms.points import LoadPoints, LoadPointsd
+    from monai_ext.transforms.radiograph import LoadRadiographd
     from monai_ext.transforms.save_detections import SaveDetectionsd
     from monai_ext.transforms.save_evidence import EvidencePiecesd, SaveEvidenced
     from monai_ext.transforms.save_masks import SaveMasksd
@@ -74,6 +75,7 @@ __all__ = [
     "LoadGeoJSONd",
     "LoadPoints",
     "LoadPointsd",
+    "LoadRadiographd",
     "LoadVesseld",
     "MacenkoNormalize",
     "MacenkoNormalized",

@@ -82,6 +82,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         "finetune": {"network_def#weights"},
         "caffe_input": INPUT,
         "hematoxylin": {"network_def#weights", *NO_NETWORK},
+        "final": {"mpp", "match_radius_px"},  # nothing is validated
         # fields are brought to one size, whatever their resolution, and their masks are scored
         "mammography": {"mpp", "target_mpp", "match_radius_px", "convention"},
         "mammography_evaluate": {"target_mpp", "match_radius_px"},

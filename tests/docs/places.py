@@ -23,6 +23,7 @@ from monai_ext.phantom import write_camelyon16, write_dataset, write_slide, writ
 from tests.docs.shell import ROOT
 from tests.prepare import (
     test_prepare,
+    test_prepare_cbis_ddsm,
     test_prepare_cells,
     test_prepare_nuclei_mat,
     test_prepare_pcam,
@@ -125,6 +126,23 @@ def tupac16(path: Path) -> None:
         np.savetxt(label, np.round(read_points(item["label"])), "%d", ",")
 
 
+def midogpp(path: Path) -> None:
+    """Each phantom field is a case, of one of two tumour types in turn; every third is a test case."""
+    entries, boxes, lines = [], [], ["Slide;Dataset;Tumor;Scanner;Origin;Species"]
+    (path / "images").mkdir(parents=True)
+    for number, item in enumerate(items(fields("mitosis")), start=1):
+        kind = ("human breast cancer", "human melanoma")[number % 2]
+        name = f"{number:03}.tiff"
+        cv2.imwrite(str(path / "images" / name), np.moveaxis(read_field(item["image"]).image, 0, -1)[..., ::-1])
+        entries.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE, "tumor_type": kind})
+        lines.append(f"{number};{'train' if number % 3 else 'test'};{kind};Hamamatsu XR;UMC Utrecht;Human")
+        for row, col in read_points(item["label"]).tolist():
+            box = [col - 25, row - 25, col + 25, row + 25]
+            boxes.append({"bbox": box, "category_id": 1, "image_id": number, "id": len(boxes)})
+    (path / "MIDOG++.json").write_text(json.dumps({"images": entries, "annotations": boxes}))
+    (path / "datasets_xvalidation.csv").write_text("\n".join(lines) + "\n")
+
+
 def bowl(path: Path) -> None:
     """Phantoms, nuclei on the left, none on the right, named as a few cases of the bundle's list, cut down to these."""
     listing = path.parent / "docs/dsb2018_split.csv"
@@ -192,7 +210,9 @@ def marked(path: Path) -> None:
 
 
 RELEASES: dict[str, Recipe] = {
+    "amida13": tupac16,
     "camelyon16": copied(camelyon16),
+    "cbis_ddsm": test_prepare_cbis_ddsm.folders,
     "ccrcc": test_prepare_nuclei_mat.ccrcc,
     "consep": test_prepare_nuclei_mat.consep,
     "crchisto": crchisto,
@@ -200,10 +220,11 @@ RELEASES: dict[str, Recipe] = {
     "hploc": copied(camelyon16),
     "lizard": test_prepare_cells.lizard,
     "midog": test_prepare.midog,
+    "midogpp": midogpp,
     "mitos12": test_prepare.mitos12,
     "monuseg": test_prepare_cells.monuseg,
     "nucls": nucls,
-    "pcam": lambda path: test_prepare_pcam.kaggle(path, 120),
+    "pcam": lambda path: test_prepare_pcam.masked(path, {"train": 120, "valid": 24, "test": 24}),
     "pvid": test_prepare_pvid.release,
     "tupac16": tupac16,
 }

@@ -56,7 +56,7 @@ PLACES: dict[str, dict[str, Recipe]] = {
     EVIDENCE: {
         "DATA": copied(PATCHES),
         "IMAGES": images(PATCHES),
-        "KAGGLE": places.RELEASES["pcam"],
+        "KAGGLE": partial(places.test_prepare_pcam.kaggle, count=120),
         "SLIDES": copied(places.camelyon16, "testing/images"),
         "models/camelyon16": shipped(EVIDENCE),
         "models/mine": shipped(EVIDENCE),

@@ -191,6 +191,57 @@ def test_amida13(tmp_path, separate):
     assert (len(cases(content, "training")), len(cases(content, "validation"))) == (10, 2)
 
 
+def test_amida13_is_the_beginning_of_tupac16(tmp_path, capsys):
+    src = tupac(tmp_path / "src", range(1, 74))
+    image(src / "mitoses-test-image-data" / "13" / "01.tif")
+    content = read(prepare_amida13(src, tmp_path / "dst"))
+    assert content["split"] == "paper"
+    assert cases(content, "test") == [f"{number:02}" for number in range(13, 24)]
+    assert sum(len(cases(content, part)) for part in PARTS) == 23
+    assert "cases above 23, which are not AMIDA13's, left out (50)" in capsys.readouterr().err
+
+
+def test_amida13_has_labels_of_its_test_cases(tmp_path):
+    for number in range(1, 24):
+        folder = tmp_path / "src" / ("training" if number <= 12 else "test") / f"{number:02}"
+        image(folder / "01.tif")
+        text(folder / "01.csv", "3,50\n")
+    assert len(cases(read(prepare_amida13(tmp_path / "src", tmp_path / "dst")), "test")) == 11
+
+
+def test_tupac16_with_the_test_images_beside_it(tmp_path, capsys):
+    src = tupac(tmp_path / "src", range(1, 74))
+    for number in range(1, 35):  # as the training cases are numbered
+        image(src / "mitoses-test-image-data" / f"{number:02}" / "01.tif", (30, 30))
+    content = read(prepare_tupac16(src, tmp_path / "dst"))
+    assert content["split"] == "paper"
+    assert sum(len(content[part]) for part in PARTS) == 2 * 73
+    told = capsys.readouterr().err
+    assert f"34 test images, whose labels are withheld, left out: inference takes {src}/mitoses-test-image-data" in told
+
+
+def test_a_part_that_is_missing_is_named(tmp_path):
+    src = tupac(tmp_path / "src", range(1, 24), "mitoses_image_data_part_1")
+    tupac(src, range(48, 74), "mitoses_image_data_part_3")
+    for number in range(24, 48):
+        text(src / "mitoses_ground_truth" / f"{number:02}" / "01.csv", "3,50\n")
+    with pytest.raises(DataListError) as error:
+        prepare_tupac16(src, tmp_path / "dst")
+    assert f"{src}: expected also mitoses_image_data_part_2, found mitoses_image_data_part_1, " in str(error.value)
+    assert str(error.value).count("expected its image, found none") == 24
+    assert not (tmp_path / "dst").exists()
+
+
+def test_a_release_that_was_unpacked_twice(tmp_path):
+    src = tupac(tmp_path / "src", [1, 2])
+    tupac(src / "again", [1, 2])
+    with pytest.raises(DataListError) as error:
+        prepare_tupac16(src, tmp_path / "dst")
+    problems = error.value.problems
+    assert sum("expected one image of case" in line for line in problems) == 4
+    assert sum("01.csv: expected the points of a field once" in line for line in problems) == 2
+
+
 # -------------------------------------------------------------------------------------------------------- ICPR 2012
 
 
@@ -353,7 +404,7 @@ def test_midog_bad_releases(tmp_path):
     (tmp_path / "src" / "images" / "002.tiff").unlink()
     fails("expected image 002.tiff, found none")
     text(tmp_path / "src" / "other.json", "{}")
-    fails("expected one COCO file.*found MIDOG.json, other.json")
+    fails("expected one COCO file.*found .*MIDOG.json, .*other.json")
     fails(
         "other.json: expected COCO with images and annotations, found KeyError", annotations=tmp_path / "src/other.json"
     )
@@ -466,6 +517,9 @@ def test_wrong_folder(tmp_path, name):
         "mitos12": "A00_v2/A00_00.bmp",
         "mitos14": "A03/frames/x40",
         "midog": "MIDOG.json",
+        "midogpp": "MIDOG++.json",
+        "atypical": "Ami-Br.csv",
+        "cbis_ddsm": "mass_case_description_train_set.csv",
         "pcam": "train_labels.csv",
         "camelyon16": "normal_001.tif",
         "hploc": "normal_001.tif",

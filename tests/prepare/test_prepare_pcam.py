@@ -228,3 +228,82 @@ def test_two_layouts_at_once(tmp_path):
     kaggle(tmp_path / "src", 4)
     with pytest.raises(DataListError, match=r"expected one of .*found .*train_labels.csv"):
         prepare_pcam(tmp_path / "src", tmp_path / "dst")
+
+
+# ------------------------------------------------------------------------------------------------------------- masks
+
+
+def masked(src, counts=None, shift=0):
+    """Tumour in a corner of every patch, and in the middle of the positive ones."""
+    hdf5(src, counts or {"train": 40, "valid": 4, "test": 6}, lambda part, n: f"camelyon16_{part}_{n // 4}")
+    with h5py.File(src / f"{name('train', 'mask')}.h5", "w") as file:
+        masks = np.zeros(((counts or {"train": 40})["train"], 96, 96, 1), np.uint8)
+        masks[:, :20, :20] = 1
+        masks[(1 + shift) % 2 :: 2, 40:50, 40:60] = 1
+        file["mask"] = masks
+    return src
+
+
+def test_masks_of_the_training_patches(tmp_path):
+    path = prepare_pcam(masked(tmp_path / "src"), tmp_path / "dst", masks=True)
+    assert json.loads(path.read_text())["split"] == "random", "the release's own parts would leave one list"
+    lists = read(path)
+    assert sum(map(len, lists.values())) == 40, "the patches of the other parts have none"
+    assert all(lists[part] for part in PARTS)
+    slides = [{item["group"] for item in lists[part]} for part in PARTS]
+    assert not slides[0] & slides[1] | slides[0] & slides[2] | slides[1] & slides[2]
+    for item in (item for items in lists.values() for item in items):
+        mask = cv2.imread(item["mask"], cv2.IMREAD_UNCHANGED)
+        assert np.unique(mask).tolist() == [0, 255]
+        assert (mask[32:64, 32:64].max() > 0) == item["label"]
+        assert (mask > 0).sum() == 400 + 200 * item["label"]
+
+
+def test_masks_are_asked_for(tmp_path):
+    path = prepare_pcam(masked(tmp_path / "src"), tmp_path / "dst")
+    assert json.loads(path.read_text())["split"] == "paper"
+    assert not any("mask" in item for items in read(path).values() for item in items)
+
+
+def test_masks_that_are_not_those_of_the_patches(tmp_path):
+    def fails(message, src, **options):
+        with pytest.raises(DataListError, match=message):
+            prepare_pcam(src, tmp_path / "dst", masks=True, **options)
+        assert not (tmp_path / "dst").exists()
+
+    fails(
+        "train_mask.h5: expected tumour in the middle of the positive patches alone, found so in 0%",
+        masked(tmp_path / "a", shift=1),
+    )
+    (tmp_path / "b").mkdir()
+    fails(r"expected camelyonpatch_level_2_split_train_mask.h5 \(--masks\), found none", hdf5(tmp_path / "b"))
+    fails("expected the release's HDF5 files, which have masks, found Kaggle's", kaggle(tmp_path / "c"))
+    alone = masked(tmp_path / "d")
+    (alone / f"{name('train', 'x')}.h5").unlink()
+    (alone / f"{name('train', 'y')}.h5").unlink()
+    fails("train_mask.h5: expected camelyonpatch_level_2_split_train_x.h5|train_y.h5 beside it, found none", alone)
+    other = masked(tmp_path / "e")
+    with h5py.File(other / f"{name('train', 'mask')}.h5", "w") as file:
+        file["mask"] = np.zeros((39, 96, 96, 1), np.uint8)
+    fails(r"expected mask of shape \(40, 96, 96, 1\), as its patches, found \(39, 96, 96, 1\)", other)
+
+
+def test_a_release_that_was_unpacked_twice(tmp_path):
+    hdf5(tmp_path / "src" / "one")
+    hdf5(tmp_path / "src" / "two")
+    with pytest.raises(DataListError) as error:
+        prepare_pcam(tmp_path / "src", tmp_path / "dst")
+    assert sum("expected one file of that name, found also" in line for line in error.value.problems) == 6
+
+
+def test_a_table_with_mixed_separators(tmp_path):
+    src = hdf5(tmp_path / "src", slides=own_slide)
+    meta = src / f"{name('train', 'meta')}.csv"
+    lines = meta.read_text().splitlines()
+    for number in (2, 5):
+        lines[number] = lines[number].replace(",", ";")
+    meta.write_text("\n".join(lines))
+    with pytest.raises(DataListError) as error:
+        prepare_pcam(src, tmp_path / "dst")
+    for number in (3, 6):
+        assert any(f"line {number}: expected 6 cells between commas" in line for line in error.value.problems)

@@ -71,6 +71,19 @@ def midog(src: Path, make: Make, suffix: str) -> dict:
     return {}
 
 
+def midogpp(src: Path, make: Make, suffix: str) -> dict:
+    midog(src, make, suffix)
+    content = json.loads((src / "MIDOG.json").read_text())
+    content["images"][0]["tumor_type"] = "human melanoma"
+    text(src / "MIDOG++.json", json.dumps(content))
+    return {}
+
+
+def atypical(src: Path, make: Make, suffix: str) -> dict:
+    place(src / f"Atypical/1{suffix}", make)
+    return {}
+
+
 def monuseg(src: Path, make: Make, suffix: str) -> dict:
     place(src / f"Tissue Images/TCGA-AA-0001-01Z{suffix}", make)
     corners = "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in shapely.get_coordinates(BOX)[:-1])
@@ -128,6 +141,8 @@ RELEASES = {
     ("prepare", "amida13"): [(cases, TIFFS)],
     ("prepare", "tupac16"): [(cases, TIFFS)],
     ("prepare", "midog"): [(midog, (*TIFFS, ".png", ".jpg"))],
+    ("prepare", "midogpp"): [(midogpp, (*TIFFS, ".png", ".jpg"))],
+    ("prepare", "atypical"): [(atypical, (*TIFFS, ".png", ".jpg"))],
     ("prepare", "monuseg"): [(monuseg, (*TIFFS, ".png")), (monuseg_tiles, (*TIFFS, ".png"))],
     # a patch is copied, one file
     ("prepare", "pvid"): [(pvid, tuple(name for name in SUFFIXES if name != ".vms")), (pvid_slides, SUFFIXES)],
@@ -137,8 +152,8 @@ RELEASES = {
     ("prepare", "hploc"): [(camelyon, TIFFS)],
     ("templates",): [(templates, SUFFIXES)],
 }
-#: Converters of releases whose images have one format, PNG, BMP or HDF5.
-OF_ONE_FORMAT = {"lizard", "consep", "ccrcc", "dsb2018", "nucls", "crchisto", "pcam"}
+#: Converters of releases whose images have one format, PNG, BMP, DICOM or HDF5.
+OF_ONE_FORMAT = {"cbis_ddsm", "lizard", "consep", "ccrcc", "dsb2018", "nucls", "crchisto", "pcam"}
 
 
 def test_every_converter_is_here():
