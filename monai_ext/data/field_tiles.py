@@ -18,7 +18,7 @@ from monai_ext.base.errors import InputError
 __all__ = ["FieldTiles", "Tile", "tile_corners"]
 
 _FIGURE, _LOOKALIKE, _OTHER = range(3)
-_WIDTH = 120  # characters of a line
+_WIDTH, _NO_BREAK = 120, "\N{NO-BREAK SPACE}"  # characters of a line, and one that ends none
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ class FieldTiles(Dataset):
 
     Examples:
         >>> from monai_ext.data import FieldTiles
-        >>> fields = [{"image": np.zeros((3, 100, 400)), "label": [[20, 30]]}, {"image": np.zeros((3, 100, 100)), "label": []}]
+        >>> image = np.zeros((3, 100, 400))
+        >>> fields = [{"image": image, "label": [[20, 30]]}, {"image": image[..., :100], "label": []}]
         >>> tiles = FieldTiles(fields, size=100, multipliers=(6, 1))
         >>> len(tiles), tiles.weights.round(1).tolist()
         (5, [0.6, 0.1, 0.1, 0.1, 0.1])
@@ -194,10 +195,10 @@ class FieldTiles(Dataset):
             alike = self.kind == _LOOKALIKE
             parts.append(f"{self.weights[alike].sum():.1%} with a look-alike instead ({alike.sum():,} tiles)")
         shares = np.bincount(self.case, self.weights, len(self.cases))
-        cases = ", ".join(f"{name} {share:.1%}" for name, share in zip(self.cases, shares, strict=True))
-        return f"{'; '.join(parts)}\n" + textwrap.fill(
-            f"patches of each case: {cases}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False
-        )
+        # lines break between cases alone
+        cases = [f"{name} {share:.1%}".replace(" ", _NO_BREAK) for name, share in zip(self.cases, shares, strict=True)]
+        listed = textwrap.fill(", ".join(cases), _WIDTH, initial_indent="  ", subsequent_indent="  ")
+        return f"{'; '.join(parts)}\npatches of each case:\n{listed.replace(_NO_BREAK, ' ')}"
 
 
 def _holds(corners: np.ndarray, size: Sequence[int], points: np.ndarray) -> np.ndarray:
