@@ -130,7 +130,7 @@ class FieldTiles(Dataset):
         self.cases, case = np.unique(groups, return_inverse=True)
         self.case = case[self.field]
         if lookalikes and _LOOKALIKE not in self.kind:
-            raise InputError("lookalikes", f"points under the key {lookalikes_key!r} of dataset.json", "no tile with any")
+            raise InputError("lookalikes", f"points under {lookalikes_key!r} in dataset.json", "no tile with any")
         self.weights = self._weighted(positive, multipliers, lookalikes)
 
     def _tiles_of(self, number: int) -> tuple[str, dict[int, np.ndarray], np.ndarray, np.ndarray, tuple[int, int]]:
@@ -151,9 +151,7 @@ class FieldTiles(Dataset):
                 kinds[_holds(corners, extent, points[kind]).any(1)] = kind
         return str(item.get(self._group_key, Path(name).stem)), points, corners, kinds, extent
 
-    def _weighted(
-        self, positive: float | None, multipliers: Sequence[float] | None, lookalikes: float
-    ) -> np.ndarray:
+    def _weighted(self, positive: float | None, multipliers: Sequence[float] | None, lookalikes: float) -> np.ndarray:
         counts = np.bincount(self.kind, minlength=3).astype(float)
         figure = self.kind == _FIGURE
         if multipliers is not None:
@@ -178,7 +176,9 @@ class FieldTiles(Dataset):
         corner, extent = self.corner[index], self.extent[field]
         points = self.points[field].get(kind, np.zeros((0, 2)))
         tile = Tile(
-            tuple(corner.tolist()), tuple(extent.tolist()), kind == _FIGURE,
+            tuple(corner.tolist()),
+            tuple(extent.tolist()),
+            bool(kind == _FIGURE),
             points[_holds(corner[None], extent, points)[0]],
         )
         item = {**self.data[field], "tile": tile}

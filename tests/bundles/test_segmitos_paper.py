@@ -41,7 +41,7 @@ def orders(names):
 @pytest.mark.parametrize("mean", [False, True])
 @pytest.mark.parametrize("patches", [(), ("augment_mitos14",)], ids=["500 px", "385 x 344 px"])
 def test_any_order_gives_the_papers_step(stage, stride, mean, patches):
-    """The step of the summed loss (section 4.1); the mean over n pixels takes n times the rate, an n-th of the decay."""
+    """The summed loss's (section 4.1); the mean over n pixels takes n times the rate and an n-th of the decay."""
     pixels = (344 * 385 if patches else 500**2) if mean else 1
     stacks = list(orders([*PAPER, *stage, *patches, *(["paper_mean_loss"] if mean else [])]))
     assert stacks

@@ -51,7 +51,8 @@ def test_shares_by_hand():
     ]
     tiles = FieldTiles(fields, size=100, multipliers=(6, 2))
     assert tiles.weights.tolist() == pytest.approx([6 / 18, 2 / 18, 6 / 18, 2 / 18, 2 / 18])
-    assert FieldTiles(fields, size=100, positive=0.5).weights.tolist() == pytest.approx([1 / 4, 1 / 6, 1 / 4, 1 / 6, 1 / 6])
+    half = FieldTiles(fields, size=100, positive=0.5)
+    assert half.weights.tolist() == pytest.approx([1 / 4, 1 / 6, 1 / 4, 1 / 6, 1 / 6])
     alike = FieldTiles(fields, size=100, positive=0.5, lookalikes=0.8)
     assert alike.weights.tolist() == pytest.approx([0.25, 0.05, 0.25, 0.4, 0.05])
     assert [len(tile["tile"].points) for tile in tiles] == [2, 0, 1, 0, 0]
@@ -109,7 +110,7 @@ def test_a_case_of_one_large_region_gets_its_share():
         ({"positive": 0.5, "multipliers": (2, 1)}, "either positive or multipliers"),
         ({"positive": 1.5}, "positive: expected a share"),
         ({"positive": 0.5, "lookalikes": -1}, "lookalikes: expected a share"),
-        ({"positive": 0.5, "lookalikes": 0.5}, "points under the key 'lookalikes' of dataset.json"),
+        ({"positive": 0.5, "lookalikes": 0.5}, "points under 'lookalikes' in dataset.json"),
     ],
     ids=str,
 )
