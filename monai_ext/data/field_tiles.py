@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.data import Dataset
+from monai.data import CacheDataset, Dataset
 from monai.utils import convert_to_numpy, ensure_tuple_rep
 
 from monai_ext.base.errors import InputError
@@ -69,10 +69,12 @@ class FieldTiles(Dataset):
     ``torch.utils.data.WeightedRandomSampler``; a figure belongs to each tile that holds it.
 
     Args:
-        data: a map-style data set of fields, each a dictionary with an image ``(C, H, W)``; one that keeps them
-            (``CacheDataset``) saves reading a field again for each of its tiles. All are read once here.
+        data: the items of a data list, a field each, or fields that are loaded. All are looked at once here.
         transform: of the field's dictionary with a :class:`Tile` under ``tile``, such as
             :class:`~monai_ext.transforms.RandFieldPatchesd`.
+        load: makes of an item a field, a dictionary with an image ``(C, H, W)``; nothing random. ``None`` where they are
+            loaded.
+        cache_rate: share of the loaded fields that is kept in RAM; the others are loaded again for each of their tiles.
         size: side of a tile, px, or rows and columns.
         positive: share of draws from tiles with a figure, where there are both kinds; or
         multipliers: how often a tile with a figure counts and how often another one, such as the numbers of the
@@ -103,6 +105,8 @@ class FieldTiles(Dataset):
         self,
         data: Sequence[Mapping[str, Any]],
         transform: Callable[[Any], Any] | None = None,
+        load: Callable[[Any], Any] | Sequence[Callable[[Any], Any]] | None = None,
+        cache_rate: float = 1.0,
         size: int | Sequence[int] = 500,
         positive: float | None = None,
         multipliers: Sequence[float] | None = None,
@@ -113,6 +117,9 @@ class FieldTiles(Dataset):
         group_key: str = "group",
     ) -> None:
         super().__init__(data, transform)
+        self.fields = data
+        if load is not None:  # what is kept is handed out as it is: no patch shares its pixels
+            self.fields = CacheDataset(data, load, cache_rate=cache_rate, copy_cache=False, progress=False)
         self.size = ensure_tuple_rep(size, 2)
         self.keys = {_FIGURE: points_key, _LOOKALIKE: lookalikes_key if lookalikes else None}
         self._image_key, self._group_key = image_key, group_key
@@ -134,7 +141,7 @@ class FieldTiles(Dataset):
         self.weights = self._weighted(positive, multipliers, lookalikes)
 
     def _tiles_of(self, number: int) -> tuple[str, dict[int, np.ndarray], np.ndarray, np.ndarray, tuple[int, int]]:
-        item = self.data[number]
+        item = self.fields[number]
         image = item[self._image_key]
         shape = tuple(image.shape[-2:])
         name = getattr(image, "meta", {}).get("filename_or_obj", f"field {number}")
@@ -181,7 +188,7 @@ class FieldTiles(Dataset):
             bool(kind == _FIGURE),
             points[_holds(corner[None], extent, points)[0]],
         )
-        item = {**self.data[field], "tile": tile}
+        item = {**self.fields[field], "tile": tile}
         return item if self.transform is None else self.transform(item)
 
     def summary(self) -> str:

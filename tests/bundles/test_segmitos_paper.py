@@ -126,6 +126,14 @@ def test_what_a_training_draws(fields, alike):
     assert set(batch["label"].unique().tolist()) <= {0, 1, 255}
 
 
+def test_items_of_an_annotation_server(fields):
+    """MONAI Label has no data list of files, and hands over its items under ``train#dataset#data``."""
+    items = [{"image": str(fields / "f0.png"), "label": str(fields / "f0.csv")}]
+    parser = parsed(("train",), dataset_dir=str(fields / "none"), patch_size=128, **{"train#dataset#data": items})
+    assert len(parser.get_parsed_content("train#dataset")) == 12
+    assert len(parser.get_parsed_content("train#sampler")) == 4
+
+
 def test_the_default_draws_three_of_four_patches_with_a_figure(fields):
     parser = parsed(("train",), dataset_dir=str(fields), patch_size=128)
     assert "75.0% of patches with a figure" in parser.get_parsed_content("train#dataset").summary()
