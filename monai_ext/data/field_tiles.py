@@ -72,8 +72,8 @@ class FieldTiles(Dataset):
         data: the items of a data list, a field each, or fields that are loaded. All are looked at once here.
         transform: of the field's dictionary with a :class:`Tile` under ``tile``, such as
             :class:`~monai_ext.transforms.RandFieldPatchesd`.
-        load: makes of an item a field, a dictionary with an image ``(C, H, W)``; nothing random. ``None`` where they are
-            loaded.
+        load: makes of an item a field, a dictionary with an image ``(C, H, W)``; nothing random. ``None`` for fields
+            that are loaded.
         cache_rate: share of the loaded fields that is kept in RAM; the others are loaded again for each of their tiles.
         size: side of a tile, px, or rows and columns.
         positive: share of draws from tiles with a figure, where there are both kinds; or
