@@ -23,6 +23,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 from monai.utils import ensure_tuple
 
+from monai_ext.base.config_order import check_order
 from monai_ext.base.distributed import is_first
 from monai_ext.base.errors import InputError
 
@@ -41,7 +42,8 @@ def check_options(arguments: Sequence[str]) -> None:
 
     Raises:
         InputError: an option that names no id, with the nearest ids; ``None`` or ``null`` for a value, of which MONAI
-            drops the first, so that the file's value stays, and takes the second for text.
+            drops the first, so that the file's value stays, and takes the second for text; files in an order in which
+            one undoes another, see :func:`~monai_ext.base.config_order.check_order`.
     """
     command, options = _parsed(arguments)
     if command is None:
@@ -52,8 +54,11 @@ def check_options(arguments: Sequence[str]) -> None:
     files = options.get("config_file")
     if not files:
         return
+    if isinstance(files, str) and not Path(files).is_file():  # as MONAI takes them
+        files = files.split(",")
     parser = ConfigParser()
     parser.read_config(files)
+    check_order(ensure_tuple(files))
     meta = options.get("meta_file") or Path(*ensure_tuple(files)[:1]).with_name("metadata.json")
     if not isinstance(meta, Path) or meta.is_file():
         parser.read_meta(meta)

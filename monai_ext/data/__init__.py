@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from monai_ext.data.cohort import Cohort
     from monai_ext.data.crops import CropDataset
     from monai_ext.data.datalist import check_label_item, check_mask_item, check_points_item, load_datalist
+    from monai_ext.data.field_tiles import FieldTiles, Tile, tile_corners
     from monai_ext.data.nuclei import (
         NucleusPatches,
         check_nuclei_item,
@@ -47,10 +48,12 @@ __all__ = [
     "CropDataset",
     "Features",
     "Field",
+    "FieldTiles",
     "GeoJSONWriter",
     "NucleusPatches",
     "SlideVessels",
     "TeacherLabels",
+    "Tile",
     "Vessel",
     "check_label_item",
     "check_mask_item",
@@ -76,6 +79,7 @@ __all__ = [
     "read_mask",
     "read_points",
     "settings_hash",
+    "tile_corners",
     "vessel_items",
     "vessel_outlines",
     "write_geojson",

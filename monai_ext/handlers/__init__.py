@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from monai_ext.handlers.progress import EpochProgress
     from monai_ext.handlers.seeds_report import SeedsReport
     from monai_ext.handlers.summary_report import SummaryReport
-    from monai_ext.handlers.training_routine import TrainingRoutine
+    from monai_ext.handlers.training_routine import TrainingRoutine, count_epochs
     from monai_ext.handlers.training_state import EpochSeed, TrainingState
     from monai_ext.handlers.vessel_report import VesselReport
     from monai_ext.handlers.vessel_summary import VesselSummary
@@ -39,6 +39,7 @@ __all__ = [
     "VesselSummary",
     "WeightAverage",
     "WriteResults",
+    "count_epochs",
 ]
 
 __getattr__ = lazy_names(__name__, __file__)

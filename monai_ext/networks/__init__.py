@@ -6,12 +6,20 @@ from monai_ext.base.lazy import lazy_names
 
 if TYPE_CHECKING:
     from monai_ext.networks.blocks.backbones import freeze_backbone, imagenet_weights, load_backbone, pixel_statistics
-    from monai_ext.networks.convention import CAFFE, InputConvention, copy_weights, read_convention, save_weights
+    from monai_ext.networks.convention import (
+        CAFFE,
+        IMAGENET,
+        InputConvention,
+        copy_weights,
+        read_convention,
+        save_weights,
+    )
     from monai_ext.networks.onnx_network import OnnxNetwork
     from monai_ext.networks.utils import load_weights, read_caffemodel, weights_digest
 
 __all__ = [
     "CAFFE",
+    "IMAGENET",
     "InputConvention",
     "OnnxNetwork",
     "copy_weights",

@@ -21,7 +21,7 @@ from monai_ext.base.distributed import is_first
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
 
-__all__ = ["CAFFE", "InputConvention", "copy_weights", "read_convention", "save_weights"]
+__all__ = ["CAFFE", "IMAGENET", "InputConvention", "copy_weights", "read_convention", "save_weights"]
 
 _FILE = "model.json"
 _COLOURS = ("channels", "value_range", "mean", "std")  # what the pixels become; the others are what they show
@@ -45,8 +45,8 @@ class InputConvention:
         classes: names of what the network tells apart, in its order; none where it is not told.
         overlay: the file that brings this convention into a bundle's configuration, to be named to whoever needs it.
         weights: the file of weights that are used as they are; ``None`` for none.
-        initial_weights: the file of weights that a training begins from, or several, of any scale and for any classes.
-            What is no file, such as a name of torchvision's or ``None``, is not looked at.
+        initial_weights: the file of weights that a training begins from, or several, of any scale and for any classes;
+            or their name at torchvision, whose ImageNet weights take :data:`IMAGENET`. Other names are not looked at.
 
     Raises:
         InputError: values that cannot be; weights that were trained with another convention.
@@ -202,13 +202,18 @@ CAFFE = InputConvention(
 )
 
 
+#: What torchvision's networks with ImageNet's weights take.
+IMAGENET = InputConvention(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+_TORCHVISION = "IMAGENET1K_V"  # and a number
+
+
 def read_convention(weights: str | Path) -> InputConvention | None:
     """What weights were trained with.
 
     Args:
         weights: a file of weights; the convention is in ``model.json`` beside it, whatever its own name, for a folder
             holds one network: as ``model.pt``, as ``model.onnx``, as its ``backbone.pt``. That of a ``.caffemodel`` is
-            :data:`CAFFE`.
+            :data:`CAFFE`, that of torchvision's ``IMAGENET1K_V1`` is :data:`IMAGENET`.
 
     Returns:
         the convention; ``None`` if it is not told.
@@ -219,6 +224,8 @@ def read_convention(weights: str | Path) -> InputConvention | None:
     path = Path(weights)
     if path.suffix == ".caffemodel":
         return CAFFE
+    if str(weights).startswith(_TORCHVISION):
+        return IMAGENET
     file = path.with_name(_FILE)
     if not path.is_file() or not file.is_file():
         return None

@@ -41,6 +41,7 @@ class LoadFieldd(MapTransform):
         mpp: um/px of all files at full resolution.
         target_mpp: um/px wanted; ``None`` leaves images as they are.
         allow_missing_keys: pass over keys that are not there.
+        optional_points_keys: as ``points_keys``, of which an item may lack some.
 
     Raises:
         InputError: as :func:`~monai_ext.data.read_field` and :func:`~monai_ext.data.read_points`; a mask whose size is
@@ -65,11 +66,13 @@ class LoadFieldd(MapTransform):
         mpp: float | None = None,
         target_mpp: float | None = None,
         allow_missing_keys: bool = False,
+        optional_points_keys: Sequence[str] = (),
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.points_keys, self.mask_keys = tuple(points_keys), tuple(mask_keys)
+        self.optional_points_keys = tuple(optional_points_keys)
         self.mpp, self.target_mpp = mpp, target_mpp
-        self.load_points = LoadPointsd(self.points_keys, point_classes) if self.points_keys else None
+        self.point_classes = point_classes
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace paths by what they hold."""
@@ -81,9 +84,10 @@ class LoadFieldd(MapTransform):
             meta = {"filename_or_obj": str(d[key]), "mpp": field.mpp or 0.0, "scale": scale}
             meta |= {"file_shape": field.file_shape, "scanned": field.scanned, "conflict": field.conflict}
             d[key] = MetaTensor(torch.from_numpy(field.image), affine=image_affine(field.mpp, scale), meta=meta)
-        if self.load_points:
-            d = self.load_points(d)
-        for key in self.points_keys:
+        points_keys = [*self.points_keys, *(key for key in self.optional_points_keys if key in d)]
+        if points_keys:
+            d = LoadPointsd(points_keys, self.point_classes)(d)
+        for key in points_keys:
             points = torch.as_tensor(d[key], dtype=torch.float32)
             # whole numbers are pixel centres, so the grids' common corner is at -0.5
             sides = torch.tensor(scale) if isinstance(scale, tuple) else scale

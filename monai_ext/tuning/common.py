@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from monai.bundle import ConfigParser
 
+from monai_ext.base.config_order import check_order
 from monai_ext.base.errors import InputError, input_error_in
 from monai_ext.base.files import atomic_path
 
@@ -83,6 +84,7 @@ def read_bundle(
             raise InputError(file, "a configuration of the bundle (--bundle)", "no such file")
     parser = ConfigParser()
     parser.read_config([str(file) for file in files])
+    check_order(files)
     unknown = [key for key in overrides if parser.get(key) is None and key not in parser]
     if unknown:
         expected = f"options of {command.replace('tune ', 'tune_')} or entries of {files[0].name}"

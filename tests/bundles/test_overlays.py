@@ -22,6 +22,7 @@ from tests.configs import config_files, configurations
 
 OVER = "_over_"
 REFERENCE = re.compile(r"@(\w+(?:(?:#|::)\w+)*)")
+COUNT = re.compile(r"\blen\(@[^()]*\)")  # how many there are does not depend on what they are
 SEEDED = re.compile(r"set_determinism\(seed=([^)]+)\)")
 ENDS = ("run", "initialize", "validate#evaluator")
 EVALUATES = "validate#evaluator.run()"
@@ -81,6 +82,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         "quickstart": {"network_def#weights"},
         "finetune": {"network_def#weights"},
         "caffe_input": INPUT,
+        "paper": {"patches_per_field"},  # an epoch is 1,000 patches, however many fields there are
         "hematoxylin": {"network_def#weights", *NO_NETWORK},
         "final": {"mpp", "match_radius_px"},  # nothing is validated
         # fields are brought to one size, whatever their resolution, and their masks are scored
@@ -135,7 +137,7 @@ def references(value: object) -> Iterator[str]:
     """The entries that a part of a configuration refers to."""
     if isinstance(value, str):
         if value.startswith(("$", "@")):
-            yield from (name.replace("::", "#") for name in REFERENCE.findall(value))
+            yield from (name.replace("::", "#") for name in REFERENCE.findall(COUNT.sub("", value)))
     elif isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
             yield from references(part)

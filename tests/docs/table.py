@@ -164,7 +164,7 @@ WARM = "['configs/train.json','configs/warm.json']"  # from the shipped weights:
 TRAIN = ("--epochs", "1", "--val_interval", "1")
 SHORTER = (
     # training
-    Rule(rf"{MITOSIS}\$ .* training ", add=(*TRAIN, "--patch_size", "96", "--patches_per_field", "1")),
+    Rule(rf"{MITOSIS}\$ .* training ", add=(*TRAIN, "--patch_size", "96", "--patches_per_epoch", "4")),
     Rule(rf"{EVIDENCE}\$ .* training ", add=(*TRAIN, "--batch_size", "12")),
     Rule(rf"{CELLS}\$ .* training .*configs/train", add=(*TRAIN, "--patch_size", "64", "--patches_per_field", "1")),
     Rule(rf"{CELLS}\$ .* training .*/classify\.json", add=TRAIN, replace={"^100$": "4"}),

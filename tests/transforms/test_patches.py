@@ -1,5 +1,6 @@
 from collections import Counter
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 
 from monai_ext.base.errors import InputError
+from monai_ext.data import Tile
 from monai_ext.transforms.patches import RandFieldPatchesd, patch_matrix, warp_points
 
 PX_TOL = 0.25  # where the brightest spot of an interpolated dot lies
@@ -75,7 +77,7 @@ def test_quarter_turns_copy_pixels(quarters, mirror):
     image = np.random.default_rng(1).integers(0, 256, (3, 60, 70)).astype(np.uint8)
     cut = RandFieldPatchesd(["image", "label"], size=20)
     matrix = cut.matrix = patch_matrix((29.5, 40.5), 20, 90 * quarters, mirror)
-    got = cut._warp(np.ascontiguousarray(np.moveaxis(image, 0, -1)), image, mask=False)
+    got = cut._warp(image, mask=False)
     want = np.rot90(image[:, 20:40, 31:51], quarters, axes=(1, 2))  # counter-clockwise, as the angle
     np.testing.assert_array_equal(got, want[:, :, ::-1] if mirror else want)
     point = np.array([[25, 33]])
@@ -83,10 +85,10 @@ def test_quarter_turns_copy_pixels(quarters, mirror):
     assert (got[:, row, col] == image[:, 25, 33]).all()
 
 
-def variants(cut, points, shape, count):
-    """(angle in eighths of a turn, mirrored, place of the figure in the patch's own frame) of each positive draw."""
+def variants(cut, tile, shape, count):
+    """(angle, mirrored) of each draw."""
     for _ in range(count):
-        cut.randomize(shape, points)
+        cut.randomize(shape, tile)
         linear = cut.matrix[:, :2]
         mirrored = np.linalg.det(linear) < 0
         turned = np.diag([-1.0 if mirrored else 1.0, 1.0]) @ linear
@@ -96,64 +98,104 @@ def variants(cut, points, shape, count):
 @pytest.mark.parametrize(
     ("rotations", "mirrors", "positive", "expected"),
     [
-        pytest.param((8, 4), (2, 1), 1.0, 8 * 2, id="2013 to 2016, positive"),
-        pytest.param((8, 4), (2, 1), 0.0, 4, id="2013 to 2016, negative"),
-        pytest.param((16, 4), (2, 2), 1.0, 16 * 2, id="2012, positive"),
-        pytest.param((16, 4), (2, 2), 0.0, 4 * 2, id="2012, negative"),
+        pytest.param((8, 4), (2, 1), True, 8 * 2, id="2013 to 2016, positive"),
+        pytest.param((8, 4), (2, 1), False, 4, id="2013 to 2016, negative"),
+        pytest.param((16, 4), (2, 2), True, 16 * 2, id="2012, positive"),
+        pytest.param((16, 4), (2, 2), False, 4 * 2, id="2012, negative"),
     ],
 )
 def test_rotations_and_mirrors_of_the_paper(rotations, mirrors, positive, expected):
-    cut = RandFieldPatchesd(["image", "label"], rotations=rotations, mirrors=mirrors, positive=positive)
+    cut = RandFieldPatchesd(["image", "label"], rotations=rotations, mirrors=mirrors)
     cut.set_random_state(0)
-    points = np.array([[1000.0, 1000.0]])
-    counts = Counter((round(a * 16 / 360) % 16, m) for a, m in variants(cut, points, (2000, 2000), 60 * expected))
+    tile = Tile((500, 500), (500, 500), positive, np.array([[700.0, 700.0]])[: int(positive)])
+    counts = Counter((round(a * 16 / 360) % 16, m) for a, m in variants(cut, tile, (2000, 2000), 60 * expected))
     assert len(counts) == expected
     assert min(counts.values()) > 25
+    assert cut.variants[0 if positive else 1] == expected * (9 if positive else 1)
 
 
-def test_nine_shifts():
-    class Centred(np.random.RandomState):
-        """Draws no place within the patch, so that the shifts are left."""
-
-        def uniform(self, low=0.0, high=1.0, size=None):
-            return np.zeros(size) if size is not None else 0.0
-
-    cut = RandFieldPatchesd(["image", "label"], positive=1.0, rotations=(1, 1), mirrors=(1, 1))
-    cut.R = Centred(0)
-    places = Counter()
+@pytest.mark.parametrize("positive", [True, False])
+def test_a_tile_is_cut_as_the_paper_does(positive):
+    """At its place, with nine shifts if it holds a figure; the figure need not be in the middle."""
+    cut = RandFieldPatchesd(["image", "label"], size=(300, 500), rotations=(1, 1), mirrors=(1, 1), jitter=False)
+    cut.set_random_state(0)
+    tile = Tile((600, 1000), (300, 500), positive, np.array([[700.0, 1100.0]])[: int(positive)])
+    corners = Counter()
     for _ in range(400):
-        cut.randomize((2000, 2000), np.array([[1000.0, 1000.0]]))
-        places[tuple((warp_points(np.array([[1000.0, 1000.0]]), cut.matrix)[0] - 249.5).round().astype(int))] += 1
-    assert set(places) == {(r, c) for r in (-20, 0, 20) for c in (-20, 0, 20)}
-    assert min(places.values()) > 20
+        cut.randomize((2000, 2000), tile)
+        corners[tuple(np.rint(-warp_points(np.zeros((1, 2)), cut.matrix)[0]).astype(int).tolist())] += 1
+    if positive:
+        assert set(corners) == {(600 + r, 1000 + c) for r in (-20, 0, 20) for c in (-20, 0, 20)}
+        assert min(corners.values()) > 20
+    else:
+        assert set(corners) == {(600, 1000)}
 
 
-@pytest.mark.parametrize("positive", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("jitter", [True, False])
 @pytest.mark.parametrize("zoom", [(1, 1), (0.8, 1.25)], ids=str)
 @pytest.mark.parametrize("point", [(0, 0), (0, 999), (500, 500), (999, 700)], ids=str)
-def test_share_of_patches_with_a_figure(positive, zoom, point):
-    cut = RandFieldPatchesd(["image", "label"], size=100, positive=positive, zoom=zoom, rotations=(16, 16))
-    cut.set_random_state(2)
-    hits = 0
+def test_a_patch_of_a_figure_holds_it(jitter, zoom, point):
+    options = {"size": 100, "zoom": zoom, "rotations": (16, 16), "jitter": jitter}
+    cut = RandFieldPatchesd(["image", "label"], **options).set_random_state(2)
+    figure = np.array([point], dtype=float)
+    tile = Tile(tuple(int(c) // 100 * 100 for c in point), (100, 100), True, figure)
+    for _ in range(300):
+        cut.randomize((1000, 1000), tile)
+        assert cut._inside(warp_points(figure, cut.matrix), 0)[0]
+
+
+def test_a_patch_of_a_lookalike_is_about_it_and_varied_as_a_negative_one():
+    cut = RandFieldPatchesd(["image", "label"], size=100, rotations=(16, 1), mirrors=(2, 1)).set_random_state(0)
+    place = np.array([[510.0, 590.0]])
+    tile = Tile((500, 500), (100, 100), False, place)
+    moved = []
+    for _ in range(300):
+        cut.randomize((1000, 1000), tile)
+        assert np.array_equal(cut.matrix[:, :2], np.eye(2))
+        moved.append(warp_points(place, cut.matrix)[0])
+    assert np.min(moved) > 15
+    assert np.max(moved) < 85
+    assert np.std(moved, axis=0).min() > 10
+
+
+def test_patches_without_a_figure_lie_anywhere_on_their_tile():
+    cut = RandFieldPatchesd(["image", "label"], size=50, rotations=(1, 1), mirrors=(1, 1)).set_random_state(0)
+    tile = Tile((200, 300), (50, 50))
+    centres = []
     for _ in range(500):
-        cut.randomize((1000, 1000), np.array([point], dtype=float))
-        hits += bool(cut._inside(np.array([point], dtype=float), 0)[0])
-    # 500 draws of a share: four standard deviations, and the few that a random place finds
-    assert hits / 500 == pytest.approx(positive, abs=0.04 if positive in (0, 1) else 0.1)
-    assert positive < 1 or hits == 500
+        cut.randomize((1000, 1000), tile)
+        centres.append(24.5 - warp_points(np.zeros((1, 2)), cut.matrix)[0])
+    assert np.min(centres, axis=0).tolist() == pytest.approx([200, 300], abs=1)
+    assert np.max(centres, axis=0).tolist() == pytest.approx([250, 350], abs=1)
 
 
 def test_field_without_figures():
     image = np.random.default_rng(0).integers(0, 255, (3, 90, 80)).astype(np.uint8)
     for points in (np.zeros((0, 2)), torch.zeros(0, 2)):
-        patches = RandFieldPatchesd(["image", "label"], size=32, num_samples=3, positive=1.0)(
-            {"image": image, "label": points}
-        )
+        patches = RandFieldPatchesd(["image", "label"], size=32, num_samples=3)({"image": image, "label": points})
         assert [tuple(p["label"].shape) for p in patches] == [(0, 2)] * 3
 
 
+def test_only_pixels_near_the_patch_are_touched():
+    """A window of the field gives what the whole of it does."""
+    image = np.random.default_rng(3).integers(0, 255, (3, 400, 500)).astype(np.uint8)
+    cut = RandFieldPatchesd(["image", "label"], size=(60, 90), **WILD).set_random_state(3)
+    for corner in [(0, 0), (340, 410), (150, 200)] * 10:
+        cut.randomize((400, 500), Tile(corner, (60, 90)))
+        whole = cv2.warpAffine(
+            np.ascontiguousarray(np.moveaxis(image, 0, -1)),
+            cut.matrix,
+            (90, 60),
+            flags=cv2.INTER_LINEAR,
+            borderValue=(255,) * 3,
+        )
+        difference = np.abs(cut._warp(image, mask=False).astype(int) - np.moveaxis(whole, -1, 0))
+        assert difference.max() <= 1  # OpenCV rounds places, to a fraction of a pixel
+        assert difference.mean() < 0.01
+
+
 def test_figures_whose_ring_reaches_in_are_kept():
-    cut = RandFieldPatchesd(["image", "label"], size=100, num_samples=40, positive=0.0, rotations=(1, 1), shift=0)
+    cut = RandFieldPatchesd(["image", "label"], size=100, num_samples=40, rotations=(1, 1), shift=0)
     cut.set_random_state(0)
     points = np.array([[r, c] for r in range(0, 400, 10) for c in range(0, 400, 10)], dtype=np.float32)
     for patch in cut({"image": np.zeros((1, 400, 400), np.uint8), "label": points}):
@@ -219,7 +261,7 @@ def test_equal_seeds_equal_patches():
 
 @pytest.mark.parametrize(
     "options",
-    [{"positive": 1.1}, {"zoom": (0, 1)}, {"zoom": (2, 1)}, {"size": 0}, {"rotations": (8, 0)}, {"mirrors": (3, 1)}],
+    [{"size": (5, 0)}, {"zoom": (0, 1)}, {"zoom": (2, 1)}, {"size": 0}, {"rotations": (8, 0)}, {"mirrors": (3, 1)}],
     ids=str,
 )
 def test_wrong_options(options):
