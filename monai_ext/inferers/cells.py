@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from monai_ext.base.errors import InputError
@@ -18,11 +19,16 @@ from monai_ext.formats.measurements import Shapes
 from monai_ext.inferers.instances import SLACK, instance_maps
 from monai_ext.inferers.windows import MapPredictor
 from monai_ext.instances.pieces import whole_instances
+from monai_ext.instances.sparse import SparseInstances
 from monai_ext.networks.convention import InputConvention
 from monai_ext.networks.utils import settings_text
 from monai_ext.transforms.instances import NucleusInstances
 
 __all__ = ["CellFinder", "InstanceFinder", "TileFinder"]
+
+_BARE = 0.08  # optical density of the mean colour, against a white of 255, up to which there is bare glass
+_BARE_SIDE = 5  # px, of the square whose mean is taken
+_MOSTLY_BARE = 0.5  # share of an instance
 
 
 class TileFinder(MapPredictor):
@@ -203,11 +209,18 @@ class CellFinder(TileFinder):
         return json.dumps([super().fingerprint, settings], sort_keys=True)
 
 
+def _share(instances: SparseInstances, where: Tensor) -> Tensor:
+    """The share of each instance, ``(N,)``, that is in ``where``, bool ``(H, W)``."""
+    within = where.reshape(-1)[instances.pixel].float()
+    return within.new_zeros(len(instances)).index_add_(0, instances.owner, within) / instances.area
+
+
 class InstanceFinder(TileFinder):
     """Finds the nuclei that a network for instances sees, as :class:`~monai_ext.inferers.InstanceInferer` does.
 
     A tile with its halo is one window. Two windows may see a nucleus differently, so that versions of one are
-    recognised by the overlap of their outlines.
+    recognised by the overlap of their outlines. What lets nearly all light through is no nucleus, whatever the network
+    says: fields that are cut from tissue hold no bare glass from which it could learn that.
 
     Args:
         network: an :class:`~monai_ext.networks.nets.InstanceBackEnd`.
@@ -237,8 +250,18 @@ class InstanceFinder(TileFinder):
         return self.infer(images, self._maps)
 
     def _maps(self, images: Tensor) -> Tensor:
-        instances, scores = instance_maps([each.suppress(self.iou) for each in self.network.find(images)], self.rim)
+        bare = self._is_bare(images)
+        seen = [
+            each[_share(each, glass) <= _MOSTLY_BARE]
+            for each, glass in zip(self.network.find(images), bare, strict=True)
+        ]
+        instances, scores = instance_maps([each.suppress(self.iou) for each in seen], self.rim)
         return torch.cat([instances, scores], dim=1)
+
+    def _is_bare(self, images: Tensor) -> Tensor:
+        """Bool ``(B, H, W)``: bare glass."""
+        light = self.convention.undo(images.float()).mean(1) / 255
+        return F.avg_pool2d(light, _BARE_SIDE, 1, _BARE_SIDE // 2, count_include_pad=False) > 10**-_BARE
 
     def found(self, prediction: Tensor, *_: Any) -> tuple[np.ndarray, np.ndarray]:
         """Instances and scores of a tile."""

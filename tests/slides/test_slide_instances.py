@@ -248,6 +248,26 @@ def test_a_network(autocast, tmp_path):
     assert (bounds <= [300, 200, 300, 200]).all()
 
 
+class Lattice(nn.Module):
+    """Sees a square in each 40 px, whatever is there."""
+
+    def find(self, windows):
+        ids = torch.zeros(windows.shape[2:], dtype=torch.int64)
+        for number, (row, col) in enumerate(np.ndindex(windows.shape[2] // 40, windows.shape[3] // 40), 1):
+            ids[40 * row + 10 : 40 * row + 30, 40 * col + 10 : 40 * col + 30] = number
+        return [SparseInstances.from_map(ids) for _ in windows]
+
+
+def test_bare_glass_holds_no_nuclei(tmp_path):
+    image = np.full((320, 400, 3), 243, np.uint8)
+    image[:160] = (225, 180, 205)  # pale tissue
+    finder = InstanceFinder(Lattice(), halo=0, convention=InputConvention((127,) * 3, (128,) * 3))
+    SlideCells(finder, tmp_path, tile_px=400, tissue=False)(write_tiff(tmp_path / "a.tif", image, MPP))
+    table = pd.read_csv(tmp_path / "a_cells.csv")
+    assert len(table) == 40
+    assert table["row"].max() < 160
+
+
 def test_what_is_found_with_other_thresholds_is_told_apart():
     same, again, *others = (
         InstanceFinder(network(**options), **own).fingerprint

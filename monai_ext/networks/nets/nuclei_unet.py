@@ -14,14 +14,12 @@ from monai_ext.instances.parting import grow_parts, split_touching
 from monai_ext.instances.sparse import SparseInstances
 from monai_ext.instances.targets import Target
 from monai_ext.networks.blocks.unet_decoder import UNetDecoder
-from monai_ext.networks.convention import InputConvention
 from monai_ext.networks.nets.back_end import InstanceBackEnd
 
 __all__ = ["NucleiUNet"]
 
 _BACKGROUND, _INSIDE, _SEAM = range(3)
 _RIM = 2  # px
-_BARE_SIDE = 5  # px, of the square whose mean light is looked at
 
 
 class NucleiUNet(InstanceBackEnd):
@@ -33,9 +31,6 @@ class NucleiUNet(InstanceBackEnd):
     seam) and of inside. To find nuclei, what is surely inside is parted at its waists
     (:func:`~monai_ext.instances.split_touching`), and the parts grow until they fill the nuclei; pieces too thin to
     have an inside are nuclei too.
-
-    What lets nearly all light through is no nucleus, whatever the maps say: fields cut from tissue hold no bare glass
-    that could be learnt.
 
     Weights: a pixel counts as much as its instance. Where masks overlap, a pixel is the earlier one's.
 
@@ -53,9 +48,6 @@ class NucleiUNet(InstanceBackEnd):
         sigma: of the Gaussian that smooths the distances by which the insides are parted, px.
         depth: of the waist that parts, px.
         min_size: smaller nuclei are left out, px.
-        convention: how pixels became ``images``, for the light; ``None`` for no look at it.
-        bare: optical density, of the mean of 5 x 5 px and all colours against a white of 255, up to which a pixel is
-            bare glass.
 
     Raises:
         InputError: a negative ``seam_weight``; see :class:`InstanceBackEnd`.
@@ -74,15 +66,12 @@ class NucleiUNet(InstanceBackEnd):
         sigma: float = 2.0,
         depth: float = 1.0,
         min_size: int = 10,
-        convention: InputConvention | None = None,
-        bare: float = 0.08,
     ) -> None:
         super().__init__(backbone, weights, unlabelled, freeze_norm)
         if not seam_weight >= 0:
             raise InputError("seam_weight", "a number of at least 0", repr(seam_weight))
         self.seam_weight, self.threshold, self.inside_threshold = float(seam_weight), threshold, inside_threshold
         self.sigma, self.depth, self.min_size = sigma, depth, min_size
-        self.convention, self.bare = convention, bare
         self.decoder = UNetDecoder(self.backbone.out_channels)
         self.head = nn.Conv2d(self.decoder.out_channels, 3, 1)
 
@@ -108,20 +97,11 @@ class NucleiUNet(InstanceBackEnd):
     def find_instances(self, images: Tensor) -> list[SparseInstances]:
         """Nuclei by their maps; a nucleus' score is the mean probability of its pixels."""
         probability = self.compute_maps(images).softmax(1)
-        likely = 1 - probability[:, _BACKGROUND]
-        if self.convention is not None:
-            likely = likely.masked_fill(self._is_bare(images), 0)
         nuclei = []
-        for nucleus, inside in zip(likely, probability[:, _INSIDE], strict=True):
+        for nucleus, inside in zip(1 - probability[:, _BACKGROUND], probability[:, _INSIDE], strict=True):
             instances = self._parted(nucleus.cpu().numpy(), inside.cpu().numpy())
             nuclei.append(SparseInstances.from_map(torch.from_numpy(instances).to(images.device), nucleus))
         return nuclei
-
-    def _is_bare(self, images: Tensor) -> Tensor:
-        """Bool ``(B, H, W)``: what lets nearly all light through."""
-        light = self.convention.undo(images.float()).mean(1, keepdim=True) / 255
-        light = F.avg_pool2d(light, _BARE_SIDE, 1, _BARE_SIDE // 2, count_include_pad=False)
-        return light[:, 0] > 10**-self.bare
 
     def _parted(self, nucleus: np.ndarray, inside: np.ndarray) -> np.ndarray:
         """An instance map, int32 ``(H, W)``."""
