@@ -105,7 +105,9 @@ def known_options(bundle: str = "*") -> frozenset[str]:
     functions = [f for f in vars(monai_bundle).values() if inspect.isfunction(f)]
     theirs = {name for function in functions for name in inspect.signature(function).parameters}
     launcher = {name for action in get_args_parser()._actions for name in action.option_strings}
-    entries = {name for path in ROOT.glob(f"bundles/{bundle}/configs/**/*.json") for name in _ids(json.loads(path.read_text()))}
+    entries = {
+        name for path in ROOT.glob(f"bundles/{bundle}/configs/**/*.json") for name in _ids(json.loads(path.read_text()))
+    }
     others = {"help", "version", *(flag.removeprefix("--") for flag in (*SERVER_FLAGS, *launcher))}
     return frozenset(ours | theirs | entries | others)
 

@@ -164,7 +164,10 @@ def masses(path: Path) -> None:
     shutil.copytree(fields("nuclei"), path)
     lists = json.loads((path / "dataset.json").read_text())
     for item in (item for name in LISTS for item in lists[name]):
-        cv2.imwrite(str(mask := path / f"{Path(item['image']).stem}_mask.png"), (read_mask(path / item["label"]) > 0) * np.uint8(255))
+        cv2.imwrite(
+            str(mask := path / f"{Path(item['image']).stem}_mask.png"),
+            (read_mask(path / item["label"]) > 0) * np.uint8(255),
+        )
         item["label"] = mask.name
     (path / "dataset.json").write_text(json.dumps(lists))
 

@@ -67,7 +67,12 @@ class Command:
 
 def pages() -> list[str]:
     """The pages of the documentation, relative to the repository."""
-    found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("bundles/*/docs/README.md")]
+    found = [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("bundles/*/docs/README.md"),
+    ]
     return sorted(str(path.relative_to(ROOT)) for path in found)
 
 

@@ -130,7 +130,7 @@ ELSEWHERE = (
         r"torchrun --standalone.*multi_gpu_slides",
         by="tests/bundles/test_bundle_slides.py::test_two_processes_write_the_same_files",
     ),
-    Rule(r" training .*configs/cycle\.json", by=f"{CYCLE_TEST}::whole"),
+    Rule(r" training .*configs/cycle\.json(?!.*overlays/paper/paper\.json)", by=f"{CYCLE_TEST}::whole"),
     Rule(
         r" training .*/from_classifier\.json",
         by="tests/bundles/test_vessel_bundle.py::test_a_trained_classifier_goes_on_with_stage_2",
@@ -167,6 +167,11 @@ NOT_RUN = (
 CAFFE = "fcn32s.caffemodel"
 WARM = "['configs/train.json','configs/warm.json']"  # from the shipped weights: an epoch from none finds no cells
 TRAIN = ("--epochs", "1", "--val_interval", "1")
+CYCLE = rf"^{NUCLEI}\$ .*configs/cycle\.json.*overlays/paper/paper\.json"
+FRONT = "{'epochs':1,'batch_size':4,'learning_rate':0.01,'backbone_weights':None}"
+SMALL = "'network_def#channels':16,'network_def#box_channels':32"
+BACK = "{'epochs':1,'val_interval':1,'patch_size':64,'score':0}"
+SEEDS = "{'theta':0.01,'min_area':1}"  # a classifier of an epoch sees little
 SHORTER = (
     # training
     Rule(r"paper_network\.json", add=("--network_def#width", "0.05"), replace={"^(CAFFE|fcn32s-.*)$": CAFFE}),
@@ -177,8 +182,10 @@ SHORTER = (
     Rule(r"prepare pcam --src RELEASE", add=("--limit", "24")),
     Rule(rf"{CELLS}\$ .* training .*configs/train", add=(*TRAIN, "--patch_size", "64", "--patches_per_field", "1")),
     Rule(rf"{CELLS}\$ .* training .*/classify\.json", add=TRAIN, replace={"^100$": "4"}),
+    Rule(r"expert_split remainder", add=("--processes", "1")),
     Rule(rf"{NUCLEI}\$ .* training .*configs/train", add=(*TRAIN, "--patch_size", "64")),
     Rule(rf"{VESSELS}\$ .* training ", add=("--stage1_epochs", "1", "--stage2_epochs", "1", "--warmup_epochs", "1")),
+    Rule(rf"{VESSELS}\$ (?!.*/network/).*/paper\.json", add=("--network_def#backbone", "resnet10")),
     Rule(rf"{VESSELS}\$ .*/paper\.json", add=("--grid", "6", "--batch_size", "2")),
     Rule(rf"{CELLS}\$ .* training .*models/mine", replace={r"^configs/train\.json$": f"{WARM}"}),
     # so few fields hold some classes only, which no classifier can learn from
@@ -193,6 +200,26 @@ SHORTER = (
     # the paper's rows: small networks, phases of an epoch, seeds wherever there is evidence
     Rule(rf"{MITOSIS}\$ .*/mammography\.json", add=("--field_size", "[96,64]", "--patch_size", "64")),
     Rule(rf"{NUCLEI}\$ .*/paper", replace={"^resnet(50|101|152)$": "resnet18"}),
+    Rule(f"{CYCLE}.*unilateral", add=("--cycles", "2", "--students", "1")),  # one has nothing to share
+    Rule(f"{CYCLE}(?!.*unilateral)", add=("--cycles", "1", "--students", "1")),
+    Rule(f"{CYCLE}(?!.*--backbone )", add=("--backbone", "resnet18")),
+    Rule(
+        CYCLE,
+        add=("--tile_size", "64", "--backbone_weights", "$None"),
+    ),
+    Rule(f"{CYCLE}.*--back_end", add=("--back_settings", BACK, "--found_settings", "{'score':0}")),
+    Rule(
+        f"{CYCLE}(?!.*--back_end)",
+        add=("--back_settings", f"{BACK[:-1]},{SMALL}}}", "--found_settings", f"{{'score':0,{SMALL}}}"),
+    ),
+    Rule(
+        rf"{NUCLEI}\$ (?!.*(cycle|front|hovernet|kg_instance)\.json).*/paper_back\.json",
+        add=("--network_def#channels", "16", "--network_def#box_channels", "32"),
+    ),
+    Rule(f"{CYCLE}.*--front_settings", replace={r"^\{'synthetic": f"{FRONT[:-1]},'synthetic"}),
+    Rule(f"{CYCLE}(?!.*--front_settings)", add=("--front_settings", FRONT)),
+    Rule(f"{CYCLE}.*--seeds_settings", replace={r"^\{'max_seeds": f"{SEEDS[:-1]},'max_seeds"}),
+    Rule(f"{CYCLE}(?!.*--seeds_settings)", add=("--seeds_settings", SEEDS)),
     Rule(rf"{CELLS}\$ .*--dataset_dir D .*(teacher|student|table)", replace={"^D$": "annotated"}),
     # tuning
     Rule(r"tune expert-count", add=("--counts", "(2,4)", "--learning_rates", "(1e-3,)", "--epochs", "1")),

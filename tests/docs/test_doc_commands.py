@@ -22,7 +22,9 @@ def test_the_commands_of_a_page_are_valid(page, documented, tree):
 @pytest.mark.parametrize("page", pages())
 def test_what_a_page_mentions_is_valid(page, tree):
     text = (ROOT / page).read_text()
-    wrong = [f"{page}:{line}: {said}\n  {why}" for line, said in mentions(text) if (why := problem_of_mention(said, tree))]
+    wrong = [
+        f"{page}:{line}: {said}\n  {why}" for line, said in mentions(text) if (why := problem_of_mention(said, tree))
+    ]
     wrong += [f"{page}:{line}: {why}" for line, name in options(text) if (why := problem_of_option(name, page))]
     assert wrong == []
 
