@@ -194,7 +194,7 @@ def check_entries(parser: ConfigParser, entries: Mapping[str, Any], what: str = 
             need(has(parser, reference), f"{what}--{key}: the configuration has no @{reference}")
         configs = key.removesuffix("_settings") + "_configs"
         if key.endswith("_settings") and isinstance(value, dict) and has(parser, configs):
-            files = several(parser.get_parsed_content(configs))
+            files = several(entries.get(configs) or parser.get_parsed_content(configs))
             check_entries(merged(Path.cwd(), files), value, f"--{key}: ")
 
 
