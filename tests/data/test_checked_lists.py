@@ -3,13 +3,14 @@
 import json
 import os
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from monai_ext.base.errors import DataListError
 from monai_ext.base.files import write_png
-from monai_ext.data import checked_lists, check_label_item, check_mask_item, load_datalist
+from monai_ext.data import check_label_item, check_mask_item, checked_lists, load_datalist
 
 LISTS = ("training", "validation")
 
@@ -87,7 +88,7 @@ def test_a_list_with_a_change_is_checked_again_and_no_other(place, change):
     place.load()
     change(place)
     place.load()
-    assert sorted(os.path.basename(path)[:8] for path in place.checked) in (
+    assert sorted(Path(path).name[:8] for path in place.checked) in (
         ["training", "training"],
         ["other.pn", "training"],
     )

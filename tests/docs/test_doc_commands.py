@@ -87,6 +87,29 @@ def test_what_is_wrong_is_found(words, expected, tree):
 
 
 @pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("python -m monai_ext prepare NAME --src SRC --dst DST", None),
+        ("python -m monai_ext prepare NAME --src SRC --dts DST", "--dts"),
+        ("python -m monai_ext tune evidence", None),
+        ("python -m monai_ext tune evidnce", "tune: expected evidence"),
+        ("make nothing", "nothing"),
+    ],
+)
+def test_what_is_wrong_with_a_mention_is_found(said, expected, tree):
+    found = problem_of_mention(said, tree)
+    assert (found is None) if expected is None else expected in (found or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "valid"),
+    [("cache_rate", True), ("detect#smooth", True), ("nooverwrite", True), ("label-noise", True), ("cach_rate", False)],
+)
+def test_an_option_that_nothing_takes_is_found(name, valid):
+    assert (problem_of_option(name, "docs/page.md") is None) is valid
+
+
+@pytest.mark.parametrize(
     ("settings", "expected"),
     [("{'epochs':1,'network_def#channels':32}", None), ("{'epoch':1}", "--back_settings: --epoch: the configuration")],
 )
