@@ -207,6 +207,8 @@ SHORTER = (
         CYCLE,
         add=("--tile_size", "64", "--backbone_weights", "$None"),
     ),
+    # cut down to one cycle and one small student these are the first row again, whose phases are done
+    Rule(CYCLE, replace={"^O_(resnet50|1|baseline|one_student)$": "O"}),
     Rule(f"{CYCLE}.*--back_end", add=("--back_settings", BACK, "--found_settings", "{'score':0}")),
     Rule(
         f"{CYCLE}(?!.*--back_end)",
