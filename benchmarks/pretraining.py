@@ -1,4 +1,4 @@
-"""What ImageNet's weights are worth in each bundle: ``pretrained.json`` with them and without, everything else equal.
+"""What ImageNet's weights are worth in each bundle: the same network with them and without, everything else equal.
 
 Run from the repository's root::
 
@@ -69,8 +69,8 @@ class Bundle:
         key: the key metric of the bundle's validation, as ``history.json`` calls it.
         lower: whether less of the key metric is better.
         weights: the option that turns the pretrained weights off.
-        before: overlays that ``pretrained.json`` goes over.
-        after: overlays that go over ``pretrained.json`` in a training.
+        network: overlays that bring the pretrained network, where it is not the default.
+        training: further overlays of a training.
         both: options of training and evaluation.
         evaluation: options of the evaluation alone.
     """
@@ -81,8 +81,8 @@ class Bundle:
     key: str
     lower: bool = False
     weights: str = "backbone_weights"
-    before: Sequence[str] = ()
-    after: Sequence[str] = ()
+    network: Sequence[str] = ("network/pretrained",)
+    training: Sequence[str] = ()
     both: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
 
@@ -103,6 +103,7 @@ BUNDLES = {
         INSTANCES,
         key="val_loss",
         lower=True,
+        network=(),
     ),
     "metastasis": Bundle(
         "pathology_metastasis_evidence_localization",
@@ -124,8 +125,8 @@ BUNDLES = {
         INSTANCES,
         key="val_dice",
         weights="pretrained_weights",
-        before=["network/unet"],
-        after=["training/paste"],
+        network=(),
+        training=["training/paste"],
         evaluation={"save_maps": False},
     ),
     "vessels": Bundle(
@@ -147,9 +148,9 @@ def part(name: str, data: Any, arm: str, seed: int, folder: Path) -> Iterator[tu
         common["cache_dir"] = str(folder.parents[1] / "cache")
     epochs = sum(bundle.options.get(option, 0) for option in ("epochs", "stage1_epochs", "stage2_epochs"))
     no_weights = {bundle.weights: "$None"}  # MONAI drops a None
-    stack = [*bundle.before, "network/pretrained"]
+    stack = bundle.network
     options = {**common, "seed": seed, "val_interval": epochs, **bundle.options}
-    yield _files([*stack, *bundle.after]), options | (no_weights if arm == "random" else {})
+    yield _files([*stack, *bundle.training]), options | (no_weights if arm == "random" else {})
     options = {**common, "split": "validation", "output_dir": str(folder / "validation"), **bundle.evaluation}
     yield [*_files(stack), "configs/evaluate.json"], options | no_weights
 

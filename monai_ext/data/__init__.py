@@ -6,6 +6,7 @@ from monai_ext.base.lazy import lazy_names
 
 if TYPE_CHECKING:
     from monai_ext.base.cache_names import item_hash, settings_hash
+    from monai_ext.data.checked_lists import is_large
     from monai_ext.data.cohort import Cohort
     from monai_ext.data.crops import CropDataset
     from monai_ext.data.datalist import check_label_item, check_mask_item, check_points_item, load_datalist
@@ -65,6 +66,7 @@ __all__ = [
     "crop_patches",
     "expert_nuclei",
     "hot_spot",
+    "is_large",
     "item_hash",
     "keep_lumen",
     "keep_templates",

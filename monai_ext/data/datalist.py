@@ -10,7 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
+from monai_ext.base.distributed import is_first
 from monai_ext.base.errors import DataListError, InputError
+from monai_ext.data.checked_lists import CheckedLists, is_large
 from monai_ext.formats.image import read_field, read_mask
 from monai_ext.formats.point_files import read_points
 from monai_ext.formats.points import as_points, points_outside
@@ -18,6 +22,8 @@ from monai_ext.formats.points import as_points, points_outside
 __all__ = ["check_label_item", "check_mask_item", "check_points_item", "load_datalist", "read_content"]
 
 Item = dict[str, Any]
+
+_PATIENCE_S = 5  # before progress is shown
 
 
 def check_points_item(item: Mapping[str, Any], mpp: float | None = None) -> list[str]:
@@ -102,12 +108,16 @@ def load_datalist(
 ) -> dict[str, list[Item]]:
     """Read ``<dataset_dir>/dataset.json`` and check it: files, contents, groups.
 
+    Where a folder's lists hold :data:`~monai_ext.data.checked_lists.LARGE` items or more, those that are in order are
+    remembered in its ``.checked.json``; as long as neither they nor their files change, they are not read again.
+
     Args:
         dataset_dir: the folder; paths in the list are relative to it. Of several folders the lists are joined, and
             the folder's name is put before the name of each group.
         splits: the lists to return and check; each must hold something, in one of the folders. ``training``,
             ``validation`` and ``test`` are all looked through for groups that are in two of them.
-        check: gives the problems of one item, a line each; ``None`` to look at the list alone.
+        check: gives the problems of one item, a line each; ``None`` to look at the list alone. Only what a function
+            with a name has found to be in order is remembered, not what a ``lambda`` has.
         path_keys: keys that each item must have; where they hold text it is a path, relative to the folder. The first
             one must hold text.
         optional_path_keys: keys that an item may have, with a path or ``{name: path}``. Every other key is passed on
@@ -123,29 +133,53 @@ def load_datalist(
     """
     folders = [dataset_dir] if isinstance(dataset_dir, (str, os.PathLike)) else list(dataset_dir)
     joined: dict[str, list[Item]] = {name: [] for name in splits}
+    keys = [*path_keys, *optional_path_keys]
     problems: list[str] = []
+    unchecked: list[Item] = []
+    marks: list[tuple[CheckedLists, dict[str, str | None]]] = []
     empty = set(splits)
     for folder in map(Path, folders):
         lists = _read_lists(folder, splits, problems)
         empty -= {name for name in splits if lists[name] != []}
+        large = check is not None and is_large([item for name in splits for item in lists[name] or []])
+        before = CheckedLists(folder, check) if large else None
+        stamps: dict[str, str | None] = {}
         for name in splits:
             items = _resolved(folder, name, lists[name] or [], (path_keys, optional_path_keys), problems)
+            if before is not None:
+                stamps[name] = before.fingerprint(items, keys)
+            if before is None or stamps[name] not in before:
+                unchecked += items
+            elif is_first():
+                print(
+                    f"{folder}: the {len(items)} items of '{name}' are as they were when they were checked", flush=True
+                )
             if len(folders) > 1:  # names of groups are each data set's own
                 items = [
                     item | {"group": f"{folder.name}/{item['group']}"} if "group" in item else item for item in items
                 ]
             joined[name] += items
+        if before is not None:
+            marks.append((before, stamps))
     where = ", ".join(str(Path(folder) / "dataset.json") for folder in folders)
     if allow_empty and any(joined.values()):
         empty = set()
     problems += [f"{where}: expected a list '{s}' with at least one item, found none" for s in splits if s in empty]
     if check is not None:
-        items = [item for name in splits for item in joined[name]]
         with ThreadPoolExecutor() as pool:
-            check_item = partial(_check_paths, check, [*path_keys, *optional_path_keys])
-            problems += [line for lines in pool.map(check_item, items) for line in lines]
+            checked = pool.map(partial(_check_paths, check, keys), unchecked)
+            progress = {
+                "desc": "checking the data list",
+                "unit": "item",
+                "delay": _PATIENCE_S,
+                "disable": not is_first(),
+            }
+            problems += [line for lines in tqdm(checked, total=len(unchecked), **progress) for line in lines]
     if problems:
         raise DataListError(where, problems)
+    if is_first():
+        for before, stamps in marks:
+            before.remember(stamps)
     return joined
 
 

@@ -170,6 +170,8 @@ class PhaseRunner:
         overrides = self._overrides(phase, parser)
         if "resume" in parser:
             overrides["resume"] = resume or as_flag(overrides.get("resume", False), "resume")
+        # MONAI drops None, and the configuration's own value would stay
+        overrides = {key: "$None" if value is None else value for key, value in overrides.items()}
         try:
             monai.bundle.run(config_file=self._files(phase), **overrides)
         except RuntimeError as error:

@@ -53,7 +53,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
             *("backbone_weights", "pretrained_weights"),
         },
         # the truth is what counts
-        "evaluate_front": {"pretrained_weights", "convention", "convention#weights"},
+        "evaluate_front": {"backbone_weights", "pretrained_weights", "convention", "convention#weights"},
         "evaluate_cells": {"annotation", "selection_annotation", "convention", "convention#weights"},
         **dict.fromkeys(["inference_onnx", "inference_trt", "slides_onnx"], DEPLOYED),
         # windows, evidence maps and loaders of single images have no place on slides

@@ -9,6 +9,7 @@ import inspect
 import io
 import json
 import re
+import shlex
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -23,6 +24,7 @@ from torch.distributed.run import get_args_parser
 
 from monai_ext import commands
 from monai_ext.base.errors import InputError
+from monai_ext.options import _ids
 from monai_ext.tuning import evidence, expert_count, instances, mitosis
 from tests.docs.shell import ROOT, Command
 
@@ -37,6 +39,9 @@ REQUESTS = (  # of MONAI Label's interface, as tests/label sends them
     r"POST /activelearning/\w+",
     r"POST /scoring/{model}\?run_sync=true",
 )
+
+
+PLACEHOLDER = re.compile(r"[A-Z]+")
 
 
 class InvalidError(Exception):
@@ -66,6 +71,61 @@ def problem(command: Command, tree: Path = ROOT) -> str | None:
         except InvalidError as error:
             return str(error)
     return None
+
+
+def problem_of_mention(text: str, tree: Path = ROOT) -> str | None:
+    """What is wrong with a command in running text, which need not be complete; ``None`` if it is valid.
+
+    Args:
+        text: of its code span.
+        tree: the repository.
+    """
+    words = tuple(shlex.split(text))
+    named = words[3:] if words[:2] == ("python", "-m") else ()
+    if words[0] == "pip" or words in {("python", "-m", name) for name in MODULES}:
+        return None
+    if words[2:3] == ("monai_ext",) and not any(word.startswith("-") for word in named):
+        return problem(Command("", 0, ".", (*words, "--help")), tree)
+    kinds = [command for command in commands.COMMANDS if len(named) > 1 and command[:1] == named[:1]]
+    if len(named) > 1 and PLACEHOLDER.fullmatch(named[1]) and len(kinds[0]) > 1:
+        every = [(*words[:3], *kind, *named[2:]) for kind in kinds]
+    else:
+        every = [words]
+    return next((wrong for each in every if (wrong := problem(Command("", 0, ".", each), tree))), None)
+
+
+@functools.cache
+def known_options(bundle: str = "*") -> frozenset[str]:
+    """What may be given to a bundle's commands: entries of its configurations, and arguments of ours and of MONAI's.
+
+    Args:
+        bundle: its folder's name; all bundles by default.
+    """
+    ours = {option.name for command in commands.COMMANDS for option in commands.usage_of(command).options}
+    functions = [f for f in vars(monai_bundle).values() if inspect.isfunction(f)]
+    theirs = {name for function in functions for name in inspect.signature(function).parameters}
+    launcher = {name for action in get_args_parser()._actions for name in action.option_strings}
+    entries = {
+        name for path in ROOT.glob(f"bundles/{bundle}/configs/**/*.json") for name in _ids(json.loads(path.read_text()))
+    }
+    others = {"help", "version", *(flag.removeprefix("--") for flag in (*SERVER_FLAGS, *launcher))}
+    return frozenset(ours | theirs | entries | others)
+
+
+def problem_of_option(name: str, page: str) -> str | None:
+    """What is wrong with an option that a page names; ``None`` if something takes it.
+
+    Args:
+        name: without hyphens.
+        page: relative to the repository.
+    """
+    bundle = page.split("/")[1] if page.startswith("bundles/") else "*"
+    known = known_options(bundle)
+    first = re.split("#|::", name)[0]
+    # an entry within an object may be one that only its class knows, such as detect#patch_size
+    if {name, name.replace("-", "_"), name.removeprefix("no")} & known or (first != name and first in known):
+        return None
+    return f"--{name}: nothing has such an option"
 
 
 def need(condition: object, message: str) -> None:
@@ -134,7 +194,7 @@ def check_entries(parser: ConfigParser, entries: Mapping[str, Any], what: str = 
             need(has(parser, reference), f"{what}--{key}: the configuration has no @{reference}")
         configs = key.removesuffix("_settings") + "_configs"
         if key.endswith("_settings") and isinstance(value, dict) and has(parser, configs):
-            files = several(parser.get_parsed_content(configs))
+            files = several(entries.get(configs) or parser.get_parsed_content(configs))
             check_entries(merged(Path.cwd(), files), value, f"--{key}: ")
 
 
@@ -208,6 +268,8 @@ def check_python(arguments: Sequence[str]) -> None:
         check_module(arguments[1:])
         return
     need(Path(arguments[0]).is_file(), f"no such file: {arguments[0]}")
+    if len(arguments) == 1:
+        return
     spec = importlib.util.spec_from_file_location(Path(arguments[0]).stem, arguments[0])
     spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
     bound(module.main, arguments[1:])
@@ -230,7 +292,9 @@ def check_pip(arguments: Sequence[str]) -> None:
     command, *packages = arguments
     need(command == "install", f"unknown command pip {command}")
     pins = {line.split(";")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()}
-    if packages != ["-r", "requirements.txt"]:
+    extras = re.search(r"\[project\.optional-dependencies\]\n((?:.+\n)+)", (ROOT / "pyproject.toml").read_text())
+    pins |= {f"monai_ext[{name}]" for name in re.findall(r"^(\w+) =", extras[1], re.MULTILINE)}
+    if packages not in (["-r", "requirements.txt"], ["-e", "."]):
         need(set(packages) <= pins, f"not as in requirements.txt: {sorted(set(packages) - pins)}")
 
 
@@ -257,6 +321,7 @@ MODULES: dict[str, Callable[[Sequence[str]], None]] = {
 }
 PROGRAMS: dict[str, Callable[[Sequence[str]], None]] = {
     "python": check_python,
+    "monai-ext": check_monai_ext,
     ".venv-label/bin/python": check_python,
     "-m": check_module,  # the last lines of a torchrun, shown alone
     "torchrun": check_torchrun,

@@ -19,8 +19,17 @@ from monai_ext.formats.geojson import Features, write_geojson
 from monai_ext.formats.image import read_field, read_mask
 from monai_ext.formats.outlines import label_map_to_polygons
 from monai_ext.formats.point_files import read_points
-from monai_ext.phantom import write_camelyon16, write_dataset, write_slide, write_vessel_slide, write_vessels
+from monai_ext.networks.nets import SegMitosFCN
+from monai_ext.phantom import (
+    write_camelyon16,
+    write_dataset,
+    write_nucleus_patches,
+    write_slide,
+    write_vessel_slide,
+    write_vessels,
+)
 from tests.docs.shell import ROOT
+from tests.networks.test_segmitos import caffe_layers, save_caffe
 from tests.prepare import (
     test_prepare,
     test_prepare_cbis_ddsm,
@@ -47,7 +56,7 @@ def kept() -> tempfile.TemporaryDirectory:
 def phantom(method: str, **options: object) -> Path:
     """The folder of a phantom."""
     folder = Path(kept().name) / "_".join(map(str, (method, *options.values())))
-    writers = {"vessels": write_vessels, "camelyon16": write_camelyon16}
+    writers = {"vessels": write_vessels, "camelyon16": write_camelyon16, "nucleus_patches": write_nucleus_patches}
     (writers[method] if method in writers else partial(write_dataset, method))(folder, **options)
     return folder
 
@@ -161,6 +170,35 @@ def bowl(path: Path) -> None:
         cv2.imwrite(str(folder / "images" / f"{folder.name}.png"), np.moveaxis(image, 0, -1)[..., ::-1])
         for value in np.unique(label[label > 0]):
             cv2.imwrite(str(folder / "masks" / f"{value}.png"), np.where(label == value, 255, 0).astype(np.uint8))
+
+
+def caffe(path: Path) -> None:
+    """A file of Caffe's, of a network a twentieth as wide as the paper's."""
+    save_caffe(path, caffe_layers(SegMitosFCN(32, width=0.05), old=False))
+
+
+def masses(path: Path) -> None:
+    """Nuclei stand for masses, their masks for the label."""
+    shutil.copytree(fields("nuclei"), path)
+    lists = json.loads((path / "dataset.json").read_text())
+    for item in (item for name in LISTS for item in lists[name]):
+        cv2.imwrite(
+            str(mask := path / f"{Path(item['image']).stem}_mask.png"),
+            (read_mask(path / item["label"]) > 0) * np.uint8(255),
+        )
+        item["label"] = mask.name
+    (path / "dataset.json").write_text(json.dumps(lists))
+
+
+def outlined(path: Path) -> None:
+    """The cells of a field, as QuPath exports them."""
+    write_geojson(path, Features(outlines(items(fields("cells"))[0])))
+
+
+def results(path: Path) -> None:
+    """What inference writes for that field."""
+    path.mkdir()
+    outlined(path / "QUPATH.geojson")
 
 
 def nucls(path: Path) -> None:

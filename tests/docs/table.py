@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from tests.docs import places
-from tests.docs.places import Recipe, copied, fields, images, one_image, scores, shipped, slides
+from tests.docs.places import SIDE, Recipe, copied, fields, images, one_image, scores, shipped, slides
 from tests.docs.shell import Command
 
 CELLS = "bundles/pathology_cell_semantic_segmentation"
@@ -42,6 +42,9 @@ PLACES: dict[str, dict[str, Recipe]] = {
     },
     CELLS: {
         "CRCHISTO": places.crchisto,
+        "QUPATH.geojson": places.outlined,
+        "RESULTS": places.results,
+        "annotated": copied(partial(places.phantom, "nucleus_patches", slides=10, fields=1, size=SIDE)),
         "DATA": copied(partial(fields, "cells")),
         "DSB": places.bowl,
         "F": copied(partial(fields, "cells")),
@@ -56,14 +59,17 @@ PLACES: dict[str, dict[str, Recipe]] = {
     EVIDENCE: {
         "DATA": copied(PATCHES),
         "IMAGES": images(PATCHES),
+        "RELEASE/testing/images": copied(places.camelyon16, "testing/images"),
         "KAGGLE": partial(places.test_prepare_pcam.kaggle, count=120),
         "SLIDES": copied(places.camelyon16, "testing/images"),
-        "models/camelyon16": shipped(EVIDENCE),
         "models/mine": shipped(EVIDENCE),
     },
     MITOSIS: {
         "DATA": copied(partial(fields, "mitosis")),
+        "CBIS": places.masses,
         "IMAGE": images(partial(fields, "mitosis"), 1),
+        **dict.fromkeys(["MITOS12", "MITOS14", "AMIDA13", "TUPAC16"], copied(partial(fields, "mitosis"))),
+        "fcn32s.caffemodel": places.caffe,
         "IMAGES": images(partial(fields, "mitosis")),
         "SLIDES": slides(),
         "mitosis_fields": places.tupac16,
@@ -71,10 +77,13 @@ PLACES: dict[str, dict[str, Recipe]] = {
     },
     NUCLEI: {
         "DSB": places.bowl,
+        "F": copied(partial(fields, "nuclei")),
         "FIELDS": copied(partial(fields, "nuclei")),
         "IMAGES": images(partial(fields, "nuclei")),
         "MARKED": places.marked,
         "SLIDES": slides(3, 768),
+        "T": copied(partial(fields, "nuclei")),
+        "data/synthetic": copied(partial(fields, "nuclei", seed=1)),
         "data/fields": copied(partial(fields, "nuclei")),
         "models/cycle": shipped(NUCLEI),
     },
@@ -123,7 +132,7 @@ ELSEWHERE = (
     ),
     Rule(r" report folds ", by="tests/reports/test_folds_report.py::test_a_row_for_each_method"),
     Rule(r" report pictures ", by="tests/reports/test_instance_pictures.py::test_runs_stand_beside_image_and_labels"),
-    Rule(r" training .*configs/cycle\.json", by=f"{CYCLE_TEST}::whole"),
+    Rule(r" training .*configs/cycle\.json(?!.*overlays/paper/paper\.json)", by=f"{CYCLE_TEST}::whole"),
     Rule(
         r" training .*/from_classifier\.json",
         by="tests/bundles/test_vessel_bundle.py::test_a_trained_classifier_goes_on_with_stage_2",
@@ -149,7 +158,6 @@ NOT_RUN = (
     ),
     Rule(r"--nnodes=|\$ scontrol|\$ head|\$ -m ", why="several machines"),
     Rule(r"_trt\.json|trt_export", why="a GPU and TensorRT"),
-    Rule(r"paper_network\.json", why="134 million parameters, and weights that are not here"),
     Rule(
         r"^(?!.*( phantom |from_classifier\.json)).*(--seed |(data|eval)/\w+_)[1-4]( |$)",
         why="another seed of a command that is run",
@@ -160,16 +168,28 @@ NOT_RUN = (
     Rule(r"--ckpt_dir models/resnet18( |$)", why="on the bundle's page the same runs with the ResNet18 trained there"),
 )
 
+CAFFE = "fcn32s.caffemodel"
 WARM = "['configs/train.json','configs/warm.json']"  # from the shipped weights: an epoch from none finds no cells
 TRAIN = ("--epochs", "1", "--val_interval", "1")
+CYCLE = rf"^{NUCLEI}\$ .*configs/cycle\.json.*overlays/paper/paper\.json"
+FRONT = "{'epochs':1,'batch_size':4,'learning_rate':0.01,'backbone_weights':None}"
+SMALL = "'network_def#channels':16,'network_def#box_channels':32"
+BACK = "{'epochs':1,'val_interval':1,'patch_size':64,'score':0}"
+SEEDS = "{'theta':0.01,'min_area':1}"  # a classifier of an epoch sees little
 SHORTER = (
     # training
+    Rule(r"paper_network\.json", add=("--network_def#width", "0.05"), replace={"^(CAFFE|fcn32s-.*)$": CAFFE}),
+    Rule(r"", replace={"^IMAGENET1K_V1$": "$None"}),  # not at hand
     Rule(rf"{MITOSIS}\$ .* training ", add=(*TRAIN, "--patch_size", "96", "--patches_per_epoch", "4")),
     Rule(rf"{EVIDENCE}\$ .* training ", add=(*TRAIN, "--batch_size", "12")),
+    Rule(rf"{EVIDENCE}\$ .*/resnet18\.json", add=("--network_def#block_inplanes", "[4,8,16,32]")),
+    Rule(r"prepare pcam --src RELEASE", add=("--limit", "24")),
     Rule(rf"{CELLS}\$ .* training .*configs/train", add=(*TRAIN, "--patch_size", "64", "--patches_per_field", "1")),
     Rule(rf"{CELLS}\$ .* training .*/classify\.json", add=TRAIN, replace={"^100$": "4"}),
+    Rule(r"expert_split remainder", add=("--processes", "1")),
     Rule(rf"{NUCLEI}\$ .* training .*configs/train", add=(*TRAIN, "--patch_size", "64")),
     Rule(rf"{VESSELS}\$ .* training ", add=("--stage1_epochs", "1", "--stage2_epochs", "1", "--warmup_epochs", "1")),
+    Rule(rf"{VESSELS}\$ (?!.*/network/).*/paper\.json", add=("--network_def#backbone", "resnet10")),
     Rule(rf"{VESSELS}\$ .*/paper\.json", add=("--grid", "6", "--batch_size", "2")),
     Rule(rf"{CELLS}\$ .* training .*models/mine", replace={r"^configs/train\.json$": f"{WARM}"}),
     # so few fields hold some classes only, which no classifier can learn from
@@ -181,6 +201,32 @@ SHORTER = (
         add=("--per_class", "4", "--shared_settings", "{'epochs':1,'val_interval':1,'patches_per_field':1}"),
     ),
     Rule(r"/attributions\.json", add=("--attribution_limit", "1", "--attribution_methods", "['cam','lrp']")),
+    # the paper's rows: small networks, phases of an epoch, seeds wherever there is evidence
+    Rule(rf"{MITOSIS}\$ .*/mammography\.json", add=("--field_size", "[96,64]", "--patch_size", "64")),
+    Rule(rf"{NUCLEI}\$ .*/paper", replace={"^resnet(50|101|152)$": "resnet18"}),
+    Rule(f"{CYCLE}.*unilateral", add=("--cycles", "2", "--students", "1")),  # one has nothing to share
+    Rule(f"{CYCLE}(?!.*unilateral)", add=("--cycles", "1", "--students", "1")),
+    Rule(f"{CYCLE}(?!.*--backbone )", add=("--backbone", "resnet18")),
+    Rule(
+        CYCLE,
+        add=("--tile_size", "64", "--backbone_weights", "$None"),
+    ),
+    # cut down to one cycle and one small student these are the first row again, whose phases are done
+    Rule(CYCLE, replace={"^O_(resnet50|1|baseline|one_student)$": "O"}),
+    Rule(f"{CYCLE}.*--back_end", add=("--back_settings", BACK, "--found_settings", "{'score':0}")),
+    Rule(
+        f"{CYCLE}(?!.*--back_end)",
+        add=("--back_settings", f"{BACK[:-1]},{SMALL}}}", "--found_settings", f"{{'score':0,{SMALL}}}"),
+    ),
+    Rule(
+        rf"{NUCLEI}\$ (?!.*(cycle|front|hovernet|kg_instance)\.json).*/paper_back\.json",
+        add=("--network_def#channels", "16", "--network_def#box_channels", "32"),
+    ),
+    Rule(f"{CYCLE}.*--front_settings", replace={r"^\{'synthetic": f"{FRONT[:-1]},'synthetic"}),
+    Rule(f"{CYCLE}(?!.*--front_settings)", add=("--front_settings", FRONT)),
+    Rule(f"{CYCLE}.*--seeds_settings", replace={r"^\{'max_seeds": f"{SEEDS[:-1]},'max_seeds"}),
+    Rule(f"{CYCLE}(?!.*--seeds_settings)", add=("--seeds_settings", SEEDS)),
+    Rule(rf"{CELLS}\$ .*--dataset_dir D .*(teacher|student|table)", replace={"^D$": "annotated"}),
     # tuning
     Rule(r"tune expert-count", add=("--counts", "(2,4)", "--learning_rates", "(1e-3,)", "--epochs", "1")),
     Rule(r"tune instances", add=("--thresholds", "(0.4,0.5,0.1)", "--sigmas", "(0,0.125,0.125)")),

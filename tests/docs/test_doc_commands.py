@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from tests.docs.checks import problem
-from tests.docs.shell import ROOT, Command, blocks, pages
+from tests.docs.checks import problem, problem_of_mention, problem_of_option
+from tests.docs.shell import ROOT, Command, blocks, cells, mentions, options, pages
 from tests.docs.table import ELSEWHERE, MITOSIS, NOT_RUN, NUCLEI, PLACES, SHORTER, fate, named, shortened
 
 LIKE_COMMANDS = re.compile(r"^\s*(\$ |python3? |pip |torchrun |make |curl )", re.MULTILINE)
@@ -17,6 +17,23 @@ EXT = ("python", "-m", "monai_ext")
 @pytest.mark.parametrize("page", pages())
 def test_the_commands_of_a_page_are_valid(page, documented, tree):
     assert [f"{c}\n  {wrong}" for c in documented[page] if (wrong := problem(c, tree))] == []
+
+
+@pytest.mark.parametrize("page", pages())
+def test_what_a_page_mentions_is_valid(page, tree):
+    text = (ROOT / page).read_text()
+    wrong = [
+        f"{page}:{line}: {said}\n  {why}" for line, said in mentions(text) if (why := problem_of_mention(said, tree))
+    ]
+    wrong += [f"{page}:{line}: {why}" for line, name in options(text) if (why := problem_of_option(name, page))]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if page.startswith("bundles/")])
+def test_every_row_of_commands_has_one(page, documented):
+    rows = {command.line for command in documented[page] if command.row}
+    columns = [cell for cell in cells((ROOT / page).read_text()) if cell.of_commands]
+    assert [f"{page}:{cell.line + 1}: {cell.text}" for cell in columns if cell.line + 1 not in rows] == []
 
 
 @pytest.mark.parametrize("page", pages())
@@ -67,6 +84,29 @@ def test_what_is_wrong_is_found(words, expected, tree):
     found = problem(Command("docs/page.md", 1, MITOSIS, words), tree)
     assert found is not None
     assert expected in found
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("python -m monai_ext prepare NAME --src SRC --dst DST", None),
+        ("python -m monai_ext prepare NAME --src SRC --dts DST", "--dts"),
+        ("python -m monai_ext tune evidence", None),
+        ("python -m monai_ext tune evidnce", "tune: expected evidence"),
+        ("make nothing", "nothing"),
+    ],
+)
+def test_what_is_wrong_with_a_mention_is_found(said, expected, tree):
+    found = problem_of_mention(said, tree)
+    assert (found is None) if expected is None else expected in (found or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "valid"),
+    [("cache_rate", True), ("detect#smooth", True), ("nooverwrite", True), ("label-noise", True), ("cach_rate", False)],
+)
+def test_an_option_that_nothing_takes_is_found(name, valid):
+    assert (problem_of_option(name, "docs/page.md") is None) is valid
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.docs.shell import Command, blocks, commands, script
+from tests.docs.shell import Command, blocks, cells, commands, mentions, options, script
 
 
 def words(text, page="docs/page.md", **options):
@@ -87,6 +87,47 @@ def test_a_block_is_typed_where_the_text_says(page, text, folders, tmp_path):
     filled = text.format(**{name or "block": f"```bash\n{first}python x\n```" for name, first in parts.items()})
     found = commands(filled, page, tmp_path)
     assert [command.folder for command in found if command.words[0] == "python"] == folders
+
+
+TABLE = """
+```bash
+P="'a.json'"
+T() { python -m x "$@"; }
+```
+
+| row | command | note |
+|---|---|---|
+| one | `T --c "[$P]"` (or `T` alone); `--d` | `python y 1` |
+| two | `T --e 1 \\| z` | `T` is no command here |
+
+| row | command, after `python -m z` |
+|---|---|
+| three | `--f 2` |
+"""
+
+
+def test_commands_in_tables():
+    rows = [command for command in commands(TABLE, "docs/page.md") if command.row]
+    assert [(c.line, c.words) for c in rows] == [
+        (9, ("python", "-m", "x", "--c", "['a.json']")),
+        (9, ("python", "-m", "x")),
+        (9, ("python", "y", "1")),
+        (10, ("python", "-m", "x", "--e", "1")),
+        (10, ("z",)),
+        (14, ("python", "-m", "z", "--f", "2")),
+    ]
+
+
+def test_a_row_without_a_command_is_noticed():
+    page = TABLE.replace("`--f 2`", "the same as `two`")
+    lines = {command.line for command in commands(page, "docs/page.md")}
+    assert [cell.line + 1 for cell in cells(page) if cell.of_commands and cell.line + 1 not in lines] == [14]
+
+
+def test_what_a_page_mentions():
+    page = "See `python -m x\n--a`, `--bc 1` and `python`.\n```bash\npython y\n```\n| `python z 1` |\n"
+    assert list(mentions(page)) == [(1, "python -m x --a")]
+    assert list(options("`--bc 1`, `-d`, `--e#f`")) == [(1, "bc"), (1, "e#f")]
 
 
 def test_a_command_tells_its_page_and_line():

@@ -83,6 +83,12 @@ def test_other_settings_run_the_phase_and_those_that_read_its_result(place):
     assert place.log("b") == ["0 False", "1 False", "1 False"]
 
 
+def test_nothing_is_a_setting_too(place):
+    """MONAI drops ``None``, and the configuration's own value would stay."""
+    place.chain("a", {"a": {"value": None}}).run()
+    assert place.log("a") == ["None False"]
+
+
 def test_changed_configurations_and_inputs_count(place):
     place.chain().run()
     place.write(COUNTING | {"value": 3})
