@@ -11,6 +11,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -263,7 +264,7 @@ def check_module(arguments: Sequence[str]) -> None:
 
 
 def check_python(arguments: Sequence[str]) -> None:
-    """``python -m MODULE`` or ``python FILE``, whose ``main`` Fire calls."""
+    """``python -m MODULE`` or ``python FILE``, whose ``main``, or the function named next, Fire calls."""
     if arguments[0] == "-m":
         check_module(arguments[1:])
         return
@@ -271,8 +272,12 @@ def check_python(arguments: Sequence[str]) -> None:
     if len(arguments) == 1:
         return
     spec = importlib.util.spec_from_file_location(Path(arguments[0]).stem, arguments[0])
-    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
-    bound(module.main, arguments[1:])
+    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)  # dataclasses look there
+    spec.loader.exec_module(module)
+    if hasattr(module, "main"):
+        bound(module.main, arguments[1:])
+    else:
+        bound(getattr(module, arguments[1]), arguments[2:])
 
 
 def check_torchrun(arguments: Sequence[str]) -> None:
@@ -292,8 +297,6 @@ def check_pip(arguments: Sequence[str]) -> None:
     command, *packages = arguments
     need(command == "install", f"unknown command pip {command}")
     pins = {line.split(";")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()}
-    extras = re.search(r"\[project\.optional-dependencies\]\n((?:.+\n)+)", (ROOT / "pyproject.toml").read_text())
-    pins |= {f"monai_ext[{name}]" for name in re.findall(r"^(\w+) =", extras[1], re.MULTILINE)}
     if packages not in (["-r", "requirements.txt"], ["-e", "."]):
         need(set(packages) <= pins, f"not as in requirements.txt: {sorted(set(packages) - pins)}")
 
