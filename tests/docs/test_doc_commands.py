@@ -115,9 +115,6 @@ def test_an_option_that_nothing_takes_is_found(name, valid):
         ("{'epochs':1,'network_def#unlabelled':'ignore'}", None),
         ("{'epoch':1}", "--back_settings: --epoch: the configuration"),
     ],
-        ("{'epochs':1,'network_def#unlabelled':'ignore'}", None),
-        ("{'epoch':1}", "--back_settings: --epoch: the configuration"),
-    ],
 )
 def test_settings_of_phases_are_entries_of_their_configurations(settings, expected, tree):
     found = problem(
