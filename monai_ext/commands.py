@@ -29,7 +29,7 @@ COMMANDS: dict[Words, str] = {
     ("annotate",): "monai_ext.prepare.annotator:annotate",
     ("doctor",): "monai_ext.doctor:doctor",
     ("export",): "monai_ext.distribution.export:export_bundles",
-    ("hand_in",): "monai_ext.reports.hand_in:hand_in",
+    ("hand_in",): "monai_ext.reports.challenges:hand_in",
     ("phantom", "mitosis"): _DATASET,
     ("phantom", "metastasis"): _DATASET,
     ("phantom", "cells"): _DATASET,

@@ -134,7 +134,11 @@ def test_a_release_of_points_is_prepared_without_torch(tmp_path):
 
 
 def test_conversions_and_phantoms_start_without_torch():
-    theirs = {("prepare", "tiles"), ("phantom", "nucleus_patches")}  # whose slides or data set are torch's
+    theirs = {
+        ("prepare", "tiles"),
+        ("prepare", "folds"),
+        ("phantom", "nucleus_patches"),
+    }  # whose slides or data lists are torch's
     chosen = [c for c in COMMANDS if c[0] in ("export", "prepare", "phantom") and c not in theirs]
     modules = sorted({commands.COMMANDS[command].partition(":")[0] for command in chosen})
     done = in_process(f"import sys, {', '.join(modules)}; print(sorted({{*sys.modules}} & {{'torch', 'monai'}}))")

@@ -12,7 +12,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from monai_ext.base.distributed import is_first
 from monai_ext.base.errors import DataListError, InputError
 from monai_ext.data.checked_lists import CheckedLists, is_large
 from monai_ext.formats.image import read_field, read_mask
@@ -131,6 +130,8 @@ def load_datalist(
         DataListError: with every problem found, one line each.
         InputError: there is no data list, or it cannot be read as one.
     """
+    from monai_ext.base.distributed import is_first  # brings torch, which what only reads a list does without
+
     folders = [dataset_dir] if isinstance(dataset_dir, (str, os.PathLike)) else list(dataset_dir)
     joined: dict[str, list[Item]] = {name: [] for name in splits}
     keys = [*path_keys, *optional_path_keys]

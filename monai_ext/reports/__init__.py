@@ -7,10 +7,10 @@ from monai_ext.base.lazy import lazy_names
 if TYPE_CHECKING:
     from monai_ext.reports.agreement import compare_cells
     from monai_ext.reports.attribution import attribution_report
+    from monai_ext.reports.challenges import hand_in
     from monai_ext.reports.comparison import compare_annotations, compare_classifiers, compare_instances
     from monai_ext.reports.evidence import compare_evidence, evidence_report, score_evidence
     from monai_ext.reports.folds import compare_folds
-    from monai_ext.reports.hand_in import hand_in
     from monai_ext.reports.instance_pictures import instance_rows, picture_instances
     from monai_ext.reports.pages import write_metrics, write_report
     from monai_ext.reports.slide_evaluation import evaluate_slides

@@ -50,10 +50,10 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         # nothing is trained
         "evaluate": {
             *("average_momentum", "cache_rate", "convention", "convention#weights"),
-            *("backbone_weights", "pretrained_weights"),
+            "backbone_weights",
         },
         # the truth is what counts
-        "evaluate_front": {"backbone_weights", "pretrained_weights", "convention", "convention#weights"},
+        "evaluate_front": {"backbone_weights", "convention", "convention#weights"},
         "evaluate_cells": {"annotation", "selection_annotation", "convention", "convention#weights"},
         **dict.fromkeys(["inference_onnx", "inference_trt", "slides_onnx"], DEPLOYED),
         # windows, evidence maps and loaders of single images have no place on slides
@@ -62,7 +62,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
     },
     "cell_semantic_segmentation": {
         "transposed_unet": {*INPUT, *NO_BACKBONE},
-        "paper": {"weight_decay", *INPUT, *NO_BACKBONE},  # Adam as in the paper, without
+        "paper": {"weight_decay", *INPUT, *(NO_BACKBONE - {"backbone"})},  # Adam as in the paper, without
         **{name: {"ckpt_dir", *OTHER_NETWORK} for name in ("teacher", "resnet16", "vgg4", "xception")},
         "otsu": {"freeze_norm", *NO_NETWORK},
         "student": {"ckpt_dir"},
@@ -95,20 +95,20 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         "paper": {"convention", "network_def#weights", "target_mpp"},
         "from_classifier": {"convention", "network_def#weights"},  # it begins from the classifier's
         "classifier": {"stage2_epochs"},
-        "hematoxylin": {"network_def#weights", "network_def#backbone", *NO_NETWORK},
+        "hematoxylin": {"network_def#weights", *NO_NETWORK},
     },
     "nuclei_instance_segmentation": {
         "paper": {"backbone_weights"},
         "paper_front": {"backbone_weights"},
         "ignore_unlabelled": {"unlabelled"},
-        "otsu": {"backbone", "backbone_weights", "start_from", "freeze_norm", "unlabelled", *NO_NETWORK},
+        "otsu": {"backbone_weights", "start_from", "freeze_norm", "unlabelled", *NO_NETWORK},
         "fully_supervised": {"ckpt_dir"},
         **{name: {"score"} for name in ("hovernet", "kg_instance")},  # they have thresholds of their own
-        "evaluate_seeds": {"pictures"},  # its report has pictures of its own
+        "evaluate_seeds": {"pictures", "seed"},  # its report has pictures of its own, and draws none of the steps
         # seeds do not come from relevance
         "true_seeds": {
             *("tile_size", "theta", "quantile", "sigma", "min_area", "radius", "keep", "background", "margin"),
-            *("refine", "min_solidity", "pictures"),
+            *("refine", "min_solidity", "pictures", "seed"),  # the seed draws all the same, but no steps are pictured
         },
     },
 }  # fmt: skip
