@@ -32,7 +32,8 @@ pytestmark = pytest.mark.slow
 AREA_TOLERANCE = 1e-3
 TISSUE_TOLERANCE = 0.1  # of the same tissue at another resolution
 # after compression with loss, or from a level reduced by another filter: of all objects; of scores and single classes
-COUNT_TOLERANCE, SCORE_TOLERANCE = 0.04, 0.2
+COUNT_TOLERANCE, SCORE_TOLERANCE = 0.05, 0.2
+BESIDE_GAPS = 0.15  # of counts, there
 TOTALS = {"cells", "count", "detections", "cells_per_mm2"}
 PLACE_TOLERANCE = 1e-6  # px
 OF_TIME = {"seconds", "seconds_per_mm2"}
@@ -177,13 +178,16 @@ def test_numbers_are_those_of_the_plain_file(run, circumstance):
     for column in sorted(set(run.rows.columns) - OF_TIME - NAMES - {"warnings"}):
         if circumstance.valid is not None and re.search("[um]m2|share|^mean$", column):
             if run.way == "slides" and pd.notna(expected[column]):  # of a field: test_areas_are_those_of_the_picture
-                assert row[column] == pytest.approx(expected[column], rel=TISSUE_TOLERANCE), column
+                tolerance = BESIDE_GAPS if "per_mm2" in column else TISSUE_TOLERANCE
+                assert row[column] == pytest.approx(expected[column], rel=tolerance), column
             continue
         if not exact and column not in TOTALS and re.search("per_mm2|share|sTIL|TIL|ratio", column):
             continue  # of single classes, of which a cell more or less is much; their numbers are compared
         if beside_gaps and column not in TOTALS:
             continue
-        assert_same(column, row[column], expected[column], exact and not beside_gaps, 0.15 if beside_gaps else None)
+        assert_same(
+            column, row[column], expected[column], exact and not beside_gaps, BESIDE_GAPS if beside_gaps else None
+        )
     ours, theirs = run.features(image), run.features(reference)
     assert (ours is None) == (theirs is None)
     if ours is not None and exact and not beside_gaps:
