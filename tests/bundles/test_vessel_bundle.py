@@ -22,8 +22,9 @@ from tests.configs import config_files, configurations
 
 SOURCE = next(path for path in BUNDLES if path.name == "pathology_mvi_vessel_classification")
 OTHERS = {
+    "hematoxylin",
     *("train", "inference", "evaluate", "attributions", "multi_gpu_train", "multi_gpu_evaluate"),
-    *("fl", "onnx_export", "inference_onnx"),
+    *("fl", "onnx_export", "inference_onnx", "hematoxylin"),
 }
 TRAININGS = sorted({path.stem for path in configurations(SOURCE)} - OTHERS)
 SIDE = 1024  # px of a slide
