@@ -178,6 +178,8 @@ def test_numbers_are_those_of_the_plain_file(run, circumstance):
     for column in sorted(set(run.rows.columns) - OF_TIME - NAMES - {"warnings"}):
         if circumstance.valid is not None and re.search("[um]m2|share|^mean$", column):
             if run.way == "slides" and pd.notna(expected[column]):  # of a field: test_areas_are_those_of_the_picture
+                if "per_mm2" in column and column not in TOTALS:
+                    continue  # of single classes, as below
                 tolerance = BESIDE_GAPS if "per_mm2" in column else TISSUE_TOLERANCE
                 assert row[column] == pytest.approx(expected[column], rel=tolerance), column
             continue
