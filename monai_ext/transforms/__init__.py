@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from monai_ext.transforms.save_masks import SaveMasksd
     from monai_ext.transforms.save_nuclei import SaveNucleid
     from monai_ext.transforms.save_vessels import SaveVesseld
+    from monai_ext.transforms.scan_quality import RandScanQuality, RandScanQualityd
     from monai_ext.transforms.seeds import SeedMasksFromRelevance, SeedMasksFromRelevanced
     from monai_ext.transforms.stain import MacenkoNormalize, MacenkoNormalized, RandStainJitter, RandStainJitterd
     from monai_ext.transforms.whole_instances import WholeInstances, WholeInstancesd

@@ -5,12 +5,14 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from monai_ext.base.errors import DataListError, InputError
 from monai_ext.metrics.detection import sweep_detection_thresholds
 from monai_ext.tuning import DEFAULT_THRESHOLDS, read_thresholds, tune_mitosis
 from monai_ext.tuning.common import grid
-from monai_ext.tuning.mitosis import _centre_of_plateau
+from monai_ext.tuning.mitosis import _centre_of_plateau, expected_scores
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "pathology_mitosis_segmentation"
 MANY = 10_000  # figures: the standard error of an F1 of .8 is then .004
@@ -189,3 +191,46 @@ def test_a_sweep_is_the_filter_applied_again_and_again():
     assert {(r.area, r.score): (r.tp, r.fp, r.fn) for r in sweep.itertuples()} == {
         (300, 0.4): (1, 2, 0), (400, 0.4): (1, 0, 0), (300, 0.92): (0, 1, 1), (400, 0.92): (0, 0, 1),
     }  # fmt: skip
+
+
+# -- tissue with few figures -------------------------------------------------------------------------------------------
+
+
+def test_prevalence_counts_false_alarms_of_a_square_millimetre():
+    # 8 of 10 figures and 4 false alarms on .5 mm2: 8 alarms per mm2; at 2 figures per mm2, 1.6 of 9.6 detections
+    here = pd.DataFrame({"tp": [8, 0], "fp": [4, 0], "recall": [0.8, 0], "precision": [8 / 12, 0], "f1": [0.7273, 0]})
+    got = expected_scores(here, area_mm2=0.5, prevalence=2)
+    assert got["false_alarms_per_mm2"].tolist() == [8, 0]
+    assert got["precision"].tolist() == pytest.approx([1.6 / 9.6, 0])
+    assert got["f1"].tolist() == pytest.approx([2 * 1.6 / (9.6 + 2), 0])
+    assert got["f1_here"].tolist() == [0.7273, 0]
+
+
+@given(st.integers(1, 500), st.integers(0, 500), st.integers(0, 500), st.floats(0.01, 10))
+def test_prevalence_of_the_list_itself_changes_nothing(tp, fp, fn, area_mm2):
+    here = pd.DataFrame({"tp": [tp], "fp": [fp], "recall": [tp / (tp + fn)], "precision": [tp / (tp + fp)]})
+    here["f1"] = 2 * tp / (2 * tp + fp + fn)
+    got = expected_scores(here, area_mm2, prevalence=(tp + fn) / area_mm2)
+    assert got.loc[0, ["precision", "f1"]].tolist() == pytest.approx(here.loc[0, ["precision", "f1"]].tolist())
+
+
+def test_few_figures_ask_for_a_stricter_filter(data, tmp_path):
+    # what is a figure only by its darkness: at the paper's own prevalence a lenient score is as good
+    lenient = read_thresholds(tune(data, tmp_path / "here.json", areas=(100, 100, 1)))
+    strict = read_thresholds(tune(data, tmp_path / "there.json", prevalence=1, mpp=0.25))
+    assert lenient["validation"]["precision"] < 1
+    assert strict["validation"] == {"f1": 1.0, "precision": 1.0, "recall": 1.0}
+    assert strict["expected"] == {
+        "figures_per_mm2": 1, "f1": 1.0, "precision": 1.0, "recall": 1.0, "false_alarms_per_mm2": 0.0
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("prevalence", [0, -3])
+def test_prevalence_is_positive(prevalence, data, tmp_path):
+    with pytest.raises(InputError, match="prevalence: expected figures per mm2, above 0"):
+        tune(data, tmp_path / "t.json", prevalence=prevalence)
+
+
+def test_prevalence_needs_a_resolution(data, tmp_path):
+    with pytest.raises(InputError, match=r"prevalence: expected a resolution of the fields \(--mpp\), found none"):
+        tune(data, tmp_path / "t.json", prevalence=5)
