@@ -57,6 +57,7 @@ COMMANDS: dict[Words, str] = {
     ("prepare", "dsb2018"): "monai_ext.prepare.dsb2018:prepare_dsb2018",
     ("prepare", "nucls"): "monai_ext.prepare.nucls:prepare_nucls",
     ("prepare", "crchisto"): "monai_ext.prepare.crchisto:prepare_crchisto",
+    ("prepare", "negatives"): "monai_ext.prepare.negatives:prepare_negatives",
     ("prepare", "qupath"): "monai_ext.prepare.qupath:prepare_qupath",
     ("prepare", "pvid"): "monai_ext.prepare.pvid:prepare_pvid",
     ("prepare", "folds"): "monai_ext.prepare.folds:prepare_folds",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from monai_ext.prepare.midog import prepare_midog, prepare_midogpp
     from monai_ext.prepare.mitosis import prepare_amida13, prepare_mitos12, prepare_mitos14, prepare_tupac16
     from monai_ext.prepare.monuseg import prepare_monuseg
+    from monai_ext.prepare.negatives import prepare_negatives
     from monai_ext.prepare.nucls import prepare_nucls
     from monai_ext.prepare.pcam import prepare_pcam
     from monai_ext.prepare.pvid import prepare_pvid
@@ -44,6 +45,7 @@ __all__ = [
     "prepare_mitos12",
     "prepare_mitos14",
     "prepare_monuseg",
+    "prepare_negatives",
     "prepare_nucls",
     "prepare_pcam",
     "prepare_pvid",

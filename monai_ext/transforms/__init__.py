@@ -92,6 +92,8 @@ __all__ = [
     "RandFieldPatchesd",
     "RandPasteGlassd",
     "RandPasteNucleid",
+    "RandScanQuality",
+    "RandScanQualityd",
     "RandStainJitter",
     "RandStainJitterd",
     "SaveCellsd",

@@ -57,7 +57,7 @@ class RandScanQuality(RandomizableTransform):
 
     def randomize(self, data: Any = None) -> None:
         """Draw ``drawn_zoom`` and ``drawn_quality``."""
-        super().randomize(None)
+        super().randomize(data)
         self.drawn_zoom = float(np.exp(self.R.uniform(*np.log(self.zoom))))
         self.drawn_quality = int(self.R.randint(self.quality[0], self.quality[1] + 1))
 
@@ -117,9 +117,7 @@ class RandScanQualityd(RandomizableTransform, MapTransform):
         RandomizableTransform.__init__(self, 1.0)
         self.rescan = RandScanQuality(prob, zoom, quality)
 
-    def set_random_state(
-        self, seed: int | None = None, state: np.random.RandomState | None = None
-    ) -> RandScanQualityd:
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandScanQualityd:
         """Seed the draws."""
         super().set_random_state(seed, state)
         self.rescan.set_random_state(seed, state)
