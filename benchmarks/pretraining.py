@@ -118,6 +118,7 @@ BUNDLES = {
         {"epochs": 3, "patch_size": 128, "patches_per_field": 2, **SHORT},
         {"F1": (counts, weighted_detection_f1)},
         key="f1",
+        network=(),
     ),
     "nuclei": Bundle(
         "pathology_nuclei_instance_segmentation",

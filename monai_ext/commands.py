@@ -65,6 +65,7 @@ COMMANDS: dict[Words, str] = {
     ("report", "annotations"): "monai_ext.reports.comparison:compare_annotations",
     ("report", "cells"): "monai_ext.reports.agreement:compare_cells",
     ("report", "classifiers"): "monai_ext.reports.comparison:compare_classifiers",
+    ("report", "detections"): "monai_ext.reports.comparison:compare_detections",
     ("report", "folds"): "monai_ext.reports.folds:compare_folds",
     ("report", "instances"): "monai_ext.reports.comparison:compare_instances",
     ("report", "pictures"): "monai_ext.reports.instance_pictures:picture_instances",

@@ -7,7 +7,7 @@ from monai_ext.base.lazy import lazy_names
 if TYPE_CHECKING:
     from monai_ext.metrics.bootstrap import Interval, bootstrap_ci, bootstrap_scores
     from monai_ext.metrics.classification import ClassificationF1, class_scores, class_scores_ci
-    from monai_ext.metrics.detection import DetectionF1, match_detections, sweep_detection_thresholds
+    from monai_ext.metrics.detection import BestDetectionF1, DetectionF1, match_detections, sweep_detection_thresholds
     from monai_ext.metrics.evidence import EvidenceLocalization, GridPointing, evidence_mask, pointing_canvas
     from monai_ext.metrics.foreground import ForegroundHausdorff, ForegroundIoU, hausdorff_distance, outline_distances
     from monai_ext.metrics.froc import bootstrap_froc, froc_curve, match_lesions
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AggregatedJaccardIndex",
+    "BestDetectionF1",
     "ClassificationF1",
     "DetectionF1",
     "EvidenceLocalization",

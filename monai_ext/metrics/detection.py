@@ -16,7 +16,14 @@ from scipy.spatial import cKDTree
 
 from monai_ext.base.errors import InputError
 
-__all__ = ["DetectionF1", "UnevenCumulative", "detection_scores", "match_detections", "sweep_detection_thresholds"]
+__all__ = [
+    "BestDetectionF1",
+    "DetectionF1",
+    "UnevenCumulative",
+    "detection_scores",
+    "match_detections",
+    "sweep_detection_thresholds",
+]
 
 COUNTS = ["tp", "fp", "fn"]
 _BLOCK = 1024  # candidate pairs solved together: the assignment solver is quadratic in the size of its problem
@@ -361,6 +368,65 @@ def sweep_detection_thresholds(
     counts[np.ix_(area_order, score_order)] = np.stack([tp, kept - tp, n_truth - tp], axis=-1)
     area, score = np.meshgrid(areas, scores, indexing="ij")
     return _score_table(counts, area=area.ravel(), score=score.ravel())
+
+
+class BestDetectionF1(UnevenCumulative):
+    """The F1 that the best pair of an area and a score threshold reaches, pooled over all fields.
+
+    Thresholds are tuned after a training. An epoch that is chosen by F1 at fixed ones is the epoch whose scores happen
+    to fit these, and not the one that tells figures from look-alikes best. The buffer holds the counts TP, FP, FN of
+    each field at each pair, ``(F, A, S, 3)``, gathered over all ranks.
+
+    Args:
+        radius: largest distance between a detection and its true point, px.
+        areas: area thresholds, px; a detection is kept if its area is larger.
+        scores: score thresholds; likewise.
+
+    Raises:
+        InputError: a radius below 0, or no thresholds.
+
+    Examples:
+        >>> from monai_ext.metrics import BestDetectionF1
+        >>> metric = BestDetectionF1(radius=5, areas=[0, 200], scores=[0.0, 0.5])
+        >>> detections = [[10, 10, 400, 0.9], [50, 50, 100, 0.8], [80, 80, 500, 0.4]]  # row, column, area, score
+        >>> metric([detections], [[[10, 10], [50, 50]]])[0, 0, 1].tolist()
+        [2, 0, 0]
+        >>> metric.aggregate().item()  # at an area of 0 and a score of .5
+        1.0
+    """
+
+    def __init__(self, radius: float, areas: Sequence[float], scores: Sequence[float]) -> None:
+        if not radius >= 0:
+            raise InputError("radius", "a distance >= 0", str(radius))
+        if not (len(areas) and len(scores)):
+            raise InputError("BestDetectionF1", "thresholds of area and of score", f"{list(areas)}, {list(scores)}")
+        super().__init__(item_shape=(len(areas), len(scores), 3), dtype=torch.int64)
+        self.radius, self.areas, self.scores = radius, list(areas), list(scores)
+
+    def __call__(self, y_pred: Sequence[Any], y: Sequence[Any]) -> torch.Tensor:
+        """Count one batch of fields.
+
+        Args:
+            y_pred: detections of each field, ``(N, 4)`` with row, column, area in px, mean score; N may be 0.
+            y: true points of each field, ``(M, >=2)``; M may be 0.
+
+        Returns:
+            int64 tensor ``(fields, A, S, 3)``: TP, FP, FN.
+
+        Raises:
+            InputError: as :func:`sweep_detection_thresholds`.
+        """
+        tables = [
+            sweep_detection_thresholds([pred], [truth], self.radius, self.areas, self.scores)[COUNTS].to_numpy()
+            for pred, truth in zip(y_pred, y, strict=True)
+        ]
+        counts = torch.tensor(np.array(tables, dtype=np.int64)).reshape(-1, *self._no_items.shape[1:])
+        self.extend(counts)
+        return counts
+
+    def aggregate(self) -> torch.Tensor:
+        """The best F1 over all fields and ranks, 0-dim float64."""
+        return torch.tensor(float(detection_scores(self.get_buffer().sum(0))["f1"].max()), dtype=torch.float64)
 
 
 def _suffix_sum(histogram: np.ndarray, axes: Sequence[int]) -> np.ndarray:

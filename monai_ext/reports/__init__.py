@@ -8,7 +8,12 @@ if TYPE_CHECKING:
     from monai_ext.reports.agreement import compare_cells
     from monai_ext.reports.attribution import attribution_report
     from monai_ext.reports.challenges import hand_in
-    from monai_ext.reports.comparison import compare_annotations, compare_classifiers, compare_instances
+    from monai_ext.reports.comparison import (
+        compare_annotations,
+        compare_classifiers,
+        compare_detections,
+        compare_instances,
+    )
     from monai_ext.reports.evidence import compare_evidence, evidence_report, score_evidence
     from monai_ext.reports.folds import compare_folds
     from monai_ext.reports.instance_pictures import instance_rows, picture_instances
@@ -20,6 +25,7 @@ __all__ = [
     "compare_annotations",
     "compare_cells",
     "compare_classifiers",
+    "compare_detections",
     "compare_evidence",
     "compare_folds",
     "compare_instances",

@@ -27,7 +27,7 @@ from monai_ext.metrics.grid_locating import grid_locating_scores
 from monai_ext.reports.pages import write_report
 from monai_ext.reports.runs import check_runs, folders_of
 
-__all__ = ["compare_annotations", "compare_classifiers", "compare_instances"]
+__all__ = ["compare_annotations", "compare_classifiers", "compare_detections", "compare_instances"]
 
 _STATISTICS = {"AUC": weighted_auc, "accuracy": weighted_accuracy}
 _MEANS = {
@@ -69,6 +69,27 @@ def compare_classifiers(runs: Mapping[str, str | Sequence[str]], dst: str) -> st
     return _compare(runs, scores, statistics, dst)
 
 
+def compare_detections(runs: Mapping[str, str | Sequence[str]], dst: str) -> str:
+    """Compare detections, such as mitoses, by the ``scores.csv`` that their evaluations wrote.
+
+    As :func:`compare_classifiers`; F1 of the counts of all fields.
+
+    Args:
+        runs: see :func:`compare_classifiers`.
+        dst: folder to write: ``comparison.csv`` and ``report.html``.
+
+    Returns:
+        the path of ``comparison.csv``.
+
+    Raises:
+        InputError: no folder matches, or a folder without a usable ``scores.csv``.
+    """
+    check_runs(runs)
+    read = partial(_read_numbers, wanted=_COUNTS, what="counts of detections")
+    scores = {name: [read(path) for path in folders_of(name, folders)] for name, folders in runs.items()}
+    return _compare(runs, scores, {"F1": (_counts, weighted_detection_f1)}, dst)
+
+
 def compare_instances(runs: Mapping[str, str | Sequence[str]], dst: str) -> str:
     """Compare instance segmentations by the ``scores.csv`` that their evaluations wrote.
 
@@ -85,7 +106,8 @@ def compare_instances(runs: Mapping[str, str | Sequence[str]], dst: str) -> str:
         InputError: no folder matches, or a folder without a usable ``scores.csv``.
     """
     check_runs(runs)
-    scores = {name: [_read_instances(path) for path in folders_of(name, folders)] for name, folders in runs.items()}
+    read = partial(_read_numbers, wanted=[*_MEANS.values(), *_COUNTS], what="scores of instances")
+    scores = {name: [read(path) for path in folders_of(name, folders)] for name, folders in runs.items()}
     statistics = {title: (partial(_column, name=name), weighted_mean) for title, name in _MEANS.items()}
     return _compare(runs, scores, {**statistics, "F1": (_counts, weighted_detection_f1)}, dst)
 
@@ -137,11 +159,10 @@ def _table(folder: str) -> tuple[Path, pd.DataFrame]:
     return path, table
 
 
-def _read_instances(folder: str) -> pd.DataFrame:
+def _read_numbers(folder: str, wanted: Sequence[str], what: str) -> pd.DataFrame:
     path, table = _table(folder)
-    wanted = [*_MEANS.values(), *_COUNTS]
     if missing := {"group", *wanted} - set(table):
-        raise InputError(path, "scores of instances", f"no columns {', '.join(sorted(missing))}")
+        raise InputError(path, what, f"no columns {', '.join(sorted(missing))}")
     # an empty field is a distance that there is none of
     return table.assign(**{name: pd.to_numeric(table[name], errors="coerce") for name in wanted})
 

@@ -78,12 +78,12 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         **{name: {*DEPLOYED, "context"} for name in ("slides_onnx", "slides_trt")},
     },
     "mitosis_segmentation": {
-        "pretrained": {*INPUT, "network_def#weights"},  # its weights are the backbone's
-        "quickstart": {"network_def#weights"},
-        "finetune": {"network_def#weights"},
+        "narrow_vgg": {*INPUT, *NO_BACKBONE},
+        **{name: {"start_from"} for name in ("quickstart", "finetune")},  # they set it
+        "paper_network": {"start_from", *INPUT, *NO_BACKBONE},  # its weights are `network_def#weights`
         "caffe_input": INPUT,
         "paper": {"patches_per_field"},  # an epoch is 1,000 patches, however many fields there are
-        "hematoxylin": {"network_def#weights", *NO_NETWORK},
+        "hematoxylin": {"start_from", "backbone_weights", "freeze_norm", *NO_NETWORK},
         "final": {"mpp", "match_radius_px"},  # nothing is validated
         # fields are brought to one size, whatever their resolution, and their masks are scored
         "mammography": {"mpp", "target_mpp", "match_radius_px", "convention"},

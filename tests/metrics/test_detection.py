@@ -19,6 +19,7 @@ from scipy.optimize import linear_sum_assignment
 
 from monai_ext.base.errors import InputError
 from monai_ext.metrics.detection import (
+    BestDetectionF1,
     DetectionF1,
     detection_scores,
     match_detections,
@@ -304,3 +305,57 @@ class TestSweep:
     def test_refuses(self, detections, truths):
         with pytest.raises(InputError):
             sweep_detection_thresholds(detections, truths, 5, [1], [0.5])
+
+
+# -- the best of all thresholds ----------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**31 - 1))
+@settings(max_examples=30)
+def test_best_f1_is_that_of_the_sweep_over_all_fields(seed):
+    rng = np.random.default_rng(seed)
+    areas, scores = [0, 300, 600], [0.2, 0.5, 0.8]
+    fields = []
+    for _ in range(rng.integers(1, 4)):
+        truth = rng.uniform(0, 200, (rng.integers(0, 6), 2))
+        others = np.concatenate([truth + rng.normal(0, 4, truth.shape), rng.uniform(0, 200, (rng.integers(0, 5), 2))])
+        filters = np.column_stack([rng.uniform(0, 900, len(others)), rng.uniform(0, 1, len(others))])
+        fields.append((np.column_stack([others, filters]), truth))
+    metric = BestDetectionF1(10, areas, scores)
+    for pred, truth in fields:
+        metric([pred], [truth])
+    detections, truths = zip(*fields, strict=True)
+    expected = max(
+        pooled([pred[(pred[:, 2] > area) & (pred[:, 3] > score)] for pred in detections], truths)
+        for area in areas
+        for score in scores
+    )
+    assert metric.aggregate().item() == pytest.approx(expected, nan_ok=True)
+
+
+def pooled(detections, truths):
+    metric = DetectionF1(10)
+    metric(list(detections), list(truths))
+    return metric.aggregate().item()
+
+
+def test_best_f1_does_not_care_for_the_scale_of_scores():
+    truth = [[10, 10], [50, 50], [90, 90]]
+    rows = np.array([[10, 10, 400, 0.9], [50, 50, 400, 0.85], [90, 90, 400, 0.8], [150, 150, 400, 0.7]])
+    best = BestDetectionF1(5, [300], np.arange(0.05, 1, 0.05).tolist())
+    best([rows], [truth])
+    timid = BestDetectionF1(5, [300], np.arange(0.05, 1, 0.05).tolist())
+    timid([rows * [1, 1, 1, 0.5]], [truth])
+    assert best.aggregate().item() == timid.aggregate().item() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"radius": -1, "areas": [1], "scores": [1]}, "radius: expected a distance >= 0"),
+        ({"radius": 1, "areas": [], "scores": [1]}, "expected thresholds of area and of score"),
+    ],
+)
+def test_best_f1_needs_thresholds(options, message):
+    with pytest.raises(InputError, match=message):
+        BestDetectionF1(**options)

@@ -5,6 +5,7 @@ import torch
 
 from monai_ext.metrics import (
     AggregatedJaccardIndex,
+    BestDetectionF1,
     DetectionF1,
     EvidenceLocalization,
     GridLocating,
@@ -28,6 +29,7 @@ from monai_ext.metrics.foreground import ForegroundHausdorff, ForegroundIoU
         (GridPointing(), (2,), torch.float64),
         (GridLocating(), (3,), torch.int64),
         (DetectionF1(5.0), (3,), torch.int64),
+        (BestDetectionF1(5.0, areas=[1, 2], scores=[0.1, 0.2, 0.3]), (2, 3, 3), torch.int64),
     ],
     ids=lambda value: type(value).__name__,
 )

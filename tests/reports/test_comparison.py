@@ -7,7 +7,12 @@ import pytest
 from monai_ext.base.errors import InputError
 from monai_ext.metrics import class_scores
 from monai_ext.metrics.classification import confusion_counts
-from monai_ext.reports.comparison import compare_annotations, compare_classifiers, compare_instances
+from monai_ext.reports.comparison import (
+    compare_annotations,
+    compare_classifiers,
+    compare_detections,
+    compare_instances,
+)
 from tests.nuclei import NAMES, planted
 
 
@@ -183,3 +188,22 @@ def test_other_scores_are_no_instances(tmp_path):
     scores(tmp_path / "a", 1, 0)
     with pytest.raises(InputError, match=r"expected scores of instances, found no columns aji"):
         compare_instances({"a": str(tmp_path / "a")}, str(tmp_path / "out"))
+
+
+def test_detections_are_compared_by_their_counts(tmp_path):
+    counts = {"a": ([8, 2, 0], [2, 0, 1], [1, 3, 2]), "b": ([9, 5, 2], [0, 0, 0], [0, 0, 0])}
+    for name, (hits, alarms, missed) in counts.items():
+        (tmp_path / name).mkdir()
+        table = {"image": list("xyz"), "group": list("xyz"), "tp": hits, "fp": alarms, "fn": missed}
+        pd.DataFrame(table).to_csv(tmp_path / name / "scores.csv", index=False)
+    runs = {name: str(tmp_path / name) for name in counts}
+    table = pd.read_csv(compare_detections(runs, str(tmp_path / "out"))).set_index("name")
+    assert table["F1"].tolist() == pytest.approx([2 * 10 / (2 * 10 + 3 + 6), 1.0])
+    assert table.loc["b", "F1 less a"] == pytest.approx(1 - 20 / 29)
+    assert 0 < table.loc["b", "F1 less a low"] < table.loc["b", "F1 less a high"]
+
+
+def test_scores_of_classes_are_no_detections(tmp_path):
+    scores(tmp_path / "a", 1, 0)
+    with pytest.raises(InputError, match="expected counts of detections, found no columns fn, fp, tp"):
+        compare_detections({"a": str(tmp_path / "a")}, str(tmp_path / "out"))
