@@ -44,8 +44,8 @@ def collect(bundle: Path) -> BundleContents:
     """The files that a bundle is made of: not what trainings and evaluations left in its folder.
 
     Beside ``LICENSE``, ``configs`` and ``docs`` these are ``models/model.pt``, other weights that ``inference.json``
-    names, settings (``models/*.json``), the tissue that the weights know (``models/tissue.npz``), templates of cells (``models/templates``), and large files, which are
-    downloaded if they are not there.
+    names, settings (``models/*.json``), the tissue that the weights know (``models/tissue.npz``), templates of cells
+    (``models/templates``), and large files, which are downloaded if they are not there.
 
     Args:
         bundle: its folder.

@@ -36,8 +36,7 @@ class WatchTissue:
 
     def __call__(self, engine: Engine) -> None:
         """After the network has run on an image."""
-        share = self.check.share(self._watch.take())
-        facts = self.check.facts(share)
+        facts = self.check.facts(self._watch.take())
         meta = engine.state.batch[self.key].meta
         meta["foreign_share"] = torch.tensor([facts["foreign_share"]], dtype=torch.float64)
         meta["foreign"] = [facts["foreign"]]

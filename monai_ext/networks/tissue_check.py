@@ -7,7 +7,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from monai_ext.networks.tissue_features import TissueFeatures
 __all__ = ["TissueCheck", "TissueDistribution", "TissueWatch", "report_tissue", "state_digest"]
 
 _ARRAYS = ("mean", "whitening")
+_ENOUGH = 2.0  # tiles of tissue
 _ADVICE = "do not trust these results without checking"
 
 
@@ -78,7 +80,7 @@ class TissueDistribution:
         covariance = _shrunk_covariance((features - mean) / spread)
         whitening = np.linalg.inv(np.linalg.cholesky(covariance)) / spread
         seen = cls(mean.astype(np.float32), whitening.astype(np.float32), 0.0)
-        radius = np.quantile(seen.distance(validation).double().numpy(), 1 - outside, method="higher")
+        radius = np.quantile(seen.distance(validation).double().numpy(), 1 - outside, method="nearest")
         return cls(seen.mean, seen.whitening, float(radius))
 
     def distance(self, features: Tensor) -> Tensor:
@@ -158,7 +160,7 @@ class TissueCheck:
                 arrays = [file[name].astype(np.float32) for name in _ARRAYS]
             same = about["layers"] == self.layers and about["tile"] == self.tile
             seen, limit = TissueDistribution(*arrays, float(about["radius"])), float(about["limit"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise InputError(self.path, "what `python -m monai_ext tune tissue` writes", repr(error)) from error
         if not same or about["weights"] != state_digest(self.network):
             return f"{self.path} belongs to {'other weights' if same else 'other layers or tiles'}"
@@ -188,50 +190,31 @@ class TissueCheck:
         """Count the tissue that ``network`` sees from now on; ``None`` where nothing can be compared."""
         return None if self.seen is None else TissueWatch(self, self.seen, network)
 
-    def share(self, counts: Tensor | Sequence[float]) -> float | None:
-        """The share of the tissue that is outside, of what a watch counted; ``None`` without tissue."""
-        tissue, outside = (float(each) for each in counts)
-        return round(outside / tissue, 4) if tissue > 0 else None
-
-    def facts(self, share: float | None) -> dict[str, Any]:
-        """What a summary's row is to say of an image: ``foreign_share`` (NaN without tissue) and ``foreign``, a warning."""
-        told = f"{share:.0%} of the tissue is unlike the training data: {_ADVICE}" if self.is_foreign(share) else ""
-        return {"foreign_share": math.nan if share is None else share, "foreign": told}
-
-    def is_foreign(self, share: float | None) -> bool:
-        """Whether an image is to be warned of."""
-        return share is not None and share > self.limit
-
-    def told(self, shares: Iterable[float | None], kind: str = "images") -> str:
-        """What a report says of a run.
+    def facts(self, counts: Tensor | Sequence[float]) -> dict[str, Any]:
+        """What a summary's row is to say of an image.
 
         Args:
-            shares: of its images; ``None`` or NaN for one without tissue.
-            kind: what they are.
+            counts: what a watch counted.
+
+        Returns:
+            ``foreign_share``: of its tissue, what is outside; NaN without tissue. ``foreign``: the warning, where more
+            than the limit is outside; of an image of hardly two tiles there is none, as single tiles can be rare.
         """
-        if self.seen is None:
-            return f"not compared with the training data: {self.reason}"
-        measured = [share for share in shares if share is not None and not math.isnan(share)]
-        foreign = sum(map(self.is_foreign, measured))
-        if not measured:
-            return f"no {kind} with enough tissue to compare with the training data"
-        rule = (
-            f"in more than {self.limit:.0%} of their tissue the network's features are farther from those of the "
-            f"training than in all but {self.about['outside']:.0%} of the validation tiles"
-        )
-        if not foreign:
-            return f"like the training data; in none of {len(measured)} {kind} is most of it unlike that ({rule})"
-        return f"{foreign} of {len(measured)} {kind} show tissue unlike the training data ({rule}): {_ADVICE}"
+        tissue, outside = (float(each) for each in counts)
+        share = round(outside / tissue, 4) if tissue > 0 else math.nan
+        foreign = tissue >= _ENOUGH and share > self.limit
+        told = f"{share:.0%} of the tissue is unlike the training data: {_ADVICE}" if foreign else ""
+        return {"foreign_share": share, "foreign": told}
 
 
 def report_tissue(
     check: TissueCheck | None, shares: Sequence[float | None], kind: str = "images"
-) -> tuple[dict[str, int], dict[str, str]]:
+) -> tuple[dict[str, float], dict[str, str]]:
     """What a run's report says of its tissue: as a number, and as a line.
 
     Args:
         check: what the shares were found by; ``None`` for a run without, which says nothing.
-        shares: of its images.
+        shares: ``foreign_share`` of its images; ``None`` or NaN for one without tissue.
         kind: what they are.
 
     Returns:
@@ -239,8 +222,20 @@ def report_tissue(
     """
     if check is None:
         return {}, {}
-    metrics = {} if check.seen is None else {"unlike the training data": sum(map(check.is_foreign, shares))}
-    return metrics, {"Tissue": check.told(shares, kind)}
+    if check.seen is None:
+        return {}, {"Tissue": f"not compared with the training data: {check.reason}"}
+    measured = [share for share in shares if share is not None and not math.isnan(share)]
+    if not measured:
+        return {}, {"Tissue": f"no {kind} with enough tissue to compare with the training data"}
+    mean, foreign = sum(measured) / len(measured), sum(share > check.limit for share in measured)
+    told = f"{mean:.0%} of it is unlike the training data (of the validation list's, {check.about['outside']:.0%})"
+    if foreign:
+        told += f", more than {check.limit:.0%} in {foreign} of {len(measured)} {kind}"
+    if mean > check.limit:
+        told += f": {_ADVICE}"
+    elif foreign:
+        told += ": do not trust the results there without checking"
+    return {"tissue unlike the training data": round(mean, 4)}, {"Tissue": told}
 
 
 class TissueWatch:

@@ -193,7 +193,7 @@ class SlideInferer:
         if not plan.measured and not self._warned:
             self._warned = True
             warn_of_no_resolution(path)
-        facts = vars(plan) | ({} if self._watch is None else self.check.facts(self.check.share(partial.seen)))
+        facts = vars(plan) | ({} if self._watch is None else self.check.facts(partial.seen))
         if facts.get("foreign"):
             print(f"{path}: {facts['foreign']}", file=sys.stderr)
         return SlideResult(path, name, summary | warnings_of(facts), plan.tile_count, seconds)

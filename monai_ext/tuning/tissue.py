@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.data import Dataset
@@ -26,7 +25,7 @@ def tune_tissue(
     bundle: str = ".",
     ckpt_dir: str | None = None,
     output: str | None = None,
-    outside: float = 0.01,
+    outside: float = 0.05,
     limit: float = 0.5,
     configs: Sequence[str] = (),
     **overrides: Any,
@@ -68,10 +67,9 @@ def tune_tissue(
             raise InputError(str(dataset_dir), f"tissue in the {name} list", f"{len(features)} tiles of it")
     seen = TissueDistribution.fit(training, validation, outside)
     path = Path(output or check.path)
-    shares = [
-        float((weights * (seen.distance(features) > seen.radius)).sum() / weights.sum())
+    facts = [
+        check.facts((weights.sum(), (weights * (seen.distance(features) > seen.radius)).sum()))
         for features, weights in tiles["validation"]
-        if len(weights)
     ]
     about = {
         "outside": outside,
@@ -79,10 +77,10 @@ def tune_tissue(
         "validation": {"images": len(lists["validation"]), "tiles": len(validation)},
     }
     check.save(path, seen, limit, about)
-    foreign = sum(share > limit for share in shares)
+    foreign = sum(bool(each["foreign"]) for each in facts)
     print(
-        f"{path}: {len(training)} tiles of training, {seen.mean.size} features; {outside:.0%} of {len(validation)} tiles of "
-        f"validation are outside, {foreign} of {len(shares)} images foreign"
+        f"{path}: {seen.mean.size} features of {len(training)} training tiles; {outside:.0%} of {len(validation)} "
+        f"validation tiles are outside, {foreign} of {len(facts)} images would be warned of"
     )
     return str(path)
 

@@ -14,6 +14,7 @@ from monai_ext.networks.nets import CELNet
 from monai_ext.networks.tissue_check import report_tissue, state_digest
 
 TILE = 16
+UNLIKE = "of it is unlike the training data (of the validation list's, 5%)"
 PURPLE = torch.tensor([150.0, 90.0, 160.0])[:, None, None]
 
 
@@ -90,8 +91,8 @@ def test_features_are_means_and_deviations_over_the_tissue_of_each_tile():
 def test_glass_does_not_count_and_a_small_image_is_one_tile():
     network = Net()
     _, passes = listen(network)
-    image = tissue(1, 11)
-    image[..., 2:] = 0.97  # less than a quarter is tissue
+    image = tissue(1, 20)
+    image[..., 4:] = 0.97  # less than a quarter is tissue
     with torch.no_grad():
         network(image), network(tissue(1, 11))
     assert [weights.tolist() for _, weights in passes] == [[0.0], [1.0]]
@@ -132,7 +133,7 @@ def test_a_network_without_the_layers(network):
 
 def gaussian(count, seed, shift=0.0):
     generator = torch.Generator().manual_seed(seed)
-    mixing = torch.randn(12, 12, generator=torch.Generator().manual_seed(99))
+    mixing = torch.eye(12) + 0.2 * torch.randn(12, 12, generator=torch.Generator().manual_seed(99))
     return (torch.randn(count, 12, generator=generator) + shift) @ mixing + 5
 
 
@@ -173,32 +174,57 @@ def test_own_tissue_is_not_foreign_and_another_colour_is(tmp_path):
     watch = check.watch(network)
     with torch.no_grad():
         network(tissue(40, seed=2))
-        same = check.share(watch.take())
+        same = check.facts(watch.take())
         network(tissue(4, seed=3).flip(1) * 0.6)
-        other = check.share(watch.take())
-    assert same == pytest.approx(0.05, abs=0.04)
-    assert other > 0.95
-    assert [check.is_foreign(share) for share in (same, other, None)] == [False, True, False]
-    assert check.facts(same) == {"foreign_share": same, "foreign": ""}
-    assert check.facts(other)["foreign"].endswith(
+        other = check.facts(watch.take())
+    assert same["foreign_share"] == pytest.approx(0.05, abs=0.04)
+    assert same["foreign"] == ""
+    assert other["foreign_share"] > 0.95
+    assert other["foreign"].endswith(
         "of the tissue is unlike the training data: do not trust these results without checking"
     )
-    assert check.told([same, other, None]).startswith("1 of 2 images show tissue unlike the training data")
-    assert check.told([same]).startswith("like the training data")
-    assert report_tissue(check, [same, other])[0] == {"unlike the training data": 1}
+
+
+@pytest.mark.parametrize(
+    ("shares", "mean", "told"),
+    [
+        ([0.04, 0.1, None], 0.07, f"7% {UNLIKE}"),
+        (
+            [0.0, 0.0, 0.9, math.nan],
+            0.3,
+            f"30% {UNLIKE}, more than 50% in 1 of 3 fields: do not trust the results there without checking",
+        ),
+        (
+            [0.9, 0.4],
+            0.65,
+            f"65% {UNLIKE}, more than 50% in 1 of 2 fields: do not trust these results without checking",
+        ),
+    ],
+)
+def test_what_a_report_says(shares, mean, told, tmp_path):
+    check = write(tmp_path / "tissue.npz", Net())
+    assert report_tissue(check, shares, "fields") == ({"tissue unlike the training data": mean}, {"Tissue": told})
+    assert report_tissue(None, shares) == ({}, {})
+
+
+def test_a_single_tile_is_no_reason_to_warn(tmp_path):
+    check = write(tmp_path / "tissue.npz", Net())
+    assert check.facts((1.0, 1.0)) == {"foreign_share": 1.0, "foreign": ""}
+    assert check.facts((2.0, 1.5))["foreign_share"] == 0.75
+    assert check.facts((2.0, 1.5))["foreign"].startswith("75% of the tissue")
+    assert check.facts((2.0, 1.0))["foreign"] == ""
 
 
 def test_without_tissue_there_is_no_share(tmp_path):
     network = Net()
     check = write(tmp_path / "tissue.npz", network)
     watch = check.watch(network)
-    assert check.share(watch.take()) is None
+    assert math.isnan(check.facts(watch.take())["foreign_share"])
     with torch.no_grad():
         network(torch.full((1, 3, 32, 32), 0.95))
-    share = check.share(watch.take())
-    assert share is None
-    assert math.isnan(check.facts(share)["foreign_share"])
-    assert check.told([None, math.nan]) == "no images with enough tissue to compare with the training data"
+    assert math.isnan(check.facts(watch.take())["foreign_share"])
+    told = report_tissue(check, [None, math.nan])
+    assert told == ({}, {"Tissue": "no images with enough tissue to compare with the training data"})
 
 
 def test_other_weights_are_not_compared(tmp_path, capsys):
