@@ -67,15 +67,15 @@ class SummaryReport:
                 (picture[..., ::-1], f"{image}: {value:.3g}" if isinstance(value, float) else f"{image}: {value}")
             )
         metrics = {"images": len(table), **{name: table[key].sum().item() for name, key in self.totals.items()}}
-        shares = table["foreign_share"].tolist() if "foreign_share" in table else []
-        foreign, tissue = report_tissue(self.check, shares)
+        tissue = report_tissue(self.check, table.to_dict("records"))
         write_report(
             self.output_dir / "report.html",
             title=self.title,
-            metrics=metrics | foreign,
+            metrics=metrics | tissue.metrics,
             tables={"Images": table.round(3)},
             cases={self.heading: cases},
-            notes=self.notes | tissue,
+            notes=self.notes | tissue.notes,
+            warning=tissue.warning,
         )
 
     def _overlay(self, image: str) -> Path:

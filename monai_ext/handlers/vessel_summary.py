@@ -85,14 +85,14 @@ class VesselSummary:
             "invaded": int(vessels["invaded"].sum()),
             "suspicious cells": int(slides["suspicious_cells"].sum()),
         }
-        shares = vessels["foreign_share"].tolist() if "foreign_share" in vessels else []
-        foreign, tissue = report_tissue(self.check, shares, "vessels")
+        tissue = report_tissue(self.check, vessels.to_dict("records"), "vessels")
         write_report(
             self.output_dir / "report.html",
             title=self.title,
-            metrics=metrics | foreign,
+            metrics=metrics | tissue.metrics,
             tables={"Slides": slides.round(3), "Vessels": vessels.drop(columns="overlay")},
             cases={"Most suspicious vessels": cases},
-            notes=self.notes | tissue,
+            notes=self.notes | tissue.notes,
+            warning=tissue.warning,
         )
         print(f"{self.output_dir / 'report.html'}: {int(vessels['invaded'].sum())} of {len(vessels)} vessels invaded")

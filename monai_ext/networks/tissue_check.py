@@ -8,10 +8,10 @@ import math
 import os
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,10 +23,11 @@ from monai_ext.base.files import atomic_path
 from monai_ext.networks.convention import InputConvention
 from monai_ext.networks.tissue_features import TissueFeatures
 
-__all__ = ["TissueCheck", "TissueDistribution", "TissueWatch", "report_tissue", "state_digest"]
+__all__ = ["TissueCheck", "TissueDistribution", "TissueReport", "TissueWatch", "report_tissue", "state_digest"]
 
 _ARRAYS = ("mean", "whitening")
 _ENOUGH = 2.0  # tiles of tissue
+_UNLIKE = "is unlike the training data"
 _ADVICE = "do not trust these results without checking"
 
 
@@ -203,39 +204,53 @@ class TissueCheck:
         tissue, outside = (float(each) for each in counts)
         share = round(outside / tissue, 4) if tissue > 0 else math.nan
         foreign = tissue >= _ENOUGH and share > self.limit
-        told = f"{share:.0%} of the tissue is unlike the training data: {_ADVICE}" if foreign else ""
+        told = f"{share:.0%} of the tissue {_UNLIKE}: {_ADVICE}" if foreign else ""
         return {"foreign_share": share, "foreign": told}
 
 
-def report_tissue(
-    check: TissueCheck | None, shares: Sequence[float | None], kind: str = "images"
-) -> tuple[dict[str, float], dict[str, str]]:
-    """What a run's report says of its tissue: as a number, and as a line.
+class TissueReport(NamedTuple):
+    """What a run's report says of its tissue.
+
+    Attributes:
+        metrics: the mean of its images' shares, by name.
+        notes: the same as a line, or why there is none.
+        warning: that line, where it is one to heed; else empty.
+    """
+
+    metrics: dict[str, float]
+    notes: dict[str, str]
+    warning: str
+
+
+def report_tissue(check: TissueCheck | None, rows: Iterable[Mapping[str, Any]], kind: str = "images") -> TissueReport:
+    """Sum up a run.
 
     Args:
-        check: what the shares were found by; ``None`` for a run without, which says nothing.
-        shares: ``foreign_share`` of its images; ``None`` or NaN for one without tissue.
+        check: what its images were held against; ``None`` for a run without, of which nothing is said.
+        rows: of its summary, with ``foreign_share`` and ``warnings`` where they have some.
         kind: what they are.
-
-    Returns:
-        entries of the report's metrics and of its notes.
     """
     if check is None:
-        return {}, {}
+        return TissueReport({}, {}, "")
     if check.seen is None:
-        return {}, {"Tissue": f"not compared with the training data: {check.reason}"}
-    measured = [share for share in shares if share is not None and not math.isnan(share)]
-    if not measured:
-        return {}, {"Tissue": f"no {kind} with enough tissue to compare with the training data"}
-    mean, foreign = sum(measured) / len(measured), sum(share > check.limit for share in measured)
-    told = f"{mean:.0%} of it is unlike the training data (of the validation list's, {check.about['outside']:.0%})"
+        return TissueReport({}, {"Tissue": f"not compared with the training data: {check.reason}"}, "")
+    rows = list(rows)
+    shares = [row["foreign_share"] for row in rows if row.get("foreign_share") is not None]
+    shares = [share for share in shares if not math.isnan(share)]
+    if not shares:
+        return TissueReport({}, {"Tissue": f"no {kind} with enough tissue to compare with the training data"}, "")
+    mean, foreign = sum(shares) / len(shares), sum(_UNLIKE in str(row.get("warnings")) for row in rows)
+    told = f"{mean:.0%} of it {_UNLIKE} (of the validation list's, {check.about['outside']:.0%})"
     if foreign:
-        told += f", more than {check.limit:.0%} in {foreign} of {len(measured)} {kind}"
-    if mean > check.limit:
+        told += f", more than {check.limit:.0%} in {foreign} of {len(rows)} {kind}"
+    if mean > check.limit or foreign == len(rows):
         told += f": {_ADVICE}"
     elif foreign:
         told += ": do not trust the results there without checking"
-    return {"tissue unlike the training data": round(mean, 4)}, {"Tissue": told}
+    warned = foreign or mean > check.limit
+    return TissueReport(
+        {"tissue unlike the training data": round(mean, 4)}, {"Tissue": told}, f"Tissue: {told}." if warned else ""
+    )
 
 
 class TissueWatch:

@@ -361,17 +361,17 @@ class SlideInferer:
         highest = sorted(done, key=lambda entry: -entry["summary"][self.ranked_by])[:_PICTURES]
         sums = {key: table[key].dropna() for key in self.totals} if done else {}
         totals = {key: column.sum().item() if len(column) else None for key, column in sums.items()}
-        shares = [entry["summary"].get("foreign_share") for entry in done]
-        foreign, tissue = report_tissue(self.check, shares, "slides")
+        tissue = report_tissue(self.check, [entry["summary"] for entry in done], "slides")
         path = self.output_dir / "report.html"
         try:
             write_report(
                 path,
                 title=self.title,
-                metrics={"slides": len(done), "failed": len(failed), **totals, **foreign},
+                metrics={"slides": len(done), "failed": len(failed), **totals, **tissue.metrics},
                 tables=tables,
                 cases={f"Highest {self.ranked_by}": [self._case(entry) for entry in highest]},
-                notes=self.notes | tissue,
+                notes=self.notes | tissue.notes,
+                warning=tissue.warning,
             )
         except OSError as error:
             raise InputError(path, "room for the report", str(error)) from error

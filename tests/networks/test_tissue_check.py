@@ -185,26 +185,38 @@ def test_own_tissue_is_not_foreign_and_another_colour_is(tmp_path):
     )
 
 
+def rows(*shares, warned=0):
+    told = "80% of the tissue is unlike the training data: do not trust these results without checking"
+    return [{"foreign_share": share, "warnings": told if n < warned else None} for n, share in enumerate(shares)]
+
+
 @pytest.mark.parametrize(
-    ("shares", "mean", "told"),
+    ("rows", "mean", "told", "heed"),
     [
-        ([0.04, 0.1, None], 0.07, f"7% {UNLIKE}"),
+        (rows(0.04, 0.1, None), 0.07, f"7% {UNLIKE}", False),
+        (rows(1.0, 0.0, 0.0, 0.0), 0.25, f"25% {UNLIKE}", False),  # a single tile
         (
-            [0.0, 0.0, 0.9, math.nan],
+            rows(0.9, 0.0, 0.0, math.nan, warned=1),
             0.3,
-            f"30% {UNLIKE}, more than 50% in 1 of 3 fields: do not trust the results there without checking",
+            f"30% {UNLIKE}, more than 50% in 1 of 4 fields: do not trust the results there without checking",
+            True,
         ),
         (
-            [0.9, 0.4],
+            rows(0.9, 0.4, warned=1),
             0.65,
             f"65% {UNLIKE}, more than 50% in 1 of 2 fields: do not trust these results without checking",
+            True,
         ),
+        (rows(1.0, 1.0, 0.0), 0.6667, f"67% {UNLIKE}: do not trust these results without checking", True),
     ],
 )
-def test_what_a_report_says(shares, mean, told, tmp_path):
+def test_what_a_report_says(rows, mean, told, heed, tmp_path):
     check = write(tmp_path / "tissue.npz", Net())
-    assert report_tissue(check, shares, "fields") == ({"tissue unlike the training data": mean}, {"Tissue": told})
-    assert report_tissue(None, shares) == ({}, {})
+    report = report_tissue(check, rows, "fields")
+    assert report.metrics == {"tissue unlike the training data": mean}
+    assert report.notes == {"Tissue": told}
+    assert report.warning == (f"Tissue: {told}." if heed else "")
+    assert report_tissue(None, rows) == ({}, {}, "")
 
 
 def test_a_single_tile_is_no_reason_to_warn(tmp_path):
@@ -223,8 +235,8 @@ def test_without_tissue_there_is_no_share(tmp_path):
     with torch.no_grad():
         network(torch.full((1, 3, 32, 32), 0.95))
     assert math.isnan(check.facts(watch.take())["foreign_share"])
-    told = report_tissue(check, [None, math.nan])
-    assert told == ({}, {"Tissue": "no images with enough tissue to compare with the training data"})
+    report = report_tissue(check, rows(None, math.nan))
+    assert report == ({}, {"Tissue": "no images with enough tissue to compare with the training data"}, "")
 
 
 def test_other_weights_are_not_compared(tmp_path, capsys):
@@ -234,10 +246,8 @@ def test_other_weights_are_not_compared(tmp_path, capsys):
     err = capsys.readouterr().err
     assert err == f"tissue is not compared with the training data: {tmp_path}/tissue.npz belongs to other weights\n"
     assert check.watch(network) is None
-    assert report_tissue(check, [None]) == (
-        {},
-        {"Tissue": f"not compared with the training data: {tmp_path}/tissue.npz belongs to other weights"},
-    )
+    said = f"not compared with the training data: {tmp_path}/tissue.npz belongs to other weights"
+    assert report_tissue(check, [{}]) == ({}, {"Tissue": said}, "")
 
 
 @pytest.mark.parametrize(("layers", "tile"), [(["body:coarse"], TILE), (["body:fine"], 32)])
