@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
 
-from monai_ext.networks.tissue_check import TissueCheck
+from monai_ext.networks.tissue_check import TissueCheck, TissueWatch
 
 __all__ = ["WatchTissue"]
 
@@ -26,13 +26,23 @@ class WatchTissue:
 
     def __init__(self, check: TissueCheck, key: str = "source") -> None:
         self.check, self.key = check, key
-        self._watch = None
+        self._watch: TissueWatch | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Register with an evaluator, and listen to its network."""
-        self._watch = self.check.watch(engine.network)
-        if self._watch is not None:
+        """Register with an evaluator; its network is listened to while it runs."""
+        if self.check.seen is not None:
+            engine.add_event_handler(Events.STARTED, self._begin)
             engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self)
+            engine.add_event_handler(Events.COMPLETED, self._end)
+
+    def _begin(self, engine: Engine) -> None:
+        self._end()
+        self._watch = self.check.watch(engine.network)
+
+    def _end(self, *_: Engine) -> None:
+        if self._watch is not None:
+            self._watch.remove()
+            self._watch = None
 
     def __call__(self, engine: Engine) -> None:
         """After the network has run on an image."""

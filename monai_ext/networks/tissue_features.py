@@ -87,7 +87,7 @@ class TissueFeatures:
             for name in names:
                 key = name.partition(":")[2]
                 maps = output[key] if isinstance(output, Mapping) else output
-                self._seen[name] = self._pooled(maps.detach().float(), self._tissue)
+                self._seen[name] = self._pooled(maps.detach(), self._tissue)
             if len(self._seen) == len(self.layers):
                 self._finish()
 
@@ -95,6 +95,8 @@ class TissueFeatures:
 
     def _pooled(self, maps: Tensor, tissue: Tensor) -> Tensor:
         """Mean and deviation of each channel over the tissue of each tile, ``(B * tiles, 2 C)``."""
+        sparse = [max(1, side // fine) for fine, side in zip(tissue.shape[2:], maps.shape[2:], strict=True)]
+        maps = maps[..., :: sparse[0], :: sparse[1]].float()  # as dense as tissue is known
         weight = F.adaptive_avg_pool2d(tissue, maps.shape[2:])
         area = F.adaptive_avg_pool2d(weight, self._grid).clamp(min=1e-6)
         weighted = maps * weight

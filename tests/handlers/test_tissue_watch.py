@@ -43,7 +43,7 @@ def evaluate(folder, handlers, images):
 
 IMAGES = [
     ("own.png", tissue(1, seed=2)[0], {}),
-    ("foreign.png", tissue(1, seed=3)[0].flip(0) * 0.6, {"conflict": "two resolutions"}),
+    ("foreign.png", tissue(1, seed=3)[0] * 0.4, {"conflict": "two resolutions"}),
     ("glass.png", torch.full((3, 64, 64), 0.95), {}),
 ]
 

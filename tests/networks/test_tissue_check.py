@@ -81,9 +81,9 @@ def test_features_are_means_and_deviations_over_the_tissue_of_each_tile():
     assert values.shape == (2 * 16, 8)
     assert weights[0] == 0.5
     assert (weights[1:] == 1).all()
-    covered = maps[0, :, :TILE, :8].flatten(1)
+    covered = maps[0, :, :TILE:4, :8:4].flatten(1)  # every fourth px
     torch.testing.assert_close(values[0], torch.cat([covered.mean(1), covered.std(1, correction=0)]))
-    whole = maps[1, :, 3 * TILE :, 2 * TILE : 3 * TILE].flatten(1)
+    whole = maps[1, :, 3 * TILE :: 4, 2 * TILE : 3 * TILE : 4].flatten(1)
     torch.testing.assert_close(values[16 + 14], torch.cat([whole.mean(1), whole.std(1, correction=0)]))
     features.remove()
 
@@ -133,7 +133,7 @@ def test_a_network_without_the_layers(network):
 
 def gaussian(count, seed, shift=0.0):
     generator = torch.Generator().manual_seed(seed)
-    mixing = torch.eye(12) + 0.2 * torch.randn(12, 12, generator=torch.Generator().manual_seed(99))
+    mixing = torch.eye(12) + 0.05 * torch.randn(12, 12, generator=torch.Generator().manual_seed(99))
     return (torch.randn(count, 12, generator=generator) + shift) @ mixing + 5
 
 
@@ -175,7 +175,7 @@ def test_own_tissue_is_not_foreign_and_another_colour_is(tmp_path):
     with torch.no_grad():
         network(tissue(40, seed=2))
         same = check.facts(watch.take())
-        network(tissue(4, seed=3).flip(1) * 0.6)
+        network(tissue(4, seed=3) * 0.4)
         other = check.facts(watch.take())
     assert same["foreign_share"] == pytest.approx(0.05, abs=0.04)
     assert same["foreign"] == ""

@@ -81,7 +81,7 @@ def test_one_slide_is_foreign_and_nothing_else_changes(folder, check, capsys):
     table = pd.read_csv(folder / "told" / "summary.csv")
     assert table["foreign_share"].tolist() == [told[name]["foreign_share"] for name in ("a.tif", "b.tif")]
     page = (folder / "told" / "report.html").read_text()
-    assert "more than 50% in 1 of 2 slides: do not trust the results there" in page
+    assert "more than 50% in 1 of 2 slides: do not trust" in page
     assert "unlike the training data" not in (folder / "plain" / "report.html").read_text()
 
 
@@ -89,7 +89,7 @@ def test_one_slide_is_foreign_and_nothing_else_changes(folder, check, capsys):
 def test_a_stopped_run_comes_to_the_same_share(folder, check, batch_size):
     whole = run(folder, "whole", check=check, batch_size=batch_size)["a.tif"]
     stopping = Stopping()
-    stopping.last = 8
+    stopping.last = 9 // batch_size
     slides = SlideInferer(stopping, folder / "parts", 0.5, tile_px=160, check=check, batch_size=batch_size)
     with pytest.raises(Killed):
         slides(folder / "in" / "a.tif")

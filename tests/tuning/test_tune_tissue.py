@@ -14,7 +14,7 @@ from monai_ext.networks.nets import CELNet
 from monai_ext.tuning import tune_tissue
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "pathology_metastasis_evidence_localization"
-SMALL = {"network_def#channels": [8, 8, 8], "network_def#blocks": 1}
+SMALL = {"network_def": {"_target_": "monai_ext.networks.nets.CELNet", "channels": [8, 8, 8], "blocks": 1}}
 
 
 def patch(rng, colour=(150, 90, 160)):
@@ -48,10 +48,10 @@ def test_file_is_made_of_both_lists_and_belongs_to_the_weights(folder, capsys):
         about = json.loads(str(file["about"]))
     assert about["training"] == {"images": 13, "tiles": 12}
     assert about["validation"] == {"images": 8, "tiles": 8}
-    assert (about["layers"], about["tile"], about["outside"], about["limit"]) == (["stage2", "stage3"], 96, 0.125, 0.5)
+    assert (about["layers"], about["tile"], about["outside"], about["limit"]) == (["stem", "stage1"], 96, 0.125, 0.5)
     network = CELNet(channels=(8, 8, 8), blocks=1)
     network.load_state_dict(torch.load(folder / "models" / "model.pt", weights_only=True))
-    assert TissueCheck(path, network, ["stage2", "stage3"], 96).reason == ""
+    assert TissueCheck(path, network, ["stem", "stage1"], 96).reason == ""
 
 
 @pytest.mark.parametrize(("name", "value"), [("outside", 0), ("outside", 1.0), ("limit", 2)])
