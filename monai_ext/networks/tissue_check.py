@@ -9,7 +9,7 @@ import os
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +49,7 @@ class TissueDistribution:
 
     Attributes:
         mean: ``(D,)``, float32.
-        whitening: ``(D, D)``, float32; the rows of what brings features less the mean to unit variance.
+        whitening: ``(D, D)``, float32, on the same device; the rows of what brings features less the mean to unit variance.
         radius: distance beyond which a tile is outside.
 
     Examples:
@@ -63,8 +63,8 @@ class TissueDistribution:
         True
     """
 
-    mean: np.ndarray
-    whitening: np.ndarray
+    mean: Tensor
+    whitening: Tensor
     radius: float
 
     @classmethod
@@ -80,16 +80,17 @@ class TissueDistribution:
         mean, spread = features.mean(0), features.std(0) + 1e-6
         covariance = _shrunk_covariance((features - mean) / spread)
         whitening = np.linalg.inv(np.linalg.cholesky(covariance)) / spread
-        seen = cls(mean.astype(np.float32), whitening.astype(np.float32), 0.0)
+        seen = cls(torch.from_numpy(mean).float(), torch.from_numpy(whitening).float(), 0.0)
         radius = np.quantile(seen.distance(validation).double().numpy(), 1 - outside, method="nearest")
-        return cls(seen.mean, seen.whitening, float(radius))
+        return replace(seen, radius=float(radius))
+
+    def to(self, device: torch.device) -> TissueDistribution:
+        """The same on another device."""
+        return replace(self, mean=self.mean.to(device), whitening=self.whitening.to(device))
 
     def distance(self, features: Tensor) -> Tensor:
         """The distance of each tile, ``(N,)``, from its features ``(N, D)``."""
-        mean, whitening = (
-            torch.as_tensor(each, dtype=torch.float32, device=features.device) for each in (self.mean, self.whitening)
-        )
-        return ((features - mean) @ whitening.T).square().sum(1).sqrt()
+        return ((features - self.mean) @ self.whitening.T).square().sum(1).sqrt()
 
 
 def _shrunk_covariance(features: np.ndarray) -> np.ndarray:
@@ -158,7 +159,7 @@ class TissueCheck:
         try:
             with np.load(self.path, allow_pickle=False) as file:
                 about = json.loads(str(file["about"]))
-                arrays = [file[name].astype(np.float32) for name in _ARRAYS]
+                arrays = [torch.from_numpy(file[name].astype(np.float32)) for name in _ARRAYS]
             same = about["layers"] == self.layers and about["tile"] == self.tile
             seen, limit = TissueDistribution(*arrays, float(about["radius"])), float(about["limit"])
         except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
@@ -181,7 +182,9 @@ class TissueCheck:
         bound = {"weights": state_digest(self.network), "layers": self.layers, "tile": self.tile}
         told = json.dumps({**bound, "radius": seen.radius, "limit": limit, **about})
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, about=np.array(told), **{name: getattr(seen, name) for name in _ARRAYS})
+            np.savez_compressed(
+                file, about=np.array(told), **{name: getattr(seen, name).cpu().numpy() for name in _ARRAYS}
+            )
 
     def listen(self, network: nn.Module, take: Callable[[Tensor, Tensor], None]) -> TissueFeatures:
         """Hand on the features of each pass of ``network``, which has the layers of this check's own."""
@@ -263,12 +266,14 @@ class TissueWatch:
     """
 
     def __init__(self, check: TissueCheck, seen: TissueDistribution, network: nn.Module) -> None:
-        self._seen, self._moved = seen, {}
+        self._seen = seen
         self._counts: Tensor | None = None
         self._features = check.listen(network, self._count)
         self.remove = self._features.remove
 
     def _count(self, features: Tensor, tissue: Tensor) -> None:
+        if features.device != self._seen.mean.device:
+            self._seen = self._seen.to(features.device)
         outside = self._seen.distance(features) > self._seen.radius
         counts = torch.stack([tissue.sum(), (tissue * outside).sum()])
         self._counts = counts if self._counts is None else self._counts + counts

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
 from monai_ext.base.errors import InputError
@@ -72,7 +73,7 @@ class TissueFeatures:
 
     @torch.no_grad()
     def _begin(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
-        images = inputs[0].detach().float()
+        images = convert_to_tensor(inputs[0].detach(), dtype=torch.float32, track_meta=False)
         self._seen = {}
         self._grid = tuple(max(1, side // self.tile) for side in images.shape[2:])
         small = F.avg_pool2d(images, _GRAIN, ceil_mode=True)
@@ -87,7 +88,7 @@ class TissueFeatures:
             for name in names:
                 key = name.partition(":")[2]
                 maps = output[key] if isinstance(output, Mapping) else output
-                self._seen[name] = self._pooled(maps.detach(), self._tissue)
+                self._seen[name] = self._pooled(convert_to_tensor(maps.detach(), track_meta=False), self._tissue)
             if len(self._seen) == len(self.layers):
                 self._finish()
 
@@ -109,4 +110,5 @@ class TissueFeatures:
         share = F.adaptive_avg_pool2d(self._tissue, self._grid).flatten()
         features = torch.cat([self._seen[name] for name in self.layers], 1)
         self._tissue, self._seen = None, {}
-        self.take(features, share * (share >= _LEAST))  # all of them: to choose would make a GPU wait
+        with torch.autocast(features.device.type, enabled=False):
+            self.take(features, share * (share >= _LEAST))  # all of them: to choose would make a GPU wait

@@ -67,6 +67,7 @@ def tune_tissue(
             raise InputError(str(dataset_dir), f"tissue in the {name} list", f"{len(features)} tiles of it")
     seen = TissueDistribution.fit(training, validation, outside)
     path = Path(output or check.path)
+    check.limit = limit
     facts = [
         check.facts((weights.sum(), (weights * (seen.distance(features) > seen.radius)).sum()))
         for features, weights in tiles["validation"]

@@ -128,6 +128,18 @@ def test_a_network_without_the_layers(network):
         TissueFeatures(network, ["stage3"], TILE, InputConvention(), print)
 
 
+def test_half_precision_of_the_network_is_not_that_of_the_distance(tmp_path):
+    network = Net()
+    check = write(tmp_path / "tissue.npz", network)
+    watch, images = check.watch(network), tissue(40, seed=2)
+    with torch.no_grad():
+        network(images)
+        exact = check.facts(watch.take())["foreign_share"]
+        with torch.autocast("cpu", torch.bfloat16):
+            network(images)
+    assert check.facts(watch.take())["foreign_share"] == pytest.approx(exact, abs=0.02)
+
+
 # -- the distribution --------------------------------------------------------------------------------------------------
 
 
@@ -161,7 +173,7 @@ def test_what_is_shifted_is_outside():
 
 def test_fewer_tiles_than_features():
     seen = TissueDistribution.fit(gaussian(8, 0), gaussian(100, 1), 0.05)
-    assert np.isfinite(seen.whitening).all()
+    assert seen.whitening.isfinite().all()
     assert float((seen.distance(gaussian(1000, 2, shift=20.0)) > seen.radius).float().mean()) > 0.95
 
 

@@ -43,7 +43,7 @@ def folder(tmp_path):
 def test_file_is_made_of_both_lists_and_belongs_to_the_weights(folder, capsys):
     path = tune_tissue(str(folder), str(BUNDLE), ckpt_dir=str(folder / "models"), outside=0.125, **SMALL)
     assert path == str(folder / "models" / "tissue.npz")
-    assert "32 features of 12 training tiles; 12% of 8 validation tiles are outside" in capsys.readouterr().out
+    assert "32 features of 12 training tiles; 12% of 8 validation tiles are outside, 0 of 8" in capsys.readouterr().out
     with np.load(path, allow_pickle=False) as file:
         about = json.loads(str(file["about"]))
     assert about["training"] == {"images": 13, "tiles": 12}
