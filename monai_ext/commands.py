@@ -75,6 +75,7 @@ COMMANDS: dict[Words, str] = {
     ("tune", "evidence"): "monai_ext.tuning.evidence:tune_evidence",
     ("tune", "instances"): "monai_ext.tuning.instances:tune_instances",
     ("tune", "expert-count"): "monai_ext.tuning.expert_count:tune_expert_count",
+    ("tune", "tissue"): "monai_ext.tuning.tissue:tune_tissue",
 }
 
 _ABOUT = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import sys
 import time
@@ -236,8 +237,8 @@ class ResultFiles:
 
         Args:
             row: ``image`` and further columns.
-            image: where its file contradicts itself, the row says so in a column ``warnings``, which a table has
-                as soon as a row needs it.
+            image: what else there is to say of it, see :func:`warnings_of`; a table has a column ``warnings`` as soon
+                as a row needs it.
         """
         self._summary.add({**row, **(warnings_of(image.meta) if image is not None else {})})
 
@@ -250,6 +251,19 @@ def warn_of_no_resolution(path: Any) -> None:
     print(f"{path}: no resolution: {what}; give um/px by --mpp", file=sys.stderr)
 
 
-def warnings_of(meta: Mapping[str, Any]) -> dict[str, str]:
-    """The column ``warnings`` of an image's row, where there is anything to say."""
-    return {"warnings": str(meta["conflict"])} if meta.get("conflict") else {}
+def warnings_of(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What an image's row says beyond its results.
+
+    Args:
+        meta: of the image: ``foreign_share``, where its tissue was compared with the training data, and ``foreign``,
+            the warning that follows; ``conflict``, where its file contradicts itself.
+
+    Returns:
+        ``foreign_share``, if it was measured, and ``warnings``, where there is anything to say.
+    """
+    row: dict[str, Any] = {}
+    if meta.get("foreign_share") is not None:
+        share = float(meta["foreign_share"])
+        row["foreign_share"] = None if math.isnan(share) else share
+    told = [str(meta[name]) for name in ("conflict", "foreign") if meta.get(name)]
+    return row | ({"warnings": "; ".join(told)} if told else {})

@@ -44,8 +44,8 @@ def collect(bundle: Path) -> BundleContents:
     """The files that a bundle is made of: not what trainings and evaluations left in its folder.
 
     Beside ``LICENSE``, ``configs`` and ``docs`` these are ``models/model.pt``, other weights that ``inference.json``
-    names, settings (``models/*.json``), templates of cells (``models/templates``), and large files, which are
-    downloaded if they are not there.
+    names, settings (``models/*.json``), the tissue that the weights know (``models/tissue.npz``), templates of cells
+    (``models/templates``), and large files, which are downloaded if they are not there.
 
     Args:
         bundle: its folder.
@@ -66,7 +66,7 @@ def collect(bundle: Path) -> BundleContents:
             raise InputError(bundle / name, "the bundle's weights", "no such file")
     paths = [bundle / name for name in {*_NEEDED, *weights, *large}]
     paths += [(bundle / name).with_name("model.json") for name in weights]  # what the weights take as their input
-    kept = ("configs/**/*", "docs/**/*", "models/*.json", "models/templates/*.png")
+    kept = ("configs/**/*", "docs/**/*", "models/*.json", "models/tissue.npz", "models/templates/*.png")
     paths += [path for pattern in kept for path in bundle.glob(pattern)]
     files = {path.relative_to(bundle).as_posix(): path for path in paths if path.is_file()}
     files = {name: path for name, path in files.items() if not any(part.startswith(".") for part in Path(name).parts)}

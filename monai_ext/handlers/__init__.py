@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from monai_ext.handlers.progress import EpochProgress
     from monai_ext.handlers.seeds_report import SeedsReport
     from monai_ext.handlers.summary_report import SummaryReport
+    from monai_ext.handlers.tissue_watch import WatchTissue
     from monai_ext.handlers.training_routine import TrainingRoutine, count_epochs
     from monai_ext.handlers.training_state import EpochSeed, TrainingState
     from monai_ext.handlers.vessel_report import VesselReport
@@ -37,6 +38,7 @@ __all__ = [
     "TrainingState",
     "VesselReport",
     "VesselSummary",
+    "WatchTissue",
     "WeightAverage",
     "WriteResults",
     "count_epochs",

@@ -11,6 +11,7 @@ import pandas as pd
 from ignite.engine import Engine, Events
 
 from monai_ext.data.result_files import OVERLAY, SummaryTable
+from monai_ext.networks.tissue_check import TissueCheck, report_tissue
 from monai_ext.reports.pages import write_report
 
 __all__ = ["SummaryReport"]
@@ -27,6 +28,7 @@ class SummaryReport:
         column: of the table, what the images are ordered by.
         heading: of the pictures.
         totals: columns whose sum is shown, by the name it is shown by.
+        check: what the images' ``foreign_share`` was found by; the report then says how many are foreign.
     """
 
     def __init__(
@@ -38,11 +40,13 @@ class SummaryReport:
         column: str = "count",
         heading: str = "Images with the most detections",
         totals: Mapping[str, str] | None = None,
+        check: TissueCheck | None = None,
     ) -> None:
         self.output_dir, self.title = Path(output_dir), title
         self.notes, self.pictures = dict(notes or {}), pictures
         self.column, self.heading = column, heading
         self.totals = {"detections": "count"} if totals is None else dict(totals)
+        self.check = check
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -62,13 +66,16 @@ class SummaryReport:
             cases.append(
                 (picture[..., ::-1], f"{image}: {value:.3g}" if isinstance(value, float) else f"{image}: {value}")
             )
+        metrics = {"images": len(table), **{name: table[key].sum().item() for name, key in self.totals.items()}}
+        tissue = report_tissue(self.check, table.to_dict("records"))
         write_report(
             self.output_dir / "report.html",
             title=self.title,
-            metrics={"images": len(table), **{name: table[key].sum().item() for name, key in self.totals.items()}},
+            metrics=metrics | tissue.metrics,
             tables={"Images": table.round(3)},
             cases={self.heading: cases},
-            notes=self.notes,
+            notes=self.notes | tissue.notes,
+            warning=tissue.warning,
         )
 
     def _overlay(self, image: str) -> Path:

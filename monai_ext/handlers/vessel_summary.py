@@ -11,6 +11,7 @@ import pandas as pd
 from ignite.engine import Engine, Events
 
 from monai_ext.base.files import atomic_path
+from monai_ext.networks.tissue_check import TissueCheck, report_tissue
 from monai_ext.reports.pages import write_report
 
 __all__ = ["VesselSummary"]
@@ -30,13 +31,19 @@ class VesselSummary:
         title: the report's title.
         notes: further lines for the report: weights, thresholds.
         pictures: number of overlays shown, the most suspicious vessels of all slides.
+        check: what the vessels' ``foreign_share`` was found by; the report then says how many are foreign.
     """
 
     def __init__(
-        self, output_dir: str | Path, title: str = "Vessels", notes: Mapping[str, Any] | None = None, pictures: int = 8
+        self,
+        output_dir: str | Path,
+        title: str = "Vessels",
+        notes: Mapping[str, Any] | None = None,
+        pictures: int = 8,
+        check: TissueCheck | None = None,
     ) -> None:
         self.output_dir, self.title, self.notes = Path(output_dir), title, dict(notes or {})
-        self.pictures = pictures
+        self.pictures, self.check = pictures, check
         self._rows: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -72,17 +79,20 @@ class VesselSummary:
             (cv2.imread(str(self.output_dir / row.overlay))[..., ::-1], f"{row.slide}, {row.vessel}: {row.probability}")
             for row in pictured.itertuples()
         ]
+        metrics = {
+            "slides": len(slides),
+            "vessels": len(vessels),
+            "invaded": int(vessels["invaded"].sum()),
+            "suspicious cells": int(slides["suspicious_cells"].sum()),
+        }
+        tissue = report_tissue(self.check, vessels.to_dict("records"), "vessels")
         write_report(
             self.output_dir / "report.html",
             title=self.title,
-            metrics={
-                "slides": len(slides),
-                "vessels": len(vessels),
-                "invaded": int(vessels["invaded"].sum()),
-                "suspicious cells": int(slides["suspicious_cells"].sum()),
-            },
+            metrics=metrics | tissue.metrics,
             tables={"Slides": slides.round(3), "Vessels": vessels.drop(columns="overlay")},
             cases={"Most suspicious vessels": cases},
-            notes=self.notes,
+            notes=self.notes | tissue.notes,
+            warning=tissue.warning,
         )
         print(f"{self.output_dir / 'report.html'}: {int(vessels['invaded'].sum())} of {len(vessels)} vessels invaded")

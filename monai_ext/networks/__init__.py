@@ -15,6 +15,8 @@ if TYPE_CHECKING:
         save_weights,
     )
     from monai_ext.networks.onnx_network import OnnxNetwork
+    from monai_ext.networks.tissue_check import TissueCheck, TissueDistribution, TissueWatch
+    from monai_ext.networks.tissue_features import TissueFeatures
     from monai_ext.networks.utils import load_weights, read_caffemodel, weights_digest
 
 __all__ = [
@@ -22,6 +24,10 @@ __all__ = [
     "IMAGENET",
     "InputConvention",
     "OnnxNetwork",
+    "TissueCheck",
+    "TissueDistribution",
+    "TissueFeatures",
+    "TissueWatch",
     "copy_weights",
     "freeze_backbone",
     "imagenet_weights",

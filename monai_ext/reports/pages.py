@@ -65,6 +65,7 @@ def write_report(
     legend: Mapping[str, tuple[int, int, int]] | None = None,
     notes: Mapping[str, Any] | None = None,
     curves_title: str = "Training",
+    warning: str = "",
 ) -> None:
     """Write one HTML file that needs nothing else: no server, no network, no script. It prints.
 
@@ -82,6 +83,7 @@ def write_report(
         legend: what each colour in the pictures means, RGB in 0 ... 255.
         notes: what was evaluated: data, weights, command ... The versions in use and the date are added.
         curves_title: heading over the curves.
+        warning: what a reader is to know before anything else.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -89,6 +91,7 @@ def write_report(
     environment.filters |= {"number": _number, "interval": _is_interval, "range_svg": _range_svg}
     page = environment.get_template("report.html").render(
         title=title,
+        warning=warning,
         metrics=_grouped(metrics),
         curves_title=curves_title,
         curves={name: _plot(name, curve) for name, curve in (curves or {}).items()},

@@ -82,7 +82,7 @@ class SlideCells(SlideInferer):
         tile_px: no tile is larger, margins included; a U-Net's memory grows with its square.
         seam_px: nor is the window of a cell that tiles cut larger than the larger of this and ``tile_px``.
         **options: further arguments of :class:`SlideInferer`: batch_size, workers, prefetch, backend, tissue, stains,
-            resume, fingerprint, title, notes.
+            resume, fingerprint, title, notes, check.
     """
 
     suffixes = (".geojson", "_cells.csv", OVERLAY, "_plan.json")
@@ -134,11 +134,14 @@ class SlideCells(SlideInferer):
             def take(most: int) -> None:
                 while len(waiting) > most:
                     tile, cells = waiting.popleft()
+                    self._count_seen(partial)
                     partial.add(tile, *cells.result())
                     progress.update()
 
+            self._forget_seen()
             for tiles, pixels in batches:
                 predictions = self.finder(pixels)
+                self._take_seen(tiles)
                 for k, tile in enumerate(tiles):
                     waiting.append((tile, pool.submit(self._cells, plan, tile, pixels[k], predictions[k])))
                 take(self.processors * self.batch_size)

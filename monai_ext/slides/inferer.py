@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch.distributed as dist
+from torch import Tensor
 from tqdm import tqdm
 
 from monai_ext.base.distributed import has_joined, is_first, shard
@@ -28,10 +29,11 @@ from monai_ext.data.cohort import Cohort
 from monai_ext.data.result_files import OVERLAY, warn_of_no_resolution, warnings_of
 from monai_ext.formats.reader import SlideReader
 from monai_ext.formats.tissue import Tissue, tissue_mask
+from monai_ext.networks.tissue_check import TissueCheck, report_tissue
 from monai_ext.reports.pages import write_report
 from monai_ext.slides.outputs import OUTPUTS, OutputSettings, write_outputs
 from monai_ext.slides.partial import PartialSlide
-from monai_ext.slides.plan import SlidePlan, plan_slide
+from monai_ext.slides.plan import SlidePlan, Tile, plan_slide
 from monai_ext.slides.predictor import TilePredictor
 from monai_ext.slides.stains import fit_stains, tissue_squares
 from monai_ext.slides.stream import stream_tiles
@@ -94,6 +96,8 @@ class SlideInferer:
         fingerprint: of what the predictor's own ``fingerprint`` does not cover.
         title: of the report.
         notes: further lines for the report.
+        check: whether slides are like the training data; the summary then has ``foreign_share``, and a warning where
+            that is high. It listens to the predictor's ``network``.
     """
 
     suffixes: tuple[str, ...] = OUTPUTS  # what a slide's files end with
@@ -120,6 +124,7 @@ class SlideInferer:
         fingerprint: str = "",
         title: str = "Slides",
         notes: Mapping[str, Any] | None = None,
+        check: TissueCheck | None = None,
     ) -> None:
         self.predictor, self.output_dir = predictor, Path(output_dir)
         self.target_mpp, self.mpp, self.tile_px, self.backend = target_mpp, mpp, tile_px, backend
@@ -128,6 +133,9 @@ class SlideInferer:
         self.stains, self.outputs = stains, outputs or OutputSettings()
         self.title, self.notes = title, dict(notes or {})
         self._warned = False
+        self.check = check
+        self._watch = check.watch(predictor.network) if check is not None else None
+        self._seen: deque[Tensor | None] = deque()
         kind = type(predictor)
         predictor_fingerprint = getattr(predictor, "fingerprint", "")
         self._maker = [
@@ -137,6 +145,7 @@ class SlideInferer:
             batch_size,
             backend,
             stains and stains.settings(),
+            *([check.digest] if self._watch is not None else []),
         ]
 
     def __call__(self, path: str | os.PathLike, name: str | None = None, mpp: float | None = None) -> SlideResult:
@@ -184,7 +193,10 @@ class SlideInferer:
         if not plan.measured and not self._warned:
             self._warned = True
             warn_of_no_resolution(path)
-        return SlideResult(path, name, summary | warnings_of(vars(plan)), plan.tile_count, seconds)
+        facts = vars(plan) | ({} if self._watch is None else self.check.facts(partial.seen))
+        if facts.get("foreign"):
+            print(f"{path}: {facts['foreign']}", file=sys.stderr)
+        return SlideResult(path, name, summary | warnings_of(facts), plan.tile_count, seconds)
 
     @property
     def _lattice(self) -> tuple[int, int, int]:
@@ -227,9 +239,29 @@ class SlideInferer:
             prefetch=self.prefetch,
             normalize=self._normalize(reader, plan),
             tissue=partial.tissue,
+            computed=self._take_seen,
         )
+        self._forget_seen()
         for tile, prediction in tqdm(tiles, plan.file, plan.tile_count, initial=before, unit="tile"):
+            self._count_seen(partial)
             partial.add(tile, prediction)
+
+    def _forget_seen(self) -> None:
+        """Begin a slide."""
+        self._seen.clear()
+        if self._watch is not None:
+            self._watch.take()
+
+    def _take_seen(self, batch: list[Tile]) -> None:
+        """Keep what the watch counted in a batch with its first tile, until that is added."""
+        if self._watch is not None:
+            self._seen += [self._watch.take(), *[None] * (len(batch) - 1)]
+
+    def _count_seen(self, partial: PartialSlide) -> None:
+        """Count what belongs to the next tile, before that is added."""
+        seen = self._seen.popleft() if self._seen else None
+        if seen is not None:
+            partial.count(seen)
 
     def _normalize(self, reader: SlideReader, plan: SlidePlan) -> MacenkoNormalize | None:
         """What brings the slide's tiles to the stains asked for."""
@@ -329,15 +361,17 @@ class SlideInferer:
         highest = sorted(done, key=lambda entry: -entry["summary"][self.ranked_by])[:_PICTURES]
         sums = {key: table[key].dropna() for key in self.totals} if done else {}
         totals = {key: column.sum().item() if len(column) else None for key, column in sums.items()}
+        tissue = report_tissue(self.check, [entry["summary"] for entry in done], "slides")
         path = self.output_dir / "report.html"
         try:
             write_report(
                 path,
                 title=self.title,
-                metrics={"slides": len(done), "failed": len(failed), **totals},
+                metrics={"slides": len(done), "failed": len(failed), **totals, **tissue.metrics},
                 tables=tables,
                 cases={f"Highest {self.ranked_by}": [self._case(entry) for entry in highest]},
-                notes=self.notes,
+                notes=self.notes | tissue.notes,
+                warning=tissue.warning,
             )
         except OSError as error:
             raise InputError(path, "room for the report", str(error)) from error

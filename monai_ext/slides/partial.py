@@ -45,6 +45,7 @@ class PartialSlide:
     Attributes:
         heat: the map.
         stripes: how many of the plan's are finished.
+        seen: tissue that the network saw so far, and what of it is foreign, in tiles of its features.
         found: what was there: ``"nothing"``, ``"the same run"``, or ``"another run"``, which is deleted.
 
     Raises:
@@ -69,6 +70,7 @@ class PartialSlide:
         self._shape = (channels, *plan.shape)
         self._resume = resume
         self.stripes, self.found = 0, "nothing"
+        self.seen = [0.0, 0.0]
         self._seconds_before, self._began = 0.0, time.monotonic()
 
     def __enter__(self) -> PartialSlide:
@@ -105,10 +107,12 @@ class PartialSlide:
             progress = json.loads((self.folder / "progress.json").read_text())
             if not self._resume or progress["fingerprint"] != self._digest:
                 return None
+            seen = progress.get("seen", self.seen)
             store = self._open(progress)
         except (ValueError, KeyError, FileNotFoundError):  # edited or deleted by another program
             return None
         self.found, self.stripes, self._seconds_before = "the same run", progress["stripes"], progress["seconds"]
+        self.seen = seen
         return store
 
     def _begin(self) -> HeatMap:
@@ -152,6 +156,10 @@ class PartialSlide:
             self.heat.write(channel, tile.row, tile.col, plane)
         self._added(tile)
 
+    def count(self, seen: Tensor) -> None:
+        """Count tissue, ``(2,)``, before the tile that it belongs to is added."""
+        self.seen = [before + more for before, more in zip(self.seen, seen.tolist(), strict=True)]
+
     def _added(self, tile: Tile, **more: Any) -> None:
         """After the last tile of a stripe, flush the map and save the progress, with further entries."""
         stripe = self.plan.stripes[self.stripes]
@@ -162,6 +170,7 @@ class PartialSlide:
 
     def _save(self, more: dict[str, Any]) -> None:
         progress = {"fingerprint": self._digest, "stripes": self.stripes, "of": len(self.plan.stripes), **more}
+        progress["seen"] = self.seen
         with atomic_path(self.folder / "progress.json") as temporary:
             temporary.write_text(json.dumps({**progress, "seconds": round(self.seconds, 3)}) + "\n")
 

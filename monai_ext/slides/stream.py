@@ -34,6 +34,7 @@ def stream_tiles(
     prefetch: int = 2,
     normalize: Callable[[np.ndarray], np.ndarray] | None = None,
     tissue: Tissue | None = None,
+    computed: Callable[[list[Tile]], None] | None = None,
 ) -> Iterator[tuple[Tile, Tensor]]:
     """Compute tiles in order, decoding ahead in other threads.
 
@@ -52,6 +53,7 @@ def stream_tiles(
         prefetch: batches decoded ahead.
         normalize: applied to the pixels of each tile, uint8 ``(3, H, W)``, in the threads that decode.
         tissue: tells predictors that are ``selective`` which cells count.
+        computed: called with each batch's tiles as soon as the predictor has been called for them.
 
     Yields:
         Each tile with its prediction ``(channels, h, w)``, h and w those of ``plan.tile``: a tile at the map's end
@@ -62,7 +64,7 @@ def stream_tiles(
     """
     shape = (predictor.channels, *plan.tile)
     selective = tissue is not None and getattr(predictor, "selective", False)
-    computed: tuple[list[Tile], Tensor] | None = None
+    before: tuple[list[Tile], Tensor] | None = None
     for batch, pixels in decode_tiles(
         reader, plan, first=first, batch_size=batch_size, workers=workers, prefetch=prefetch, normalize=normalize
     ):
@@ -71,11 +73,13 @@ def stream_tiles(
             raise InputError(
                 type(predictor).__name__, f"a map of shape {(len(batch), *shape)}", str(tuple(output.shape))
             )
-        if computed:
-            yield from zip(*computed, strict=True)
-        computed = batch, output
-    if computed:
-        yield from zip(*computed, strict=True)
+        if computed is not None:
+            computed(batch)
+        if before:
+            yield from zip(*before, strict=True)
+        before = batch, output
+    if before:
+        yield from zip(*before, strict=True)
 
 
 def _wanted(tissue: Tissue, plan: SlidePlan, tiles: list[Tile]) -> Tensor:

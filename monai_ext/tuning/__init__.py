@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         tune_instances,
     )
     from monai_ext.tuning.mitosis import DEFAULT_THRESHOLDS, read_thresholds, tune_mitosis
+    from monai_ext.tuning.tissue import tune_tissue
 
 __all__ = [
     "DEFAULT_EVIDENCE",
@@ -33,6 +34,7 @@ __all__ = [
     "tune_expert_count",
     "tune_instances",
     "tune_mitosis",
+    "tune_tissue",
 ]
 
 __getattr__ = lazy_names(__name__, __file__)
