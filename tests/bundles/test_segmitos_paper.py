@@ -134,9 +134,9 @@ def test_items_of_an_annotation_server(fields):
     assert len(parser.get_parsed_content("train#sampler")) == 4
 
 
-def test_the_default_draws_three_of_four_patches_with_a_figure(fields):
+def test_the_default_draws_two_of_three_patches_with_a_figure(fields):
     parser = parsed(("train",), dataset_dir=str(fields), patch_size=128)
-    assert "75.0% of patches with a figure" in parser.get_parsed_content("train#dataset").summary()
+    assert "65.0% of patches with a figure" in parser.get_parsed_content("train#dataset").summary()
     assert parser.get_parsed_content("patches_per_epoch") == 4 * 3
 
 
