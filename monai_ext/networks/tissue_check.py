@@ -49,7 +49,7 @@ class TissueDistribution:
 
     Attributes:
         mean: ``(D,)``, float32.
-        whitening: ``(D, D)``, float32, on the same device; the rows of what brings features less the mean to unit variance.
+        whitening: ``(D, D)``, float32, on the same device: what brings features less the mean to unit variance.
         radius: distance beyond which a tile is outside.
 
     Examples:
@@ -181,10 +181,9 @@ class TissueCheck:
         """
         bound = {"weights": state_digest(self.network), "layers": self.layers, "tile": self.tile}
         told = json.dumps({**bound, "radius": seen.radius, "limit": limit, **about})
+        arrays = {name: getattr(seen, name).cpu().numpy() for name in _ARRAYS}
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(
-                file, about=np.array(told), **{name: getattr(seen, name).cpu().numpy() for name in _ARRAYS}
-            )
+            np.savez_compressed(file, about=np.array(told), **arrays)
 
     def listen(self, network: nn.Module, take: Callable[[Tensor, Tensor], None]) -> TissueFeatures:
         """Hand on the features of each pass of ``network``, which has the layers of this check's own."""

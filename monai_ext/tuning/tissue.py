@@ -80,7 +80,7 @@ def tune_tissue(
     check.save(path, seen, limit, about)
     foreign = sum(bool(each["foreign"]) for each in facts)
     print(
-        f"{path}: {seen.mean.size} features of {len(training)} training tiles; {outside:.0%} of {len(validation)} "
+        f"{path}: {len(seen.mean)} features of {len(training)} training tiles; {outside:.0%} of {len(validation)} "
         f"validation tiles are outside, {foreign} of {len(facts)} images would be warned of"
     )
     return str(path)
