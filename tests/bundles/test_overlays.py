@@ -78,7 +78,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         **{name: {*DEPLOYED, "context"} for name in ("slides_onnx", "slides_trt")},
     },
     "mitosis_segmentation": {
-        "narrow_vgg": {"start_from", *INPUT, *NO_BACKBONE},
+        "narrow_vgg": {*INPUT, *NO_BACKBONE},
         **{name: {"start_from"} for name in ("quickstart", "finetune")},  # they set it
         "paper_network": {"start_from", *INPUT, *NO_BACKBONE},  # its weights are `network_def#weights`
         "caffe_input": INPUT,
