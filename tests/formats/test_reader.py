@@ -327,6 +327,7 @@ def test_cucim(monkeypatch, tmp_path):
     assert (region[50:] == 255).all()
     monkeypatch.setattr(CuImage, "metadata", {"cucim": {"spacing": [0.25, 0.25]}})
     assert SlideReader(path, 1.0, backend="cucim").base_mpp == 0.25
+    assert SlideReader(write_tiff(tmp_path / "b.tif", IMAGE, 0.5), backend="cucim").backend == "cucim"
 
 
 @pytest.mark.real_data
