@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path, PurePath
 
-__all__ = ["companions"]
+__all__ = ["companions", "is_one_file"]
 
 _NAMING = (".vms", ".vmu")  # Hamamatsu: an index that names the slide's files
 _NAMED = re.compile(r"^\s*(?:ImageFile|MapFile|MacroImage|OptimisationFile)(?:\([^)]*\))?\s*=\s*(.+?)\s*$", re.I | re.M)
@@ -56,6 +56,17 @@ def companions(folder: Path, files: Collection[str], folders: Collection[str] = 
                 parts.add(name)
             series.add(uid)
     return parts
+
+
+def is_one_file(path: Path) -> bool:
+    """Whether an image is in the file alone, so that a copy of it can be read; by its ending.
+
+    Examples:
+        >>> from monai_ext.base.companions import is_one_file
+        >>> is_one_file(folder / "a.svs"), is_one_file(folder / "a.vms")
+        (True, False)
+    """
+    return not path.name.lower().endswith(_STANDING)
 
 
 def _series(path: Path) -> bytes | None:

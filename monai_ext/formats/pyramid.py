@@ -55,9 +55,7 @@ def _factor(full: Size, size: Size, tile: Size | None, base_tile: Size | None, b
             return float(factor)
     # of a level of one tile nothing can be said
     most = [
-        whole // (part - length) + 1
-        for whole, part, length in zip(full, size, tile or size, strict=True)
-        if part > length
+        whole // (part - length) for whole, part, length in zip(full, size, tile or size, strict=True) if part > length
     ]
     candidates = [factor for factor in range(max(1, int(min(quotients))), min(most, default=0) + 1) if padded(factor)]
     if len(candidates) == 1:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from monai_ext.base.companions import is_one_file
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import find_files, write_png
 from monai_ext.base.flags import as_flag
@@ -50,6 +51,8 @@ class _VesselImage(LabelledSample):
 
     def check(self) -> list[str]:
         """Decode image and mask in full and compare them, and the centroids with both."""
+        if not is_one_file(self.image):
+            return [f"{self.image}: expected a crop in one file (PNG, TIFF, ...), found a slide of several files"]
         try:
             shape = read_field(self.image).file_shape
             if self.lumen is not None:

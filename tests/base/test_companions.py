@@ -2,7 +2,7 @@
 
 import pytest
 
-from monai_ext.base.companions import companions
+from monai_ext.base.companions import companions, is_one_file
 from monai_ext.base.files import find_files
 
 VMS = """[Virtual Microscope Specimen]
@@ -39,6 +39,12 @@ def test_a_damaged_index_names_nothing(tmp_path):
 def test_an_index_does_not_name_itself(tmp_path):
     (tmp_path / "a.vms").write_text("ImageFile=a.vms\n")
     assert companions(tmp_path, ["a.vms"]) == set()
+
+
+@pytest.mark.parametrize("suffix", [".vms", ".VMU", ".mrxs", ".vsi", ".dcm"])
+def test_what_stands_for_others_is_not_the_whole_image(tmp_path, suffix):
+    assert not is_one_file(tmp_path / f"a{suffix}")
+    assert is_one_file(tmp_path / f"a{suffix}.tif")
 
 
 def test_folders_of_data(tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monai_ext.base.errors import InputError
-from monai_ext.formats.asap import read_asap, read_asap_region, write_asap
+from monai_ext.formats.asap import read_asap, read_asap_objects, read_asap_region, write_asap
 from monai_ext.formats.outlines import label_map_to_polygons, polygons_to_mask
 
 AREA_TOLERANCE = 1e-6  # px2: cutting a polygon rounds the corners where it is cut
@@ -64,6 +64,15 @@ def test_masks_with_holes_and_islands_come_back(tmp_path_factory, mask):
     np.testing.assert_array_equal(polygons_to_mask(read_asap_region(path), mask.shape), mask)
 
 
+def test_a_ring_is_written_as_parts_without_a_hole(tmp_path):
+    ring = shapely.box(0, 0, 100, 60) - shapely.box(40, 20, 60, 50) - shapely.box(80, 20, 90, 30)
+    path = write_asap(tmp_path / "a.xml", {"_0": [ring]})
+    parts = read_asap(path)["_0"]
+    assert not any(len(part.interiors) for part in parts)
+    assert shapely.area(parts).sum() == ring.area == 6000 - 600 - 100
+    assert shapely.union_all(parts).equals(ring)
+
+
 @given(masks, masks)
 def test_group_2_is_cut_out_of_groups_0_and_1(tmp_path_factory, tumour, normal):
     groups = {"_0": tumour & ~np.eye(8, dtype=bool), "_2": normal, "_1": tumour & np.eye(8, dtype=bool)}
@@ -89,6 +98,27 @@ def test_groups_that_are_cut_out(tmp_path, group):
     assert polygon.area == 36 - 4, "even where another outline covers the hole"
 
 
+def test_objects_are_what_has_an_area(tmp_path, capsys):
+    """In the file's order, the groups being the classes; dots and points only where they are asked for."""
+    path = file(
+        tmp_path,
+        annotation(square(0, 0, 4), "tumour"),
+        annotation([(20, 20), (29, 29)], "tumour"),  # an outline begun and left
+        annotation([(50, 60)], "mitosis", kind="Dot"),
+        annotation(square(10, 0, 6), None, kind="Spline"),
+        annotation([(5, 5), (6, 6)], "mitosis", kind="PointSet"),
+        annotation(square(12, 2, 2), "_2"),
+    )
+    objects, regions = read_asap_objects(path)
+    assert objects.classes.tolist() == ["tumour", None]
+    assert shapely.area(objects.geometry).tolist() == [16, 36 - 4]
+    assert len(regions) == 0
+    assert "without an area, left out: 1" in capsys.readouterr().err
+    objects, _ = read_asap_objects(path, areas=False)
+    assert objects.classes.tolist() == ["tumour", "mitosis", None, "mitosis"]
+    assert shapely.get_coordinates(objects.geometry[[1, 3]]).tolist() == [[50, 60], [5, 5], [6, 6]]
+
+
 def test_own_groups(tmp_path):
     path = file(tmp_path, annotation(square(0, 0, 6), "epithelium"), annotation(square(2, 2, 2), "lumen"))
     assert read_asap_region(path, ["epithelium"], ["lumen"])[0].area == 32
@@ -105,8 +135,10 @@ def test_kinds(tmp_path):
         annotation(square(0, 0, 9), kind="PointSet"),
         annotation([(0, 0), (9, 9)], kind="Polygon"),
         annotation([(0, 0), (9, 9), (0, 0)], kind="Polygon"),
+        annotation([(3, 3)], kind="Polygon"),
+        annotation([(3, 3)] * 3, kind="Polygon"),
     )
-    assert [geometry.geom_type for geometry in read_asap(path)["_0"]] == ["Polygon"] * 2 + ["MultiPoint"] * 4
+    assert [geometry.geom_type for geometry in read_asap(path)["_0"]] == ["Polygon"] * 2 + ["MultiPoint"] * 6
     assert shapely.area(read_asap_region(path)).sum() == 8
 
 

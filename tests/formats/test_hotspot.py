@@ -168,3 +168,15 @@ def test_summary_without_a_resolution_has_the_count_alone(mpp):
     assert row.pop("count") == 3
     assert set(row.values()) == {None}
     assert set(row) | {"count"} == set(mitosis_summary(np.zeros((3, 4)), (50, 50), 1.0))
+
+
+@pytest.mark.parametrize("turn", np.arange(12) * math.pi / 6 + 0.1)
+def test_a_point_just_outside_does_not_move_the_circle(turn):
+    """Of three points on a slightly larger circle any two fit, never all three."""
+    radius = math.sqrt(2e6 / math.pi)  # px of 1 um
+    angles = turn + np.arange(3) * 2 * math.pi / 3
+    points = 5000 + (radius + 0.2) * np.stack([np.sin(angles), np.cos(angles)], axis=1)
+    spot = hot_spot(points, (10_000, 10_000), mpp=1.0)
+    assert spot.count == 2
+    inside = np.hypot(*(points - (spot.row, spot.col)).T) < radius
+    np.testing.assert_allclose(points[inside].mean(axis=0), (spot.row, spot.col), atol=1e-6)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from monai_ext.base.colours import to_rgb8
 from monai_ext.base.errors import InputError
-from monai_ext.formats.image import SUFFIXES, read_field, read_mask
+from monai_ext.formats.image import SUFFIXES, Field, read_field, read_mask
 
 JPEG_TOL = 12  # grey values
 MPP_TOL = 1e-3
@@ -343,6 +343,11 @@ def test_unreadable_masks(name, tmp_path):
         (tmp_path / name).write_text("no mask")
     with pytest.raises(InputError, match=f"{name}: expected a readable mask"):
         read_mask(tmp_path / name)
+
+
+def test_a_field_is_scanned_and_square_unless_it_is_said():
+    field = Field(np.zeros((3, 30, 44), np.uint8), 0.5, scale=2.0, file_shape=(60, 88))
+    assert (field.file_scale, field.scanned, field.conflict) == (2.0, 1.0, "")
 
 
 def test_suffixes_are_lower_case():

@@ -36,6 +36,17 @@ def test_tifffile_reads_aperios_description(tmp_path, text):
     assert SlideReader(path, backend="tifffile").base_mpp == 0.25
 
 
+def test_separate_planes_of_many_tiles(tmp_path):
+    """The tiles of one plane after those of the other, the last ones padded."""
+    planes = np.random.default_rng(0).integers(60, 255, (3, 150, 200)).astype(np.uint8)
+    options = {"photometric": "rgb", "planarconfig": "separate", "tile": (64, 64), "metadata": None}
+    tifffile.imwrite(tmp_path / "a.tif", planes, **options)
+    reader = SlideReader(tmp_path / "a.tif", mpp=0.25)
+    assert reader.backend == "tifffile"
+    np.testing.assert_array_equal(reader.read(0, 0, 150, 200), planes)
+    np.testing.assert_array_equal(reader.read(70, 130, 80, 70), planes[:, 70:, 130:])
+
+
 def test_each_level_of_a_heat_map_states_its_own_resolution(tmp_path):
     values = np.random.default_rng(0).random((1, 300, 280)).astype(np.float32)
     levels = [HeatMap(tmp_path / "0.npy", values.shape)]

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from monai_ext.formats.geojson import Features, rasterize
-from monai_ext.formats.outlines import instance_centroids, polygons_to_label_map, polygons_to_mask
+from monai_ext.formats.outlines import instance_centroids, polygons_to_label_map, polygons_to_mask, valid_areas
 
 SHAPE = (12, 15)
 EXACT = 1e-9
@@ -87,6 +87,15 @@ def test_other_geometries_cover_nothing_and_crossed_outlines_are_made_valid():
     assert labels[1, 3] == 2
     assert labels[0, 1] == labels[0, 2] == 0, "outside both wings"
     assert set(np.unique(labels)) == {0, 2, 4}
+
+
+def test_each_collection_keeps_its_own_areas():
+    pair = shapely.GeometryCollection([shapely.box(0, 0, 2, 2), shapely.Point(9, 9)])
+    other = shapely.GeometryCollection(
+        [shapely.box(5, 5, 8, 8), shapely.box(7, 5, 9, 8), shapely.LineString([(0, 0), (1, 1)])]
+    )
+    assert [shape.bounds for shape in valid_areas([pair, other])] == [(0, 0, 2, 2), (5, 5, 9, 8)]
+    assert shapely.area(valid_areas([other, pair])).tolist() == [12, 4]
 
 
 @pytest.mark.parametrize("values", [(1, 2, 5), (7, 10**9, 3)], ids=["small", "larger than the map"])

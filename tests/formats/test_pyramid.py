@@ -64,6 +64,13 @@ def test_a_factor_that_is_no_whole_number_is_the_quotient():
     assert level_factors([(30_000, 20_001), (12_000, 8000)], [(256, 256)] * 2)[1] == pytest.approx(2.5, abs=1e-3)
 
 
+def test_what_neither_rounding_nor_padding_explains_is_no_whole_number():
+    """A side a px too long for its factor, or a tile too long."""
+    [_, factor] = level_factors([(30_000, 20_000), (7501, 5001)], [None, None])
+    assert factor == pytest.approx((30_000 / 7501 + 20_000 / 5001) / 2, rel=1e-9)
+    assert level_factors([(4096, 4096), (2304, 2304)], [(256, 256)] * 2) == [1.0, 4096 / 2304]
+
+
 def test_levels_of_one_tile_follow_those_before():
     sizes = [(4000, 3840), (2048, 2048), (1024, 1024), (512, 512), (256, 256), (256, 256)]
     assert level_factors(sizes, [(256, 256)] * 6) == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]

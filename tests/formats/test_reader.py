@@ -36,6 +36,19 @@ def slide(tmp_path_factory):
     return write_tiff(tmp_path_factory.mktemp("slide") / "a.tif", IMAGE, 0.5, levels=3)
 
 
+@pytest.mark.parametrize(("factor", "off"), [((3, 2), 6.0), ((9, 5), 5.5), ((5, 2), 6.5)])
+def test_fractions_of_pixels_are_averaged(tmp_path, factor, off):
+    """Of noise, to some grey values; cubic filters sharpen, and are off by 1.3 times as much or more."""
+    longer, shorter = factor
+    image = np.random.default_rng(0).integers(0, 256, (90, 180, 3)).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    fine = image.astype(float).repeat(shorter, 0).repeat(shorter, 1)
+    shape = (fine.shape[0] // longer, fine.shape[1] // longer)
+    mean = fine.reshape(shape[0], longer, shape[1], longer, 3).mean((1, 3))
+    pixels = SlideReader(tmp_path / "a.png", longer / shorter, mpp=1.0).read(0, 0, *shape)
+    assert np.abs(np.moveaxis(pixels, 0, -1) - mean).mean() < off
+
+
 @pytest.mark.parametrize("backend", ["openslide", "tifffile"])
 def test_geometry(slide, backend):
     reader = SlideReader(slide, 1.0, backend=backend)
@@ -314,6 +327,7 @@ def test_cucim(monkeypatch, tmp_path):
     assert (region[50:] == 255).all()
     monkeypatch.setattr(CuImage, "metadata", {"cucim": {"spacing": [0.25, 0.25]}})
     assert SlideReader(path, 1.0, backend="cucim").base_mpp == 0.25
+    assert SlideReader(write_tiff(tmp_path / "b.tif", IMAGE, 0.5), backend="cucim").backend == "cucim"
 
 
 @pytest.mark.real_data

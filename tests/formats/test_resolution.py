@@ -8,7 +8,7 @@ from PIL import Image
 from monai_ext.formats.image import read_field
 from monai_ext.formats.levels import open_levels
 from monai_ext.formats.reader import SlideReader
-from monai_ext.formats.resolution import Resolution, stated_resolution
+from monai_ext.formats.resolution import Resolution, file_scale, stated_resolution
 
 PIXELS = np.random.default_rng(0).integers(60, 255, (96, 128, 3)).astype(np.uint8)
 
@@ -119,6 +119,19 @@ def test_square_pixels_of_the_same_area_or_of_the_shorter_side(row, col, mpp, st
     assert resolution.stretch == pytest.approx(stretch)
     area = resolution.mpp**2 * np.prod(resolution.stretch)
     assert area == pytest.approx(row * col)
+
+
+@pytest.mark.parametrize(
+    ("row", "col", "words"), [(0.25, 0.25, "0.25"), (0.25, 0.5, "0.5 x 0.25 (X, Y)"), (0.5, 0.25, "0.25 x 0.5 (X, Y)")]
+)
+def test_both_sides_are_named_where_they_differ(row, col, words):
+    assert str(Resolution(row, col)) == words
+
+
+@pytest.mark.parametrize(("row", "col", "scale"), [(0.25, 0.25, 4), (0.25, 0.5, (4, 2)), (0.75, 0.25, (4 / 3, 4))])
+def test_um_on_the_file_and_on_the_array_are_the_same(row, col, scale):
+    """Four square px of the shorter side, 1 um, are so many of the file's."""
+    assert file_scale(4.0, Resolution(row, col).stretch) == pytest.approx(scale)
 
 
 def test_oblong_pixels_become_square(tmp_path):

@@ -163,6 +163,13 @@ def test_what_labels_nuclei():
     assert set(labelling(detected).classes) == {"Immune"}
 
 
+def test_the_cell_or_its_nucleus_labels():
+    nuclei = [shapely.box(*cell.bounds[:2], cell.bounds[0] + 4, cell.bounds[1] + 4) for cell in CELLS]
+    cells = Features(CELLS, "Immune", object_types="cell", nuclei=nuclei)
+    assert (shapely.area(labelling(cells).geometry) == 80).all()
+    assert (shapely.area(labelling(cells, nuclei=True).geometry) == 16).all()
+
+
 def test_many_objects_in_little_time():
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 3e4, (20_000, 2))

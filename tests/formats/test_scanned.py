@@ -20,6 +20,19 @@ def test_black_margins_are_white_and_no_data():
     assert may_be_unscanned(pixels)
 
 
+@pytest.mark.parametrize("side", [32, 33, 40])
+def test_ringing_reaches_half_a_block_of_jpeg_on_every_side(side):
+    """Of dark px beside a gap eight belong to it, the ninth may be tissue."""
+    pixels = np.full((120, 140, 3), 40, np.uint8)
+    pixels[40 : 40 + side, 60 : 60 + side] = 0
+    white, valid = blank_unscanned(pixels)
+    expected = np.ones((120, 140), bool)
+    expected[32 : 48 + side, 52 : 68 + side] = False
+    np.testing.assert_array_equal(valid, expected)
+    assert (white[valid] == 40).all()
+    assert (white[~valid] == 255).all()
+
+
 @pytest.mark.parametrize("side", [1, 10, 31])
 def test_pigment_stays(side):
     pixels = TISSUE.copy()

@@ -29,7 +29,6 @@ FUZZ = settings(
 DECODERS = 3  # grey values by which two JPEG decoders may differ
 ROUNDED = 2  # grey values; OpenSlide multiplies colours by their opacity first
 REDUCED = 1.5  # grey values, mean difference of a level from the mean of what it stands for
-OF_JPEG = 12.0  # the same, on top, for a level that was compressed by itself
 SLANTED = 6.0  # the same where a factor is no whole number of the grid's
 MPP = 0.25
 
@@ -165,6 +164,25 @@ def factors(layout: Layout) -> list[int]:
     return kept if layout.tile else []
 
 
+def level(layout: Layout, factor: int) -> np.ndarray:
+    """A reduced level as it is encoded."""
+    return padded_to(reduced(picture(layout), factor), *level_size(layout, factor))
+
+
+def jpeg_loss(path: Path, layout: Layout, factor: int) -> np.ndarray:
+    """What JPEG took from each value of a reduced level, which was compressed by itself; by tifffile's own read.
+
+    No constant: at quality 90 it is 3.7, 5.8 and 8.4 grey values on average for factors 2, 3 and 4, and up to 13.9 in a
+    corner of 400 layouts, as these pictures' colours change from px to px and JPEG keeps them for 2 x 2 px (2.1, 2.7
+    and 3.5 with all colours kept). What is read differs by less than this from the mean of what it stands for, in all.
+    """
+    with tifffile.TiffFile(path) as tiff:
+        pages = tiff.pages[0].pages if layout.subifds else tiff.pages[1:]
+        decoded = pages[factors(layout).index(factor)].asarray()
+    rows, cols = (-(-side // factor) for side in layout.shape)
+    return np.abs(decoded.astype(float) - level(layout, factor))[:rows, :cols]
+
+
 def write(path: Path, layout: Layout) -> None:
     scale = {"CENTIMETER": 1e4, "INCH": 25_400, "NONE": 1}[layout.unit]
     compression = MODERN.get(layout.compression) or {"compression": LOSSLESS[layout.compression]}
@@ -176,7 +194,7 @@ def write(path: Path, layout: Layout) -> None:
         array, kind = stored(image, layout)
         tiff.write(array, subifds=len(levels) if levels and layout.subifds else None, **kind, **options, **resolution)
         for factor in levels:
-            array, kind = stored(padded_to(reduced(image, factor), *level_size(layout, factor)), layout)
+            array, kind = stored(level(layout, factor), layout)
             tiff.write(array, subfiletype=1, **kind, **options)
 
 
@@ -247,8 +265,12 @@ def test_reduced_levels_lie_where_they_belong(path, layout):
         rows, cols = (side // factor for side in layout.shape)
         pixels = last(reader.read(0, 0, rows, cols)).astype(float)
         blocks = full[: rows * factor, : cols * factor].reshape(rows, factor, cols, factor, 3).mean((1, 3))
-        event(f"level of {round(reader.downsamples[reader.level])}")
-        whole = factor % reader.downsamples[reader.level] == 0
-        limit = (REDUCED if whole else SLANTED) + OF_JPEG * layout.lossy
-        for corner in product((slice(None), slice(-8, None)), repeat=2):
-            assert np.abs(pixels[corner] - blocks[corner]).mean() <= limit, (backend, factor)
+        used = round(reader.downsamples[reader.level])
+        event(f"level of {used}")
+        limit = REDUCED if factor % used == 0 else SLANTED
+        loss = jpeg_loss(path, layout, used) if layout.lossy and used > 1 else np.zeros((1, 1, 3))
+        for lengths in product((None, 8), repeat=2):
+            corner = tuple(slice(length and -length, None) for length in lengths)
+            behind = tuple(slice(length and -(length * factor // used + 1), None) for length in lengths)
+            off = np.abs(pixels[corner] - blocks[corner]).mean()
+            assert off <= limit + loss[behind].mean(), (backend, factor)

@@ -15,6 +15,7 @@ from monai_ext.base.errors import DataListError
 from monai_ext.data import Features, load_datalist, read_mask, read_points, write_geojson
 from monai_ext.data.vessels import check_vessel_item
 from monai_ext.prepare import prepare_pvid
+from tests.formats.torture import BY_NAME
 
 PARTS = ("training", "validation", "test")
 SHAPE = (40, 50)
@@ -71,6 +72,16 @@ def test_vessels_masks_centroids_and_a_split_by_slide(tmp_path):
         np.testing.assert_array_equal(read_mask(item["mask"]) > 0, expected)
         assert read_points(item["centroids"]).tolist() == ([[12, 7], [12, 20.5]] if item["label"] else [])
     assert sum(item["label"] for item in items) == 10
+
+
+def test_a_slide_of_several_files_is_no_crop(tmp_path):
+    """Whose index alone would be copied."""
+    src = release(tmp_path / "src")
+    image = src / "images/v001.vms"
+    BY_NAME["Hamamatsu VMS"].write(image)
+    image.with_suffix(".png").unlink()
+    (problem,) = problems(src, tmp_path / "dst")
+    assert problem == f"{image}: expected a crop in one file (PNG, TIFF, ...), found a slide of several files"
 
 
 def test_without_masks_and_centroids(tmp_path):
