@@ -27,7 +27,7 @@ import fire
 import numpy as np
 import pandas as pd
 
-from monai_ext.base import overlay
+from monai_ext.base.overlay import overlay
 from monai_ext.data import read_field, read_mask, read_points
 
 ROOT = Path(__file__).resolve().parents[1]

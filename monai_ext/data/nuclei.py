@@ -16,7 +16,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+import torch
 from monai.transforms import apply_transform
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from monai_ext.base.arrays import load_array
@@ -293,6 +295,24 @@ class NucleusPatches(Dataset):
         """Number of nuclei of each class."""
         numbers = np.bincount(self._label[self._label >= 0], minlength=len(self.class_names))
         return dict(zip(self.class_names, numbers.tolist(), strict=True))
+
+    def class_weights(self, balance: float) -> Tensor:
+        """Weights of the classes for a loss, so that rare classes count more.
+
+        Args:
+            balance: 0 weighs all nuclei alike, 1 all classes; between them, their numbers to the power ``-balance``.
+
+        Returns:
+            float32 ``(C,)``, 1 on average over the nuclei; 0 for a class without any.
+
+        Raises:
+            InputError: a ``balance`` outside 0 to 1.
+        """
+        if not 0 <= balance <= 1:
+            raise InputError("balance", "a number from 0 to 1", repr(balance))
+        numbers = np.array(list(self.counts().values()), dtype=np.float64)
+        weights = np.where(numbers > 0, np.maximum(numbers, 1) ** -float(balance), 0.0)
+        return torch.as_tensor(weights * (numbers.sum() / (weights * numbers).sum()), dtype=torch.float32)
 
     def annotated(self, column: str) -> np.ndarray:
         """``(M,)`` text: another annotation's label of each nucleus, a class, ``background`` or nothing."""

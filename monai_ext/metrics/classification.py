@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 WEIGHTED = ("f1", "accuracy", "precision", "recall")
+PLAIN = ("macro_f1", "balanced_accuracy")  # every class counts alike
 
 
 def confusion_counts(labels: Any, predicted: Any, classes: int) -> np.ndarray:
@@ -65,8 +66,8 @@ def class_scores(confusion: Any) -> dict[str, np.ndarray]:
     Returns:
         ``accuracy``, and the weighted ``f1``, ``precision`` and ``recall``, each (...), NaN without an item;
         ``class_f1``, ``class_precision``, ``class_recall``, each (..., C), 0 where nothing defines them;
-        ``macro_f1``,
-        the plain mean over the classes that occur among labels or predictions.
+        ``macro_f1``, the plain mean over the classes that occur among labels or predictions; ``balanced_accuracy``,
+        the mean recall of the classes that occur among labels, as scikit-learn's.
 
     Examples:
         >>> from monai_ext.metrics import class_scores
@@ -86,11 +87,13 @@ def class_scores(confusion: Any) -> dict[str, np.ndarray]:
     with np.errstate(invalid="ignore", divide="ignore"):
         weighted = {name: (value * true).sum(-1) / total for name, value in per_class.items()}
         macro = (per_class["f1"] * present).sum(-1) / present.sum(-1)
+        balanced = per_class["recall"].sum(-1) / (true > 0).sum(-1)  # a class without items has recall 0 here
         accuracy = hit.sum(-1) / total
     return {
         "accuracy": accuracy,
         **weighted,
         "macro_f1": macro,
+        "balanced_accuracy": balanced,
         **{f"class_{name}": value for name, value in per_class.items()},
     }
 
@@ -112,8 +115,8 @@ def class_scores_ci(
         **options: of :func:`~monai_ext.metrics.bootstrap_ci`: ``level``, ``resamples``, ``seed``.
 
     Returns:
-        ``f1``, ``accuracy``, ``precision``, ``recall`` (weighted) and ``macro_f1`` as intervals; ``classes``: of each
-        class ``f1``, ``precision``, ``recall`` as intervals and its ``count``.
+        ``f1``, ``accuracy``, ``precision``, ``recall`` (weighted), ``macro_f1`` and ``balanced_accuracy`` as intervals;
+        ``classes``: of each class ``f1``, ``precision``, ``recall`` as intervals and its ``count``.
 
     Examples:
         >>> from monai_ext.metrics import class_scores_ci
@@ -145,7 +148,7 @@ def class_scores_ci(
         | {"count": int(flat[index].sum())}
         for index, name in enumerate(classes)
     }
-    return {name: interval(name) for name in (*WEIGHTED, "macro_f1")} | {"classes": per_class}
+    return {name: interval(name) for name in (*WEIGHTED, *PLAIN)} | {"classes": per_class}
 
 
 def weighted_f1(predicted: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -188,7 +191,8 @@ class ClassificationF1(UnevenCumulative):
 
     Args:
         num_classes: C.
-        score: ``"f1"``, ``"accuracy"``, ``"precision"``, ``"recall"`` or ``"macro_f1"``.
+        score: ``"f1"``, ``"accuracy"``, ``"precision"``, ``"recall"``, ``"macro_f1"`` or
+            ``"balanced_accuracy"``.
 
     Raises:
         InputError: another score.
@@ -204,8 +208,8 @@ class ClassificationF1(UnevenCumulative):
     """
 
     def __init__(self, num_classes: int, score: str = "f1") -> None:
-        if score not in (*WEIGHTED, "macro_f1"):
-            raise InputError("score", " or ".join((*WEIGHTED, "macro_f1")), repr(score))
+        if score not in (*WEIGHTED, *PLAIN):
+            raise InputError("score", " or ".join((*WEIGHTED, *PLAIN)), repr(score))
         super().__init__((2,), torch.int64)
         self.num_classes, self.score = num_classes, score
 

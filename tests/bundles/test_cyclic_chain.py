@@ -31,7 +31,8 @@ pytestmark = pytest.mark.slow
 
 def arguments(place, name, *overlays, **overrides):
     files = str([*QUICK_CYCLE, *overlays]).replace(" ", "")
-    options = {"dataset_dir": place.data, "tiles_dir": place.data, "output_dir": place.folder / name, **overrides}
+    options = {"dataset_dir": place.data, "tiles_dir": place.data, "output_dir": place.folder / name}
+    options |= {"back_settings#epochs": 6, **overrides}  # fewer than would teach much: the chain is what is looked at
     return ["run", "training", "--config_file", files, *(str(a) for k, v in options.items() for a in (f"--{k}", v))]
 
 

@@ -104,6 +104,22 @@ def test_scales(folder):
         NucleusPatches(items[:1], "wsa", NAMES, scales=[2])
 
 
+def test_weights_of_classes_make_them_count_alike(lists):
+    nuclei = NucleusPatches(lists["training"], "ea", NAMES)
+    numbers = torch.tensor(list(nuclei.counts().values()), dtype=torch.float32)
+    assert len(set(numbers.tolist())) > 1
+    assert torch.equal(nuclei.class_weights(0), torch.ones(len(NAMES)))
+    alike = nuclei.class_weights(1) * numbers
+    assert alike.numpy() == pytest.approx(numbers.sum().item() / len(NAMES))
+    half = nuclei.class_weights(0.5)
+    assert (half * numbers).sum().item() == pytest.approx(numbers.sum().item())
+    assert (half[0] / half[1]).item() == pytest.approx((numbers[1] / numbers[0]).sqrt().item())
+    more = NucleusPatches(lists["training"], "ea", [*NAMES, "nowhere"])
+    assert more.class_weights(1).tolist() == [*nuclei.class_weights(1).tolist(), 0]
+    with pytest.raises(InputError, match="balance"):
+        nuclei.class_weights(2)
+
+
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 

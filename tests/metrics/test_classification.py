@@ -34,6 +34,7 @@ def slow(labels, predicted, classes):
     }
     result["accuracy"] = sum(a == b for a, b in zip(labels, predicted, strict=True)) / len(labels)
     result["macro_f1"] = sum(v for v, p in zip(own["f1"], present, strict=True) if p) / sum(present)
+    result["balanced_accuracy"] = sum(own["recall"]) / sum(w > 0 for w in weights)
     return result | {f"class_{name}": values for name, values in own.items()}
 
 
