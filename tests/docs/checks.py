@@ -26,7 +26,7 @@ from torch.distributed.run import get_args_parser
 from monai_ext import commands
 from monai_ext.base.errors import InputError
 from monai_ext.options import _ids
-from monai_ext.tuning import evidence, expert_count, instances, mitosis
+from monai_ext.tuning import evidence, expert_count, instances, mitosis, tissue
 from tests.docs.shell import ROOT, Command
 
 REFERENCE = re.compile(r"@([A-Za-z_]\w*(?:(?:#|::)\w+)*)")
@@ -232,7 +232,7 @@ def check_monai_ext(arguments: Sequence[str]) -> None:
 
     read = mitosis.read_bundle
     with pytest.MonkeyPatch.context() as patch:
-        for module in (evidence, expert_count, instances, mitosis):
+        for module in (evidence, expert_count, instances, mitosis, tissue):
             patch.setattr(module, "read_bundle", reach)
         try:
             command = commands.command_of(tuple(arguments))
@@ -267,6 +267,9 @@ def check_python(arguments: Sequence[str]) -> None:
     """``python -m MODULE`` or ``python FILE``, whose ``main``, or the function named next, Fire calls."""
     if arguments[0] == "-m":
         check_module(arguments[1:])
+        return
+    if arguments[0] == "-c":
+        said_by(lambda: compile(arguments[1], "-c", "exec"))
         return
     need(Path(arguments[0]).is_file(), f"no such file: {arguments[0]}")
     if len(arguments) == 1:
