@@ -519,6 +519,7 @@ def test_wrong_folder(tmp_path, name):
         "midog": "MIDOG.json",
         "midogpp": "MIDOG++.json",
         "atypical": "Ami-Br.csv",
+        "negatives": "images of the negatives release",
         "cbis_ddsm": "mass_case_description_train_set.csv",
         "pcam": "train_labels.csv",
         "camelyon16": "normal_001.tif",
