@@ -125,6 +125,7 @@ def test_a_run_stops_before_it_begins(folder):
     assert not (folder / "begun").exists()
 
 
+@pytest.mark.slow
 def test_a_run_with_an_id_added_on_purpose(folder):
     code, output, errors = command(folder, "run", "--+more", "4", "--epochs", "$@more + 1")
     assert code == 0, errors
@@ -132,6 +133,7 @@ def test_a_run_with_an_id_added_on_purpose(folder):
     assert (folder / "begun").exists()
 
 
+@pytest.mark.slow
 def test_an_export_stops_before_it_begins(folder):
     (folder / "models").mkdir()
     (folder / "models/model.pt").touch()
@@ -140,6 +142,7 @@ def test_an_export_stops_before_it_begins(folder):
     assert errors.splitlines()[-1].startswith("InputError: --ckpt_fil: expected an id")
 
 
+@pytest.mark.slow
 def test_overrides_of_a_library_call_are_not_its_business(folder):
     """MONAI Label and MONAI's client pass ids that not every configuration has."""
     script = "import monai.bundle; monai.bundle.run(config_file='configs/train.json', pbar=False)"

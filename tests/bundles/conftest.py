@@ -15,6 +15,12 @@ BUNDLES = sorted(path.parents[1] for path in ROOT.glob("bundles/*/configs/metada
 QUICK = "['configs/train.json','configs/quickstart.json']"
 
 
+def typed(bundles: list[Path]) -> list:
+    """Parameters: a newcomer's tests type the commands of one bundle; the others, minutes each, are slow."""
+    slow = {path: [] if "mitosis" in path.name else pytest.mark.slow for path in bundles}
+    return [pytest.param(path, id=path.name, marks=slow[path]) for path in bundles]
+
+
 def environment() -> dict[str, str]:
     """One thread a process, so that equal seeds give equal sums and processes do not fight over two cores."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONPATH": str(ROOT)}
@@ -73,7 +79,7 @@ class Workplace:
         return json.loads((self.folder / "models" / name / "history.json").read_text())
 
 
-@pytest.fixture(scope="session", params=BUNDLES, ids=lambda path: path.name)
+@pytest.fixture(scope="session", params=typed(BUNDLES))
 def place(request, tmp_path_factory) -> Workplace:
     """The bundle under test."""
     base = tmp_path_factory.mktemp(request.param.name)

@@ -12,7 +12,7 @@ import tifffile
 from monai_ext.data import read_geojson
 from monai_ext.phantom import write_slide
 from monai_ext.slides import SlideCells, SlideInferer
-from tests.bundles.conftest import BUNDLES, Workplace
+from tests.bundles.conftest import BUNDLES, Workplace, typed
 
 SLIDES = "['configs/inference.json','configs/slides.json']"
 RANKS = SLIDES.replace("]", ",'configs/overlays/multi_gpu/multi_gpu_slides.json']")
@@ -30,11 +30,7 @@ def slides(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(
-    scope="session",
-    params=[bundle for bundle in BUNDLES if (bundle / "configs/slides.json").is_file()],
-    ids=lambda path: path.name,
-)
+@pytest.fixture(scope="session", params=typed([path for path in BUNDLES if (path / "configs/slides.json").is_file()]))
 def desk(request, slides, tmp_path_factory):
     """A copy of a bundle beside the slides, and what a run over them in one process gave."""
     folder = tmp_path_factory.mktemp(request.param.name) / request.param.name

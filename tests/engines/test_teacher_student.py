@@ -196,6 +196,7 @@ def chain_of(folder, **changes):
     return parser.get_parsed_content("chain")
 
 
+@pytest.mark.slow
 def test_the_whole_chain(tmp_path):
     planted(tmp_path / "data", images=(3, 2, 2), noise=0.2)
     ran = chain_of(tmp_path).run()

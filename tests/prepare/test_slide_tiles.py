@@ -35,6 +35,7 @@ def read(path):
     return {part: content[part] for part in ("training", "validation", "test")}
 
 
+@pytest.mark.slow
 def test_tiles_hold_what_their_label_says(slides, tmp_path):
     path = prepare_tiles(slides, tmp_path / "tiles", size=SIZE, per_image=15)
     lists = read(path)
