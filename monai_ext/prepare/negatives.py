@@ -11,11 +11,13 @@ import numpy as np
 from monai_ext.base.files import find_files
 from monai_ext.data.datalist import read_content
 from monai_ext.data.split import PARTS
-from monai_ext.formats.suffixes import SUFFIXES
+from monai_ext.formats.suffixes import SLIDE_SUFFIXES, SUFFIXES
 from monai_ext.prepare.common import prepare
 from monai_ext.prepare.samples import PointsImage, Sample
 
 __all__ = ["prepare_negatives"]
+
+_IMAGES = [suffix for suffix in SUFFIXES if suffix not in SLIDE_SUFFIXES]  # whole slides hold more than one knows
 
 
 def prepare_negatives(
@@ -45,7 +47,7 @@ def prepare_negatives(
     def collect(folder: Path, problems: list[str]) -> list[Sample]:
         if (folder / "dataset.json").is_file():
             return _of_data_set(folder, lists, problems)
-        names = ((path.relative_to(folder).with_suffix(""), path) for path in find_files(folder, SUFFIXES))
+        names = ((path.relative_to(folder).with_suffix(""), path) for path in find_files(folder, _IMAGES))
         return [_empty(name.parts[0], name.as_posix(), path, mpp) for name, path in names]
 
     return prepare("negatives", src, dst, collect, paper=lambda *_: lists or None, **options)

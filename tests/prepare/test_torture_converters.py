@@ -84,6 +84,11 @@ def atypical(src: Path, make: Make, suffix: str) -> dict:
     return {}
 
 
+def negatives(src: Path, make: Make, suffix: str) -> dict:
+    place(src / f"skin/1{suffix}", make)
+    return {}
+
+
 def monuseg(src: Path, make: Make, suffix: str) -> dict:
     place(src / f"Tissue Images/TCGA-AA-0001-01Z{suffix}", make)
     corners = "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in shapely.get_coordinates(BOX)[:-1])
@@ -143,6 +148,7 @@ RELEASES = {
     ("prepare", "midog"): [(midog, (*TIFFS, ".png", ".jpg"))],
     ("prepare", "midogpp"): [(midogpp, (*TIFFS, ".png", ".jpg"))],
     ("prepare", "atypical"): [(atypical, (*TIFFS, ".png", ".jpg"))],
+    ("prepare", "negatives"): [(negatives, (*TIFFS, ".png", ".jpg"))],
     ("prepare", "monuseg"): [(monuseg, (*TIFFS, ".png")), (monuseg_tiles, (*TIFFS, ".png"))],
     # a patch is copied, one file
     ("prepare", "pvid"): [(pvid, tuple(name for name in SUFFIXES if name != ".vms")), (pvid_slides, SUFFIXES)],
