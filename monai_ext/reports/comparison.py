@@ -84,10 +84,7 @@ def compare_detections(runs: Mapping[str, str | Sequence[str]], dst: str) -> str
     Raises:
         InputError: no folder matches, or a folder without a usable ``scores.csv``.
     """
-    check_runs(runs)
-    read = partial(_read_numbers, wanted=_COUNTS, what="counts of detections")
-    scores = {name: [read(path) for path in folders_of(name, folders)] for name, folders in runs.items()}
-    return _compare(runs, scores, {"F1": (_counts, weighted_detection_f1)}, dst)
+    return _compare_counts(runs, dst, {}, "counts of detections")
 
 
 def compare_instances(runs: Mapping[str, str | Sequence[str]], dst: str) -> str:
@@ -105,10 +102,18 @@ def compare_instances(runs: Mapping[str, str | Sequence[str]], dst: str) -> str:
     Raises:
         InputError: no folder matches, or a folder without a usable ``scores.csv``.
     """
+    return _compare_counts(runs, dst, _MEANS, "scores of instances")
+
+
+def _compare_counts(runs: Mapping[str, str | Sequence[str]], dst: str, means: Mapping[str, str], what: str) -> str:
+    """By the means of columns, by title, and the F1 of pooled counts."""
     check_runs(runs)
-    read = partial(_read_numbers, wanted=[*_MEANS.values(), *_COUNTS], what="scores of instances")
-    scores = {name: [read(path) for path in folders_of(name, folders)] for name, folders in runs.items()}
-    statistics = {title: (partial(_column, name=name), weighted_mean) for title, name in _MEANS.items()}
+    wanted = [*means.values(), *_COUNTS]
+    scores = {
+        name: [_read_numbers(path, wanted, what) for path in folders_of(name, folders)]
+        for name, folders in runs.items()
+    }
+    statistics = {title: (partial(_column, name=name), weighted_mean) for title, name in means.items()}
     return _compare(runs, scores, {**statistics, "F1": (_counts, weighted_detection_f1)}, dst)
 
 
