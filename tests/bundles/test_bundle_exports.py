@@ -26,8 +26,6 @@ def exported(place):
     """The bundle with the ONNX file that the documented command writes."""
     if not (place.folder / "configs/overlays/deploy/onnx_export.json").is_file():
         pytest.skip("no onnx_export.json")
-    if "mitosis" in place.source.name:
-        pytest.skip("torch.export did not end within 7 minutes over BackboneFCN and free sizes (torch 2.15.0)")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place.folder)
         onnx_export(args_file="configs/overlays/deploy/onnx_export.json")
