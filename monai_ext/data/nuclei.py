@@ -303,14 +303,16 @@ class NucleusPatches(Dataset):
             balance: 0 weighs all nuclei alike, 1 all classes; between them, their numbers to the power ``-balance``.
 
         Returns:
-            float32 ``(C,)``, 1 on average over the nuclei; 0 for a class without any.
+            float32 ``(C,)``, 1 on average over the nuclei; 0 for a class without any. Where a teacher gives the labels,
+            its classes are counted, else the annotation's.
 
         Raises:
             InputError: a ``balance`` outside 0 to 1.
         """
         if not 0 <= balance <= 1:
             raise InputError("balance", "a number from 0 to 1", repr(balance))
-        numbers = np.array(list(self.counts().values()), dtype=np.float64)
+        classes = self._label[self._label >= 0] if self._logits is None else self._logits.argmax(1)
+        numbers = np.bincount(classes, minlength=len(self.class_names)).astype(np.float64)
         weights = np.where(numbers > 0, np.maximum(numbers, 1) ** -float(balance), 0.0)
         return torch.as_tensor(weights * (numbers.sum() / (weights * numbers).sum()), dtype=torch.float32)
 

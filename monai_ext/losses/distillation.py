@@ -21,18 +21,23 @@ class DistillationLoss(nn.Module):
     Args:
         soft: weight of the soft labels, 0 to 1.
         temperature: T, at least above 0; of the soft labels alone.
+        weight: ``(C,)``, of the classes in the cross-entropy, as ``torch.nn.CrossEntropyLoss`` takes them; ``None``
+            weighs all nuclei alike, as the paper does.
 
     Raises:
         InputError: numbers outside their range.
     """
 
-    def __init__(self, soft: float = 0.0, temperature: float = 4.0) -> None:
+    weight: Tensor | None
+
+    def __init__(self, soft: float = 0.0, temperature: float = 4.0, weight: Tensor | None = None) -> None:
         super().__init__()
         if not 0 <= soft <= 1:
             raise InputError("soft", "a share from 0 to 1", repr(soft))
         if not temperature > 0:
             raise InputError("temperature", "a number above 0", repr(temperature))
         self.soft, self.temperature = soft, temperature
+        self.register_buffer("weight", weight, persistent=False)
 
     def forward(self, logits: Tensor, teacher: Tensor) -> Tensor:
         """The loss of a batch.
@@ -53,7 +58,8 @@ class DistillationLoss(nn.Module):
         teacher = teacher.to(logits.dtype)
         loss = logits.new_zeros(())
         if self.soft < 1:
-            loss = loss + (1 - self.soft) * F.cross_entropy(logits, teacher.argmax(1))
+            weight = None if self.weight is None else self.weight.to(logits)
+            loss = loss + (1 - self.soft) * F.cross_entropy(logits, teacher.argmax(1), weight)
         if self.soft > 0:
             student, target = ((x / self.temperature).log_softmax(1) for x in (logits, teacher))
             divergence = F.kl_div(student, target, reduction="batchmean", log_target=True)

@@ -65,7 +65,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         "paper": {"weight_decay", *INPUT, *(NO_BACKBONE - {"backbone"})},  # Adam as in the paper, without
         **{name: {"ckpt_dir", *OTHER_NETWORK} for name in ("teacher", "resnet16", "vgg4", "xception")},
         "otsu": {"freeze_norm", *NO_NETWORK},
-        "student": {"ckpt_dir", "balance"},  # all that it learns from is the teacher's
+        "student": {"ckpt_dir"},
         "pretrained_classifier": {*INPUT, *OTHER_NETWORK},
         "finetune": {"ckpt_dir", "teacher_labels", "convention", "convention#weights"},  # experts teach
     },

@@ -343,6 +343,9 @@ def test_teacher_gives_the_labels(lists, folder):
     every = NucleusPatches(lists["training"], None, NAMES, teacher=teacher, per_class=None)
     assert len(every) == 48
     assert nuclei.subset([3])[0]["label"].tolist() == nuclei[3]["label"].tolist()
+    taught = np.bincount([int(every[index]["label"].argmax()) for index in range(len(every))], minlength=len(NAMES))
+    weights = torch.tensor(48 / (np.count_nonzero(taught) * np.maximum(taught, 1)) * (taught > 0))
+    assert torch.allclose(every.class_weights(1), weights.float()), "without annotation, the teacher's classes count"
 
 
 def test_teacher_runs_once_and_goes_on(lists, folder):

@@ -80,3 +80,14 @@ def test_bad_numbers(options):
 def test_bad_shapes():
     with pytest.raises(InputError, match="teacher: expected logits"):
         DistillationLoss()(torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+def test_rare_classes_weigh_more_in_the_hard_labels_alone():
+    student, teacher = batch(4)
+    weight = torch.tensor([1.0, 2.0, 0.5, 4.0])
+    hard = torch.nn.functional.cross_entropy(student, teacher.argmax(1), weight.double())
+    soft = DistillationLoss(1.0)(student, teacher)
+    assert DistillationLoss(weight=weight)(student, teacher).item() == pytest.approx(hard.item(), rel=REL)
+    assert DistillationLoss(0.25, weight=weight)(student, teacher).item() == pytest.approx(
+        (0.75 * hard + 0.25 * soft).item(), rel=REL
+    )
