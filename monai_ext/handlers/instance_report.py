@@ -31,6 +31,7 @@ _LEGEND = {"labelled": COLOURS["TP"], "found": COLOURS["FP"]}
 _MEANS = ("dice", "aji", "pq", "object_dice", "hausdorff", "foreground_iou", "partial_hausdorff")
 _PARTIAL = 0.6  # rank of the partial distance: what the release of Cyclic Learning reports
 _COUNTS = ["tp", "fp", "fn"]
+_PIXELS = ["pixel_tp", "pixel_fp", "pixel_fn", "pixel_tn"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class InstanceReport:
     foregrounds (px of the network's grid); beside them, under their own names, what some papers report in their place:
     the foreground's IoU and the partial Hausdorff distance of rank .6. An image where only one of the two maps is empty
     has no distance: it is left out of these means, and ``without_distance`` counts such images. Pooled over instances:
-    precision, recall and F1, where a pair is a match if its IoU is above .5. Writes ``scores.csv`` (a row per image),
+    precision, recall and F1, where a pair is a match if its IoU is above .5. Pooled over pixels: ``pixel_accuracy``,
+    ``pixel_precision`` and ``pixel_recall`` of the foreground (Haberova and Vykopal 2023, Table 2). Writes ``scores.csv`` (a row per image),
     ``metrics.json`` and ``report.html`` into ``output_dir``. Under ``torchrun`` the ranks' images are gathered.
 
     Args:
@@ -145,21 +147,35 @@ def _scores(pred: np.ndarray, label: np.ndarray) -> dict[str, float]:
         "tp": tp,
         "fp": fp,
         "fn": fn,
+        "pixel_tp": int((foreground & reference).sum()),
+        "pixel_fp": int((foreground & ~reference).sum()),
+        "pixel_fn": int((~foreground & reference).sum()),
+        "pixel_tn": int((~foreground & ~reference).sum()),
     }
 
 
 def _intervals(table: pd.DataFrame) -> dict[str, Any]:
-    counts = table[_COUNTS].to_numpy()
+    counts, pixels = table[_COUNTS].to_numpy(), table[_PIXELS].to_numpy()
     return {
         **{name: bootstrap_ci(table[name].to_numpy(), table["group"]) for name in _MEANS},
         **{
             name: bootstrap_ci(counts, table["group"], lambda sums, n=name: detection_scores(sums)[n])
             for name in ("f1", "precision", "recall")
         },
+        **{
+            f"pixel_{name}": bootstrap_ci(pixels, table["group"], lambda sums, n=name: _pixel_scores(sums)[n])
+            for name in ("accuracy", "precision", "recall")
+        },
         **dict(zip(_COUNTS, counts.sum(0).tolist(), strict=True)),
         "images": len(table),
         "without_distance": int(table["hausdorff"].isna().sum()),
     }
+
+
+def _pixel_scores(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """Of counts ``(..., 4)`` of pixels."""
+    accuracy = (sums[..., 0] + sums[..., 3]) / np.maximum(sums.sum(-1), 1)
+    return {**detection_scores(sums[..., :3]), "accuracy": accuracy}
 
 
 def _interval_text(score: Interval) -> str:

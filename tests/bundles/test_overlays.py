@@ -7,12 +7,14 @@ stack of files that a page documents. ``INTENDED`` is the short list of what ove
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import re
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from itertools import product
 from pathlib import Path
+from pydoc import locate
 
 import pytest
 from monai.bundle import ConfigParser
@@ -61,9 +63,10 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         **dict.fromkeys(["attributions", "evaluate_evidence"], NO_LOADER),
     },
     "cell_semantic_segmentation": {
-        "transposed_unet": {*INPUT, *NO_BACKBONE},
-        "paper": {"weight_decay", *INPUT, *(NO_BACKBONE - {"backbone"})},  # Adam as in the paper, without
-        **{name: {"ckpt_dir", *OTHER_NETWORK} for name in ("teacher", "resnet16", "vgg4", "xception")},
+        "paper_network": {"target_mpp", *INPUT, *NO_BACKBONE},  # images at their own resolution
+        "paper": {"weight_decay"},  # Adam as in the paper, without
+        "teacher": {"ckpt_dir", *OTHER_NETWORK},
+        **dict.fromkeys(["resnet16", "vgg4", "xception"], OTHER_NETWORK),
         "otsu": {"freeze_norm", *NO_NETWORK},
         "student": {"ckpt_dir"},
         "pretrained_classifier": {*INPUT, *OTHER_NETWORK},
@@ -331,6 +334,29 @@ def test_a_cycle_in_several_processes_keeps_its_phases():
                 parser["back_end"] = back_end
             more = [f"configs/multi_gpu_{last}.json"] if last else []
             assert together.get_parsed_content(name) == [*alone.get_parsed_content(name), *more]
+
+
+def test_networks_serve_training_scoring_and_use(bundle):
+    """What is trained with an overlay is scored, cut out and used with it, and finds its network in each stack."""
+    whole = {path.stem: json.loads(path.read_text()) for path in configurations(bundle)}
+    for path in configurations(bundle):
+        if "network" not in (path.parent.name, *path.stem.split("_")) or path.stem == "hematoxylin":
+            continue  # the floor of mitosis has no weights
+        stacks = {frozenset(over.split(" + ")) for over in json.loads(path.read_text())[OVER]}
+        named = set().union(*stacks)
+        uses = {"inference"} | ({"slides"} & whole.keys())
+        evaluates = {"evaluate", "evaluate_cells"}
+        assert uses <= named, path.stem
+        assert named & {"train", "classify", "front"}, path.stem
+        assert named & evaluates, path.stem
+        if "extract" in whole and "train" in named:
+            assert "extract" in named, path.stem
+        for over in json.loads(path.read_text())[OVER]:
+            parser = read(bundle, [*over.split(" + "), path.stem])
+            parser["bundle_root"], parser["class_names"] = str(bundle), ["tumour", "stroma"]
+            for key in {"classifier_def", "network_def"} & parser.get().keys():
+                item = parser.get_parsed_content(key, instantiate=False)
+                inspect.signature(locate(item.get_config()["_target_"])).bind(**item.resolve_args())
 
 
 def test_every_overlay_says_what_it_goes_over(bundle):

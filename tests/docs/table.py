@@ -46,6 +46,9 @@ PLACES: dict[str, dict[str, Recipe]] = {
         "RESULTS": places.results,
         "annotated": copied(partial(places.phantom, "nucleus_patches", slides=10, fields=1, size=SIDE)),
         "DATA": copied(partial(fields, "cells")),
+        "D16": copied(
+            partial(places.phantom, "nucleus_patches", slides=10, fields=1, size=SIDE, patch=16, scales=(1, 2, 4))
+        ),
         "DSB": places.bowl,
         "F": copied(partial(fields, "cells")),
         "IMAGES": images(partial(fields, "cells")),

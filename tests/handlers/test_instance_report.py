@@ -55,6 +55,10 @@ def test_scores_are_the_hand_counted_ones(tmp_path, capsys):
     assert first["partial_hausdorff"] < first["hausdorff"]
     assert metrics["f1"]["value"] == pytest.approx(10 / 12, abs=TOLERANCE)  # pooled: 5 of 6
     assert metrics["dice"]["value"] == pytest.approx((0.6 + 1) / 2, abs=TOLERANCE)
+    # pixels of both images: 180 + 300 found and true, 120 and 120 of the first one only in one of the maps
+    assert metrics["pixel_precision"]["value"] == pytest.approx(480 / 600, abs=TOLERANCE)
+    assert metrics["pixel_recall"]["value"] == pytest.approx(480 / 600, abs=TOLERANCE)
+    assert metrics["pixel_accuracy"]["value"] == pytest.approx(1 - 240 / (2 * true.size), abs=TOLERANCE)
     assert "dice 0.800" in capsys.readouterr().out
     assert (tmp_path / "out/report.html").stat().st_size > 1000
 
