@@ -50,8 +50,9 @@ class InstanceReport:
     the foreground's IoU and the partial Hausdorff distance of rank .6. An image where only one of the two maps is empty
     has no distance: it is left out of these means, and ``without_distance`` counts such images. Pooled over instances:
     precision, recall and F1, where a pair is a match if its IoU is above .5. Pooled over pixels: ``pixel_accuracy``,
-    ``pixel_precision`` and ``pixel_recall`` of the foreground (Haberova and Vykopal 2023, Table 2). Writes ``scores.csv`` (a row per image),
-    ``metrics.json`` and ``report.html`` into ``output_dir``. Under ``torchrun`` the ranks' images are gathered.
+    ``pixel_precision`` and ``pixel_recall`` of the foreground (Haberova and Vykopal 2023, Table 2). Writes
+    ``scores.csv`` (a row per image), ``metrics.json`` and ``report.html`` into ``output_dir``. Under ``torchrun`` the
+    ranks' images are gathered.
 
     Args:
         output_dir: where the files go.
