@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from monai_ext.prepare.monuseg import prepare_monuseg
     from monai_ext.prepare.negatives import prepare_negatives
     from monai_ext.prepare.nucls import prepare_nucls
+    from monai_ext.prepare.nuinsseg import prepare_nuinsseg
+    from monai_ext.prepare.pannuke import prepare_pannuke
     from monai_ext.prepare.pcam import prepare_pcam
+    from monai_ext.prepare.puma import prepare_puma
     from monai_ext.prepare.pvid import prepare_pvid
     from monai_ext.prepare.qupath import prepare_qupath
     from monai_ext.prepare.templates import choose_templates
@@ -47,7 +50,10 @@ __all__ = [
     "prepare_monuseg",
     "prepare_negatives",
     "prepare_nucls",
+    "prepare_nuinsseg",
+    "prepare_pannuke",
     "prepare_pcam",
+    "prepare_puma",
     "prepare_pvid",
     "prepare_qupath",
     "prepare_tiles",
