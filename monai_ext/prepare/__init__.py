@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from monai_ext.prepare.crchisto import prepare_crchisto
     from monai_ext.prepare.dsb2018 import prepare_dsb2018
     from monai_ext.prepare.folds import prepare_folds
+    from monai_ext.prepare.idc import prepare_idc
     from monai_ext.prepare.lizard import prepare_lizard
     from monai_ext.prepare.midog import prepare_midog, prepare_midogpp
     from monai_ext.prepare.mitosis import prepare_amida13, prepare_mitos12, prepare_mitos14, prepare_tupac16
@@ -42,6 +43,7 @@ __all__ = [
     "prepare_dsb2018",
     "prepare_folds",
     "prepare_hploc",
+    "prepare_idc",
     "prepare_lizard",
     "prepare_midog",
     "prepare_midogpp",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -161,7 +162,7 @@ def prepare_fields(
         collect: lists the release's images; what is wrong goes into the list it is given.
         class_names: the classes in the order of their numbers.
         paper: the release's own split.
-        about: further entries of ``dataset.json``.
+        about: further entries of ``dataset.json``, read after ``collect``.
         tile: cut images into squares of so many pixels, see :func:`tile_corners`; None leaves them whole.
         overlap: share of a square's side that lies in the one before, 0 to below 1.
         masks: also write a binary mask, 0 and 255, under the key ``mask``.
@@ -190,7 +191,8 @@ def prepare_fields(
             problems += problem
         return all_samples
 
-    about = {**({"class_names": list(class_names)} if class_names else {}), **(about or {})}
+    # a view: what ``collect`` finds may go into ``about``
+    about = ChainMap({} if about is None else about, {"class_names": list(class_names)} if class_names else {})
     return prepare(name, src, dst, samples, paper=paper, about=about, by_slide=True, **options)
 
 

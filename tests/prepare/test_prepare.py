@@ -528,6 +528,7 @@ def test_wrong_folder(tmp_path, name):
         "pannuke": "Fold 1/images/fold1/images.npy",
         "nuinsseg": "<organ>/tissue images/<name>.png",
         "puma": "training_set_<kind>_roi_<n>.tif",
+        "idc": "Microscopy Bulk Simple Annotations",
         "monuseg": "Annotations/<name>.xml",
         "consep": "Train/Labels/<name>.mat",
         "ccrcc": "Train/Labels/<name>.mat",

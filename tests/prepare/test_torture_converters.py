@@ -168,7 +168,7 @@ RELEASES = {
 #: Converters of releases whose images have one format, PNG, BMP, DICOM, HDF5 or NPY.
 OF_ONE_FORMAT = {
     *("cbis_ddsm", "lizard", "consep", "ccrcc", "dsb2018", "nucls", "crchisto", "pcam"),
-    *("pannuke", "nuinsseg"),
+    *("pannuke", "nuinsseg", "idc"),
 }
 
 
