@@ -51,6 +51,10 @@ COMMANDS: dict[Words, str] = {
     ("prepare", "camelyon16"): "monai_ext.prepare.camelyon:prepare_camelyon16",
     ("prepare", "hploc"): "monai_ext.prepare.camelyon:prepare_hploc",
     ("prepare", "lizard"): "monai_ext.prepare.lizard:prepare_lizard",
+    ("prepare", "pannuke"): "monai_ext.prepare.pannuke:prepare_pannuke",
+    ("prepare", "nuinsseg"): "monai_ext.prepare.nuinsseg:prepare_nuinsseg",
+    ("prepare", "puma"): "monai_ext.prepare.puma:prepare_puma",
+    ("prepare", "idc"): "monai_ext.prepare.idc:prepare_idc",
     ("prepare", "monuseg"): "monai_ext.prepare.monuseg:prepare_monuseg",
     ("prepare", "consep"): "monai_ext.prepare.consep:prepare_consep",
     ("prepare", "ccrcc"): "monai_ext.prepare.ccrcc:prepare_ccrcc",
@@ -96,7 +100,7 @@ _FILTER = (
     "monai_ext.transforms.kcf:KCFPseudoMask",
     ("rotations", "threshold", "least", "regularisation", "output_sigma", "kernel_sigma", "distance"),
 )
-_OF_FIELDS = ("lizard", "monuseg", "consep", "ccrcc", "dsb2018", "nucls")
+_OF_FIELDS = ("lizard", "pannuke", "nuinsseg", "puma", "idc", "monuseg", "consep", "ccrcc", "dsb2018", "nucls")
 
 #: The options that a function takes as ``**options`` and forwards: to which function, and which of them.
 _HANDED_ON: dict[Words, list[tuple[str, Words]]] = {

@@ -313,5 +313,6 @@ _EXTRAS: dict[str, Callable[[], str]] = {
     "TensorRT": _tensorrt,
     "Torch-TensorRT": partial(_imported, "torch_tensorrt", "torch-tensorrt"),
     "cuCIM (slides by the GPU)": partial(_imported, "cucim", "cucim"),
+    "pydicom (annotations)": partial(_imported, "pydicom", "pydicom"),
     "MONAI Label": partial(_imported, "monailabel", "monailabel"),
 }

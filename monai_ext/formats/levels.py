@@ -24,7 +24,7 @@ from monai_ext.formats.resolution import (
     tiff_resolutions,
 )
 from monai_ext.formats.scanned import REACH, blank_unscanned, may_be_unscanned, rgb_and_valid
-from monai_ext.formats.suffixes import SLIDE_SUFFIXES, TIFF_SUFFIXES
+from monai_ext.formats.suffixes import DICOM_SUFFIX, SLIDE_SUFFIXES, TIFF_SUFFIXES
 from monai_ext.formats.torn import check_whole
 
 __all__ = ["BACKENDS", "ImageLevels", "Levels", "TiffLevels", "WSILevels", "open_levels"]
@@ -497,7 +497,7 @@ def open_levels(path: Path, backend: str = "openslide") -> tuple[Levels, bool]:
     check_whole(path)
     suffix = path.suffix.lower()
     try:
-        if suffix not in (*SLIDE_SUFFIXES, *TIFF_SUFFIXES):
+        if suffix not in (*SLIDE_SUFFIXES, *TIFF_SUFFIXES, DICOM_SUFFIX):
             return ImageLevels(path), False
         decoders = _decoders(path, backend)
         return (_open_slide(path, decoders), True) if decoders else (ImageLevels(path), False)
@@ -515,7 +515,7 @@ def _line(error: Exception) -> str:
 
 def _decoders(path: Path, backend: str) -> list[str]:
     """Who may decode a slide, in the order in which they are tried; nobody if it is an image."""
-    is_named_slide = path.suffix.lower() in SLIDE_SUFFIXES
+    is_named_slide = path.suffix.lower() in (*SLIDE_SUFFIXES, DICOM_SUFFIX)
     try:
         with tifffile.TiffFile(path) as tiff:
             series, page = tiff.series[0], tiff.pages[0]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import cv2
@@ -33,6 +35,7 @@ __all__ = [
     "tcga_patient",
     "tile_corners",
     "with_labels",
+    "without_image",
     "write_maps",
 ]
 
@@ -45,10 +48,22 @@ class Truth(NamedTuple):
     Args:
         instances: ``(H, W)`` integers, 0 is background.
         classes: ``(H, W)`` uint8, 0 for none, k for the k-th class; None where the release has no classes.
+        areas: further maps, ``(H, W)`` uint8, by the key of the data list that they are written under.
     """
 
     instances: np.ndarray
     classes: np.ndarray | None = None
+    areas: Mapping[str, np.ndarray] = MappingProxyType({})
+
+    def maps(self) -> dict[str, np.ndarray]:
+        """All that there is, by name."""
+        classes = {} if self.classes is None else {"classes": self.classes}
+        return {"instances": self.instances, **classes, **self.areas}
+
+    def each(self, change: Callable[[np.ndarray], np.ndarray]) -> Truth:
+        """The same with every map changed."""
+        classes = None if self.classes is None else change(self.classes)
+        return Truth(change(self.instances), classes, {name: change(area) for name, area in self.areas.items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +76,9 @@ class FieldSource:
         image: the image's file.
         read: gives its labels, for the image's height and width; raises InputError.
         mpp: um per pixel, None if unknown.
+        pixels: gives uint8 ``(H, W, 3)`` RGB of an image that is a part of its file, such as one of many in an array;
+            it is written as PNG. None: the file is the image, and is copied.
+        more: further entries of the data list, such as the organ.
     """
 
     group: str
@@ -68,6 +86,8 @@ class FieldSource:
     image: Path
     read: Callable[[tuple[int, int]], Truth]
     mpp: float | None = None
+    pixels: Callable[[], np.ndarray] | None = None
+    more: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,15 +122,17 @@ class _InstanceField(Sample):
 
     def write(self, dst: Path, link: bool) -> dict[str, object]:
         image, truth = _load(self.source, cut=self.corner is not None)
-        if self.corner is None:
+        if self.corner is not None:
+            cut = partial(_cut_out, corner=self.corner, side=self.tile)
+            image, truth = cut(image), truth.each(cut)
+        if self.corner is None and self.source.pixels is None:
             relative_path = f"images/{self.name}{self.source.image.suffix}"
             copy_or_link(self.source.image, dst / relative_path, link)
         else:
             relative_path = f"images/{self.name}.png"
-            image, *truth = (_cut_out(array, self.corner, self.tile) for array in (image, *truth))
             write_png(dst / relative_path, image)
-        entry = {"image": relative_path, **write_maps(dst, self.name, Truth(*truth), self.source.mpp, self.options)}
-        return entry if self.source.mpp is None else entry | {"mpp": self.source.mpp}
+        entry = {"image": relative_path, **write_maps(dst, self.name, truth, self.source.mpp, self.options)}
+        return entry | ({} if self.source.mpp is None else {"mpp": self.source.mpp}) | dict(self.source.more)
 
 
 def prepare_fields(
@@ -121,6 +143,7 @@ def prepare_fields(
     class_names: Sequence[str] | None = None,
     *,
     paper: Paper | None = None,
+    about: Mapping[str, object] | None = None,
     tile: int | None = None,
     overlap: float = 0.0,
     masks: bool = False,
@@ -139,6 +162,7 @@ def prepare_fields(
         collect: lists the release's images; what is wrong goes into the list it is given.
         class_names: the classes in the order of their numbers.
         paper: the release's own split.
+        about: further entries of ``dataset.json``, read after ``collect``.
         tile: cut images into squares of so many pixels, see :func:`tile_corners`; None leaves them whole.
         overlap: share of a square's side that lies in the one before, 0 to below 1.
         masks: also write a binary mask, 0 and 255, under the key ``mask``.
@@ -167,7 +191,8 @@ def prepare_fields(
             problems += problem
         return all_samples
 
-    about = {"class_names": list(class_names)} if class_names else None
+    # a view: what ``collect`` finds may go into ``about``
+    about = ChainMap({} if about is None else about, {"class_names": list(class_names)} if class_names else {})
     return prepare(name, src, dst, samples, paper=paper, about=about, by_slide=True, **options)
 
 
@@ -220,6 +245,9 @@ def write_maps(dst: Path, name: str, truth: Truth, mpp: float | None, options: M
     if truth.classes is not None:
         entry["classes"] = f"classes/{name}.tif"
         _write_tiff(dst / entry["classes"], truth.classes.astype(np.uint8), mpp)
+    for key, area in truth.areas.items():
+        entry[key] = f"{key}/{name}.png"
+        write_png(dst / entry[key], area.astype(np.uint8))
     if options.masks:
         entry["mask"] = f"masks/{name}.png"
         write_png(dst / entry["mask"], np.where(instances, np.uint8(255), np.uint8(0)))
@@ -249,15 +277,24 @@ def _cut(tile: int | None, overlap: float, options: MapOptions, source: FieldSou
 @lru_cache(maxsize=8)  # the squares of an image come one after the other
 def _load(source: FieldSource, cut: bool) -> tuple[np.ndarray, Truth]:
     """The image ``(H, W, 3)`` and its labels: to be cut in square px, else in the file's, which is copied."""
+    if source.pixels is not None:
+        image = source.pixels()
+        return image, _truth_of(source, image.shape[:2])
     field = read_field(source.image, source.mpp if cut else 1.0)  # with a resolution given px stay the file's own
-    truth = source.read(field.file_shape)
-    for what, array in truth._asdict().items():
-        if array is not None and array.shape != field.file_shape:
-            raise InputError(source.image, f"the size of its {what} {array.shape}", f"{field.file_shape}")
+    truth = _truth_of(source, field.file_shape)
     shape = field.image.shape[1:]
     if shape != field.file_shape:  # oblong px, which became square
-        truth = Truth(*(array if array is None else _resized(array, shape) for array in truth))
+        truth = truth.each(partial(_resized, shape=shape))
     return np.moveaxis(field.image, 0, -1), truth
+
+
+def _truth_of(source: FieldSource, shape: tuple[int, int]) -> Truth:
+    """An image's labels, all of its size."""
+    truth = source.read(shape)
+    for what, array in truth.maps().items():
+        if array.shape != shape:
+            raise InputError(source.image, f"the size of its {what} {array.shape}", f"{shape}")
+    return truth
 
 
 def _resized(labels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -265,9 +302,9 @@ def _resized(labels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return resized.astype(labels.dtype)
 
 
-def _cut_out(array: np.ndarray | None, corner: tuple[int, int], side: int) -> np.ndarray | None:
+def _cut_out(array: np.ndarray, corner: tuple[int, int], side: int) -> np.ndarray:
     """A square; less of an image that is smaller."""
-    return array if array is None else array[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
+    return array[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
 
 
 def _write_tiff(path: Path, array: np.ndarray, mpp: float | None) -> None:
@@ -280,7 +317,12 @@ def _write_tiff(path: Path, array: np.ndarray, mpp: float | None) -> None:
 
 def with_labels(folder: Path, images: Mapping[str, Path], labels: Mapping[str, Path], problems: list[str]) -> list[str]:
     """Names of images that have labels, in order; labels without an image go into ``problems``, the rest is counted."""
-    problems += [f"{labels[name]}: expected its image, found none" for name in sorted(labels.keys() - images.keys())]
+    problems += without_image(images, labels)
     if bare := len(images.keys() - labels.keys()):
         remark(folder, f"{bare} images without labels left out")
     return sorted(images.keys() & labels.keys())
+
+
+def without_image(images: Mapping[str, Path], labels: Mapping[str, Path]) -> list[str]:
+    """A line for each label that has no image of its name."""
+    return [f"{labels[name]}: expected its image, found none" for name in sorted(labels.keys() - images.keys())]

@@ -35,6 +35,7 @@ from tests.prepare import (
     test_prepare_cbis_ddsm,
     test_prepare_cells,
     test_prepare_nuclei_mat,
+    test_prepare_pan_cancer,
     test_prepare_pcam,
     test_prepare_pvid,
     test_tiles,
@@ -262,7 +263,10 @@ RELEASES: dict[str, Recipe] = {
     "mitos12": test_prepare.mitos12,
     "monuseg": test_prepare_cells.monuseg,
     "nucls": nucls,
+    "nuinsseg": test_prepare_pan_cancer.nuinsseg,
+    "pannuke": test_prepare_pan_cancer.pannuke,
     "pcam": lambda path: test_prepare_pcam.masked(path, {"train": 120, "valid": 24, "test": 24}),
+    "puma": test_prepare_pan_cancer.puma,
     "pvid": test_prepare_pvid.release,
     "tupac16": tupac16,
 }

@@ -101,6 +101,12 @@ def monuseg_tiles(src: Path, make: Make, suffix: str) -> dict:
     return {**monuseg(src, make, suffix), "tile": 128}
 
 
+def puma(src: Path, make: Make, suffix: str) -> dict:
+    place(src / f"training_set_primary_roi_001{suffix}", make)
+    write_geojson(src / "training_set_primary_roi_001_nuclei.geojson", Features([BOX], ["nuclei_tumor"]))
+    return {"masks": True}
+
+
 def pvid(src: Path, make: Make, suffix: str) -> dict:
     place(src / f"images/v0{suffix}", make)
     text(src / "labels.csv", "vessel,slide,label\nv0,s0,1\n")
@@ -150,6 +156,7 @@ RELEASES = {
     ("prepare", "atypical"): [(atypical, (*TIFFS, ".png", ".jpg"))],
     ("prepare", "negatives"): [(negatives, (*TIFFS, ".png", ".jpg"))],
     ("prepare", "monuseg"): [(monuseg, (*TIFFS, ".png")), (monuseg_tiles, (*TIFFS, ".png"))],
+    ("prepare", "puma"): [(puma, (".tif",))],
     # a patch is copied, one file
     ("prepare", "pvid"): [(pvid, tuple(name for name in SUFFIXES if name != ".vms")), (pvid_slides, SUFFIXES)],
     ("prepare", "qupath"): [(qupath, SUFFIXES)],
@@ -158,8 +165,11 @@ RELEASES = {
     ("prepare", "hploc"): [(camelyon, TIFFS)],
     ("templates",): [(templates, SUFFIXES)],
 }
-#: Converters of releases whose images have one format, PNG, BMP, DICOM or HDF5.
-OF_ONE_FORMAT = {"cbis_ddsm", "lizard", "consep", "ccrcc", "dsb2018", "nucls", "crchisto", "pcam"}
+#: Converters of releases whose images have one format, PNG, BMP, DICOM, HDF5 or NPY.
+OF_ONE_FORMAT = {
+    *("cbis_ddsm", "lizard", "consep", "ccrcc", "dsb2018", "nucls", "crchisto", "pcam"),
+    *("pannuke", "nuinsseg", "idc"),
+}
 
 
 def test_every_converter_is_here():

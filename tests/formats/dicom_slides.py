@@ -1,0 +1,194 @@
+"""Slides and their annotations as DICOM files, as the Imaging Data Commons has them: whole slide images in tiles and
+Microscopy Bulk Simple Annotations. Written element by element, by the standard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed (the extra [dicom])")
+
+from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402 - there is nothing without pydicom
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid  # noqa: E402
+
+from monai_ext.formats.dicom import ANNOTATION_CLASS, SLIDE_CLASS  # noqa: E402
+
+TILE = 64
+MM = 0.00025  # a pixel's side
+ORIGIN, ORIENTATION = (20.0, 40.0), (0.0, -1.0, 0.0, -1.0, 0.0, 0.0)  # as scanners of Aperio lay their slides
+
+
+def item(**elements) -> Dataset:
+    data = Dataset()
+    for name, value in elements.items():
+        setattr(data, name, value)
+    return data
+
+
+def code(value: str, meaning: str, scheme: str = "SCT") -> list[Dataset]:
+    return [item(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)]
+
+
+def save(path: Path, data: Dataset) -> Dataset:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
+    data.save_as(path, enforce_file_format=True)
+    return data
+
+
+def write_slide(
+    folder: Path, pixels: np.ndarray, *, barcode: str = "TCGA-AA-0001-01Z-00-DX1", levels=(1, 2), **changed
+) -> Dataset:
+    """A file for each level, and an overview; the data set of full resolution.
+
+    Args:
+        folder: of the series.
+        pixels: uint8 ``(H, W, 3)`` RGB.
+        barcode: the slide's; it begins with the patient's.
+        levels: downsampling of each file.
+        changed: elements of all files to have otherwise; None for none.
+    """
+    series, frame, study = generate_uid(), generate_uid(), generate_uid()
+    first = None
+    for factor in (*levels, 0):
+        image = pixels[:: factor or 8, :: factor or 8]
+        tiles = []
+        for row in range(0, image.shape[0], TILE):
+            for col in range(0, image.shape[1], TILE):
+                tile = np.full((TILE, TILE, 3), 255, np.uint8)
+                part = image[row : row + TILE, col : col + TILE]
+                tile[: part.shape[0], : part.shape[1]] = part
+                tiles.append(tile.tobytes())
+        kind = ["VOLUME", "NONE"] if factor == 1 else ["VOLUME", "RESAMPLED"] if factor else ["OVERVIEW", "NONE"]
+        side = MM * (factor or 8)
+        data = item(
+            SOPClassUID=SLIDE_CLASS,
+            SOPInstanceUID=generate_uid(),
+            SeriesInstanceUID=series,
+            StudyInstanceUID=study,
+            FrameOfReferenceUID=frame,
+            Modality="SM",
+            PatientID=barcode[:12],
+            ContainerIdentifier=barcode,
+            ImageType=["ORIGINAL" if factor == 1 else "DERIVED", "PRIMARY", *kind],
+            DimensionOrganizationType="TILED_FULL",
+            TotalPixelMatrixRows=image.shape[0],
+            TotalPixelMatrixColumns=image.shape[1],
+            Rows=TILE,
+            Columns=TILE,
+            NumberOfFrames=len(tiles),
+            SamplesPerPixel=3,
+            PhotometricInterpretation="RGB",
+            PlanarConfiguration=0,
+            BitsAllocated=8,
+            BitsStored=8,
+            HighBit=7,
+            PixelRepresentation=0,
+            ImagedVolumeWidth=float(side * image.shape[1]),
+            ImagedVolumeHeight=float(side * image.shape[0]),
+            ImagedVolumeDepth=0.001,
+            TotalPixelMatrixOriginSequence=[
+                item(XOffsetInSlideCoordinateSystem=ORIGIN[0], YOffsetInSlideCoordinateSystem=ORIGIN[1])
+            ],
+            ImageOrientationSlide=list(ORIENTATION),
+            SharedFunctionalGroupsSequence=[
+                item(PixelMeasuresSequence=[item(PixelSpacing=[side, side], SliceThickness=0.001)])
+            ],
+            OpticalPathSequence=[item(OpticalPathIdentifier="1")],
+            NumberOfOpticalPaths=1,
+            TotalPixelMatrixFocalPlanes=1,
+            PixelData=b"".join(tiles),
+        )
+        data["PixelData"].VR = "OB"
+        for name, value in changed.items():
+            delattr(data, name) if value is None else setattr(data, name, value)
+        save(folder / f"{'level' if factor else 'overview'}_{factor}.dcm", data)
+        first = first or data
+    return first
+
+
+def group(number: int, kind: str, objects, *, meaning="Nucleus", label="nuclei", drawn=False, **elements) -> Dataset:
+    """A group of objects.
+
+    Args:
+        number: from 1.
+        kind: graphic type.
+        objects: ``(N, 2)`` or ``(N, 3)`` of each; with Z equal for all it is stored once.
+        meaning: of its coded type.
+        label: its name.
+        drawn: by a person.
+        elements: further ones, or others; None for none.
+    """
+    points = np.concatenate(objects)
+    data = item(
+        AnnotationGroupNumber=number,
+        AnnotationGroupUID=generate_uid(),
+        AnnotationGroupLabel=label,
+        AnnotationGroupGenerationType="MANUAL" if drawn else "AUTOMATIC",
+        AnnotationPropertyCategoryCodeSequence=code("91723000", "Anatomical Structure"),
+        AnnotationPropertyTypeCodeSequence=code("84640000", meaning),
+        NumberOfAnnotations=len(objects),
+        GraphicType=kind,
+        AnnotationAppliesToAllOpticalPaths="YES",
+    )
+    if points.shape[1] == 3 and len(np.unique(points[:, 2])) == 1:
+        data.CommonZCoordinateValue = float(points[0, 2])
+        points = points[:, :2]
+    if points.dtype == np.float64:
+        data.DoublePointCoordinatesData = points.tobytes()
+    else:
+        data.PointCoordinatesData = points.astype("<f4").tobytes()
+    if kind in ("POLYGON", "POLYLINE"):
+        lengths = [len(each) * points.shape[1] for each in objects]
+        data.LongPrimitivePointIndexList = (np.cumsum([0, *lengths[:-1]]) + 1).astype("<i4").tobytes()
+    for name, value in elements.items():
+        delattr(data, name) if value is None else setattr(data, name, value)
+    return data
+
+
+def measurement(meaning: str, unit: str, values, index=None) -> Dataset:
+    content = item(FloatingPointValues=np.asarray(values, "<f4").tobytes())
+    if index is not None:
+        content.AnnotationIndexList = np.asarray(index, "<i4").tobytes()
+    return item(
+        ConceptNameCodeSequence=code("42798000", meaning),
+        MeasurementUnitsCodeSequence=code(unit, unit, "UCUM"),
+        MeasurementValuesSequence=[content],
+    )
+
+
+def write_annotations(path: Path, slide: Dataset, groups, kind: str = "2D", **elements) -> Dataset:
+    """Annotations of a slide, of the image of a data set that :func:`write_slide` gave."""
+    data = item(
+        SOPClassUID=ANNOTATION_CLASS,
+        SOPInstanceUID=generate_uid(),
+        SeriesInstanceUID=generate_uid(),
+        StudyInstanceUID=slide.StudyInstanceUID,
+        Modality="ANN",
+        PatientID=slide.PatientID,
+        ContentLabel="NUCLEI",
+        AnnotationCoordinateType=kind,
+        ReferencedSeriesSequence=[item(SeriesInstanceUID=slide.SeriesInstanceUID)],
+        AnnotationGroupSequence=list(groups),
+    )
+    if kind == "2D":
+        data.PixelOriginInterpretation = "VOLUME"
+        data.ReferencedImageSequence = [
+            item(ReferencedSOPClassUID=SLIDE_CLASS, ReferencedSOPInstanceUID=slide.SOPInstanceUID)
+        ]
+    else:
+        data.FrameOfReferenceUID = slide.FrameOfReferenceUID
+    for name, value in elements.items():
+        delattr(data, name) if value is None else setattr(data, name, value)
+    return save(path, data)
+
+
+def on_glass(xy) -> np.ndarray:
+    """Level-0 pixels as X, Y, Z in mm, with the slide's rows running along -Y and its columns along -X."""
+    xy = np.asarray(xy, np.float64) - 0.5  # the origin is the first pixel's centre
+    return np.stack([ORIGIN[0] - xy[:, 1] * MM, ORIGIN[1] - xy[:, 0] * MM, np.zeros(len(xy))], axis=1)
