@@ -133,7 +133,7 @@ def _split_cells(
         return "paper", named
     if split == "random":
         for sample in samples:
-            sample.group = sample.name
+            sample.group = sample.piece
     if split in (None, "slide", "random"):
         return split or "slide", random_split(labels_per_group(samples), seed, DEAL_70_15_15)
     return _split(samples, paper, split, seed)
