@@ -89,7 +89,11 @@ def compare_cells(
         for image, predicted, true in tqdm(
             _matched(Path(folder), Path(reference)), desc=name, unit="image", disable=None
         ):
-            one, other = (read_objects(path, split=split_parts) for path in (predicted, true))
+            try:
+                one, other = (read_objects(path, split=split_parts) for path in (predicted, true))
+            except InputError as error:
+                problems.append(str(error))
+                continue
             for side, path, objects in ((name, predicted, one.objects), (None, true, other.objects)):
                 problems += identities[side].add(objects, path, image)
                 names.update(objects.classes)
