@@ -79,9 +79,9 @@ def nucleus_labels(
 
     An area covers a nucleus when the nucleus' centroid is in it or on its outline. Of several, the one most like the
     nucleus counts, by IoU: a cell before the region around it, however much of the nucleus it leaves out; of equals the
-    smallest, then the first in the file. A nucleus that no area covers, or none but of ten times its size, has the class
-    of a point in it, the first in the file. Of a class map the class with
-    most of the nucleus' pixels counts, if half of them or more have any.
+    smallest, then the first in the file. A nucleus that no area covers, or only one of ten times its size, has the
+    class of a point in it, the first in the file. Of a class map the class with most of the nucleus' pixels counts, if
+    half of them or more have any.
 
     Args:
         instances: ``(H, W)`` integers, 0 is background.

@@ -16,6 +16,7 @@ __all__ = ["Identities", "misfits", "same_unit", "spelling_problems"]
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _LEAST_UM2 = 10.0  # half of a nucleus of these is smaller than any that is seen in tissue
+_SLACK = 1.0  # px
 _FEW = 5  # objects, of which nothing can be said
 _COARSE = 0.9  # um/px, from which px and um cannot be told apart
 _ALIKE = np.log(1.3)  # two ratios of lengths
@@ -49,7 +50,7 @@ def misfits(
     """
     bounds = shapely.bounds(features.geometry)
     rows, cols = shape
-    outside = (bounds[:, 2] < 0) | (bounds[:, 3] < 0) | (bounds[:, 0] > cols) | (bounds[:, 1] > rows)
+    outside = ((bounds[:, 2:] < -_SLACK) | (bounds[:, :2] > np.array([cols, rows]) + _SLACK)).any(axis=1)
     problems = []
     if outside.any():
         x, y = bounds[np.argmax(outside), :2]

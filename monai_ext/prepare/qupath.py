@@ -225,8 +225,8 @@ def prepare_qupath(
     boxes, at full, half and quarter resolution, and divided into squares of at most 512 px without overlap, all of them
     tissue: 600 px become two of 300. The paper's, with ``pad``, have 512 px each and are filled up beyond the fragment.
     An image that is no slide is one fragment. An item has ``image``, ``label`` (instances), ``classes`` with
-    ``classes_from``, the annotation that they are of, ``annotations`` (GeoJSON of each quality, in pixels of the square,
-    with the data set's names of classes), ``mpp``, ``scale`` (1, 2, 4) and ``group``, the slide.
+    ``classes_from``, the annotation that they are of, ``annotations`` (GeoJSON of each quality, in pixels of the
+    square, with the data set's names of classes), ``mpp``, ``scale`` (1, 2, 4) and ``group``, the slide.
 
     What was not scanned, and what a square is filled up with, is transparent: networks see white there, and nothing is
     found or counted. Outlines are drawn by pixel centres; nuclei with a class that is not among ``classes``, or without
@@ -382,7 +382,9 @@ def _squares(slide: _Slide) -> tuple[list[Sample], list[str]]:
         for scale in slide.options.resolutions:
             places = slide.squares(scale)
             down, across = np.broadcast_to(_reader(slide, scale).file_scale, 2).tolist()
-            boxes = [(p.col * across, p.row * down, (p.col + p.width) * across, (p.row + p.height) * down) for p in places]
+            boxes = [
+                (p.col * across, p.row * down, (p.col + p.width) * across, (p.row + p.height) * down) for p in places
+            ]
             inside, _ = _nuclei(slide)[1].query(shapely.box(*np.reshape(boxes, (-1, 4)).T))
             counts = np.bincount(inside, minlength=len(places)).tolist()
             for place, count in zip(places, counts, strict=True):
@@ -452,9 +454,10 @@ def _file_mpp(reader: SlideReader) -> float:
 
 
 def _renamed(features: Features, classes: Mapping[str, Sequence[str]]) -> Features:
-    """Objects with the data set's names of their classes in place of QuPath's; one of these that QuPath has too goes."""
+    """Objects with the data set's names of their classes; QuPath's own use of such a name for another is lost."""
     names = dict.fromkeys(classes) | {alias: name for name, aliases in classes.items() for alias in aliases}
     colours = {names.get(name, name): colour for name, colour in features.colors.items()}
+    colours.pop(None, None)
     return replace(features, classes=np.array([names.get(n, n) for n in features.classes], object), colors=colours)
 
 

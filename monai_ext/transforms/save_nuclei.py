@@ -46,9 +46,9 @@ class SaveNucleid(MapTransform):
         data_root_dir: folder that the images lie below; names of files come from it.
         annotation_names: of the annotations that any of the images has: a column each, empty for images without it.
         annotations_key: of ``{name: GeoJSON file}``, in pixels of the image's file.
-        classes_key: of a class map's file. It becomes the annotation that ``<classes_key>_from`` of its item names; where
-            none is named, ``classes_as``, but only of images without annotations and where ``annotation_names`` is
-            empty: else nobody could tell whose labels these are.
+        classes_key: of a class map's file. It becomes the annotation that ``<classes_key>_from`` of its item names;
+            where none is named, ``classes_as``, but only of images without annotations and where
+            ``annotation_names`` is empty: else nobody could tell whose labels these are.
         classes_as: name of a class map's annotation, where its item does not say.
         part_key: of the list that an item is from: training, validation or test.
         image_key: the image, a MetaTensor ``(3, H, W)`` before any normalisation, as ``LoadFieldd`` gives it.

@@ -28,12 +28,16 @@ class KeepValidd(MapTransform):
     Examples:
         >>> from monai_ext.transforms import KeepValidd
         >>> item = {"pred": torch.ones(1, 1, 3), "valid": torch.tensor([[[True, True, False]]])}
-        >>> KeepValidd("pred")(item)["pred"].tolist(), KeepValidd("pred")({"pred": torch.ones(1, 1, 2)})["pred"].tolist()
-        ([[[1.0, 1.0, -20.0]]], [[[1.0, 1.0]]])
+        >>> KeepValidd("pred")(item)["pred"].tolist()
+        [[[1.0, 1.0, -20.0]]]
     """
 
     def __init__(
-        self, keys: KeysCollection = "pred", fill: float = -20.0, valid_key: str = "valid", allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection = "pred",
+        fill: float = -20.0,
+        valid_key: str = "valid",
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.fill, self.valid_key = fill, valid_key
