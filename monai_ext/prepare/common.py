@@ -57,8 +57,8 @@ def prepare(
         extras: writes what the data set holds besides, given its folder and the part of each group.
         about: further entries of ``dataset.json``.
         by_slide: the splits of the knowledge distillation data, 70/15/15: ``"slide"`` splits groups, ``"random"``
-            images, or the pieces of tissue that they are of, whatever their slide; ``"paper"`` is the release's own. None: the release's own,
-            so that none of its test images enters training; ``"slide"`` where it has none.
+            images, or the pieces of tissue that they are of, whatever their slide; ``"paper"`` is the release's own.
+            None: the release's own, so that none of its test images enters training; ``"slide"`` where it has none.
         split: ``"paper"``, ``"random"``, ``"test"``, or a file for :func:`read_split`. None: the paper's where it
             applies, else random.
         seed: of the random split.
