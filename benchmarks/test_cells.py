@@ -137,7 +137,7 @@ def test_bare_network(benchmark, slide, tmp_path, filters):
     plan = plan_slide(reader, 1, bare.margin, 1280, tissue, bare.align)
 
     def run():
-        for _, pixels in decode_tiles(reader, plan):
+        for _, pixels, _ in decode_tiles(reader, plan):
             bare(pixels)
 
     benchmark.group = f"cells of a slide of {SIDE} px"

@@ -42,7 +42,8 @@ def check_options(arguments: Sequence[str]) -> None:
 
     Raises:
         InputError: an option that names no id, with the nearest ids; ``None`` or ``null`` for a value, of which MONAI
-            drops the first, so that the file's value stays, and takes the second for text; files in an order in which
+            drops the first, so that the file's value stays, and takes the second for text, which options that the
+            configuration lists as ``nullable`` understand; files in an order in which
             one undoes another, see :func:`~monai_ext.base.config_order.check_order`.
     """
     command, options = _parsed(arguments)
@@ -67,7 +68,8 @@ def check_options(arguments: Sequence[str]) -> None:
             nearest = ", ".join(f"--{each}" for each in _nearest(name, [*_ids(parser.get()), *monai_names]))
             expected = f"an id of the configuration{nearest and f', such as {nearest}'}"
             raise InputError(f"--{name}", expected, f"none of this name (--+{name} adds it)")
-        if name not in monai_names and options[name] in (None, "null"):
+        understood = options[name] == "null" and name in (parser.get().get("nullable") or ())
+        if name not in monai_names and options[name] in (None, "null") and not understood:
             lost = "'None', which MONAI drops" if options[name] is None else "'null', which MONAI takes for text"
             raise InputError(f"--{name}", "'$None' for nothing", lost)
 

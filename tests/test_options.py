@@ -104,6 +104,14 @@ def test_nothing_is_not_lost(nothing, folder):
     check_options([*line, "$None"])
 
 
+def test_what_a_configuration_says_may_be_null(folder):
+    line = ["run", "--config_file", "configs/train.json,configs/nullable.json", "--epochs"]
+    (folder / "configs/nullable.json").write_text('{"nullable": ["epochs"]}')
+    check_options([*line, "null"])
+    with pytest.raises(InputError, match="which MONAI drops"):
+        check_options([*line, "None"])
+
+
 def test_a_file_of_arguments_is_checked_too(folder):
     with pytest.raises(InputError, match=r"--epoch: .*such as --epochs"):
         check_options(["run", "--args_file", "wrong.json"])

@@ -36,12 +36,13 @@ def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
 
     Args:
         path: the file to write; folders are made as needed.
-        image: ``(H, W)`` uint8 or uint16, or ``(H, W, 3)`` uint8 RGB.
+        image: ``(H, W)`` uint8 or uint16, or ``(H, W, 3)`` uint8 RGB, or ``(H, W, 4)`` with its opacity.
 
     Raises:
         OSError: the file cannot be written, as on a full disk.
     """
-    image = image if image.ndim == 2 else image[..., ::-1]
+    if image.ndim == 3:
+        image = image[..., [2, 1, 0, 3][: image.shape[2]]]
     encoded = cv2.imencode(".png", image)[1]
     with atomic_path(path) as temporary:
         # through Python's file: OpenCV reports a full disk by a return value, if at all

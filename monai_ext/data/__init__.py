@@ -6,6 +6,7 @@ from monai_ext.base.lazy import lazy_names
 
 if TYPE_CHECKING:
     from monai_ext.base.cache_names import item_hash, settings_hash
+    from monai_ext.data.annotations import check_annotated_item
     from monai_ext.data.checked_lists import is_large
     from monai_ext.data.cohort import Cohort
     from monai_ext.data.crops import CropDataset
@@ -56,6 +57,7 @@ __all__ = [
     "TeacherLabels",
     "Tile",
     "Vessel",
+    "check_annotated_item",
     "check_label_item",
     "check_mask_item",
     "check_nuclei_item",

@@ -16,6 +16,8 @@ from monai_ext.formats.outlines import instance_centroids, label_map_to_polygons
 
 __all__ = ["extract_nuclei", "nucleus_labels"]
 
+_REGION = 0.1  # IoU with a nucleus; an area with a lower one was drawn around several
+
 _POINTS = (0, 4)  # shapely's type numbers of points and multipoints
 _AREAS = (3, 6, 7)
 
@@ -75,10 +77,11 @@ def nucleus_labels(
 ) -> np.ndarray:
     """The class of each nucleus: that of the annotation which covers it.
 
-    An area covers a nucleus when the nucleus' centroid is in it or on its outline. Of several, the one that overlaps
-    the nucleus most counts, of equals the smallest (a cell before the region around it), then the first in the file. A
-    nucleus that no area covers has the class of a point in it, the first in the file. Of a class map the class with
-    most of the nucleus' pixels counts, if half of them or more have any.
+    An area covers a nucleus when the nucleus' centroid is in it or on its outline. Of several, the one most like the
+    nucleus counts, by IoU: a cell before the region around it, however much of the nucleus it leaves out; of equals the
+    smallest, then the first in the file. A nucleus that no area covers, or only one of ten times its size, has the
+    class of a point in it, the first in the file. Of a class map the class with most of the nucleus' pixels counts, if
+    half of them or more have any.
 
     Args:
         instances: ``(H, W)`` integers, 0 is background.
@@ -121,27 +124,29 @@ def _covering(instances: np.ndarray, features: Features, labels: np.ndarray) -> 
     areas = np.flatnonzero(np.isin(shapely.get_type_id(features.geometry), _AREAS))
     geometry = valid_geometry(features.geometry[areas])
     nucleus, area = shapely.STRtree(geometry).query(shapely.points(to_xy(centres)), predicate="intersects")
-    several = np.bincount(nucleus, minlength=len(values)) > 1
-    overlap = np.zeros(len(nucleus))
+    several = np.bincount(nucleus, minlength=len(values)) + (assigned >= 0) > 1
+    iou = np.ones(len(nucleus))
     contested = several[nucleus]
     if contested.any():
         outlines = np.empty(len(values), dtype=object)
         table = np.append(0, np.where(several, values, 0))
         outlines[several] = label_map_to_polygons(table[_ranks(instances, values)])[1]
-        overlap[contested] = _overlaps(outlines[nucleus[contested]], geometry[area[contested]])
-    best = np.lexsort((-area, -shapely.area(geometry)[area], overlap, nucleus))  # the last of each nucleus
+        iou[contested] = _ious(outlines[nucleus[contested]], geometry[area[contested]])
+    best = np.lexsort((-area, -shapely.area(geometry)[area], iou, nucleus))  # the last of each nucleus
     last = best[np.append(np.diff(nucleus[best]) > 0, True)] if len(best) else best
+    last = last[(assigned[nucleus[last]] < 0) | (iou[last] >= _REGION)]
     assigned[nucleus[last]] = labels[areas[area[last]]]
     return assigned
 
 
-def _overlaps(nuclei: np.ndarray, areas: np.ndarray) -> np.ndarray:
-    """The area ``(N,)`` that each nucleus shares with an annotation."""
+def _ious(nuclei: np.ndarray, areas: np.ndarray) -> np.ndarray:
+    """The IoU ``(N,)`` of each nucleus with an annotation."""
     shapely.prepare(areas)
     shared = shapely.area(nuclei)
     cut = ~shapely.contains_properly(areas, nuclei)  # what lies wholly inside is found much faster
     shared[cut] = shapely.area(shapely.intersection(nuclei[cut], areas[cut]))
-    return shared.round(6)  # what rounding made differ are equals
+    union = shapely.area(nuclei) + shapely.area(areas) - shared
+    return (shared / union).round(9)  # what rounding made differ are equals
 
 
 def _label_by_points(

@@ -151,7 +151,24 @@ class SlideReader:
         Raises:
             InputError: the file cannot be read there.
         """
-        return np.moveaxis(self._assemble(self._grid, row, col, height, width)[0], -1, 0)
+        return self.read_valid(row, col, height, width)[0]
+
+    def read_valid(self, row: int, col: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """:meth:`read`, and where of the region there is data.
+
+        Returns:
+            The pixels, and bool ``(height, width)``, False beyond the grid and where nothing was scanned, or ``None``
+            if all of it is data.
+        """
+        pixels, valid = self._assemble(self._grid, row, col, height, width)
+        inside = [
+            (np.arange(first, first + length) >= 0) & (np.arange(first, first + length) < side)
+            for first, length, side in zip((row, col), (height, width), self.shape, strict=True)
+        ]
+        if not (inside[0].all() and inside[1].all()):
+            on_slide = inside[0][:, None] & inside[1]
+            valid = on_slide if valid is None else valid & on_slide
+        return np.moveaxis(pixels, -1, 0), valid
 
     def thumbnail(self, mpp: float) -> np.ndarray:
         """The whole slide at about ``mpp`` um/px, from its corner.

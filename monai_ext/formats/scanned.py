@@ -69,12 +69,22 @@ def _squares(black: np.ndarray) -> np.ndarray:
     return cv2.dilate(cv2.erode(black, kernel), kernel, anchor=tuple(((side - 1) // 2).tolist()))
 
 
+def _frame(black: np.ndarray) -> np.ndarray:
+    """Rows and columns at the edges of a mask, uint8 ``(H, W)``, that are in it as a whole: what a cutter filled up."""
+    frame = np.zeros_like(black)
+    for turned, lines in ((frame, black.all(axis=1)), (frame.T, black.all(axis=0))):
+        turned[np.logical_and.accumulate(lines) | np.logical_and.accumulate(lines[::-1])[::-1]] = 1
+    return frame
+
+
 def _brightest(pixels: np.ndarray) -> np.ndarray:
     return cv2.max(cv2.max(pixels[..., 0], pixels[..., 1]), pixels[..., 2])
 
 
 def blank_unscanned(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Make black areas white, as large and as even as only a scanner or an unwritten tile leaves them.
+
+    So are rows and columns at the edges that are black from end to end, however few: an image was filled up with them.
 
     Args:
         pixels: uint8 ``(H, W, 3)`` RGB.
@@ -94,9 +104,9 @@ def blank_unscanned(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """
     brightest = _brightest(pixels)
     black = (brightest <= _BLACK).astype(np.uint8)
-    if cv2.countNonZero(black) < min(_SIDE**2, brightest.size):
+    if cv2.countNonZero(black) < min(_SIDE**2, *black.shape):
         return pixels, None
-    black = _squares(black)
+    black = _squares(black) | _frame(black)
     if not black.any():
         return pixels, None
     near = cv2.dilate(black, np.ones((2 * _RING + 1,) * 2, np.uint8))

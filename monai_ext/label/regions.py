@@ -46,7 +46,8 @@ def load_region(
 
     Returns:
         uint8 ``(3, H, W)`` with ``LoadFieldd``'s metadata and affine, and ``corner``, the ``x, y`` of its first pixel's
-        corner, and ``region``, the ``left, top, right, bottom`` that were asked for, both in px of level 0.
+        corner, and ``region``, the ``left, top, right, bottom`` that were asked for, both in px of level 0. Where
+        parts of it are no data, ``valid``, bool ``(1, H, W)``, is True where it is.
 
     Raises:
         InputError: the region is not in the image, or has more than 100 Mpx; the file cannot be read.
@@ -72,7 +73,7 @@ def load_region(
     if height * width > _MOST_PIXELS:
         problem = f"{width} x {height} px at {reader.mpp or 'no known'} um/px"
         raise InputError(path, f"a region of at most {_MOST_PIXELS // 10**6} Mpx", problem)
-    pixels = reader.read(first_row, first_col, height, width)
+    pixels, valid = reader.read_valid(first_row, first_col, height, width)
     corner = (first_row * sides[0], first_col * sides[1])
     stated_mpp = 0.0 if reader.resolution_source == "assumed" else reader.mpp
     meta = {
@@ -83,6 +84,8 @@ def load_region(
         "corner": corner[::-1],
         "region": (left, top, right, bottom),
     }
+    if valid is not None:
+        meta["valid"] = torch.from_numpy(valid)[None]
     affine = image_affine(stated_mpp, reader.file_scale, corner)
     return MetaTensor(torch.from_numpy(np.ascontiguousarray(pixels)), affine=affine, meta=meta)
 

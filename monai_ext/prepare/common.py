@@ -57,8 +57,8 @@ def prepare(
         extras: writes what the data set holds besides, given its folder and the part of each group.
         about: further entries of ``dataset.json``.
         by_slide: the splits of the knowledge distillation data, 70/15/15: ``"slide"`` splits groups, ``"random"``
-            images whatever their slide, as that paper did; ``"paper"`` is the release's own. None: the release's own,
-            so that none of its test images enters training; ``"slide"`` where it has none.
+            images, or the pieces of tissue that they are of, whatever their slide; ``"paper"`` is the release's own.
+            None: the release's own, so that none of its test images enters training; ``"slide"`` where it has none.
         split: ``"paper"``, ``"random"``, ``"test"``, or a file for :func:`read_split`. None: the paper's where it
             applies, else random.
         seed: of the random split.
@@ -133,7 +133,7 @@ def _split_cells(
         return "paper", named
     if split == "random":
         for sample in samples:
-            sample.group = sample.name
+            sample.group = sample.piece
     if split in (None, "slide", "random"):
         return split or "slide", random_split(labels_per_group(samples), seed, DEAL_70_15_15)
     return _split(samples, paper, split, seed)

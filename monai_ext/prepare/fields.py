@@ -116,6 +116,12 @@ class _InstanceField(Sample):
     corner: tuple[int, int] | None = None
     tile: int = 0
     options: MapOptions = field(default_factory=MapOptions)
+    shares: bool = False
+
+    @property
+    def piece(self) -> str:
+        """All of the image, where its squares show some of its tissue twice."""
+        return self.source.name if self.shares else self.name
 
     def check(self) -> list[str]:
         return []  # image and labels were read to count the nuclei
@@ -168,7 +174,8 @@ def prepare_fields(
         masks: also write a binary mask, 0 and 255, under the key ``mask``.
         centroids: also write the nuclei's centroids as CSV, under the key ``centroids``.
         options: of :func:`~monai_ext.prepare.common.prepare`: split (``slide``: 70/15/15 by ``group``, the
-            default of releases without parts of their own; ``random``: the same by image or square, as the paper did;
+            default of releases without parts of their own; ``random``: the same by image or square, as the paper did,
+            by image where squares overlap;
             ``paper``: the release's own, the default of those that have them; ``test``; or a file), seed, overwrite,
             link.
 
@@ -267,10 +274,11 @@ def _cut(tile: int | None, overlap: float, options: MapOptions, source: FieldSou
         count = len(np.unique(truth.instances[truth.instances > 0]))
         return [_InstanceField(source.group, source.name, source, count, None, 0, options)], []
     samples = []
+    shares = bool(overlap) or any(side > tile and side % tile for side in image.shape[:2])
     for row, col in tile_corners(image.shape, tile, overlap):
         inside = truth.instances[row : row + tile, col : col + tile]
         name, count = f"{source.name}_{row:05d}_{col:05d}", len(np.unique(inside[inside > 0]))
-        samples.append(_InstanceField(source.group, name, source, count, (row, col), tile, options))
+        samples.append(_InstanceField(source.group, name, source, count, (row, col), tile, options, shares))
     return samples, []
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, pairwise, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import shapely
@@ -18,6 +18,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.base.files import find_files, write_png
 from monai_ext.base.flags import as_flag
 from monai_ext.base.threads import cache_in_threads, in_threads
+from monai_ext.formats.annotation_checks import Identities, misfits, spelling_problems
 from monai_ext.formats.geojson import Features, class_numbers, geojson_stem, is_geojson, read_geojson, write_geojson
 from monai_ext.formats.image import SUFFIXES
 from monai_ext.formats.outlines import polygons_to_label_map
@@ -44,13 +45,15 @@ class CutOptions:
     """How slides are cut up.
 
     Args:
-        tile: side of the squares in pixels; 0 keeps fragments whole.
+        tile: largest side of the squares in pixels; 0 keeps fragments whole.
         resolutions: 1, 2 and 4 for full, half and quarter resolution.
         macenko: normalise each slide by its own stains.
         classes: ``{class: its names in QuPath}``; empty: all names that are found.
         instances: the annotation whose outlines are the nuclei; None: the first of ssa, wsa, ea that a slide has.
         maps: what is written besides.
         split_parts: every part of a MultiPolygon is an object of its own.
+        pad: squares of ``tile`` px all, the last ones filled up beyond the fragment; else as large as fits evenly.
+        max_nucleus_um2: what is larger is no nucleus but a region.
     """
 
     tile: int = 512
@@ -60,14 +63,29 @@ class CutOptions:
     instances: str | None = None
     maps: MapOptions = field(default_factory=MapOptions)
     split_parts: bool = False
+    pad: bool = False
+    max_nucleus_um2: float = 1000.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.max_nucleus_um2, bool) or not self.max_nucleus_um2 > 0:
+            raise InputError("max_nucleus_um2", "an area in um2, above 0", repr(self.max_nucleus_um2))
         if isinstance(self.tile, bool) or not isinstance(self.tile, int) or not (self.tile == 0 or self.tile >= 32):
             raise InputError("tile", "a number of pixels from 32, or 0 for whole fragments", repr(self.tile))
         if not self.resolutions or not set(self.resolutions) <= {1, 2, 4}:
             raise InputError("resolutions", "some of 1, 2 and 4, as '(1,2,4)'", repr(self.resolutions))
         if self.instances not in (None, *QUALITIES):
             raise InputError("instances", " or ".join(QUALITIES), repr(self.instances))
+
+
+class _Place(NamedTuple):
+    """Where a square lies: px of the grid of its resolution, its fragment, and the piece of tissue it is of."""
+
+    row: int
+    col: int
+    height: int
+    width: int
+    box: Box
+    piece: tuple[int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,18 +114,23 @@ class _Slide:
             return tissue_fragments(reader)
         return [Box(0, 0, *reader.level0_shape)]
 
-    def squares(self, scale: int) -> list[tuple[int, int, int, int, Box]]:
-        """Row and column (px at this resolution), height, width, and the fragment of each."""
-        grid, squares = _reader(self, scale), []
-        for box in self.fragments:
+    def squares(self, scale: int) -> list[_Place]:
+        """The squares of all fragments at a resolution."""
+        grid, side, places = _reader(self, scale), self.options.tile, []
+        coarsest = max(self.options.resolutions)
+        for number, box in enumerate(self.fragments):
             top, left, bottom, right = _on_grid(box, grid.scale)
-            if self.options.tile:
-                side = self.options.tile
-                corners = square_corners((bottom - top, right - left), side)
-                squares += [(top + row, left + col, side, side, box) for row, col in corners]
-            else:
-                squares.append((top, left, bottom - top, right - left, box))
-        return squares
+            if side and self.options.pad:
+                for row, col in square_corners((bottom - top, right - left), side):
+                    piece = tuple(at // side * scale // coarsest for at in (row, col))
+                    places.append(_Place(top + row, left + col, side, side, box, (number, *piece)))
+                continue
+            # first into pieces, which are the same at all resolutions, then each of them into squares
+            sides = ((box.row, box.height, top, bottom), (box.col, box.width, left, right))
+            spans = [list(_spans(*ends, grid.scale, side, coarsest)) for ends in sides]
+            for (row, end, down), (col, stop, across) in product(*spans):
+                places.append(_Place(row, col, end - row, stop - col, box, (number, down, across)))
+        return places
 
 
 @dataclass
@@ -116,33 +139,42 @@ class _Square(Sample):
 
     slide: _Slide
     scale: int
-    row: int
-    col: int
-    height: int
-    width: int
-    box: Box
+    place: _Place
     labels: int = 0
+
+    @property
+    def piece(self) -> str:
+        """The piece of tissue that it shows some or all of, at one of the resolutions."""
+        return f"{self.slide.path.stem}/piece_" + "_".join(map(str, self.place.piece))
 
     def check(self) -> list[str]:
         return []  # slide and annotations were opened to find the squares
 
     def write(self, dst: Path, link: bool) -> dict[str, object]:  # noqa: ARG002 - there is no file to link
-        options, reader = self.slide.options, _reader(self.slide, self.scale)
-        pixels = reader.read(self.row, self.col, self.height, self.width)
+        options, reader, place = self.slide.options, _reader(self.slide, self.scale), self.place
+        pixels, valid = reader.read_valid(*place[:4])
         if options.macenko:
             pixels = _stains(self.slide)(pixels)
-        image = np.moveaxis(np.asarray(pixels), 0, -1).copy()
+        image = np.moveaxis(np.asarray(pixels), 0, -1)
         outside = self._outside(reader.scale)
-        image[outside] = 255  # as glass: black would be data to networks that know no padding
+        if valid is not None:
+            outside |= ~valid
+        if outside.any():  # transparent: readers take it for white, and know that there is nothing
+            image = np.dstack([np.where(outside[..., None], 255, image), np.where(outside, 0, 255)]).astype(np.uint8)
         relative_path = f"images/{self.name}.png"
         write_png(dst / relative_path, image)
-        annotations = {name: self._near(_labels(self.slide, name), reader) for name in self.slide.annotations}
+        annotations = {
+            name: _renamed(self._near(_labels(self.slide, name), reader), options.classes)
+            for name in self.slide.annotations
+        }
         drawn = self._near(_nuclei(self.slide), reader)
         instances = polygons_to_label_map(drawn.geometry, outside.shape)
         instances[outside] = 0
         numbers = np.append(0, class_numbers(drawn, options.classes) + 1)
         truth = Truth(instances, numbers[instances] if options.classes else None)
         entry = {"image": relative_path, **write_maps(dst, self.name, truth, reader.mpp, options.maps)}
+        if truth.classes is not None:
+            entry["classes_from"] = self.slide.quality
         files = {}
         for name, features in annotations.items():
             files[name] = f"annotations/{name}/{self.name}.geojson"
@@ -151,16 +183,16 @@ class _Square(Sample):
 
     def _outside(self, scale: float) -> np.ndarray:
         """Which pixels lie beyond the fragment."""
-        top, left, bottom, right = _on_grid(self.box, scale)
-        rows, cols = np.arange(self.height) + self.row, np.arange(self.width) + self.col
+        top, left, bottom, right = _on_grid(self.place.box, scale)
+        rows, cols = np.arange(self.place.height) + self.place.row, np.arange(self.place.width) + self.place.col
         return ~(((rows >= top) & (rows < bottom))[:, None] & ((cols >= left) & (cols < right)))
 
     def _near(self, located: tuple[Features, shapely.STRtree], reader: SlideReader) -> Features:
         """The objects that reach into the square, in its pixels."""
         features, tree = located
         down, across = np.broadcast_to(reader.file_scale, 2).tolist()
-        top, left = self.row * down, self.col * across
-        here = shapely.box(left, top, left + self.width * across, top + self.height * down)
+        top, left = self.place.row * down, self.place.col * across
+        here = shapely.box(left, top, left + self.place.width * across, top + self.place.height * down)
         near = features[np.sort(tree.query(here, predicate="intersects"))]
         geometry = shapely.transform(near.geometry, lambda xy: (xy - (left, top)) / (across, down))
         columns = ("classes", "measurements", "object_types", "names", "ids", "colors")
@@ -183,19 +215,24 @@ def prepare_qupath(
     masks: bool = False,
     centroids: bool = False,
     split_parts: bool = False,
+    pad: bool = False,
+    max_nucleus_um2: float = 1000.0,
     **options: Any,
 ) -> Path:
     """Cut up slides or images, with what QuPath exported of them as GeoJSON.
 
     Preprocessing 1 of Haberova et al. (section 4.1): of a slide the fragments of tissue are kept, by their bounding
-    boxes, at full, half and quarter resolution, and divided into squares of 512 px without overlap, filled up with
-    white beyond the fragment (zeros in the paper). An image that is no slide is one fragment. An item has ``image``,
-    ``label`` (instances), ``classes``, ``annotations`` (GeoJSON of each quality, in pixels of the square), ``mpp``,
-    ``scale`` (1, 2, 4) and ``group``, the slide.
+    boxes, at full, half and quarter resolution, and divided into squares of at most 512 px without overlap, all of them
+    tissue: 600 px become two of 300. The paper's, with ``pad``, have 512 px each and are filled up beyond the fragment.
+    An image that is no slide is one fragment. An item has ``image``, ``label`` (instances), ``classes`` with
+    ``classes_from``, the annotation that they are of, ``annotations`` (GeoJSON of each quality, in pixels of the
+    square, with the data set's names of classes), ``mpp``, ``scale`` (1, 2, 4) and ``group``, the slide.
 
-    Outlines are drawn by pixel centres; nuclei with a class that is not among ``classes``, or without one, have an
-    instance and no class. Of QuPath's cells the nucleus' outline counts where there is one. Regions that were drawn
-    around nuclei (:func:`~monai_ext.formats.roles.split_roles`) are none. A slide that has no GeoJSON is left out.
+    What was not scanned, and what a square is filled up with, is transparent: networks see white there, and nothing is
+    found or counted. Outlines are drawn by pixel centres; nuclei with a class that is not among ``classes``, or without
+    one, have an instance and no class. Of QuPath's cells the nucleus' outline counts where there is one. Regions that
+    were drawn around nuclei (:func:`~monai_ext.formats.roles.split_roles`) are none, nor is what is larger than a
+    nucleus can be. A slide that has no GeoJSON is left out.
 
     Args:
         src: the folder with the slides or images.
@@ -208,27 +245,32 @@ def prepare_qupath(
             name that is found, in alphabetical order.
         instances: whose outlines are the nuclei, ``wsa``, ``ssa`` or ``ea``; None: the first that a slide has of ssa,
             wsa, ea. Experts often outline some nuclei or whole regions: then name another.
-        tile: side of the squares in pixels; 0 keeps fragments whole.
+        tile: largest side of the squares in pixels; 0 keeps fragments whole.
         resolutions: 1, 2 and 4 for full, half and quarter resolution.
         macenko: normalise the stains, estimated once for each slide, from up to 64 squares of its tissue.
         mpp: um/px of level 0, for files that do not state it.
         masks: also write a binary mask under the key ``mask``.
         centroids: also write the nuclei's centroids under the key ``centroids``.
         split_parts: every part of a MultiPolygon is a nucleus of its own, where a file has one for each class.
-        options: of :func:`~monai_ext.prepare.common.prepare`: split (``slide``, ``random``, ``test`` or a file),
-            seed, overwrite.
+        pad: squares of ``tile`` px all, as in the paper; the last ones reach over the fragment.
+        max_nucleus_um2: larger objects are regions, and named in a message.
+        options: of :func:`~monai_ext.prepare.common.prepare`: split (``slide``; ``random``: pieces of tissue, each with
+            all its squares at all resolutions; ``test`` or a file), seed, overwrite.
 
     Returns:
         The path of ``dataset.json``.
 
     Raises:
-        DataListError: with every slide and every GeoJSON that cannot be read.
+        DataListError: with every slide and every GeoJSON that cannot be read, annotations of another slide (objects
+            beyond the image, or that are in another slide's file), in micrometres, and classes that are spelled in two
+            ways.
     """
     folders = _folders(Path(src), {"wsa": wsa, "ssa": ssa, "ea": ea})
     resolutions = (resolutions,) if isinstance(resolutions, int) else tuple(resolutions)
     named, about, maps = _aliases(classes), {}, MapOptions(masks, centroids)
     split_parts = as_flag(split_parts, "split_parts")
-    cut = CutOptions(tile, resolutions, as_flag(macenko, "macenko"), named, instances, maps, split_parts)
+    flags = as_flag(macenko, "macenko"), as_flag(pad, "pad")
+    cut = CutOptions(tile, resolutions, flags[0], named, instances, maps, split_parts, flags[1], max_nucleus_um2)
 
     def collect(folder: Path, problems: list[str]) -> list[Sample]:
         slides = _slides(folder, dst, folders, mpp, cut, problems)
@@ -302,14 +344,25 @@ def _slides(
 
 
 def _name_classes(src: Path, slides: Sequence[_Slide], named: dict[str, list[str]], problems: list[str]) -> None:
-    """Take the classes that are found, if none were given; say which objects have none of them."""
+    """Take the classes that are found, if none were given; say which objects have none of them.
+
+    What is wrong with the annotations goes into ``problems``.
+    """
     counts: Counter[str | None] = Counter()
+    identities = Identities()
     for slide in slides:
         for quality, path in slide.annotations.items():
             try:
-                counts.update(_labels(slide, quality)[0].classes)
+                features, _ = _labels(slide, quality)
+                reader = _reader(slide, 1)
             except InputError as error:
-                problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+                line = str(error) if str(path) in str(error) or str(slide.path) in str(error) else f"{path}: {error}"
+                problems += [line] if line not in problems else []
+                continue
+            counts.update(features.classes)
+            problems += misfits(features, path, reader.file_shape, _file_mpp(reader), slide.path)
+            problems += identities.add(features, path, slide.path.stem)
+    problems += spelling_problems(counts, src, named)
     if not named:
         named.update({name: [name] for name in sorted(name for name in counts if name)})
     all_aliases = set(chain.from_iterable(named.values()))
@@ -327,14 +380,16 @@ def _squares(slide: _Slide) -> tuple[list[Sample], list[str]]:
     samples: list[Sample] = []
     try:
         for scale in slide.options.resolutions:
-            squares = slide.squares(scale)
+            places = slide.squares(scale)
             down, across = np.broadcast_to(_reader(slide, scale).file_scale, 2).tolist()
-            boxes = [(col * across, row * down, (col + w) * across, (row + h) * down) for row, col, h, w, _ in squares]
+            boxes = [
+                (p.col * across, p.row * down, (p.col + p.width) * across, (p.row + p.height) * down) for p in places
+            ]
             inside, _ = _nuclei(slide)[1].query(shapely.box(*np.reshape(boxes, (-1, 4)).T))
-            counts = np.bincount(inside, minlength=len(squares)).tolist()
-            for square, count in zip(squares, counts, strict=True):
-                name = f"{slide.path.stem}/{scale}_{square[0]:06d}_{square[1]:06d}"
-                samples.append(_Square(slide.path.stem, name, slide, scale, *square, count))
+            counts = np.bincount(inside, minlength=len(places)).tolist()
+            for place, count in zip(places, counts, strict=True):
+                name = f"{slide.path.stem}/{scale}_{place.row:06d}_{place.col:06d}"
+                samples.append(_Square(slide.path.stem, name, slide, scale, place, count))
     except InputError as error:
         return [], [str(error)]
     if not samples:
@@ -353,7 +408,20 @@ def _reader(slide: _Slide, scale: int) -> SlideReader:
 @cache_in_threads(6)
 def _nuclei(slide: _Slide) -> tuple[Features, shapely.STRtree]:
     """The outlines that nuclei are drawn by."""
-    objects = read_objects(slide.annotations[slide.quality], nuclei=True, split=slide.options.split_parts).objects
+    path, most = slide.annotations[slide.quality], slide.options.max_nucleus_um2
+    objects = read_objects(path, nuclei=True, split=slide.options.split_parts).objects
+    parts, owner = shapely.get_parts(objects.geometry, return_index=True)
+    largest = np.zeros(len(objects))  # one object may be all the nuclei of a class
+    np.maximum.at(largest, owner, shapely.area(parts) * _file_mpp(_reader(slide, 1)) ** 2)
+    regions = largest > most
+    if regions.any():
+        x, y = shapely.bounds(objects.geometry[largest.argmax()])[:2]
+        size = f"{largest.max():.0f} um2 at x {x:.0f}, y {y:.0f}"
+        found = f"{int(regions.sum())} of {len(objects)} larger, up to {size}"
+        if regions.all():
+            raise InputError(path, f"outlines of nuclei, up to {most:g} um2 (--max_nucleus_um2)", found)
+        remark(path, f"no nuclei but regions, as they are above {most:g} um2 (--max_nucleus_um2): {found}")
+        objects = objects[~regions]
     return objects, shapely.STRtree(objects.geometry)
 
 
@@ -378,6 +446,46 @@ def _stains(slide: _Slide) -> MacenkoNormalize:
         for row, col in square_corners((box.height, box.width), side)
     ]
     return fit_stains(MacenkoNormalize(), reader, corners)
+
+
+def _file_mpp(reader: SlideReader) -> float:
+    """Um/px of the file; of oblong px the side of a square of the same area."""
+    return reader.base_mpp * float(np.sqrt(np.prod(reader.stretch)))
+
+
+def _renamed(features: Features, classes: Mapping[str, Sequence[str]]) -> Features:
+    """Objects with the data set's names of their classes; QuPath's own use of such a name for another is lost."""
+    names = dict.fromkeys(classes) | {alias: name for name, aliases in classes.items() for alias in aliases}
+    colours = {names.get(name, name): colour for name, colour in features.colors.items()}
+    colours.pop(None, None)
+    return replace(features, classes=np.array([names.get(n, n) for n in features.classes], object), colors=colours)
+
+
+def _spans(
+    first: int, length: int, top: int, bottom: int, scale: float, side: int, coarsest: int
+) -> Iterator[tuple[int, int, int]]:
+    """Where the squares of a fragment begin and end along one side, and the number of the piece that each is of.
+
+    Args:
+        first: where the fragment begins, px of level 0.
+        length: of the fragment.
+        top: where it begins, px of the grid.
+        bottom: where it ends.
+        scale: px of level 0 per px of the grid.
+        side: of a square at most, px of the grid; 0 for no squares.
+        coarsest: px of full resolution per px of the coarsest grid; a piece is a square of that.
+    """
+    edges = _even(length, side * coarsest)
+    bounds = [top, *(round((first + edge) / scale) for edge in edges[1:-1]), bottom]
+    for number, (begin, end) in enumerate(pairwise(bounds)):
+        for start, stop in pairwise(_even(end - begin, side)):
+            yield begin + start, begin + stop, number
+
+
+def _even(length: int, most: int) -> list[int]:
+    """The edges of as few parts as can be, of nearly one length, none of them longer than ``most`` (0: no limit)."""
+    parts = -(-length // most) if most else 1
+    return [round(length * number / parts) for number in range(parts + 1)]
 
 
 def _on_grid(box: Box, scale: float) -> tuple[int, int, int, int]:

@@ -46,6 +46,11 @@ class Sample(ABC):
     name: str
 
     @property
+    def piece(self) -> str:
+        """The piece of tissue that it shows: no other sample shows any of that, but those of the same piece."""
+        return self.name
+
+    @property
     @abstractmethod
     def labels(self) -> int:
         """How many labels it carries: what a random split deals out evenly."""

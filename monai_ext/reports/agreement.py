@@ -18,9 +18,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
-from monai_ext.base.errors import InputError
+from monai_ext.base.errors import DataListError, InputError
 from monai_ext.base.files import atomic_path
 from monai_ext.base.flags import as_flag
+from monai_ext.formats.annotation_checks import Identities, same_unit, spelling_problems
 from monai_ext.formats.geojson import Features, geojson_stem, is_geojson
 from monai_ext.formats.outlines import polygons_to_label_map
 from monai_ext.formats.roles import Annotated, read_objects, with_nuclei
@@ -74,6 +75,7 @@ def compare_cells(
 
     Raises:
         InputError: files that are missing or no GeoJSON, or no outlines in the reference.
+        DataListError: files of different images or in different units, and classes that are spelled in two ways.
     """
     named = {Path(results).stem: results} if isinstance(results, str | Path) else dict(results)
     if not named or not scale > 0 or not radius_px >= 0:
@@ -82,11 +84,20 @@ def compare_cells(
         raise InputError("--outlines", " or ".join(_OUTLINES), repr(outlines))
     split_parts = as_flag(split_parts, "split_parts")
     rows, pairs, compared, beyond = [], [], {}, Counter()
+    problems, names, identities = [], Counter(), {side: Identities() for side in (*named, None)}
     for name, folder in named.items():
         for image, predicted, true in tqdm(
             _matched(Path(folder), Path(reference)), desc=name, unit="image", disable=None
         ):
-            one, other = (read_objects(path, split=split_parts) for path in (predicted, true))
+            try:
+                one, other = (read_objects(path, split=split_parts) for path in (predicted, true))
+            except InputError as error:
+                problems.append(str(error))
+                continue
+            for side, path, objects in ((name, predicted, one.objects), (None, true, other.objects)):
+                problems += identities[side].add(objects, path, image)
+                names.update(objects.classes)
+            problems += same_unit(one.objects, other.objects, predicted, true)
             inside = _in_regions(one.objects, other)
             sides = {f"results, {name}": one.objects[inside], "reference": other.objects}
             for side, objects in sides.items():
@@ -97,6 +108,9 @@ def compare_cells(
             row, classes = _scores(*sides.values(), radius_px, scale)
             rows.append({"name": name, "image": image, **row})
             pairs += [(name, *pair) for pair in classes]
+    problems += spelling_problems(names, reference)
+    if problems:
+        raise DataListError(reference, list(dict.fromkeys(problems)))
     table, out = pd.DataFrame(rows), Path(dst)
     if not table["true_cells"].any():
         raise InputError(reference, "outlines of cells", "none")

@@ -31,7 +31,7 @@ from monai_ext.slides.inferer import SlideInferer
 from monai_ext.slides.overlay import scale_bar
 from monai_ext.slides.partial import PartialSlide
 from monai_ext.slides.plan import SlidePlan, Tile
-from monai_ext.slides.predictor import CellPredictor
+from monai_ext.slides.predictor import CellPredictor, on_data
 from monai_ext.slides.seams import CellWindow, join_cut
 from monai_ext.slides.stream import decode_tiles
 
@@ -139,8 +139,8 @@ class SlideCells(SlideInferer):
                     progress.update()
 
             self._forget_seen()
-            for tiles, pixels in batches:
-                predictions = self.finder(pixels)
+            for tiles, pixels, valid in batches:
+                predictions = on_data(self.finder(pixels), valid, self.finder.margin - self.finder.halo)
                 self._take_seen(tiles)
                 for k, tile in enumerate(tiles):
                     waiting.append((tile, pool.submit(self._cells, plan, tile, pixels[k], predictions[k])))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from monai_ext.data.cells import Cells, Grid
 
-__all__ = ["CellPredictor", "TilePredictor"]
+__all__ = ["CellPredictor", "TilePredictor", "on_data"]
 
 
 @runtime_checkable
@@ -82,3 +82,17 @@ class CellPredictor(TilePredictor, Protocol):
             all_inside: all cells, not only those that belong to this tile.
         """
         ...
+
+
+def on_data(prediction: Tensor, valid: Tensor | None, cut: int) -> Tensor:
+    """A prediction without what it finds where the slide holds no data.
+
+    Args:
+        prediction: ``(B, channels, h, w)`` at the resolution of the pixels, 0 for nothing.
+        valid: bool ``(B, 1, H, W)``, True where the pixels are data; ``None`` for everywhere.
+        cut: px around the prediction that the pixels have besides.
+    """
+    if valid is None:
+        return prediction
+    inner = valid[..., cut : valid.shape[-2] - cut, cut : valid.shape[-1] - cut]
+    return prediction.masked_fill(~inner.to(prediction.device), 0)

@@ -17,7 +17,7 @@ from monai_ext.formats.reader import SlideReader
 from monai_ext.instances.seams import MOSTLY, GrowingWindow, first_of_each_group
 from monai_ext.slides.cell_spool import CellSpool
 from monai_ext.slides.plan import SlidePlan
-from monai_ext.slides.predictor import CellPredictor
+from monai_ext.slides.predictor import CellPredictor, on_data
 
 __all__ = ["CellWindow", "join_cut"]
 
@@ -72,13 +72,16 @@ class CellWindow:
         """The cells of a window, and which of them are cut."""
         plan, margin = self.plan, self.finder.margin
         top, left, bottom, right = window
-        pixels = self.reader.read(top - margin, left - margin, bottom - top + 2 * margin, right - left + 2 * margin)
+        region = (top - margin, left - margin, bottom - top + 2 * margin, right - left + 2 * margin)
+        pixels, valid = self.reader.read_valid(*region)
         pixels = np.ascontiguousarray(np.moveaxis(self.normalize(pixels) if self.normalize else pixels, 0, -1))
         tile = torch.from_numpy(pixels).permute(2, 0, 1)
         corner = (top * plan.scale, left * plan.scale)
         grid = Grid(plan.mpp, plan.scale, corner, plan.level0_shape, stated=plan.measured)
         with torch.inference_mode():
-            return self.finder.cells(tile, self.finder(tile[None])[0], grid, all_inside=True)
+            data = None if valid is None else torch.from_numpy(valid)[None, None]
+            prediction = on_data(self.finder(tile[None]), data, margin - self.finder.halo)[0]
+            return self.finder.cells(tile, prediction, grid, all_inside=True)
 
 
 def join_cut(

@@ -65,7 +65,7 @@ def stream_tiles(
     shape = (predictor.channels, *plan.tile)
     selective = tissue is not None and getattr(predictor, "selective", False)
     before: tuple[list[Tile], Tensor] | None = None
-    for batch, pixels in decode_tiles(
+    for batch, pixels, _ in decode_tiles(
         reader, plan, first=first, batch_size=batch_size, workers=workers, prefetch=prefetch, normalize=normalize
     ):
         output = predictor(pixels, wanted=_wanted(tissue, plan, batch)) if selective else predictor(pixels)
@@ -99,15 +99,16 @@ def decode_tiles(
     workers: int = 1,
     prefetch: int = 2,
     normalize: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> Iterator[tuple[list[Tile], Tensor]]:
+) -> Iterator[tuple[list[Tile], Tensor, Tensor | None]]:
     """Read tiles in order, ahead in other threads; arguments and errors as for :func:`stream_tiles`.
 
     Yields:
-        Each batch of tiles with its pixels, uint8 ``(B, 3, H, W)`` with the channels last in memory.
+        Each batch of tiles with its pixels, uint8 ``(B, 3, H, W)`` with the channels last in memory, and where they
+        are data, bool ``(B, 1, H, W)``, ``None`` for everywhere.
     """
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         batches = (batch for stripe in plan.stripes[first:] for batch in _batches(plan.tiles(stripe), batch_size))
-        ahead: deque[tuple[list[Tile], Future[Tensor]]] = deque()
+        ahead: deque[tuple[list[Tile], Future[tuple[Tensor, Tensor | None]]]] = deque()
         try:
             while True:
                 for batch in islice(batches, prefetch + 1 - len(ahead)):
@@ -115,7 +116,7 @@ def decode_tiles(
                 if not ahead:
                     break
                 batch, pixels = ahead.popleft()
-                yield batch, pixels.result()
+                yield batch, *pixels.result()
         finally:
             for _, waiting in ahead:
                 waiting.cancel()
@@ -129,11 +130,13 @@ def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def _decode(
     reader: SlideReader, plan: SlidePlan, tiles: list[Tile], normalize: Callable[[np.ndarray], np.ndarray] | None
-) -> Tensor:
-    """The pixels of a batch, uint8 ``(B, 3, H, W)`` with the channels last in memory."""
+) -> tuple[Tensor, Tensor | None]:
+    """The pixels of a batch, uint8 ``(B, 3, H, W)`` with the channels last in memory, and where they are data."""
     _, _, height, width = plan.region(tiles[0])
-    pixels = np.empty((len(tiles), height, width, 3), np.uint8)
-    for canvas, tile in zip(pixels, tiles, strict=True):
-        region = reader.read(*plan.region(tile))
+    pixels, valid = np.empty((len(tiles), height, width, 3), np.uint8), np.ones((len(tiles), 1, height, width), bool)
+    for canvas, data, tile in zip(pixels, valid, tiles, strict=True):
+        region, scanned = reader.read_valid(*plan.region(tile))
         canvas[:] = np.moveaxis(normalize(region) if normalize else region, 0, -1)
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        if scanned is not None:
+            data[:] = scanned
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2), None if valid.all() else torch.from_numpy(valid)

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from monai_ext.transforms.scan_quality import RandScanQuality, RandScanQualityd
     from monai_ext.transforms.seeds import SeedMasksFromRelevance, SeedMasksFromRelevanced
     from monai_ext.transforms.stain import MacenkoNormalize, MacenkoNormalized, RandStainJitter, RandStainJitterd
+    from monai_ext.transforms.valid_area import KeepValidd
     from monai_ext.transforms.whole_instances import WholeInstances, WholeInstancesd
 
 __all__ = [
@@ -70,6 +71,7 @@ __all__ = [
     "KeepLumen",
     "KeepLumend",
     "KeepSured",
+    "KeepValidd",
     "LabelImaged",
     "LoadFieldd",
     "LoadGeoJSON",

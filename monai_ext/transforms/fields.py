@@ -42,6 +42,8 @@ class LoadFieldd(MapTransform):
         target_mpp: um/px wanted; ``None`` leaves images as they are.
         allow_missing_keys: pass over keys that are not there.
         optional_points_keys: as ``points_keys``, of which an item may lack some.
+        valid_key: where images have parts that are no data (black, transparent, never written), a bool tensor
+            ``(1, H, W)`` goes here that is True where they are. ``None`` for none. Masks are 0 elsewhere in any case.
 
     Raises:
         InputError: as :func:`~monai_ext.data.read_field` and :func:`~monai_ext.data.read_points`; a mask whose size is
@@ -67,20 +69,21 @@ class LoadFieldd(MapTransform):
         target_mpp: float | None = None,
         allow_missing_keys: bool = False,
         optional_points_keys: Sequence[str] = (),
+        valid_key: str | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.points_keys, self.mask_keys = tuple(points_keys), tuple(mask_keys)
         self.optional_points_keys = tuple(optional_points_keys)
-        self.mpp, self.target_mpp = mpp, target_mpp
+        self.mpp, self.target_mpp, self.valid_key = mpp, target_mpp, valid_key
         self.point_classes = point_classes
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace paths by what they hold."""
         d = dict(data)
-        scale, shape = 1.0, None
+        scale, shape, valid = 1.0, None, None
         for key in self.key_iterator(d):
             field = read_field(d[key], self.mpp or d.get("mpp"), self.target_mpp)
-            scale, shape = field.file_scale, field.image.shape[1:]
+            scale, shape, valid = field.file_scale, field.image.shape[1:], field.valid
             meta = {"filename_or_obj": str(d[key]), "mpp": field.mpp or 0.0, "scale": scale}
             meta |= {"file_shape": field.file_shape, "scanned": field.scanned, "conflict": field.conflict}
             d[key] = MetaTensor(torch.from_numpy(field.image), affine=image_affine(field.mpp, scale), meta=meta)
@@ -98,5 +101,8 @@ class LoadFieldd(MapTransform):
                 raise InputError(d[key], f"a mask of its image's size {tuple(shape)}", str(mask.shape))
             if shape is not None and mask.shape != shape:
                 mask = cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-            d[key] = torch.from_numpy(mask.astype(np.int32))[None]
+            mask = mask.astype(np.int32)
+            d[key] = torch.from_numpy(mask if valid is None else mask * valid)[None]
+        if self.valid_key is not None and valid is not None:
+            d[self.valid_key] = torch.from_numpy(valid)[None]
         return d

@@ -44,9 +44,12 @@ class SaveNucleid(MapTransform):
         output_dir: the data set's folder.
         class_names: the classes, or ``{class: names of it in the annotations}``.
         data_root_dir: folder that the images lie below; names of files come from it.
+        annotation_names: of the annotations that any of the images has: a column each, empty for images without it.
         annotations_key: of ``{name: GeoJSON file}``, in pixels of the image's file.
-        classes_key: of a class map's file; it becomes the annotation ``classes_as``.
-        classes_as: name of the class map's annotation.
+        classes_key: of a class map's file. It becomes the annotation that ``<classes_key>_from`` of its item names;
+            where none is named, ``classes_as``, but only of images without annotations and where
+            ``annotation_names`` is empty: else nobody could tell whose labels these are.
+        classes_as: name of a class map's annotation, where its item does not say.
         part_key: of the list that an item is from: training, validation or test.
         image_key: the image, a MetaTensor ``(3, H, W)`` before any normalisation, as ``LoadFieldd`` gives it.
         size: side of the patches, px.
@@ -78,6 +81,7 @@ class SaveNucleid(MapTransform):
         output_dir: str | os.PathLike,
         class_names: Sequence[str] | Mapping[str, Sequence[str]],
         data_root_dir: str | os.PathLike,
+        annotation_names: Sequence[str] = (),
         annotations_key: str = "annotations",
         classes_key: str = "classes",
         classes_as: str = "ea",
@@ -89,6 +93,7 @@ class SaveNucleid(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.output_dir, self.root, self.class_names = Path(output_dir), Path(data_root_dir), class_names
+        self.annotation_names = tuple(annotation_names)
         self.annotations_key, self.classes_key, self.classes_as = annotations_key, classes_key, classes_as
         self.part_key, self.image_key = part_key, image_key
         self.size, self.scales = size, tuple(scales)
@@ -108,6 +113,7 @@ class SaveNucleid(MapTransform):
                 size=self.size,
                 scales=self.scales,
             )
+            table = table.assign(**{column: "" for column in self.annotation_names if column not in table})
             inside = file.is_relative_to(self.root)
             name = (file.relative_to(self.root) if inside else Path(file.name)).with_suffix("").as_posix()
             item = write_nuclei(self.output_dir, name, patches, table)
@@ -131,15 +137,15 @@ class SaveNucleid(MapTransform):
             n: _scaled(labelling(countable(read_geojson(p), p, areas=False), nuclei=True), scale)
             for n, p in files.items()
         }
-        classes = data.get(self.classes_key)
-        if classes is not None and self.classes_as not in annotations:
-            annotations[self.classes_as] = read_mask(classes)
+        classes, source = data.get(self.classes_key), data.get(f"{self.classes_key}_from")
+        if source is None and not (self.annotation_names or self.annotations_key in data):
+            source = self.classes_as
+        if classes is not None and source is not None and source not in annotations:
+            annotations[source] = read_mask(classes)
             if scale != 1:  # the file's pixels became the loaded image's
                 size = image.shape[:0:-1]
-                annotations[self.classes_as] = cv2.resize(
-                    annotations[self.classes_as], size, interpolation=cv2.INTER_NEAREST_EXACT
-                )
-        if not annotations:
+                annotations[source] = cv2.resize(annotations[source], size, interpolation=cv2.INTER_NEAREST_EXACT)
+        if not annotations and not self.annotation_names:
             raise InputError(file, f"{self.annotations_key!r} or {self.classes_key!r} in its item", "neither")
         return annotations
 

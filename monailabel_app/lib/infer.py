@@ -153,7 +153,10 @@ class _LoadRegion:
         region |= {"target_mpp": self.loader.target_mpp, "mpp": data.get("mpp")}
         if isinstance(self.loader, LoadVesseld):
             return {**data, **load_vessel_region(data["image"], **region, outline=data.get("outline"))}
-        return {**data, "image": load_region(data["image"], **region)}
+        image = load_region(data["image"], **region)
+        valid = image.meta.pop("valid", None)
+        kept = {} if valid is None or self.loader.valid_key is None else {self.loader.valid_key: valid}
+        return {**data, "image": image, **kept}
 
 
 def _collect(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -239,6 +239,18 @@ def test_a_teacher_that_does_not_fit_is_refused(tmp_path):
     assert OVERLAY in str(input_error_in(caught.value))
 
 
+def test_nuclei_that_an_annotation_does_not_know_reach_the_student():
+    """``--annotation null`` is text to MONAI."""
+    for annotation, column, read in (("null", None, ["ssa"]), ("wsa", "wsa", ["wsa", "ssa"])):
+        parser = parsed(CELLS, ["classify", "student"], annotation=annotation)
+        assert parser.get_parsed_content("column") == column
+        assert parser.get_parsed_content("annotations_read") == read
+        assert parser["training_nuclei"]["annotation"] == "@column"
+    chain = parsed(CELLS, ["chain"], student_annotation="null")
+    assert chain.get_parsed_content("student_truth") == "ssa"
+    assert chain.get_parsed_content("student_dir").endswith("teacher_ssa_student_null")
+
+
 def test_every_configuration_that_loads_weights_looks_at_their_convention(bundle):
     """A new one cannot be forgotten: what reads a file of weights sets the convention's ``weights``."""
     for path in configurations(bundle):

@@ -49,7 +49,17 @@ def labels(*annotations, names=NAMES):
         pytest.param(
             [(shapely.box(7, 4, 12, 10), "immune"), (shapely.box(4.5, 4, 12, 10), "other")],
             ["other", "background"],
-            id="largest_overlap",
+            id="most_alike",
+        ),
+        pytest.param(
+            [(shapely.box(0, 0, 50, 40), "muscle"), (shapely.box(6, 5, 12, 9), "immune")],
+            ["immune", "muscle"],
+            id="a_cell_that_leaves_out_half_before_the_region_around_it",
+        ),
+        pytest.param(
+            [(shapely.box(0, 0, 50, 40), "muscle"), (shapely.Point(5, 5), "immune")],
+            ["immune", "muscle"],
+            id="a_point_before_the_region_around_it",
         ),
         pytest.param([(shapely.box(4, 4, 7, 10), "immune")], ["background"] * 2, id="not_over_the_centroid"),
         pytest.param([(shapely.box(8, 7, 9, 8), "immune")], ["immune", "background"], id="centroid_on_the_outline"),
@@ -113,7 +123,8 @@ def slow_labels(instances, features):
         best, label = (-1.0, 0.0, 0), "background"
         for index, (geometry, name) in enumerate(zip(features.geometry, features.classes, strict=True)):
             if geometry.intersects(centre):
-                rank = (round(geometry.intersection(outline).area, 6), -geometry.area, -index)
+                shared = geometry.intersection(outline).area
+                rank = (round(shared / geometry.union(outline).area, 9), -geometry.area, -index)
                 if rank > best:
                     best, label = rank, name
         found.append(label)

@@ -20,6 +20,22 @@ def test_black_margins_are_white_and_no_data():
     assert may_be_unscanned(pixels)
 
 
+@pytest.mark.parametrize("width", [1, 7, 24])
+def test_what_an_image_was_filled_up_with(width):
+    """Rows and columns at the edges, however few; a stroke that does not reach from end to end is none of them."""
+    pixels = np.full((120, 140, 3), 180, np.uint8)
+    pixels[-width:] = pixels[:, -width:] = pixels[:, :1] = 0
+    white, valid = blank_unscanned(pixels)
+    assert may_be_unscanned(pixels)
+    expected = np.zeros((120, 140), bool)
+    expected[:-width, 1:-width] = True
+    np.testing.assert_array_equal(valid, expected)
+    assert (white[~valid] == 255).all()
+    stroke = np.full((120, 140, 3), 180, np.uint8)
+    stroke[10:, -width:] = 0
+    assert width > 16 or blank_unscanned(stroke)[1] is None
+
+
 @pytest.mark.parametrize("side", [32, 33, 40])
 def test_ringing_reaches_half_a_block_of_jpeg_on_every_side(side):
     """Of dark px beside a gap eight belong to it, the ninth may be tissue."""

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import shapely
 import tifffile
+import torch
 from monai.data.utils import dense_patch_slices
 from scipy.io import savemat
 from shapely.geometry import mapping
@@ -32,6 +33,7 @@ from monai_ext.prepare import (
 from monai_ext.prepare.dsb2018 import is_he_like
 from monai_ext.prepare.fields import tile_corners
 from monai_ext.prepare.monuseg import read_aperio
+from monai_ext.transforms import LoadFieldd, SaveNucleid
 
 PARTS = ("training", "validation", "test")
 SHAPE = (60, 90)
@@ -137,7 +139,7 @@ def test_tiles_are_tissue_alone_and_join(tmp_path, overlap):
     content, found = items(path)
     assert content["split"] == "random"
     assert len(found) == 4 * (2 * 3 if overlap == 0 else 3 * 5)
-    assert all(item["group"] == item["image"].split("images/")[1][:-4] for item in found), "by square"
+    assert {item["group"] for item in found} == {"consep_0", "glas_1", "consep_2", "glas_3"}, "squares share tissue"
     joined, labels = np.zeros((*SHAPE, 3), np.uint8), np.zeros(SHAPE, np.uint8)
     for item in found:
         image, part = np.moveaxis(read_field(item["image"]).image, 0, -1), read_mask(item["label"])
@@ -146,7 +148,7 @@ def test_tiles_are_tissue_alone_and_join(tmp_path, overlap):
         assert sorted(set(part.ravel()) - {0}) == list(range(1, part.max() + 1)), "numbered without gaps"
         assert len(read_points(item["centroids"])) == part.max()
         if "consep_0" in item["group"]:
-            row, col = map(int, item["group"].split("_")[-2:])
+            row, col = map(int, Path(item["image"]).stem.split("_")[-2:])
             joined[row : row + 32, col : col + 32] = image
             labels[row : row + 32, col : col + 32] = read_mask(item["classes"])
     whole = cv2.imread(str(src / "Lizard_Images1" / "consep_0.png"))[..., ::-1]
@@ -485,7 +487,7 @@ def qupath(src, count=4):
 
 def test_qupath_images(tmp_path):
     src = qupath(tmp_path / "src")
-    options = {"mpp": 0.25, "tile": 64, "classes": {"immune": ["Immune cells"], "muscle": ["Muscle"]}}
+    options = {"mpp": 0.25, "tile": 64, "pad": True, "classes": {"immune": ["Immune cells"], "muscle": ["Muscle"]}}
     content, found = items(prepare_qupath(src, tmp_path / "dst", **options))
     assert content["class_names"] == ["immune", "muscle"]
     assert Counter(item["scale"] for item in found) == {1: 8, 2: 4, 4: 4}
@@ -493,6 +495,7 @@ def test_qupath_images(tmp_path):
     for item in found:
         assert item["mpp"] == pytest.approx(0.25 * item["scale"])
         assert read_field(item["image"]).image.shape == (3, 64, 64)
+        assert item["classes_from"] == "ssa"
     first, second = (item for item in found if item["group"] == "s0" and item["scale"] == 1)
     label, classes = read_mask(first["label"]), read_mask(first["classes"])
     assert (label[10:20, 20:40] == 1).all()
@@ -500,7 +503,10 @@ def test_qupath_images(tmp_path):
     assert (classes[10:20, 40:44] == 1).all()
     assert (label > 0).sum() == 240
     # the last nucleus reaches over the image's corner: it ends there, and has no class
-    label, image = read_mask(second["label"]), read_field(second["image"]).image
+    label, field = read_mask(second["label"]), read_field(second["image"])
+    image, inside = field.image, np.zeros((64, 64), bool)
+    inside[:60, :26] = True
+    assert np.array_equal(field.valid, inside), "what is filled up is known to be no data"
     assert (label[50:60, 16:26] == 1).all()
     assert label.astype(bool).sum() == 100
     assert not read_mask(second["classes"]).any()
@@ -513,6 +519,117 @@ def test_qupath_images(tmp_path):
     assert [geometry.bounds for geometry in shown.geometry] == [(16, 50, 35, 70)], "in pixels of the square"
     quarter = next(item for item in found if item["group"] == "s0" and item["scale"] == 4)
     assert (read_mask(quarter["label"])[3:5, 5:10] > 0).all()
+
+
+def test_qupath_squares_are_tissue_alone(tmp_path):
+    """By default nothing is filled up, no square is a sliver, and they join to the image and its nuclei."""
+    _, found = items(prepare_qupath(qupath(tmp_path / "src", 3), tmp_path / "dst", mpp=0.25, tile=40, resolutions=1))
+    joined, labels = np.zeros((*SHAPE, 3), np.uint8), np.zeros(SHAPE, bool)
+    for item in (item for item in found if item["group"] == "s0"):
+        field = read_field(item["image"])
+        assert field.valid is None
+        assert field.image.shape == (3, 30, 30)
+        row, col = map(int, Path(item["image"]).stem.split("_")[1:])
+        joined[row : row + 30, col : col + 30] = np.moveaxis(field.image, 0, -1)
+        labels[row : row + 30, col : col + 30] = read_mask(item["label"]) > 0
+    assert np.array_equal(joined, cv2.imread(str(tmp_path / "src" / "s0.png"))[..., ::-1])
+    assert labels.sum() == 240 + 100
+
+
+@pytest.mark.parametrize("pad", [False, True])
+def test_qupath_random_split_keeps_tissue_together(tmp_path, pad):
+    """A piece of tissue, at all its resolutions, is in one part: no pixel of level 0 is in two."""
+    src = tmp_path / "src"
+    picture(src / "a.png", shape=(200, 260))
+    rng = np.random.default_rng(0)
+    cells = shapely.buffer(shapely.points(rng.uniform(10, (250, 190), (30, 2))), 9)
+    write_geojson(src / "ssa" / "a.geojson", Features(cells, "x"))
+    path = prepare_qupath(src, tmp_path / "dst", mpp=0.25, tile=32, split="random", pad=pad)
+    content, found = items(path)
+    assert all(content[part] for part in PARTS)
+    whose = np.zeros((256, 384), int)
+    for part_number, part in enumerate(PARTS, start=1):
+        for item in content[part]:
+            scale, row, col = map(int, Path(item["image"]).stem.split("_"))
+            height, width = (side * scale for side in read_mask(path.parent / item["label"]).shape)
+            inner = whose[row * scale : row * scale + height, col * scale : col * scale + width][4:-4, 4:-4]
+            assert set(np.unique(inner)) <= {0, part_number}, item["image"]
+            whose[row * scale : row * scale + height, col * scale : col * scale + width] = part_number
+    assert (whose[:200, :260] > 0).all()
+    assert Counter(item["scale"] for item in found).keys() == {1, 2, 4}
+    assert sum(item["group"] == found[0]["group"] for item in found) > 3, "a piece has squares at all resolutions"
+
+
+def test_qupath_labels_are_of_their_source(tmp_path):
+    """Expert files of one slide in four: the others have no expert label, whatever the class map says."""
+    src = qupath(tmp_path / "src")
+    write_geojson(src / "ea" / "s1.geojson", Features([shapely.box(20, 10, 40, 20)], "Immune cells"))
+    names = {"immune": ["Immune cells"], "muscle": ["Muscle"]}
+    path = prepare_qupath(src, tmp_path / "dst", mpp=0.25, tile=0, resolutions=1, classes=names)
+    lists = load_datalist(path.parent, check=None, optional_path_keys=("classes", "annotations"))
+    save = SaveNucleid(
+        output_dir=tmp_path / "nuclei",
+        class_names=["immune", "muscle"],
+        data_root_dir=path.parent / "images",
+        annotation_names=["ea", "ssa", "wsa"],
+    )
+    load = LoadFieldd("source", mpp=0.25)
+    for part in PARTS:
+        for item in lists[part]:
+            instances = torch.from_numpy(read_mask(item["label"]).astype(np.int32))[None]
+            save(load({**item, "source": item["image"], "instances": instances, "part": part}))
+    tables = {}
+    for part in json.loads(save.close().read_text()).values():
+        for item in part if isinstance(part, list) else ():
+            if isinstance(item, dict):
+                tables[item["group"]] = read_nuclei(tmp_path / "nuclei" / item["label"])
+    for group, table in tables.items():
+        assert table["ssa"].tolist() == ["muscle", "immune", ""], "by the data set's names"
+        assert table["wsa"].tolist() == ["immune", "background", "background"]
+        expected = ["immune", "background", "background"] if group == "s1" else ["", "", ""]
+        assert table["ea"].tolist() == expected
+
+
+def test_qupath_names_what_is_too_large_for_a_nucleus(tmp_path, capsys):
+    src = qupath(tmp_path / "src", 3)
+    region = shapely.box(0, 0, 75, 60)  # which no nucleus lies in as a whole
+    cells = [shapely.box(70, 10, 90, 20), shapely.box(70, 30, 90, 40)]
+    write_geojson(src / "ssa" / "s0.geojson", Features([region, *cells], ["Muscle", "Immune cells", "Immune cells"]))
+    options = {"mpp": 0.5, "tile": 0, "resolutions": 1}
+    _, found = items(prepare_qupath(src, tmp_path / "dst", **options))
+    item = next(item for item in found if item["group"] == "s0")
+    assert (read_mask(item["label"]) > 0).sum() == 400
+    assert "1 of 3 larger, up to 1125 um2 at x 0, y 0" in capsys.readouterr().err
+    _, found = items(prepare_qupath(src, tmp_path / "all", max_nucleus_um2=2000, **options))
+    item = next(item for item in found if item["group"] == "s0")
+    assert (read_mask(item["label"]) > 0).sum() == 75 * 60 + 2 * 15 * 10
+    write_geojson(src / "ssa" / "s1.geojson", Features([region], "Muscle"))
+    found = problems("qupath", src, tmp_path / "none", **options)
+    assert "s1.geojson: expected outlines of nuclei, up to 1000 um2 (--max_nucleus_um2), found 1 of 1 larger" in found
+
+
+def test_qupath_annotations_that_do_not_fit(tmp_path):
+    """One line for each, all at once, and nothing is written."""
+    src = qupath(tmp_path / "src")
+    ids = [f"0f8fad5b-d9cb-469f-a165-{number:012d}" for number in range(2)]
+    cells = [shapely.box(20, 10, 40, 20), shapely.box(40, 10, 44, 20)]
+    write_geojson(src / "ea" / "s0.geojson", Features([shapely.box(120, 10, 140, 20), cells[0]], "Muscle"))
+    write_geojson(src / "ea" / "s1.geojson", Features(cells, "Muscle", ids=ids))
+    write_geojson(src / "ea" / "s2.geojson", Features(cells, "muscle", ids=ids))
+    small = [shapely.box(x, y, x + 5, y + 4) for x in range(2, 17, 5) for y in (2, 8)]
+    write_geojson(src / "ea" / "s3.geojson", Features(small, "Muscle"))
+    found = problems("qupath", src, tmp_path / "dst", mpp=0.25).splitlines()
+    assert not (tmp_path / "dst").exists()
+    assert len(found) == 4
+    for line, name, words in zip(found, "0231", (
+        "expected objects inside",
+        "2 of 2 with ids that are in",
+        "found objects of 1.2 um2 in the median, within 17 x 12: micrometres?",
+        "expected one spelling of each class, found 14 of 'Muscle' and 2 of 'muscle'",
+    ), strict=True):  # fmt: skip
+        assert words in line
+        assert f"s{name}.geojson" in line or "spelling" in line
+    assert "2 of 'muscle'" in problems("qupath", src, tmp_path / "d", mpp=0.25, classes="Muscle,Immune cells")
 
 
 def test_qupath_names_all_classes_it_finds_and_keeps_fragments_whole(tmp_path):

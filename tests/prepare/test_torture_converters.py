@@ -122,7 +122,7 @@ def pvid_slides(src: Path, make: Make, suffix: str) -> dict:
 def qupath(src: Path, make: Make, suffix: str) -> dict:
     place(src / f"s0{suffix}", make)
     place(src / "ssa/s0.geojson", lambda path: write_geojson(path, Features([BOX], ["a"])))
-    return {"tile": 128, "resolutions": (1, 2)}
+    return {"tile": 128, "resolutions": (1, 2), "max_nucleus_um2": 1e6}
 
 
 def tiles(src: Path, make: Make, suffix: str) -> dict:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import shapely
 
-from monai_ext.base.errors import InputError
+from monai_ext.base.errors import DataListError, InputError
 from monai_ext.formats.geojson import Features, write_geojson
 from monai_ext.formats.outlines import label_map_to_polygons
 from monai_ext.metrics.instance import AggregatedJaccardIndex, Overlaps, PanopticQuality
@@ -116,6 +116,36 @@ def test_what_cannot_be_compared(results, reference, expected, cohort):
     write(cohort / "empty_reference", "a", [])
     with pytest.raises(InputError, match=expected):
         compare_cells(str(cohort / results), str(cohort / reference), str(cohort / "out"))
+
+
+UUIDS = [f"0f8fad5b-d9cb-469f-a165-{number:012d}" for number in range(25)]
+
+
+def test_files_that_do_not_fit_are_named_all_at_once(tmp_path):
+    """Of another slide, in micrometres, a copy under another name, damaged, classes spelled twice: a line each."""
+    squares = np.array(SQUARES)
+    um = shapely.transform(squares, lambda xy: xy / 4)
+    for name, reference, columns in (
+        ("apart", shapely.affinity.translate(shapely.MultiPolygon(SQUARES), 9000, 0).geoms, {}),
+        ("copied", squares, {"ids": UUIDS}),
+        ("own", squares, {"ids": UUIDS}),
+        ("spelled", squares, {"classes": "Tumor"}),
+        ("um", um, {}),
+    ):
+        write_geojson(tmp_path / "results" / f"{name}.geojson", Features(squares, "tumor"))
+        write_geojson(tmp_path / "reference" / f"{name}.geojson", Features(np.array(list(reference)), **columns))
+    write_geojson(tmp_path / "results" / "cut.geojson", Features(squares))
+    cut = tmp_path / "reference" / "cut.geojson"
+    cut.write_bytes((tmp_path / "results" / "cut.geojson").read_bytes()[:-30])
+    with pytest.raises(DataListError) as error:
+        compare_cells(str(tmp_path / "results"), str(tmp_path / "reference"), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    for line, words in zip(error.value.problems, (
+        "results/apart.geojson: expected the image of", "cut.geojson: expected complete GeoJSON",
+        "own.geojson: expected objects of its own, found 25 of 25", "those are 0.25 times as large",
+        "found 125 of 'tumor' and 25 of 'Tumor'",
+    ), strict=True):  # fmt: skip
+        assert words in line
 
 
 SQUARES = [shapely.box(x, y, x + 20, y + 20) for x in range(0, 200, 40) for y in range(0, 200, 40)]

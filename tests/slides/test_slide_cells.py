@@ -154,6 +154,28 @@ def test_places_are_those_of_level_0(tmp_path):
     assert sorted(shapely.get_y(shapely.centroid(outlines)).round()) == pytest.approx([300, 790], abs=1)
 
 
+class WhiteOrDark(nn.Module):
+    """Takes what is white for nucleus too, as networks do with what they never saw."""
+
+    def forward(self, x):
+        brightest = x.amax(1, keepdim=True)
+        return torch.where((brightest < 0.5) | (brightest > 0.98), 6.0, -6.0)
+
+
+@pytest.mark.parametrize("tile_px", [260, 800])
+def test_no_outline_reaches_where_nothing_was_scanned(tile_px, tmp_path):
+    """Neither into a hole of a slide's nor over its edge, in tiles and in the windows of what they cut."""
+    image = np.full((400, 500, 4), (225, 180, 205, 255), np.uint8)
+    image[100:300, 150:190, :3] = image[200:212, 480:, :3] = (60, 30, 120)
+    image[100:300, 190:260] = 0
+    cv2.imwrite(str(tmp_path / "a.png"), image[..., [2, 1, 0, 3]])
+    inferer(tmp_path, tile_px, WhiteOrDark(), margin=80, halo=64)(tmp_path / "a.png", mpp=MPP)
+    outlines = read_geojson(tmp_path / "a.geojson").geometry
+    boxes = sorted(tuple(np.round(outline.bounds).tolist()) for outline in outlines)
+    assert boxes == [(150, 100, 190, 300), (480, 200, 500, 212)]
+    assert sorted(shapely.area(outlines)) == pytest.approx([12 * 20, 200 * 40], rel=0.02)
+
+
 def test_glass_and_tissue_without_nuclei(tmp_path):
     for name, colour in (("glass", (244, 244, 244)), ("pink", (225, 180, 205))):
         path = write_tiff(tmp_path / f"{name}.tif", np.full((500, 600, 3), colour, np.uint8), MPP)

@@ -121,7 +121,7 @@ def test_all_tiles_come_by_default(slide):
     reader = SlideReader(slide, 0.5)
     plan = plan_slide(reader, 8, 0, 200)
     assert len(plan.stripes) > 1
-    tiles = [tile for batch, _ in decode_tiles(reader, plan) for tile in batch]
+    tiles = [tile for batch, *_ in decode_tiles(reader, plan) for tile in batch]
     assert tiles == [tile for stripe in plan.stripes for tile in plan.tiles(stripe)]
 
 

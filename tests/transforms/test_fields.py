@@ -91,6 +91,25 @@ def test_points_in_memory(item, points):
     torch.testing.assert_close(d["label"], (want + 0.5) * 2 - 0.5)
 
 
+@pytest.mark.parametrize("how", ["black", "transparent"])
+def test_where_there_is_no_data(how, tmp_path):
+    """The image is white, masks are empty, and a mask says so; an image that is all data has none."""
+    image, ids = np.full((90, 120, 4), 180, np.uint8), np.full((90, 120), 5, np.uint16)
+    image[..., 3] = 255
+    image[:, 80:] = (0, 0, 0, 255) if how == "black" else (200, 100, 150, 0)
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    cv2.imwrite(str(tmp_path / "whole.png"), image[:, :80])
+    cv2.imwrite(str(tmp_path / "m.png"), ids)
+    load = LoadFieldd("image", mask_keys=["mask"], mpp=0.25, target_mpp=0.5, valid_key="valid")
+    item = load({"image": str(tmp_path / "a.png"), "mask": str(tmp_path / "m.png")})
+    inside = np.zeros((1, 45, 60), bool)
+    inside[..., :40] = True
+    assert np.array_equal(item["valid"].numpy(), inside)
+    assert np.array_equal(item["mask"].numpy(), 5 * inside)
+    assert (item["image"][:, :, 40:] == 255).all()
+    assert "valid" not in LoadFieldd("image", mpp=0.25, valid_key="valid")({"image": str(tmp_path / "whole.png")})
+
+
 def test_one_pixel(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((1, 1, 3), np.uint8))
     d = LoadFieldd("image", ["label"], mpp=0.25, target_mpp=0.5)({"image": tmp_path / "a.png", "label": [[0, 0]]})
