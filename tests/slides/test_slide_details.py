@@ -97,7 +97,12 @@ def test_seconds_are_those_since_the_beginning(tmp_path, monkeypatch):
     clock = iter([100.0, 103.5])
     monkeypatch.setattr(partial_module.time, "monotonic", lambda: next(clock))
     plan = plan_slide(plan_reader((40, 50)), 10, 0, 30)
-    assert PartialSlide(tmp_path / "a.partial", plan, None, 1).seconds == 3.5
+    partial = PartialSlide(tmp_path / "a.partial", plan, None, 1)
+    assert partial.seconds == 3.5
+    assert partial.seen == [0, 0]
+    partial.count(torch.tensor([3.0, 1.0]))
+    partial.count(torch.tensor([4.0, 0.0]))
+    assert partial.seen == [7, 1]
 
 
 def test_what_a_strip_holds_of_a_larger_region_is_outlined():
@@ -121,7 +126,9 @@ def test_all_tiles_come_by_default(slide):
     reader = SlideReader(slide, 0.5)
     plan = plan_slide(reader, 8, 0, 200)
     assert len(plan.stripes) > 1
-    tiles = [tile for batch, *_ in decode_tiles(reader, plan) for tile in batch]
+    batches = [batch for batch, *_ in decode_tiles(reader, plan)]
+    assert {len(batch) for batch in batches} == {1}
+    tiles = [tile for batch in batches for tile in batch]
     assert tiles == [tile for stripe in plan.stripes for tile in plan.tiles(stripe)]
 
 
