@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import shapely
 import tifffile
+import torch
 
 from monai_ext.formats.reader import SlideReader
 from monai_ext.slides import SlideInferer
@@ -99,7 +100,7 @@ def test_seconds_are_those_since_the_beginning(tmp_path, monkeypatch):
     plan = plan_slide(plan_reader((40, 50)), 10, 0, 30)
     partial = PartialSlide(tmp_path / "a.partial", plan, None, 1)
     assert partial.seconds == 3.5
-    assert partial.seen == [0, 0]
+    assert partial.seen == [0.0, 0.0], "tissue, foreign tissue"
     partial.count(torch.tensor([3.0, 1.0]))
     partial.count(torch.tensor([4.0, 0.0]))
     assert partial.seen == [7, 1]
