@@ -47,6 +47,18 @@ def test_labels_lumens_and_centroids_agree(dataset):
         assert not lumen[:, [0, -1]].any()
 
 
+def test_slides_free_of_invaded_vessels(tmp_path):
+    """A share of each list; the other slides are as they are without any."""
+    few = {"slides": 8, "vessels": 1, "radius": (60, 61), "invaded": 1.0}
+    content = json.loads(write_vessels(tmp_path / "set", free=0.5, **few).read_text())
+    assert {part: [item["label"] for item in content[part]] for part in PARTS} == {
+        "training": [1, 0, 1, 0, 1, 0],
+        "validation": [1],
+        "test": [1],
+    }
+    assert write_vessels.__kwdefaults__["free"] > 0
+
+
 def test_templates_are_tight_crops_of_cells(dataset):
     templates = read_templates(dataset / "templates")
     sides = [side for template in templates.values() for side in template.shape[1:]]
@@ -146,7 +158,7 @@ def test_a_slide_and_the_outlines_of_its_vessels(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"slides": 2}, {"vessels": 0}, {"invaded": 1.5}, {"radius": (60, 400)}, {"radius": (9, 60)}, {"label_noise": -1}],
+    [{"slides": 2}, {"vessels": 0}, {"invaded": 1.5}, {"free": -0.1}, {"radius": (60, 400)}, {"radius": (9, 60)}, {"label_noise": -1}],
     ids=str,
 )
 def test_bad_requests_are_refused(tmp_path, change):
