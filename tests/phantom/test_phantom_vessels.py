@@ -158,7 +158,15 @@ def test_a_slide_and_the_outlines_of_its_vessels(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"slides": 2}, {"vessels": 0}, {"invaded": 1.5}, {"free": -0.1}, {"radius": (60, 400)}, {"radius": (9, 60)}, {"label_noise": -1}],
+    [
+        {"slides": 2},
+        {"vessels": 0},
+        {"invaded": 1.5},
+        {"free": -0.1},
+        {"radius": (60, 400)},
+        {"radius": (9, 60)},
+        {"label_noise": -1},
+    ],
     ids=str,
 )
 def test_bad_requests_are_refused(tmp_path, change):
