@@ -39,9 +39,9 @@ class VesselReport(ScoresReport):
     Writes ``scores.csv`` (image, group, label, score; the numbers of the patches called cancerous, of those that are,
     true and false positives and false negatives, and how many of the latter the network never saw), ``metrics.json``
     (accuracy, AUC, precision and recall of both classes, locating, verdicts on slides) and ``report.html``. Attach it
-    to an evaluator of mosaics whose post-processing leaves ``score`` (probability) and ``located``, class ids ``(1, grid, grid)``; the batch has ``file``, ``label``, ``order``,
-    ``mosaic``, ``patch_px``, ``grid_shape`` and ``vessel_shape``, optionally ``classes`` and ``missed`` of
-    :class:`~monai_ext.transforms.PatchClassesd`.
+    to an evaluator of mosaics whose post-processing leaves ``score`` (probability) and ``located``, class ids ``(1,
+    grid, grid)``; the batch has ``file``, ``label``, ``order``, ``mosaic``, ``patch_px``, ``grid_shape`` and
+    ``vessel_shape``, optionally ``classes`` and ``missed`` of :class:`~monai_ext.transforms.PatchClassesd`.
 
     Args:
         output_dir: where the files go.
