@@ -24,7 +24,7 @@ from monai_ext.transforms import KCFPseudoMask, MacenkoNormalize
 
 TEMPLATES = Path(__file__).parents[1] / "bundles/pathology_mvi_vessel_classification/models/templates"
 CHANGES = [(1, 1), (0.5, 0.5), (0.6, 0.6), (1.4, 1.4), (1.5, 1.5)]
-SIDE, MPP, NEAR = 500, 0.5, 4
+SIDE, MPP, NEAR = 400, 0.5, 4
 LEAST = 0.02  # of the responses that are looked at
 
 
