@@ -102,10 +102,8 @@ def write_vessels(
             slide = phantom_slide(slide_seed, name=f"slide_{number:03d}", mpp=_MPP, tissue=tissue)
             rng = np.random.default_rng(slide_seed)
             # rounded at random, so that shares come out right in all
-            share = int(vessels * invaded + rng.uniform())
+            share = int(vessels * invaded + rng.uniform()) * (not _is_free(seen[part], free))
             seen[part] += 1
-            if int(seen[part] * free + _EXACT) > int((seen[part] - 1) * free + _EXACT):
-                share = 0
             for index, shape in enumerate(_choose(slide, vessels - share, share)):
                 crop = _crop(slide, shape)
                 noisy = part == "training" and rng.uniform() < label_noise
@@ -184,6 +182,12 @@ def _tissue(blood: Blood, radius: Sequence[float]) -> Tissue:
         raise InputError("radius", f"{_SMALLEST:g} <= smallest <= largest <= {_LARGEST:g} um", f"{smallest}, {largest}")
     limits, pitch = (smallest, largest), 2.7 * largest
     return Tissue(tumour=0.3, glands=0, vessels=1, invaded=0.5, mitoses=0, pitch=pitch, radius=limits, blood=blood)
+
+
+def _is_free(number: int, share: float) -> bool:
+    """Whether a list's slide of that number, from 0, is among the share of it that is free of invaded vessels."""
+    before, after = (int(count * share + _EXACT) for count in (number, number + 1))
+    return after > before
 
 
 def _choose(slide: PhantomSlide, healthy: int, invaded: int) -> Iterator[Structure]:

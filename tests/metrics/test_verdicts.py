@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from scipy.stats import mannwhitneyu
 
 from monai_ext.base.errors import InputError
 from monai_ext.metrics.verdicts import slide_scores, slide_threshold, verdict_scores
@@ -29,7 +29,9 @@ def test_many_vessels_make_nearly_every_slide_positive():
     assert scores["specificity"].low < 0.95 < scores["specificity"].high
     assert scores["sensitivity"].value > 0.85
     slides = slide_scores(table)
-    assert scores["auc"].value == pytest.approx(roc_auc_score(slides["label"], slides["score"]))
+    invaded, free = (slides["score"][slides["label"] == kind] for kind in (1, 0))
+    auc = mannwhitneyu(invaded, free).statistic / (len(invaded) * len(free))
+    assert scores["auc"].value == pytest.approx(auc)
     assert (scores["with_invaded"], scores["free"], scores["threshold"]) == (200, 200, threshold)
 
 

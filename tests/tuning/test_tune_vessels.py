@@ -29,6 +29,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_tuned_on_validation_slides_and_read_by_inference(folder):
     options = {"ckpt_dir": str(folder / "models"), "device": "cpu", "cache_dir": str(folder / "cache")}
     path = Path(tune_vessels(str(folder / "data"), str(BUNDLE), specificity=0.5, **options))
@@ -48,11 +49,15 @@ def test_tuned_on_validation_slides_and_read_by_inference(folder):
         assert parser.get_parsed_content("slide_threshold") == content["slide_threshold"]
 
 
-def test_what_is_asked_in_vain(folder, tmp_path):
+def test_what_is_asked_in_vain():
     with pytest.raises(InputError, match="a share above 0, at most 1"):
-        tune_vessels(str(folder / "data"), str(BUNDLE), specificity=0)
+        tune_vessels("data", str(BUNDLE), specificity=0)
     with pytest.raises(InputError, match="no --split"):
-        tune_vessels(str(folder / "data"), str(BUNDLE), split="test")
+        tune_vessels("data", str(BUNDLE), split="test")
+
+
+@pytest.mark.slow
+def test_slides_of_one_kind_decide_nothing(folder, tmp_path):
     content = json.loads((folder / "data/dataset.json").read_text())
     content["validation"] = [item for item in content["validation"] if item["label"]]
     shutil.copytree(folder / "data", tmp_path / "data")
