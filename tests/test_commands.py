@@ -302,7 +302,7 @@ def test_as_a_command(tmp_path):
     """The real thing: one line on stderr, nothing on stdout, code 1."""
     done = in_process("import runpy; runpy.run_module('monai_ext', run_name='__main__')", "tune", "cats", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    expected = InputError("tune", "mitosis or evidence or instances or expert-count or tissue", repr("cats"))
+    expected = InputError("tune", "mitosis or evidence or instances or expert-count or tissue or vessels", repr("cats"))
     assert done.stderr.strip() == f"InputError: {expected}"
 
 
