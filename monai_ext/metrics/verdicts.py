@@ -65,7 +65,10 @@ def verdict_scores(table: Mapping[str, Sequence[Any]], threshold: float = 0.5) -
 
 
 def slide_threshold(table: Mapping[str, Sequence[Any]], specificity: float) -> float:
-    """The least threshold at which at least so large a share of the slides free of invaded vessels is called so.
+    """A threshold at which at least so large a share of the slides free of invaded vessels is called so.
+
+    Of all such thresholds the least ones serve, between the score of a slide that is free and the next higher score of
+    any slide; the middle between these two is taken.
 
     Args:
         table: see :func:`slide_scores`.
@@ -78,7 +81,7 @@ def slide_threshold(table: Mapping[str, Sequence[Any]], specificity: float) -> f
         >>> from monai_ext.metrics.verdicts import slide_threshold
         >>> vessels = {"group": list("abcd"), "label": [0, 0, 0, 1], "score": [0.2, 0.6, 0.1, 0.9]}
         >>> slide_threshold(vessels, specificity=0.6), slide_threshold(vessels, specificity=0.95)
-        (0.2, 0.6)
+        (0.4, 0.75)
     """
     if not 0 < specificity <= 1:
         raise InputError("specificity", "a share above 0, at most 1", repr(specificity))
@@ -86,4 +89,6 @@ def slide_threshold(table: Mapping[str, Sequence[Any]], specificity: float) -> f
     free = np.sort(slides["score"][slides["label"] == 0].to_numpy())
     if not len(free):
         raise InputError("slide_threshold", "slides free of invaded vessels", f"none of {len(slides)}")
-    return float(free[int(np.ceil(specificity * len(free) - 1e-9)) - 1])
+    least = free[int(np.ceil(specificity * len(free) - 1e-9)) - 1]
+    above = slides["score"][slides["score"] > least]
+    return float((least + min([1.0, *above])) / 2)

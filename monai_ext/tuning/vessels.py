@@ -49,9 +49,9 @@ def tune_vessels(
     """Choose the probability above which one vessel makes a slide's verdict MVI, on the slides of the validation list.
 
     A slide has many vessels, and each may be a false alarm: with a specificity of .944 for a vessel and 50 healthy
-    vessels a slide, 94 % of the slides free of MVI have at least one above it. So the threshold is the least one at
-    which the chosen share of the validation slides free of MVI is called so. It holds for slides with about as many
-    vessels.
+    vessels a slide, 94 % of the slides free of MVI have at least one above it. So the threshold is just so high that
+    the chosen share of the validation slides free of MVI is called so
+    (:func:`~monai_ext.metrics.verdicts.slide_threshold`). It holds for slides with about as many vessels.
 
     Args:
         dataset_dir: folder with ``dataset.json``; only its ``validation`` list is read.
@@ -102,12 +102,13 @@ def tune_vessels(
 
 
 def _vessel_scores(evaluator: Engine) -> pd.DataFrame:
-    """Slide, label and score of each mosaic; of a slide the highest counts, as of a vessel."""
+    """Slide, label and score of each vessel, the highest of its mosaics."""
     rows: list[dict[str, Any]] = []
 
     def collect(engine: Engine) -> None:
         rows.extend(
             {
+                "image": str(batch["file"]),
                 "group": str(batch.get("group", Path(batch["file"]).stem)),
                 "label": int(batch["label"]),
                 "score": float(output["score"]),
@@ -117,7 +118,7 @@ def _vessel_scores(evaluator: Engine) -> pd.DataFrame:
 
     evaluator.add_event_handler(Events.ITERATION_COMPLETED, collect)
     evaluator.run()
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).groupby("image", as_index=False).max()
 
 
 def _sweep(slides: pd.DataFrame) -> pd.DataFrame:
