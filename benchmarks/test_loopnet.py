@@ -35,7 +35,7 @@ def trainer(stage):
         for number in range(VESSELS)
     ]
     loader = DataLoader(Dataset(items), batch_size=VESSELS)
-    optimizer = Ranger(network.parameters(), lr=1e-3, weight_decay=5e-4)
+    optimizer = Ranger(network.parameters(), lr=1e-3, weight_decay=5e-4, degenerated_to_sgd=True)
     stage1_epochs = 10**6 if stage == 1 else 0
     return LoopbackTrainer("cpu", 0, loader, network, optimizer, GHMCLoss(), stage1_epochs)
 

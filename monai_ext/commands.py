@@ -80,6 +80,7 @@ COMMANDS: dict[Words, str] = {
     ("tune", "instances"): "monai_ext.tuning.instances:tune_instances",
     ("tune", "expert-count"): "monai_ext.tuning.expert_count:tune_expert_count",
     ("tune", "tissue"): "monai_ext.tuning.tissue:tune_tissue",
+    ("tune", "vessels"): "monai_ext.tuning.vessels:tune_vessels",
 }
 
 _ABOUT = {

@@ -190,7 +190,10 @@ def test_help(args, expected, capsys):
         (["phantom", "cats", "--dst", "out"], "phantom: expected mitosis or"),
         (["prepare", "mitos", "--src", "a", "--dst", "b"], "prepare: expected mitos14 or mitos12 or"),
         (["prepare", "cats", "--src", "a", "--dst", "b"], "prepare: expected mitos12 or"),
-        (["tune", "cats"], "tune: expected mitosis or evidence or instances or expert-count or tissue, found 'cats'"),
+        (
+            ["tune", "cats"],
+            "tune: expected mitosis or evidence or instances or expert-count or tissue or vessels, found 'cats'",
+        ),
         (["report", "cats"], "report: expected annotations or cells or"),
         (["phantom", "mitosis"], "phantom mitosis: expected --dst, found no --dst"),
         (["prepare", "pvid", "--dst", "b"], "prepare pvid: expected --src, --dst, found no --src"),
@@ -299,7 +302,7 @@ def test_as_a_command(tmp_path):
     """The real thing: one line on stderr, nothing on stdout, code 1."""
     done = in_process("import runpy; runpy.run_module('monai_ext', run_name='__main__')", "tune", "cats", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    expected = InputError("tune", "mitosis or evidence or instances or expert-count or tissue", repr("cats"))
+    expected = InputError("tune", "mitosis or evidence or instances or expert-count or tissue or vessels", repr("cats"))
     assert done.stderr.strip() == f"InputError: {expected}"
 
 

@@ -114,7 +114,7 @@ def load_datalist(
         dataset_dir: the folder; paths in the list are relative to it. Of several folders the lists are joined, and
             the folder's name is put before the name of each group.
         splits: the lists to return and check; each must hold something, in one of the folders. ``training``,
-            ``validation`` and ``test`` are all looked through for groups that are in two of them.
+            ``validation``, ``test`` and ``locating`` are all looked through for groups that are in two of them.
         check: gives the problems of one item, a line each; ``None`` to look at the list alone. Only what a function
             with a name has found to be in order is remembered, not what a ``lambda`` has.
         path_keys: keys that each item must have; where they hold text it is a path, relative to the folder. The first
@@ -184,11 +184,14 @@ def load_datalist(
     return joined
 
 
+_LISTS = ("training", "validation", "test", "locating")  # of which none may share a group with another
+
+
 def _read_lists(folder: Path, splits: Sequence[str], problems: list[str]) -> dict[str, list[Any] | None]:
     """The lists of a folder, None for what is no list; what is wrong with them goes into ``problems``."""
     path = folder / "dataset.json"
     content = read_content(folder, path)
-    entries = {name: content.get(name) or [] for name in dict.fromkeys(["training", "validation", "test", *splits])}
+    entries = {name: content.get(name) or [] for name in dict.fromkeys([*_LISTS, *splits])}
     lists = {name: items if isinstance(items, list) else None for name, items in entries.items()}
     problems += [
         f"{path}: expected a list '{name}', found {type(entries[name]).__name__}"

@@ -33,9 +33,10 @@ DEAL_70_15_15 = (*_ROUND, *("training",) * 4, *_ROUND, *("training",) * 3, *_ROU
 _ALIASES = {"train": "training", "val": "validation", "valid": "validation"} | {part: part for part in PARTS}
 
 
-def part_of(name: str) -> str | None:
-    """The part that a name in a file stands for (train, val and valid too), None for another name."""
-    return _ALIASES.get(name.strip().lower())
+def part_of(name: str, more: Sequence[str] = ()) -> str | None:
+    """The part that a name in a file stands for (train, val and valid too; one of ``more``), None for another name."""
+    name = name.strip().lower()
+    return name if name in more else _ALIASES.get(name)
 
 
 def random_split(weights: Mapping[str, int], seed: int = 0, deal: Sequence[str] = DEAL_70_10_20) -> dict[str, str]:
@@ -76,13 +77,14 @@ def carve_validation(parts: Mapping[str, str], weights: Mapping[str, int], seed:
     return dict(parts) | {group: "validation" for group, part in drawn.items() if part == "test"}
 
 
-def read_split(path: str | os.PathLike, groups: Iterable[str]) -> dict[str, str]:
+def read_split(path: str | os.PathLike, groups: Iterable[str], more: Sequence[str] = ()) -> dict[str, str]:
     """Read a split from a file.
 
     Args:
         path: JSON ``{case: part}`` or ``{part: [cases]}``, or CSV lines ``case,part``. Parts are training (train),
             validation (val) and test.
         groups: the cases of the release; each must be listed once.
+        more: names of further parts.
 
     Raises:
         DataListError: naming every case that is not listed, unknown or in two parts.
@@ -90,14 +92,14 @@ def read_split(path: str | os.PathLike, groups: Iterable[str]) -> dict[str, str]
     path = Path(path)
     pairs = [(case.strip(), part.strip().lower()) for case, part in _split_pairs(path)]
     groups = set(groups)
-    if pairs and pairs[0][1] not in _ALIASES and pairs[0][0] not in groups:
+    if pairs and part_of(pairs[0][1], more) is None and pairs[0][0] not in groups:
         del pairs[0]  # a header
     problems = [
-        f"{path}: expected {', '.join(PARTS)} for case {case}, found {part!r}"
+        f"{path}: expected {', '.join((*PARTS, *more))} for case {case}, found {part!r}"
         for case, part in pairs
-        if part not in _ALIASES
+        if part_of(part, more) is None
     ]
-    parts = {case: _ALIASES.get(part, part) for case, part in pairs}
+    parts = {case: part_of(part, more) or part for case, part in pairs}
     repeated = [case for case, count in Counter(case for case, _ in pairs).items() if count > 1]
     for what, cases in (
         ("is listed more than once", repeated),

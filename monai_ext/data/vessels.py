@@ -18,7 +18,7 @@ from skimage.measure import label as connected_parts
 from monai_ext.base.errors import DataListError, InputError
 from monai_ext.base.flags import as_flag
 from monai_ext.data.datalist import check_label_item
-from monai_ext.formats.geojson import Features, is_geojson, rasterize
+from monai_ext.formats.geojson import Features, is_geojson, rasterize, read_geojson
 from monai_ext.formats.image import read_field, read_mask
 from monai_ext.formats.outlines import label_map_to_polygons, polygons_to_mask
 from monai_ext.formats.point_files import read_points
@@ -31,6 +31,7 @@ __all__ = [
     "Vessel",
     "check_vessel_image",
     "check_vessel_item",
+    "crossing_outlines",
     "keep_lumen",
     "outlines_beside",
     "vessel_items",
@@ -352,6 +353,26 @@ def _unfit_mask(item: Mapping[str, Any]) -> list[str]:
     return []
 
 
+def crossing_outlines(path: str | os.PathLike) -> list[str]:
+    """Outlines of a GeoJSON file that cross themselves, a line each: which side of them is the lumen, nobody can say.
+
+    Elsewhere such outlines are made valid, which may cost a vessel half of its lumen or join it to what is around.
+
+    Raises:
+        InputError: as :func:`~monai_ext.formats.geojson.read_geojson`.
+    """
+    features = read_geojson(path)
+    problems = []
+    for number, (name, shape) in enumerate(zip(features.names, features.geometry, strict=True), start=1):
+        reasons = shapely.is_valid_reason(shapely.get_parts(shape))
+        crossing = next((reason for reason in reasons if reason.startswith("Self-intersection")), None)
+        if crossing is not None:
+            position = crossing.partition("[")[2].rstrip("]").replace(" ", ", ")
+            found = f"{name or f'object {number}'} crossing itself at x, y = {position}"
+            problems.append(f"{path}: expected outlines that do not cross themselves, found {found}")
+    return problems
+
+
 def _read_lumen(path: str | os.PathLike, shape: Sequence[int]) -> np.ndarray:
     """A mask of a lumen, from an image or from GeoJSON that is drawn on ``H, W`` px."""
     return rasterize(read_objects(path).objects, tuple(shape))[0] if is_geojson(path) else read_mask(path)
@@ -373,6 +394,7 @@ def check_vessel_item(item: Mapping[str, Any]) -> list[str]:
     if "mask" in item:
         try:
             lumen = _read_lumen(item["mask"], read_field(item["image"]).file_shape if drawn else ())
+            problems += crossing_outlines(item["mask"]) if drawn else []
         except InputError as error:
             return [str(error)]
         if not lumen.any():

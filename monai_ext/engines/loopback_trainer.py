@@ -44,7 +44,8 @@ class LoopbackTrainer(SupervisedTrainer):
         train_data_loader: of batches as above.
         network: called as ``network(images, locate=bool)``, gives ``logit`` ``(B, 1)`` and, to locate, ``p_loc``
             ``(B, 3, h, w)``, logits too; :class:`~monai_ext.networks.nets.LoopNet`.
-        optimizer: the paper's is ``pytorch_optimizer.Ranger``.
+        optimizer: the paper's is ``pytorch_optimizer.Ranger``, with ``degenerated_to_sgd=True``: else its first
+            steps in each stage go up.
         loss_function: ``L_cls`` of logits and labels ``(B, 1)``; the paper's is :class:`GHMCLoss`.
         stage1_epochs: epochs of the first stage; as many as ``max_epochs`` for the classifier alone.
         alpha: weight of ``L_loop``; with 0 it is not computed.

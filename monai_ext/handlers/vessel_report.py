@@ -18,6 +18,7 @@ from monai_ext.handlers.scores_report import ScoresReport
 from monai_ext.metrics.bootstrap import Interval, bootstrap_ci, bootstrap_scores, weighted_auc
 from monai_ext.metrics.classification import class_scores_ci, confusion_counts
 from monai_ext.metrics.grid_locating import grid_locating_scores
+from monai_ext.metrics.verdicts import verdict_scores
 
 __all__ = ["VesselReport"]
 
@@ -31,19 +32,22 @@ class VesselReport(ScoresReport):
 
     Of several mosaics of a vessel the highest score is its score, and their patches are joined. Locating is
     judged on invaded vessels whose cancerous cells were marked: precision, recall and Dice of each vessel's patches,
-    and the means over vessels; a patch in no mosaic counts as called healthy.
+    and the means over vessels; a patch in no mosaic counts as called healthy. What was missed is told apart: cancerous
+    patches in which no cell was found, so that the network never saw them, and those that it saw and did not call.
+    Slides are judged too, by their most suspicious vessel.
 
     Writes ``scores.csv`` (image, group, label, score; the numbers of the patches called cancerous, of those that are,
-    true and false positives and false negatives), ``metrics.json`` (accuracy, AUC, precision and recall of both
-    classes, locating) and ``report.html``. Attach it to an evaluator of mosaics whose post-processing leaves ``score``
-    (probability) and ``located``, class ids ``(1, grid, grid)``; the batch has ``file``, ``label``, ``order``,
-    ``mosaic``, ``patch_px``, ``grid_shape`` and ``vessel_shape``, optionally ``classes`` and ``missed`` of
-    :class:`~monai_ext.transforms.PatchClassesd`.
+    true and false positives and false negatives, and how many of the latter the network never saw), ``metrics.json``
+    (accuracy, AUC, precision and recall of both classes, locating, verdicts on slides) and ``report.html``. Attach it
+    to an evaluator of mosaics whose post-processing leaves ``score`` (probability) and ``located``, class ids ``(1,
+    grid, grid)``; the batch has ``file``, ``label``, ``order``, ``mosaic``, ``patch_px``, ``grid_shape`` and
+    ``vessel_shape``, optionally ``classes`` and ``missed`` of :class:`~monai_ext.transforms.PatchClassesd`.
 
     Args:
         output_dir: where the files go.
         classes: names of a vessel's classes.
         threshold: scores above it mean the second class.
+        slide_threshold: one vessel of a higher score makes a slide invaded.
         title: the report's title.
         history: ``history.json`` of the training, for the curves; left out if there is no such file.
         notes: further lines for the report: data, weights.
@@ -61,9 +65,10 @@ class VesselReport(ScoresReport):
         history: str | Path | None = None,
         notes: Mapping[str, Any] | None = None,
         cases: int = 4,
+        slide_threshold: float = 0.5,
     ) -> None:
         super().__init__(output_dir, title, history, notes, cases)
-        self.classes, self.threshold = tuple(classes), threshold
+        self.classes, self.threshold, self.slide_threshold = tuple(classes), threshold, slide_threshold
 
     def row(self, batch: Mapping[str, Any], output: Mapping[str, Any]) -> dict[str, Any]:
         """One mosaic."""
@@ -103,18 +108,20 @@ class VesselReport(ScoresReport):
     def _counted(vessel: dict[str, Any]) -> dict[str, Any]:
         vessel.pop("mosaic")
         located, truth, missed = vessel["located"], vessel["cancerous"], vessel.pop("missed")
-        counts: Sequence[int | None] = (None, None, None)
+        counts: Sequence[int | None] = (None, None, None, None)
         if truth is not None:
             both = len({*located} & {*truth})
-            counts = (both, len(located) - both, len(truth) - both + missed)
+            counts = (both, len(located) - both, len(truth) - both + missed, missed)
         texts = {name: None if vessel[name] is None else " ".join(map(str, vessel[name])) for name in _LISTS}
-        return vessel | texts | dict(zip(_COUNTS, counts, strict=True))
+        return vessel | texts | dict(zip((*_COUNTS, "uncut"), counts, strict=True))
 
     def metrics(self, table: pd.DataFrame) -> dict[str, Any]:
         """The diagnosis, each class's own scores, and locating."""
         scores = class_scores_ci(table["label"].to_numpy(), self._called(table), self.classes, table["group"])
         marked = table[table["tp"].notna()]
         located = grid_locating_scores(marked[_COUNTS].to_numpy(np.float64))
+        tp, fn, uncut = marked[["tp", "fn", "uncut"]].to_numpy(np.float64).T
+        missed = {"missed_by_filter": (uncut, tp + fn), "missed_by_network": (fn - uncut, tp + fn)}
         healthy = table[table["label"] == 0]
         alarms = (healthy["located"] != "").to_numpy(np.float64)
         return {
@@ -123,10 +130,12 @@ class VesselReport(ScoresReport):
             **scores["classes"],
             "locating": {
                 **{name: bootstrap_ci(values, marked["group"]) for name, values in located.items()},
+                **{name: bootstrap_ci(np.stack(c, 1), marked["group"], _share) for name, c in missed.items()},
                 "vessels": len(marked),
-                "patches": int(marked[["tp", "fn"]].to_numpy(np.float64).sum()),
+                "patches": int((tp + fn).sum()),
                 "healthy_vessels_with_any": bootstrap_ci(alarms, healthy["group"]),
             },
+            "slides": verdict_scores(table, self.slide_threshold),
         }
 
     def _called(self, table: pd.DataFrame) -> np.ndarray:
@@ -183,7 +192,13 @@ class VesselReport(ScoresReport):
         text = f"{Path(row.image).name} ({row.group}): {self.classes[row.label]}, {row.score:.3f}"
         if pd.notna(row.tp):
             text += ", {} patches found, {} falsely, {} missed".format(*(int(getattr(row, name)) for name in _COUNTS))
+            text += f" ({int(row.uncut)} in no mosaic)" if row.uncut else ""
         return drawn, text
+
+
+def _share(sums: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        return sums[..., 0] / sums[..., 1]
 
 
 def _numbers(text: str) -> set[int]:

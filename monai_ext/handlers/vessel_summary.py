@@ -23,14 +23,15 @@ class VesselSummary:
     """Writes ``summary.csv``, a row for each vessel, the most suspicious of a slide first; ``slides.csv``; a report.
 
     ``slides.csv`` has of each slide its vessels, those called invaded, the suspicious cells in these, the highest
-    probability and a verdict: one invaded vessel makes it MVI. Attach it to an evaluator, after
-    the handler that runs :class:`~monai_ext.transforms.SaveVesseld`.
+    probability and a verdict: MVI if one vessel's probability is above ``slide_threshold``. Attach it to an evaluator,
+    after the handler that runs :class:`~monai_ext.transforms.SaveVesseld`.
 
     Args:
         output_dir: where the files go.
         title: the report's title.
         notes: further lines for the report: weights, thresholds.
         pictures: number of overlays shown, the most suspicious vessels of all slides.
+        slide_threshold: see above; :func:`~monai_ext.tuning.tune_vessels` chooses it.
         check: what the vessels' ``foreign_share`` was found by; the report then says how many are foreign.
     """
 
@@ -41,9 +42,10 @@ class VesselSummary:
         notes: Mapping[str, Any] | None = None,
         pictures: int = 8,
         check: TissueCheck | None = None,
+        slide_threshold: float = 0.5,
     ) -> None:
         self.output_dir, self.title, self.notes = Path(output_dir), title, dict(notes or {})
-        self.pictures, self.check = pictures, check
+        self.pictures, self.check, self.slide_threshold = pictures, check, slide_threshold
         self._rows: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -70,7 +72,8 @@ class VesselSummary:
             )
             .reset_index()
         )
-        slides["verdict"] = [_VERDICTS[bool(count)] for count in slides["invaded"]]
+        # a vessel without cells was not seen by the network, and none of it is above any threshold
+        slides["verdict"] = [_VERDICTS[bool(score > self.slide_threshold)] for score in slides["highest_probability"]]
         for name, table in (("summary", vessels.drop(columns="overlay")), ("slides", slides)):
             with atomic_path(self.output_dir / f"{name}.csv") as temporary:
                 table.to_csv(temporary, index=False)
@@ -83,6 +86,7 @@ class VesselSummary:
             "slides": len(slides),
             "vessels": len(vessels),
             "invaded": int(vessels["invaded"].sum()),
+            "slides with MVI": int((slides["verdict"] == _VERDICTS[True]).sum()),
             "suspicious cells": int(slides["suspicious_cells"].sum()),
         }
         tissue = report_tissue(self.check, vessels.to_dict("records"), "vessels")

@@ -32,6 +32,7 @@ _MPP = 0.5
 _LINING = 3.0  # um of the wall that count as lumen: the endothelium
 _MARGIN = 8  # px of tissue around a lumen's box
 _SMALLEST, _LARGEST = 40.0, 300.0  # um: smaller ones have no room for large cells, larger ones too many cells to number
+_EXACT = 1e-9  # of a share such as .2, whose fifth multiple is 1
 # the cells whose crops become templates, at most one from a vessel
 _TEMPLATES = ("lymphocyte", "tumour", "plump", "endothelial", "monocyte", "tumour_dark")
 
@@ -49,6 +50,7 @@ def write_vessels(
     slides: int = 120,
     vessels: int = 5,
     invaded: float = 0.4,
+    free: float = 0.2,
     radius: tuple[float, float] = (60.0, 260.0),
     few: float = Blood.tumour[0],
     atypical: float = Blood.atypical,
@@ -66,7 +68,8 @@ def write_vessels(
         dst: folder to make; it appears only when the set is complete.
         slides: number of slides, each with its own stains, scanner and tumour; a slide is a group of the split.
         vessels: number of vessels of each slide.
-        invaded: share of invaded vessels.
+        invaded: share of invaded vessels of a slide that is not free of them.
+        free: share of slides without an invaded vessel, the same in each list: of five slides the last one.
         radius: smallest and largest radius of a vessel, um, within 40 to 300.
         few: least share of an invaded vessel's large cells that are cancerous; less is harder.
         atypical: chance that a healthy vessel holds one to three cells with the looks of cancerous ones.
@@ -84,7 +87,8 @@ def write_vessels(
     for name, value, least in (("slides", slides, 3), ("vessels", vessels, 1)):
         if value < least:
             raise InputError(name, f"at least {least}", str(value))
-    for name, value in (("invaded", invaded), ("atypical", atypical), ("label_noise", label_noise)):
+    shares = {"invaded": invaded, "free": free, "atypical": atypical, "label_noise": label_noise}
+    for name, value in shares.items():
         if not 0 <= value <= 1:
             raise InputError(name, "a share, 0 to 1", str(value))
     blood = Blood(tumour=(few, max(few, Blood.tumour[1])), atypical=atypical, grade=grade)
@@ -92,13 +96,14 @@ def write_vessels(
     with new_folder(Path(dst), "dataset.json", overwrite) as root:
         folder = DatasetFolder(root, _MPP)
         items: dict[str, list[dict]] = {"training": [], "validation": [], "test": []}
-        wanted = list(_TEMPLATES)
+        seen, wanted = dict.fromkeys(items, 0), list(_TEMPLATES)
         for number, part in enumerate(tqdm(slide_lists(slides), desc="phantom vessels", unit="slide", disable=None)):
             slide_seed = int(hash64(seed, "vessels", number)[0] >> np.uint64(16))
             slide = phantom_slide(slide_seed, name=f"slide_{number:03d}", mpp=_MPP, tissue=tissue)
             rng = np.random.default_rng(slide_seed)
             # rounded at random, so that shares come out right in all
-            share = int(vessels * invaded + rng.uniform())
+            share = int(vessels * invaded + rng.uniform()) * (not _is_free(seen[part], free))
+            seen[part] += 1
             for index, shape in enumerate(_choose(slide, vessels - share, share)):
                 crop = _crop(slide, shape)
                 noisy = part == "training" and rng.uniform() < label_noise
@@ -177,6 +182,12 @@ def _tissue(blood: Blood, radius: Sequence[float]) -> Tissue:
         raise InputError("radius", f"{_SMALLEST:g} <= smallest <= largest <= {_LARGEST:g} um", f"{smallest}, {largest}")
     limits, pitch = (smallest, largest), 2.7 * largest
     return Tissue(tumour=0.3, glands=0, vessels=1, invaded=0.5, mitoses=0, pitch=pitch, radius=limits, blood=blood)
+
+
+def _is_free(number: int, share: float) -> bool:
+    """Whether a list's slide of that number, from 0, is among the share of it that is free of invaded vessels."""
+    before, after = (int(count * share + _EXACT) for count in (number, number + 1))
+    return after > before
 
 
 def _choose(slide: PhantomSlide, healthy: int, invaded: int) -> Iterator[Structure]:

@@ -38,6 +38,7 @@ def prepare(
     choose: Choose | None = None,
     extras: Extras | None = None,
     about: Mapping[str, object] | None = None,
+    more_parts: Sequence[str] = (),
     by_slide: bool = False,
     split: str | os.PathLike | None = None,
     seed: int = 0,
@@ -56,6 +57,7 @@ def prepare(
         choose: what is written, given the samples and the part of each group; by default the samples.
         extras: writes what the data set holds besides, given its folder and the part of each group.
         about: further entries of ``dataset.json``.
+        more_parts: names of lists that the release has besides the three; not of those that are split by slide.
         by_slide: the splits of the knowledge distillation data, 70/15/15: ``"slide"`` splits groups, ``"random"``
             images, or the pieces of tissue that they are of, whatever their slide; ``"paper"`` is the release's own.
             None: the release's own, so that none of its test images enters training; ``"slide"`` where it has none.
@@ -89,7 +91,10 @@ def prepare(
     problems: list[str] = []
     samples = sorted(collect(src, problems), key=lambda sample: sample.name)
     if not problems:
-        chosen, parts = (_split_cells if by_slide else _split)(samples, paper, split, seed)
+        if by_slide:
+            chosen, parts = _split_cells(samples, paper, split, seed)
+        else:
+            chosen, parts = _split(samples, paper, split, seed, more_parts)
         samples = samples if choose is None else choose(samples, parts)
     problems += check_samples(samples)
     if not samples and not problems:
@@ -97,7 +102,7 @@ def prepare(
     if problems:
         raise DataListError(src, problems)
     _remove(target)
-    lists = {part: [] for part in PARTS}
+    lists = {part: [] for part in PARTS} | {part: [] for part in more_parts if part in parts.values()}
     content: dict[str, object] = {"name": name, "split": chosen, "seed": seed, **(about or {}), **lists}
     entries = in_threads(lambda sample: sample.write(target.parent, link), samples, f"{name}: writing")
     for sample, entry in zip(samples, entries, strict=True):
@@ -111,7 +116,7 @@ def prepare(
 
 
 def _split(
-    samples: list[Sample], paper: Paper | None, split: str | os.PathLike | None, seed: int
+    samples: list[Sample], paper: Paper | None, split: str | os.PathLike | None, seed: int, more: Sequence[str] = ()
 ) -> tuple[str, dict[str, str]]:
     named = paper(samples, seed) if paper is not None and split in (None, "paper") else None
     if split == "paper" and named is None:
@@ -123,7 +128,7 @@ def _split(
         return "random", random_split(weights, seed)
     if split == "test":
         return "test", dict.fromkeys(weights, "test")
-    return Path(split).name, read_split(split, weights)
+    return Path(split).name, read_split(split, weights, more)
 
 
 def _split_cells(
@@ -151,7 +156,8 @@ def _remove(target: Path) -> None:
         return
     try:
         content = orjson.loads(target.read_bytes())
-        items = [item for part in PARTS for item in content.get(part, ()) if isinstance(item, dict)]
+        lists = [value for value in content.values() if isinstance(value, list)]
+        items = [item for part in lists for item in part if isinstance(item, dict)]
     except (AttributeError, ValueError):  # no data list
         items = []
     target.unlink()
@@ -164,7 +170,7 @@ def _remove(target: Path) -> None:
 
 
 def _summary(name: str, chosen: str, samples: list[Sample], parts: dict[str, str]) -> None:
-    for part in PARTS:
+    for part in dict.fromkeys((*PARTS, *parts.values())):
         part_samples = [sample for sample in samples if parts[sample.group] == part]
         cases, labels = len({sample.group for sample in part_samples}), sum(sample.labels for sample in part_samples)
         print(

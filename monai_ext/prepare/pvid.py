@@ -6,21 +6,22 @@ Zhang et al. (CVPR 2023, section 4) released no data; own data of vessels is to 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import shapely
 
 from monai_ext.base.companions import is_one_file
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import find_files, write_png
 from monai_ext.base.flags import as_flag
 from monai_ext.data.split import DEAL_60_20_20, PARTS, part_of, random_split
-from monai_ext.data.vessels import SlideVessels, keep_lumen, outlines_beside
-from monai_ext.formats.geojson import geojson_stem, is_geojson, rasterize
+from monai_ext.data.vessels import SlideVessels, crossing_outlines, keep_lumen, outlines_beside
+from monai_ext.formats.geojson import Features, geojson_stem, is_geojson, rasterize, read_geojson
 from monai_ext.formats.image import SUFFIXES, read_field, read_mask
 from monai_ext.formats.point_files import write_points
 from monai_ext.formats.points import points_outside
@@ -31,6 +32,8 @@ from monai_ext.prepare.samples import LabelledSample, Sample, copy_or_link, labe
 __all__ = ["prepare_pvid"]
 
 _LABELS = {"0": 0, "healthy": 0, "1": 1, "mvi": 1}
+_LOCATING = "locating"  # the list of section 4's "locating test part"
+_UNMARKED = np.zeros((0, 2))
 
 
 @dataclass
@@ -57,14 +60,15 @@ class _VesselImage(LabelledSample):
             shape = read_field(self.image).file_shape
             if self.lumen is not None:
                 keep_lumen(np.zeros((1, *shape), np.uint8), self._mask(shape), self.lumen)
+            crossing = crossing_outlines(self.lumen) if self.lumen is not None and is_geojson(self.lumen) else []
         except InputError as error:
             return [str(error)]
+        if crossing:
+            return crossing
         outside = None if self.centroids is None else points_outside(self.centroids, shape)
         if outside:
             return [f"{self.image}: expected centroids inside its {shape[0]} x {shape[1]} px, found {outside}"]
-        if self.centroids is not None and len(self.centroids) and not self.label:
-            return [f"{self.image}: expected no cancerous cells in a healthy vessel, found {len(self.centroids)}"]
-        return []
+        return _cancerous_but_healthy(self.image, self.centroids, self.label)
 
     def write(self, dst: Path, link: bool) -> dict[str, object]:
         """The image as it is, the lumen as PNG, the centroids as CSV."""
@@ -92,10 +96,12 @@ class _SlideVessel(LabelledSample):
     Args:
         vessels: those of the slide.
         number: which of them.
+        centroids: ``(N, 2)`` ``row, col`` of its cancerous cells, px of level 0; None where none were marked.
     """
 
     vessels: SlideVessels
     number: int
+    centroids: np.ndarray | None
 
     def check(self) -> list[str]:
         """Read it in full."""
@@ -104,16 +110,28 @@ class _SlideVessel(LabelledSample):
         except InputError as error:
             return [str(error)]
         name = self.vessels.names[self.number]
-        return [] if has_lumen else [f"{self.vessels.outlines}: expected a lumen, found no pixel in {name}"]
+        if not has_lumen:
+            return [f"{self.vessels.outlines}: expected a lumen, found no pixel in {name}"]
+        return _cancerous_but_healthy(f"{self.vessels.path}, {name}", self.centroids, self.label)
 
     def write(self, dst: Path, link: bool) -> dict[str, object]:  # noqa: ARG002  there is no file to link
-        """The crop, white beyond the lumen, and the lumen."""
+        """The crop, white beyond the lumen, the lumen, and the cells in pixels of the crop."""
         vessel = self.vessels[self.number]
         entry: dict[str, object] = {"image": f"images/{self.name}.png", "label": self.label}
         entry["mask"] = f"masks/{self.name}.png"
         write_png(dst / entry["image"], np.moveaxis(vessel.image, 0, -1))
         write_png(dst / entry["mask"], vessel.lumen.astype(np.uint8) * 255)
+        if self.centroids is not None:
+            entry["centroids"] = f"centroids/{self.name}.csv"
+            places = (self.centroids + 0.5 - vessel.offset) / vessel.scale - 0.5  # whole numbers are pixels' centres
+            write_points(dst / entry["centroids"], places)
         return entry | ({} if vessel.mpp is None else {"mpp": vessel.mpp})
+
+
+def _cancerous_but_healthy(where: str | os.PathLike, centroids: np.ndarray | None, label: int) -> list[str]:
+    if centroids is None or not len(centroids) or label:
+        return []
+    return [f"{where}: expected no cancerous cells in a healthy vessel, found {len(centroids)}"]
 
 
 def prepare_pvid(src: str | os.PathLike, dst: str | os.PathLike, *, split_parts: bool = False, **options: Any) -> Path:
@@ -122,7 +140,9 @@ def prepare_pvid(src: str | os.PathLike, dst: str | os.PathLike, *, split_parts:
     Layout, where vessels are outlined on slides::
 
         slides/<slide>.svs        or any other format of slides or images
-        slides/<slide>_vessels.geojson   polygons in pixels of level 0 along each lumen, of class healthy or MVI
+        slides/<slide>_vessels.geojson   polygons in pixels of level 0 along each lumen, of class healthy or MVI, and
+                                  optionally a point on each cancerous cell of some of the invaded ones
+        centroids.csv             optional, besides or in place of points: columns slide, row, col in pixels of level 0
 
     or, where they are images already::
 
@@ -132,8 +152,13 @@ def prepare_pvid(src: str | os.PathLike, dst: str | os.PathLike, *, split_parts:
                                   this folder the images count as free of tissue around the vessel
         centroids.csv             optional: columns vessel, row, col, a line for each cancerous cell
 
-    ``label`` is 0 (or healthy) or 1 (or MVI). ``split`` (training, validation, test) is used if it is filled in all
-    lines; without it slides are split 60/20/20, as the paper has 3,000, 1,000 and 1,000 vessels.
+    ``label`` is 0 (or healthy) or 1 (or MVI). ``split`` (training, validation, test, locating) is used if it is filled
+    in all lines; without it slides are split 60/20/20, as the paper has 3,000, 1,000 and 1,000 vessels. ``locating`` is
+    for vessels whose cancerous cells are marked and that judge nothing but locating, as the paper's further 130; with
+    outlines on slides a file of ``--split`` names them.
+
+    An invaded vessel without a marked cell counts as unmarked; where any cell is marked, healthy vessels count as
+    marked, without one. An outline that crosses itself, and a cell outside all outlines, is an error.
 
     Args:
         src: the folder of that layout.
@@ -150,7 +175,7 @@ def prepare_pvid(src: str | os.PathLike, dst: str | os.PathLike, *, split_parts:
 
     def collect(folder: Path, problems: list[str]) -> list[Sample]:
         if (folder / "slides").is_dir():
-            return list(_of_slides(folder / "slides", dst, split_parts, problems))
+            return _of_slides(folder / "slides", dst, split_parts, problems)
         table = _read_table(folder / "labels.csv", ("vessel", "slide", "label"), problems)
         if table is None:
             return []
@@ -158,30 +183,60 @@ def prepare_pvid(src: str | os.PathLike, dst: str | os.PathLike, *, split_parts:
         masks = _by_name(folder / "masks", (*SUFFIXES, ".geojson", ".json", ".gz"), dst, problems)
         problems += _unlike(folder, table, images, masks)
         stated.update(_stated_parts(folder / "labels.csv", table, problems))
-        centroids = _read_centroids(folder / "centroids.csv", set(table["vessel"]), problems)
+        centroids = _read_centroids(folder / "centroids.csv", "vessel", set(table["vessel"]), problems)
         return [] if problems else list(_vessels(table, images, masks, centroids))
 
     def paper(samples: list[Sample], seed: int) -> dict[str, str]:
         return stated or random_split(labels_per_group(samples), seed, DEAL_60_20_20)
 
-    return prepare("pvid", src, dst, collect, paper=paper, **options)
+    return prepare("pvid", src, dst, collect, paper=paper, more_parts=(_LOCATING,), **options)
 
 
-def _of_slides(folder: Path, skip: str | os.PathLike, split_parts: bool, problems: list[str]) -> Iterator[_SlideVessel]:
-    """The outlined vessels of slides, each with the label that its outline's class says."""
-    for name, path in _by_name(folder, SUFFIXES, skip, problems).items():
+def _of_slides(folder: Path, skip: str | os.PathLike, split_parts: bool, problems: list[str]) -> list[_SlideVessel]:
+    """The outlined vessels of slides, each with the label that its outline's class says and the cells marked in it."""
+    samples: list[_SlideVessel] = []
+    images = _by_name(folder, SUFFIXES, skip, problems)
+    listed = _read_centroids(folder.parent / "centroids.csv", "slide", set(images), problems)
+    for name, path in images.items():
         outlines = outlines_beside(path) or path.with_name(f"{name}_vessels.geojson")
         try:
             vessels = SlideVessels(path, outlines, split_parts=split_parts)
+            crossing, points = crossing_outlines(outlines), _points_on(outlines)
         except InputError as error:
             problems.append(str(error))
             continue
+        problems += crossing
         kinds = [str(kind).lower() for kind in vessels.kinds]
         if unknown := sorted({str(vessels.kinds[n]) for n, kind in enumerate(kinds) if kind not in _LABELS}):
             problems.append(f"{outlines}: expected outlines of class healthy or MVI, found {', '.join(unknown)}")
             continue
+        cells, outside = _cells_of(vessels, np.concatenate([points, listed.get(name, _UNMARKED)]))
+        if len(outside):
+            row, col = outside[0]
+            found = f"{len(outside)} outside, the first at row {row:g}, column {col:g}"
+            problems.append(f"{outlines}: expected cancerous cells inside the outlines of vessels, found {found}")
         for number, kind in enumerate(kinds):
-            yield _SlideVessel(name, f"{name}_{vessels.names[number]}", _LABELS[kind], vessels, number)
+            vessel = f"{name}_{vessels.names[number]}"
+            samples.append(_SlideVessel(name, vessel, _LABELS[kind], vessels, number, cells.get(number)))
+    if any(sample.centroids is not None for sample in samples):
+        for sample in samples:
+            if sample.centroids is None and not sample.label:
+                sample.centroids = _UNMARKED  # if cells were marked, all were
+    return samples
+
+
+def _points_on(outlines: Path) -> np.ndarray:
+    """The points ``(N, 2)`` ``row, col`` of a file of outlines, px of level 0."""
+    parts = shapely.get_parts(read_geojson(outlines).geometry)
+    return Features(parts[shapely.get_type_id(parts) == shapely.GeometryType.POINT]).points()
+
+
+def _cells_of(vessels: SlideVessels, points: np.ndarray) -> tuple[dict[int, np.ndarray], np.ndarray]:
+    """The points ``row, col`` in each vessel that has any, by its number, and those in none."""
+    places = shapely.points(points[:, ::-1] + 0.5)  # outlines count from a pixel's corner
+    which, vessel = shapely.STRtree(np.asarray(vessels.geometry)).query(places, predicate="intersects")
+    inside = {int(number): points[which[vessel == number]] for number in np.unique(vessel)}
+    return inside, np.delete(points, which, axis=0)
 
 
 def _read_table(path: Path, columns: tuple[str, ...], problems: list[str]) -> pd.DataFrame | None:
@@ -241,37 +296,38 @@ def _stated_parts(path: Path, table: pd.DataFrame, problems: list[str]) -> dict[
         return {}
     parts: dict[str, str] = {}
     for slide, names in table.groupby("slide")["split"]:
-        splits = sorted({part_of(name) or repr(name) for name in names})
+        splits = sorted({part_of(name, (_LOCATING,)) or repr(name) for name in names})
         if len(splits) > 1:
             problems.append(f"{path}: expected slide {slide!r} in one split, found it in {' and '.join(splits)}")
-        elif splits[0] not in PARTS:
-            problems.append(f"{path}: expected {', '.join(PARTS)} as split of slide {slide!r}, found {splits[0]}")
+        elif splits[0] not in (*PARTS, _LOCATING):
+            expected = ", ".join((*PARTS, _LOCATING))
+            problems.append(f"{path}: expected {expected} as split of slide {slide!r}, found {splits[0]}")
         parts[str(slide)] = splits[0]
     return parts
 
 
-def _read_centroids(path: Path, vessels: set[str], problems: list[str]) -> dict[str, np.ndarray]:
-    """``(N, 2)`` ``row, col`` of each vessel that has any; nothing where there is no such file."""
-    table = _read_table(path, ("vessel", "row", "col"), problems) if path.exists() else None
+def _read_centroids(path: Path, of: str, known: set[str], problems: list[str]) -> dict[str, np.ndarray]:
+    """``(N, 2)`` ``row, col`` of each vessel or slide that has any; nothing where there is no such file."""
+    table = _read_table(path, (of, "row", "col"), problems) if path.exists() else None
     if table is None:
         return {}
     points = table[["row", "col"]].apply(pd.to_numeric, errors="coerce")
     for line in np.flatnonzero(~np.isfinite(points).all(axis=1)):
         values = ",".join(table.loc[line, ["row", "col"]])
         problems.append(f"{path}, line {line + 2}: expected numbers row,col, found {values!r}")
-    unknown = sorted(set(table["vessel"]) - vessels)
-    problems += [f"{path}: expected vessels of labels.csv, found {vessel!r}" for vessel in unknown]
-    return {str(vessel): vessel_points.to_numpy() for vessel, vessel_points in points.groupby(table["vessel"])}
+    where = "vessels of labels.csv" if of == "vessel" else "images in slides/"
+    problems += [f"{path}: expected {where}, found {name!r}" for name in sorted(set(table[of]) - known)]
+    return {str(name): of_one.to_numpy(np.float64) for name, of_one in points.groupby(table[of])}
 
 
 def _vessels(
-    table: pd.DataFrame, images: dict[str, Path], masks: dict[str, Path], centroids: dict[str, np.ndarray]
+    table: pd.DataFrame, images: dict[str, Path], masks: dict[str, Path], centroids: Mapping[str, np.ndarray]
 ) -> Iterator[_VesselImage]:
     resolutions = table["mpp"] if "mpp" in table.columns else [""] * len(table)
     for vessel, slide, label, mpp in zip(table["vessel"], table["slide"], table["label"], resolutions, strict=True):
         number = _LABELS[label.lower()]
         # if cells were marked, all were: a healthy vessel then has none
-        marked = centroids.get(vessel, np.zeros((0, 2)) if centroids and not number else None)
+        marked = centroids.get(vessel, _UNMARKED if centroids and not number else None)
         yield _VesselImage(
             slide, vessel, number, images[vessel], masks.get(vessel), marked, float(mpp) if mpp else None
         )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     )
     from monai_ext.tuning.mitosis import DEFAULT_THRESHOLDS, read_thresholds, tune_mitosis
     from monai_ext.tuning.tissue import tune_tissue
+    from monai_ext.tuning.vessels import DEFAULT_VERDICT, read_verdict, tune_vessels
 
 __all__ = [
     "DEFAULT_EVIDENCE",
@@ -25,16 +26,19 @@ __all__ = [
     "DEFAULT_INSTANCES",
     "DEFAULT_LEAST_AREA",
     "DEFAULT_THRESHOLDS",
+    "DEFAULT_VERDICT",
     "read_evidence",
     "read_floor",
     "read_instances",
     "read_least_area",
     "read_thresholds",
+    "read_verdict",
     "tune_evidence",
     "tune_expert_count",
     "tune_instances",
     "tune_mitosis",
     "tune_tissue",
+    "tune_vessels",
 ]
 
 __getattr__ = lazy_names(__name__, __file__)

@@ -89,7 +89,8 @@ def test_every_overlay_makes_a_trainer(place, name):
     below = ["pretrained"] if name == "frozen" else []
     parser = ConfigParser()
     parser.read_config(config_files(place.folder, "train", *below, name))
-    parser.update({"bundle_root": str(place.folder), "dataset_dir": str(place.data), "device": "cpu"})
+    options = {"dataset_dir": str(place.data), "device": "cpu", "classifier": str(place.source / "models/model.pt")}
+    parser.update({"bundle_root": str(place.folder), **options})
     trainer = parser.get_parsed_content("train#trainer")
     assert trainer.stage1_epochs <= trainer.state.max_epochs == parser.get_parsed_content("epochs")
 

@@ -26,7 +26,7 @@ from torch.distributed.run import get_args_parser
 from monai_ext import commands
 from monai_ext.base.errors import InputError
 from monai_ext.options import _ids
-from monai_ext.tuning import evidence, expert_count, instances, mitosis, tissue
+from monai_ext.tuning import evidence, expert_count, instances, mitosis, tissue, vessels
 from tests.docs.shell import ROOT, Command
 
 REFERENCE = re.compile(r"@([A-Za-z_]\w*(?:(?:#|::)\w+)*)")
@@ -232,7 +232,7 @@ def check_monai_ext(arguments: Sequence[str]) -> None:
 
     read = mitosis.read_bundle
     with pytest.MonkeyPatch.context() as patch:
-        for module in (evidence, expert_count, instances, mitosis, tissue):
+        for module in (evidence, expert_count, instances, mitosis, tissue, vessels):
             patch.setattr(module, "read_bundle", reach)
         try:
             command = commands.command_of(tuple(arguments))

@@ -63,7 +63,7 @@ def phantom(method: str, **options: object) -> Path:
 
 
 fields = partial(phantom, slides=10, fields=1, size=SIDE)
-vessels = partial(phantom, "vessels", slides=10, vessels=1, invaded=0.5, radius=(60, 75))
+vessels = partial(phantom, "vessels", slides=10, vessels=1, invaded=1.0, free=0.5, radius=(60, 75))
 camelyon16 = partial(phantom, "camelyon16", slides=6, size=768)
 
 

@@ -83,11 +83,17 @@ def test_mosaics_of_a_vessel_count_as_one(run):
     assert locating["recall"]["value"] == pytest.approx(2 / 4, abs=ABS)
     assert locating["dice"]["value"] == pytest.approx(4 / 7, abs=ABS)
     assert (locating["vessels"], locating["patches"]) == (1, 4)
+    # of four patches one was in no mosaic, as no cell was found in it, and one was seen and not called
+    assert table.loc["a.png", "uncut"] == 1
+    assert locating["missed_by_filter"]["value"] == locating["missed_by_network"]["value"] == 0.25
+    slides = metrics["slides"]  # both have an invaded vessel, and a vessel above .5
+    assert (slides["sensitivity"]["value"], slides["specificity"]["value"]) == (1, None)
+    assert (slides["with_invaded"], slides["free"], slides["threshold"]) == (2, 0, 0.5)
     assert locating["healthy_vessels_with_any"]["value"] == 0.5
     assert metrics["accuracy"]["groups"] == 2
     page = (folder / "out/report.html").read_text()
     assert "Vessels of a test" in page
-    assert "2 patches found, 1 falsely, 2 missed" in page
+    assert "2 patches found, 1 falsely, 2 missed (1 in no mosaic)" in page
     assert page.count("data:image/jpeg") >= 3
 
 

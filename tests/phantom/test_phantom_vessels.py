@@ -18,6 +18,7 @@ from monai_ext.phantom import Blood, CellClass, phantom_field, phantom_slide, wr
 from monai_ext.phantom.blood import blood_cells
 from monai_ext.phantom.places import FORM_NAMES, Cells
 from monai_ext.phantom.tissue import Tissue, structures_in
+from monai_ext.phantom.vessels import _is_free
 
 PARTS = ("training", "validation", "test")
 SMALL = {"slides": 3, "vessels": 4, "radius": (60, 90), "invaded": 0.5, "seed": 5}
@@ -45,6 +46,24 @@ def test_labels_lumens_and_centroids_agree(dataset):
         assert 0.3 < lumen.mean() < 0.95
         assert not lumen[[0, -1]].any()
         assert not lumen[:, [0, -1]].any()
+
+
+@pytest.mark.parametrize(
+    ("share", "free"),
+    [(0.2, [4, 9]), (0.5, [1, 3, 5, 7, 9]), (0.0, []), (1.0, list(range(10))), (0.3, [3, 6, 9])],
+)
+def test_a_share_of_slides_is_free_of_invaded_vessels(share, free):
+    assert [number for number in range(10) if _is_free(number, share)] == free
+
+
+@pytest.mark.slow
+def test_slides_free_of_invaded_vessels(tmp_path):
+    """A share of each list; before, every slide had an invaded one."""
+    few = {"slides": 6, "vessels": 1, "radius": (60, 61), "invaded": 1.0}
+    content = json.loads(write_vessels(tmp_path / "set", free=0.5, **few).read_text())
+    labels = {part: [item["label"] for item in content[part]] for part in PARTS}
+    assert labels == {"training": [1, 0, 1, 0], "validation": [1], "test": [1]}
+    assert write_vessels.__kwdefaults__["free"] > 0
 
 
 def test_templates_are_tight_crops_of_cells(dataset):
@@ -146,7 +165,15 @@ def test_a_slide_and_the_outlines_of_its_vessels(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"slides": 2}, {"vessels": 0}, {"invaded": 1.5}, {"radius": (60, 400)}, {"radius": (9, 60)}, {"label_noise": -1}],
+    [
+        {"slides": 2},
+        {"vessels": 0},
+        {"invaded": 1.5},
+        {"free": -0.1},
+        {"radius": (60, 400)},
+        {"radius": (9, 60)},
+        {"label_noise": -1},
+    ],
     ids=str,
 )
 def test_bad_requests_are_refused(tmp_path, change):

@@ -12,7 +12,7 @@ import shapely
 import tifffile
 
 from monai_ext.base.errors import DataListError
-from monai_ext.data import Features, load_datalist, read_mask, read_points, write_geojson
+from monai_ext.data import Features, load_datalist, read_geojson, read_mask, read_points, write_geojson
 from monai_ext.data.vessels import check_vessel_item
 from monai_ext.prepare import prepare_pvid
 from tests.formats.torture import BY_NAME
@@ -195,6 +195,106 @@ def test_vessels_outlined_on_slides(tmp_path):
     assert (read_mask(tmp_path / "dst" / invaded["mask"]) > 0).all()
     lists = load_datalist(tmp_path / "dst", PARTS, check_vessel_item, ["image"], ["mask"])
     assert len(lists["training"]) == 6
+
+
+def marked_slides(folder, point=(130.5, 40.5)):
+    """Outlined slides, of which the first has QuPath's points in its invaded vessel."""
+    src = outlined(folder)
+    path = src / "slides/s0_vessels.geojson"
+    vessels = read_geojson(path)
+    shapes = [*vessels.geometry, shapely.Point(point), shapely.MultiPoint([(112.5, 22.5), (150.5, 80.5)])]
+    write_geojson(path, Features(shapes, [*vessels.classes, None, "Cancerous"], names=[*vessels.names, None, None]))
+    return src
+
+
+def marked_items(dataset):
+    content = json.loads(dataset.read_text())
+    items = [item for part in PARTS for item in content[part]]
+    return {
+        item["image"][7:-4]: read_points(dataset.parent / item["centroids"]).tolist() if "centroids" in item else None
+        for item in items
+    }
+
+
+def test_cells_marked_by_points_on_slides(tmp_path):
+    """They were not read, so that nothing could judge locating."""
+    found = marked_items(prepare_pvid(marked_slides(tmp_path / "src"), tmp_path / "dst"))
+    assert sorted(found["s0_vessel_0002"]) == [[2, 2], [20, 20], [60, 40]]  # px of the crop, from (20, 110)
+    assert [found[f"s{n}_vessel_0002"] for n in range(1, 5)] == [None] * 4  # nobody looked
+    assert [found[f"s{n}_a"] for n in range(5)] == [[]] * 5
+
+
+def test_cells_listed_beside_slides(tmp_path):
+    src = marked_slides(tmp_path / "src")
+    (src / "centroids.csv").write_text("slide,row,col\ns0,21,111\ns3,30.5,120\n")
+    found = marked_items(prepare_pvid(src, tmp_path / "dst"))
+    assert sorted(found["s0_vessel_0002"]) == [[1, 1], [2, 2], [20, 20], [60, 40]]
+    assert found["s3_vessel_0002"] == [[10.5, 10]]
+    assert found["s1_vessel_0002"] is None
+    (src / "centroids.csv").write_text("slide,row,col\ns9,21,111\n")
+    assert "expected images in slides/, found 's9'" in "\n".join(problems(src, tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("point", "expected"),
+    [
+        ((80.5, 40.5), "inside the outlines of vessels, found 1 outside, the first at row 40, column 80"),
+        ((20.5, 40.5), "s0.tif, a: expected no cancerous cells in a healthy vessel, found 1"),
+    ],
+    ids=["outside", "healthy"],
+)
+def test_cells_where_there_are_none(tmp_path, point, expected):
+    (problem,) = problems(marked_slides(tmp_path / "src", point), tmp_path / "dst")
+    assert expected in problem
+
+
+@pytest.mark.parametrize("kind", ["masks", "slides"])
+def test_an_outline_that_crosses_itself(tmp_path, kind):
+    """It was made valid, and of the vessel a half was left."""
+    bow = shapely.Polygon([(10, 10), (30, 30), (30, 10), (10, 30)])
+    if kind == "masks":
+        src = release(tmp_path / "src")
+        path = write_geojson(src / "masks/v001.geojson", Features([bow]))
+        item = {"image": str(src / "images/v001.png"), "mask": str(path), "label": 0}
+        (problem,) = check_vessel_item(item)
+        assert "found object 1 crossing itself at x, y = 20, 20" in problem
+    else:
+        src = outlined(tmp_path / "src")
+        path = src / "slides/s0_vessels.geojson"
+        write_geojson(path, Features([bow], "MVI", names=["of the left lobe"]))
+    (problem,) = problems(src, tmp_path / "dst")
+    name = "object 1" if kind == "masks" else "of the left lobe"
+    expected = f"expected outlines that do not cross themselves, found {name} crossing itself at x, y = 20, 20"
+    assert problem == f"{path}: {expected}"
+
+
+def test_the_vessels_for_locating_have_a_list_of_their_own(tmp_path):
+    """Section 4: another 130 vessels, apart from those that test the diagnosis."""
+    src = release(tmp_path / "src", slides=4, header="vessel,slide,label,split")
+    lines = (src / "labels.csv").read_text().splitlines()
+    parts = ["train", "val", "test", "Locating"]
+    told = [f"{line},{parts[n // 3]}" for n, line in enumerate(lines[1:])]
+    (src / "labels.csv").write_text("\n".join([lines[0], *told]))
+    content = json.loads((dst := prepare_pvid(src, tmp_path / "dst")).read_text())
+    assert {part: {item["group"] for item in content[part]} for part in (*PARTS, "locating")} == {
+        **{part: {f"S{n}"} for n, part in enumerate(PARTS)},
+        "locating": {"S3"},
+    }
+    lists = load_datalist(dst.parent, ["locating"], check_vessel_item, ("image",), ("mask", "centroids"))
+    assert len(lists["locating"]) == 3
+    content["locating"][0]["group"] = "S0"  # a slide that it was trained on
+    dst.write_text(json.dumps(content))
+    with pytest.raises(DataListError, match="found it in locating and training"):
+        load_datalist(dst.parent, ["training"], check_vessel_item, ("image",), ("mask", "centroids"))
+
+
+def test_a_file_names_the_slides_for_locating(tmp_path):
+    src = marked_slides(tmp_path / "src")
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({"training": ["s1", "s2"], "validation": ["s3"], "test": ["s4"], "locating": ["s0"]}))
+    content = json.loads(prepare_pvid(src, tmp_path / "dst", split=split).read_text())
+    assert [item["group"] for item in content["locating"]] == ["s0", "s0"]
+    assert len(content["training"]) == 4
 
 
 def test_outlines_without_a_label_or_without_a_file_are_named(tmp_path):

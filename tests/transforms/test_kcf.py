@@ -37,17 +37,20 @@ def weights_by_solving(template):
     return dict(zip(steps, np.linalg.solve(kernel + LAMBDA * np.eye(len(steps)), target), strict=True))
 
 
-def response_by_looking(image, template):
+def response_by_looking(image, template, subtract_mean=False):
     """At every pixel the sum over the windows about it and its neighbours."""
     _, height, width = template.shape
     _, rows, cols = image.shape
     room = height + width
     wide = np.pad(image, ((0, 0), (room, room), (room, room)), constant_values=1.0)  # white
 
+    def centred(values):
+        return values - values.mean((1, 2), keepdims=True) if subtract_mean else values
+
     def alike(row, col):
         top, left = row + room - height // 2, col + room - width // 2
         window = wide[:, top : top + height, left : left + width]
-        return np.exp(-((window - template) ** 2).sum() / (template.size * KERNEL_SIGMA**2))
+        return np.exp(-((centred(window) - centred(template)) ** 2).sum() / (template.size * KERNEL_SIGMA**2))
 
     weights = weights_by_solving(template)
     return np.array(
@@ -69,14 +72,16 @@ def test_weights_solve_the_ridge_regression(size):
         assert found[i, j].item() == pytest.approx(weight, abs=EXACT)
 
 
+@pytest.mark.parametrize("subtract_mean", [True, False])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, EXACT), (np.float32, SINGLE)])
-def test_response_equals_the_direct_implementation(noise, dtype, tolerance):
+def test_response_equals_the_direct_implementation(noise, dtype, tolerance, subtract_mean):
     rng = np.random.default_rng(2)
     templates = [rng.random((3, 4, 4)), rng.random((3, 3, 5))]
     noise[:, 5:9, 2:6] = templates[0]
-    found = KCFPseudoMask([t.astype(dtype) for t in templates], rotations=2).response(noise.astype(dtype))
+    find = KCFPseudoMask([t.astype(dtype) for t in templates], rotations=2, subtract_mean=subtract_mean)
+    found = find.response(noise.astype(dtype))
     turned = [t for template in templates for t in (template, template[:, ::-1, ::-1])]
-    expected = np.max([response_by_looking(noise, template) for template in turned], axis=0)
+    expected = np.max([response_by_looking(noise, template, subtract_mean) for template in turned], axis=0)
     assert found.dtype == (torch.float64 if dtype == np.float64 else torch.float32)
     np.testing.assert_allclose(found, expected, atol=tolerance)
     assert expected.max() > 0.9  # the template itself

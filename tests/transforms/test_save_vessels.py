@@ -59,7 +59,7 @@ def find(data):
     return {**data, "cell_mask": mask, "cell_points": torch.from_numpy(points)}
 
 
-def infer(source, output, outlines=None, mpp=None, least=1, **options):
+def infer(source, output, outlines=None, mpp=None, least=1, slide_threshold=0.5, **options):
     check = lambda *given: check_vessel_image(*given, outlines, least)  # noqa: E731
     cohort = Cohort(source, output, mpp, check=check, **options)
     cut = CutCellPatchesd("image", PATCH / 3, patch=4)
@@ -82,7 +82,7 @@ def infer(source, output, outlines=None, mpp=None, least=1, **options):
         prepare_batch=prepare,
         inferer=ChunkInferer(2),
         postprocessing=post,
-        val_handlers=[PostProcessing(write), VesselSummary(output)],
+        val_handlers=[PostProcessing(write), VesselSummary(output, slide_threshold=slide_threshold)],
     ).run()
     cohort.close()
     return pd.read_csv(output / "summary.csv"), pd.read_csv(output / "slides.csv")
@@ -123,6 +123,8 @@ def test_images_of_vessels(tmp_path):
         ["s1", 2, 1, 2, "MVI"],
         ["s2", 1, 0, 0, "no MVI found"],
     ]
+    _, slides = infer(source, tmp_path / "strict", slide_threshold=1.0)
+    assert slides[["invaded", "verdict"]].to_numpy().tolist() == [[1, "no MVI found"], [0, "no MVI found"]]
     classes = cv2.imread(str(output / "s1/a_classes.png"), cv2.IMREAD_UNCHANGED)
     expected = np.ones((40, 50), np.uint8)
     expected[:10, 10:20] = expected[30:, 40:] = 2
