@@ -108,9 +108,9 @@ def test_decoding_runs_ahead_but_not_away(slide, monkeypatch):
     def spy(*region):
         read.append(region)
         threads.add(threading.current_thread())
-        return np.full((3, *region[2:]), 255, np.uint8)
+        return np.full((3, *region[2:]), 255, np.uint8), None
 
-    monkeypatch.setattr(reader, "read", spy)
+    monkeypatch.setattr(reader, "read_valid", spy)
     stream = stream_tiles(reader, plan, predictor, prefetch=3)
     next(stream)
     time.sleep(0.2)
@@ -130,9 +130,9 @@ def test_error_of_the_reader_reaches_the_caller(slide, monkeypatch):
         seen.append(region)
         if len(seen) == 7:
             raise InputError("a.tif, level 0, row 5", "readable pixels", "none")
-        return np.full((3, *region[2:]), 255, np.uint8)
+        return np.full((3, *region[2:]), 255, np.uint8), None
 
-    monkeypatch.setattr(reader, "read", spy)
+    monkeypatch.setattr(reader, "read_valid", spy)
     with pytest.raises(InputError, match="row 5"):
         list(stream_tiles(reader, plan, ConvPredictor()))
 
