@@ -217,7 +217,7 @@ class FakeSlide:
     """Two levels, 1 and 4 times reduced, of a bright ramp."""
 
     properties: ClassVar[dict] = {}
-    base = np.tile(np.arange(0, 240, dtype=np.uint8)[:, None, None], (1, 320, 4))
+    base = np.tile(np.arange(13, 253, dtype=np.uint8)[:, None, None], (1, 320, 4))  # none is black
     base[..., 3] = 255
     level_downsamples = (1.0, 4.0)
     level_dimensions = ((320, 240), (80, 60))
@@ -271,7 +271,7 @@ def test_slide_is_read_from_the_right_level(slide, target, level, shape, scale):
     assert field.file_shape == (240, 320)
     assert (field.scale, field.mpp) == (pytest.approx(scale), pytest.approx(target or 0.25))
     middle = field.image[0, :, 5].astype(float)
-    np.testing.assert_allclose(middle[5:-5], ((np.arange(shape[0]) + 0.5) * scale - 0.5)[5:-5], atol=scale)
+    np.testing.assert_allclose(middle[5:-5], ((np.arange(shape[0]) + 0.5) * scale + 12.5)[5:-5], atol=scale)
 
 
 @pytest.mark.parametrize("stated", [None, "", "352.7"], ids=["nothing", "empty", "72 dpi"])
