@@ -32,6 +32,7 @@ def test_every_make_target_of_the_readme_exists():
         )
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path)]
     built = subprocess.run(

@@ -163,6 +163,7 @@ def test_settings_name_entries_of_their_configurations():
         assert set(own[f"{kind}_settings"]) <= set(read(config).get())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "folder"),
     [

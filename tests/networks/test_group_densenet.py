@@ -181,6 +181,7 @@ def test_torchscript():
     torch.testing.assert_close(scripted(patches(3)), net(patches(3)), rtol=0, atol=EXPORTED)
 
 
+@pytest.mark.slow
 def test_onnx(tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     net = trained(**SMALL)

@@ -14,6 +14,7 @@ from monai_ext.networks.nets import TransposedUNet
 from monai_ext.networks.utils import weights_digest
 
 pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.slow  # exports
 TOLERANCE = 1e-4
 
 

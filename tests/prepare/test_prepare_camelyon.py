@@ -152,6 +152,7 @@ def test_slides_have_equal_chances_whatever_their_tumour(src, tmp_path):
         assert max(abs(n - 300 * share) for n in counts.values()) < UNEVEN * (300 * share * (1 - share)) ** 0.5
 
 
+@pytest.mark.slow
 def test_places_have_equal_chances(src, tmp_path):
     """Centres of tumour patches fill the lesion evenly, and reach half a centre beyond it."""
     split = tmp_path / "split.json"
@@ -185,6 +186,7 @@ def test_slides_json(prepared, src):
     assert features.geometry[0].area == LESION.area - 80 * 90
 
 
+@pytest.mark.slow
 def test_same_seed_same_data(src, prepared, tmp_path):
     again = prepare_camelyon16(src, tmp_path / "a", patches=300)
     assert again.read_bytes() == prepared.read_bytes()
@@ -403,6 +405,7 @@ def truth(group: str) -> np.ndarray:
     return view.tumour & ~view.vessel
 
 
+@pytest.mark.slow
 def test_phantom_release(phantom, tmp_path):
     files = sorted(str(path.relative_to(phantom)) for path in phantom.rglob("*") if path.is_file())
     assert files == [
@@ -422,6 +425,7 @@ def test_phantom_release(phantom, tmp_path):
         write_camelyon16(tmp_path / "new", slides=3)
 
 
+@pytest.mark.slow
 def test_phantom_labels_are_its_truth(phantom, tmp_path):
     path = prepare_camelyon16(phantom, tmp_path, patches=40)
     content = read(path)
