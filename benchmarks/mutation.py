@@ -1,7 +1,7 @@
 """Do the tests notice a change? The share of mutants of ``formats``, ``metrics`` and ``slides`` that they kill.
 
 Run from the repository's root, in the environment of ``requirements-dev.txt`` and with two packages on top (outside
-CI: a sample of 250 takes some 20 minutes of a CPU)::
+CI: a mutant of ``slides`` takes half a minute of a CPU or more)::
 
     pip install cosmic-ray==8.7.0 coverage==7.17.5
     python benchmarks/mutation.py --seed 1

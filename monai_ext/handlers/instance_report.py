@@ -133,12 +133,12 @@ class InstanceReport:
 def _scores(pred: np.ndarray, label: np.ndarray) -> dict[str, float]:
     """The scores of one image; counts of instances matched at an IoU above .5."""
     foreground, reference = pred > 0, label > 0
-    pixels = int(foreground.sum() + reference.sum())
+    both, one, other = (int(area.sum()) for area in (foreground & reference, foreground, reference))
     counts = PanopticQuality()(pred[None], label[None])[0, 0]
     tp, fp, fn = counts[:3].int().tolist()
     distances = outline_distances(pred[0], label[0])
     return {
-        "dice": 2 * int((foreground & reference).sum()) / pixels if pixels else 1.0,
+        "dice": 2 * both / (one + other) if one + other else 1.0,
         "aji": AggregatedJaccardIndex()(pred[None], label[None]).item(),
         "pq": panoptic_scores(counts)["pq"].item(),
         "object_dice": ObjectDice()(pred[None], label[None]).item(),
@@ -148,10 +148,7 @@ def _scores(pred: np.ndarray, label: np.ndarray) -> dict[str, float]:
         "tp": tp,
         "fp": fp,
         "fn": fn,
-        "pixel_tp": int((foreground & reference).sum()),
-        "pixel_fp": int((foreground & ~reference).sum()),
-        "pixel_fn": int((~foreground & reference).sum()),
-        "pixel_tn": int((~foreground & ~reference).sum()),
+        **dict(zip(_PIXELS, (both, one - both, other - both, label.size - one - other + both), strict=True)),
     }
 
 

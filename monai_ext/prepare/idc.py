@@ -16,6 +16,7 @@ import shapely
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import find_files
 from monai_ext.base.threads import cache_in_threads, in_threads
+from monai_ext.formats.annotation_checks import misfits
 from monai_ext.formats.dicom import (
     ANNOTATION_CLASS,
     HEADER,
@@ -214,17 +215,10 @@ def _checked(slide: _Slide) -> tuple[set[str], list[str]]:
     if shape != slide.frame.shape:
         expected, found = ("{} x {} px".format(*sides[::-1]) for sides in (slide.frame.shape, shape))
         return set(), [f"{slide.frame.path}: expected {expected}, as it states, found {found}"]
-    left, top, right, bottom = shapely.bounds(nuclei.geometry).T
-    outside = (right <= 0) | (bottom <= 0) | (left >= shape[1]) | (top >= shape[0])
-    if outside.any():
-        first = tuple(nuclei.geometry[np.flatnonzero(outside)[0]].bounds)
-        found = f"{int(outside.sum())} of {len(nuclei)} beside it, the first at {tuple(round(x, 1) for x in first)}"
-        return set(), [
-            f"{slide.annotation}: expected outlines on its slide of {shape[1]} x {shape[0]} px, found {found}"
-        ]
     if not len(nuclei):
         return set(), [f"{slide.annotation}: expected outlines of nuclei, found none"]
-    return set(nuclei.classes), []
+    # their unit is stated, so that nothing is to be told from their size
+    return set(nuclei.classes), misfits(nuclei, slide.annotation, shape, None, slide.frame.path)
 
 
 def _sources(slide: _Slide, size: int, squares: int, seed: int, names: list[str]) -> list[FieldSource]:

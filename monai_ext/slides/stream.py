@@ -133,10 +133,11 @@ def _decode(
 ) -> tuple[Tensor, Tensor | None]:
     """The pixels of a batch, uint8 ``(B, 3, H, W)`` with the channels last in memory, and where they are data."""
     _, _, height, width = plan.region(tiles[0])
-    pixels, valid = np.empty((len(tiles), height, width, 3), np.uint8), np.ones((len(tiles), 1, height, width), bool)
-    for canvas, data, tile in zip(pixels, valid, tiles, strict=True):
+    pixels, valid = np.empty((len(tiles), height, width, 3), np.uint8), None
+    for number, tile in enumerate(tiles):
         region, scanned = reader.read_valid(*plan.region(tile))
-        canvas[:] = np.moveaxis(normalize(region) if normalize else region, 0, -1)
+        pixels[number] = np.moveaxis(normalize(region) if normalize else region, 0, -1)
         if scanned is not None:
-            data[:] = scanned
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2), None if valid.all() else torch.from_numpy(valid)
+            valid = np.ones((len(tiles), 1, height, width), bool) if valid is None else valid
+            valid[number] = scanned
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2), None if valid is None else torch.from_numpy(valid)

@@ -100,7 +100,8 @@ def test_idc_problems(tmp_path):
     for words in (
         f"{files[0]}: expected its slide (images ",
         f"{files[1]}: expected its slide (frame of reference {slide.FrameOfReferenceUID}) in {src}, found none",
-        "own/mm.dcm: expected outlines on its slide of 230 x 140 px, found 1 of 1 beside it, the first at (4010.0,",
+        "own/mm.dcm: expected objects inside ",
+        "(230 x 140 px), found 1 of 1 outside, as at x 4010, y ",
         f"{files[2]}: expected one file of this annotation, found also {src / 'again/nuclei.dcm'}",
         "expected one folder with the slide",
         f"second/b.dcm: expected one annotation of {src / 'second/level_1.dcm'}, found also {src / 'second/a.dcm'}",
