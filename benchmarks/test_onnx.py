@@ -13,28 +13,30 @@ from monai_ext.networks import OnnxNetwork, load_weights
 pytest.importorskip("onnxruntime")
 EXPORT = "configs/overlays/deploy/onnx_export.json"
 BUNDLES = sorted(path.parents[3] for path in Path(__file__).parents[1].glob(f"bundles/*/{EXPORT}"))
-SHAPE = (4, 3, 256, 256)
+SHAPE = (4, 3, 256, 256)  # of networks that take any size
 TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module", params=BUNDLES, ids=lambda path: path.name.removeprefix("pathology_"))
 def pair(request, tmp_path_factory):
-    """A shipped network, and the ONNX file of it."""
+    """A shipped network, the ONNX file of it, and the shape of a batch."""
     parser = ConfigParser()
     parser.read_config(str(request.param / "configs/inference.json"))
     network = load_weights(parser.get_parsed_content("network_def"), request.param / "models/model.pt").eval()
-    options = json.loads((request.param / EXPORT).read_text())["converter_kwargs"]
+    arguments = json.loads((request.param / EXPORT).read_text())
+    example, options = arguments["input_shape"], arguments["converter_kwargs"]
+    shape = SHAPE if 2 in options["dynamic_axes"]["image"] else (SHAPE[0], *example[1:])
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    convert_to_onnx(network, [torch.rand(2, 3, 128, 160)], filename=str(path), **options)
-    return request.param.name, network, path
+    convert_to_onnx(network, [torch.rand(example)], filename=str(path), **options)
+    return request.param.name, network, path, shape
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("runtime", ["torch", "torch, channels last", "onnxruntime"])
 def test_network(benchmark, pair, runtime, threads):
-    name, network, path = pair
-    benchmark.group = f"{name}, {SHAPE}, {threads} thread(s)"
-    images, before = torch.randn(SHAPE), torch.get_num_threads()
+    name, network, path, shape = pair
+    benchmark.group = f"{name}, {shape}, {threads} thread(s)"
+    images, before = torch.randn(shape), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         with torch.no_grad():
