@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import os
+import shutil
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
@@ -15,20 +16,41 @@ import numpy as np
 
 from monai_ext.base.companions import companions
 
-__all__ = ["atomic_path", "find_files", "path_below", "write_png"]
+__all__ = ["atomic_path", "find_files", "path_below", "remove_path", "write_png"]
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary name beside ``path``; it takes ``path``'s place when the block ends well, else it is removed."""
+    """Give a temporary name beside ``path``; it takes ``path``'s place when the block ends well, else it is removed.
+
+    A file or a folder may be made under that name.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:
         yield temporary
+        if temporary.is_dir():  # which takes no other folder's place
+            remove_path(path)
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        remove_path(temporary)
+
+
+def remove_path(path: str | os.PathLike) -> None:
+    """Remove a file, or a folder with all that is in it, if it is there.
+
+    Examples:
+        >>> from monai_ext.base.files import remove_path
+        >>> (folder / "a" / "b").mkdir(parents=True)
+        >>> remove_path(folder / "a"), remove_path(folder / "a")
+        (None, None)
+    """
+    path = Path(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_png(path: str | os.PathLike, image: np.ndarray) -> None:

@@ -9,8 +9,8 @@ import os
 import xml.etree.ElementTree as ET  # it only writes: defusedxml reads
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
 from pathlib import Path
+from typing import IO
 
 import defusedxml
 import numpy as np
@@ -23,7 +23,7 @@ from monai_ext.formats.geojson import Features
 from monai_ext.formats.outlines import valid_geometry
 from monai_ext.formats.roles import Annotated, countable, split_roles
 
-__all__ = ["read_asap", "read_asap_objects", "read_asap_region", "read_xml", "write_asap"]
+__all__ = ["read_asap", "read_asap_objects", "read_asap_region", "read_xml", "write_asap", "write_asap_objects"]
 
 #: Groups of Camelyon16 (its README), Camelyon17, and of annotations without a group.
 _INSIDE = ("_0", "_1", "Tumor", "metastases", "None")
@@ -158,20 +158,63 @@ def write_asap(path: str | os.PathLike, groups: Mapping[str, Iterable[shapely.Ge
         >>> [shape.area for shape in read_asap(path)["tumour"]]
         [4800.0, 4800.0]
     """
-    root = ET.Element("ASAP_Annotations")
-    annotations, listed = ET.SubElement(root, "Annotations"), ET.SubElement(root, "AnnotationGroups")
-    for group, polygons in groups.items():
-        ET.SubElement(ET.SubElement(listed, "Group", Name=group, PartOfGroup="None", Color=_COLOR), "Attributes")
-        for simple in chain.from_iterable(map(_without_holes, _polygons(np.array(list(polygons), dtype=object)))):
-            name = f"Annotation {len(annotations)}"
-            attributes = {"Name": name, "Type": "Polygon", "PartOfGroup": group, "Color": _COLOR}
-            coordinates = ET.SubElement(ET.SubElement(annotations, "Annotation", attributes), "Coordinates")
-            for order, (x, y) in enumerate(shapely.get_coordinates(simple.exterior)[:-1].tolist()):
-                ET.SubElement(coordinates, "Coordinate", Order=str(order), X=f"{x!r}", Y=f"{y!r}")
-    ET.indent(root, "\t")
+    objects = ((group, polygon) for group, each in groups.items() for polygon in _polygons(np.array([*each], object)))
     with atomic_path(path) as temporary:
-        ET.ElementTree(root).write(temporary, encoding="utf-8", xml_declaration=True)
+        write_asap_objects(temporary, objects, groups)
     return Path(path)
+
+
+def write_asap_objects(
+    path: str | os.PathLike, objects: Iterable[tuple[str, shapely.Geometry]], groups: Iterable[str] = ()
+) -> None:
+    """Write objects as they come: polygons as :func:`write_asap`, points as dots, lines not at all.
+
+    Args:
+        path: the file to write.
+        objects: the group and the geometry of each; parts of a collection become annotations of their own.
+        groups: those to list first, whether they have an object or not.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats import read_asap
+        >>> from monai_ext.formats.asap import write_asap_objects
+        >>> write_asap_objects(folder / "a.xml", [("Mitosis", shapely.Point(3.5, 2.5))])
+        >>> [str(shape) for shape in read_asap(folder / "a.xml")["Mitosis"]]
+        ['MULTIPOINT (3.5 2.5)']
+    """
+    listed = dict.fromkeys(groups)
+    with Path(path).open("w", encoding="utf-8", newline="\n") as file:
+        file.write("<?xml version='1.0' encoding='utf-8'?>\n<ASAP_Annotations>\n\t<Annotations>\n")
+        for number, (group, kind, xy) in enumerate(_drawn(objects)):
+            listed.setdefault(group)
+            attributes = {"Name": f"Annotation {number}", "Type": kind, "PartOfGroup": group, "Color": _COLOR}
+            annotation = ET.Element("Annotation", attributes)
+            coordinates = ET.SubElement(annotation, "Coordinates")
+            for order, (x, y) in enumerate(xy.tolist()):
+                ET.SubElement(coordinates, "Coordinate", Order=str(order), X=f"{x!r}", Y=f"{y!r}")
+            _write_indented(file, annotation)
+        file.write("\t</Annotations>\n\t<AnnotationGroups>\n")
+        for group in listed:
+            element = ET.Element("Group", Name=group, PartOfGroup="None", Color=_COLOR)
+            ET.SubElement(element, "Attributes")
+            _write_indented(file, element)
+        file.write("\t</AnnotationGroups>\n</ASAP_Annotations>\n")
+
+
+def _drawn(objects: Iterable[tuple[str, shapely.Geometry]]) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Group, type and corners of each annotation."""
+    for group, geometry in objects:
+        for part in shapely.get_parts(shapely.get_parts([geometry])):
+            if part.geom_type == "Point":
+                yield group, "Dot", shapely.get_coordinates(part)
+            elif part.geom_type == "Polygon" and not part.is_empty:
+                for simple in _without_holes(part):
+                    yield group, "Polygon", shapely.get_coordinates(simple.exterior)[:-1]
+
+
+def _write_indented(file: IO[str], element: ET.Element) -> None:
+    ET.indent(element, "\t", 2)
+    file.write(f"\t\t{ET.tostring(element, encoding='unicode')}\n")
 
 
 def read_xml(path: str | os.PathLike, root: str, program: str) -> ET.Element:

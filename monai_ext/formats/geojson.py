@@ -44,6 +44,7 @@ __all__ = [
     "encode_features",
     "geojson_stem",
     "is_geojson",
+    "iterate_geojson",
     "label_map_to_polygons",
     "parse_geojson",
     "rasterize",
@@ -286,6 +287,40 @@ def read_geojson(path: str | os.PathLike, nuclei: bool = False) -> Features:
     try:
         with Path(path).open("rb") as file:
             return _read(file, str(path), nuclei)
+    except OSError as error:
+        raise InputError(path, "a readable GeoJSON file", error.strerror or str(error)) from error
+
+
+def iterate_geojson(path: str | os.PathLike, at_once: int = 20_000) -> Iterator[Features]:
+    """Read a GeoJSON file as :func:`read_geojson` does, some objects at a time, for files of any size.
+
+    Args:
+        path: the file.
+        at_once: so many objects come together, the last ones apart.
+
+    Yields:
+        features, in the file's order; colours are those that were met so far.
+
+    Raises:
+        InputError: as :func:`read_geojson`; what is wrong further down is found when it is reached.
+
+    Examples:
+        >>> from monai_ext.formats import Features, write_geojson
+        >>> from monai_ext.formats.geojson import iterate_geojson
+        >>> path = write_geojson(folder / "mitoses.geojson", Features.from_points([[0, 0], [1, 1], [2, 2]]))
+        >>> [len(features) for features in iterate_geojson(path, at_once=2)]
+        [2, 1]
+    """
+    try:
+        with Path(path).open("rb") as file:
+            stream, columns = _stream(file, str(path)), _Columns(str(path))
+            for number, feature in enumerate(stream.features()):
+                columns.add(feature, number)
+                if len(columns) >= at_once:
+                    yield columns.features()
+                    columns = columns.following()
+            if len(columns):
+                yield columns.features()
     except OSError as error:
         raise InputError(path, "a readable GeoJSON file", error.strerror or str(error)) from error
 
@@ -625,6 +660,15 @@ class _Columns:
         self.planes: Counter[tuple[int, int]] = Counter()
         self.seen: set[str | None] = set()
 
+    def __len__(self) -> int:
+        return len(self.properties["ids"])
+
+    def following(self) -> _Columns:
+        """Empty ones for what comes next in the file: what must be one for all of it is kept."""
+        columns = _Columns(self.where)
+        columns.colors, columns.planes, columns.seen = self.colors, self.planes, self.seen
+        return columns
+
     def add(self, feature: Any, number: int) -> None:
         """Take a feature and what is nested in it; ``number`` is its place in the file."""
         try:
@@ -638,7 +682,7 @@ class _Columns:
         geometry, nucleus = feature.get("geometry"), feature.get("nucleusGeometry") or None
         if geometry is None and nucleus is None:
             return
-        index = len(self.properties["ids"])
+        index = len(self)
         self.geometry.add(nucleus if geometry is None else geometry)
         self.nuclei.add(nucleus)
         self.planes[_plane(geometry or nucleus)] += 1
@@ -689,20 +733,26 @@ class _Columns:
         for name, (rows, values) in self.measurements.items():
             measurements[name] = np.full(len(geometry), np.nan)
             measurements[name][rows] = values
-        features = Features(geometry, **self.properties, measurements=measurements, colors=self.colors, nuclei=nuclei)
+        features = Features(
+            geometry, **self.properties, measurements=measurements, colors=dict(self.colors), nuclei=nuclei
+        )
         return features if keep.all() else features[keep]
 
 
 def _read(file: BinaryIO, where: str, nuclei: bool = False) -> Features:
-    start = file.read(4)
-    file.seek(0)
-    if start == _ZIP:
-        raise InputError(where, "GeoJSON, compressed by gzip or not", "a zip archive: unpack it")
-    stream, columns = _JSONStream(gzip.GzipFile(fileobj=file) if start[:2] == _GZIP else file, where), _Columns(where)
+    stream, columns = _stream(file, where), _Columns(where)
     for number, feature in enumerate(stream.features()):
         columns.add(feature, number)
     features = columns.features()
     return features.with_nuclei() if nuclei else features
+
+
+def _stream(file: BinaryIO, where: str) -> _JSONStream:
+    start = file.read(4)
+    file.seek(0)
+    if start == _ZIP:
+        raise InputError(where, "GeoJSON, compressed by gzip or not", "a zip archive: unpack it")
+    return _JSONStream(gzip.GzipFile(fileobj=file) if start[:2] == _GZIP else file, where)
 
 
 def _dict(value: Any) -> dict[str, Any]:

@@ -13,12 +13,14 @@ from monai_ext.formats.resolution import Scale
 __all__ = [
     "instance_centroids",
     "label_map_to_polygons",
+    "paint_polygons",
     "polygons_to_label_map",
     "polygons_to_mask",
     "valid_areas",
     "valid_geometry",
 ]
 
+_AT_ONCE = 1 << 22  # pixels that are drawn at once
 # the edges around a pixel, clockwise: going east along its top, south, west, north; the pixel lies to the right
 _STEP = np.array([(0, 1), (1, 0), (0, -1), (-1, 0)])  # d row, d col
 _BEHIND = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])  # from a pixel to its neighbour across the edge
@@ -159,21 +161,58 @@ def polygons_to_label_map(
         [[1, 2, 1, 1], [1, 1, 1, 1]]
     """
     labels = np.zeros(shape, dtype=np.int32)
+    paint_polygons(labels, geometry, np.arange(1, len(geometry) + 1), offset, scale)
+    return labels
+
+
+def paint_polygons(
+    labels: np.ndarray,
+    geometry: np.ndarray,
+    numbers: np.ndarray,
+    offset: tuple[float, float] = (0, 0),
+    scale: Scale = 1,
+) -> None:
+    """Draw objects into a map that is there, by the rules of :func:`polygons_to_label_map`.
+
+    Args:
+        labels: ``(H, W)``, changed where the objects are.
+        geometry: ``(N,)`` shapely geometries, ``x, y`` in level-0 pixels; points and lines cover nothing.
+        numbers: ``(N,)``, what each is drawn with.
+        offset: ``row, col`` of the map's upper left corner in level-0 pixels.
+        scale: level-0 pixels per pixel of the map; ``row, col`` where they differ.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats.outlines import paint_polygons
+        >>> labels = np.full((2, 4), 9, np.uint8)
+        >>> paint_polygons(labels, np.array([shapely.box(1, 0, 3, 1)]), np.array([5]))
+        >>> labels.tolist()
+        [[9, 5, 5, 9], [9, 9, 9, 9]]
+    """
     polygons, owner = _valid_polygons(geometry)
     if not len(polygons):
-        return labels
+        return
     area = np.bincount(owner, shapely.area(polygons), minlength=len(geometry))
     order = np.lexsort((owner, -area[owner]))
     polygons, owner = polygons[order], owner[order]
-    number, rows, cols, _ = _crossings(polygons, shape, offset, scale)
+    number, rows, cols, _ = _crossings(polygons, labels.shape, offset, scale)
     # along a row of a polygon its outline is crossed inwards and outwards by turns
     order = np.lexsort((cols, rows, number))
     number, rows, start, stop = number[order][::2], rows[order][::2], cols[order][::2], cols[order][1::2]
-    length = stop - start
-    span = np.repeat(np.arange(len(length)), length)
-    cols = start[span] + np.arange(len(span)) - np.repeat(np.cumsum(length) - length, length)
-    labels[rows[span], cols] = owner[number[span]] + 1  # where several are, numpy keeps the last
-    return labels
+    values, length = np.asarray(numbers)[owner[number]], stop - start
+    ends = np.cumsum(length)
+    begins = ends - length
+    first = 0
+    while first < len(length):  # so many pixels at once, however large the objects are
+        last = max(first + 1, int(np.searchsorted(ends, begins[first] + _AT_ONCE, side="right")))
+        part = slice(first, last)
+        span = np.repeat(np.arange(first, last), length[part])
+        place = np.arange(len(span)) - np.repeat(
+            ends[part] - length[part] - (ends[first] - length[first]), length[part]
+        )
+        # where several are, numpy keeps the last
+        labels[rows[span], start[span] + place] = values[span]
+        first = last
 
 
 def _crossings(

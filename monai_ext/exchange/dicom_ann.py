@@ -1,0 +1,135 @@
+"""Microscopy Bulk Simple Annotations of DICOM, by highdicom."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+
+from monai_ext.base.errors import InputError
+from monai_ext.exchange.dicom_source import MAKER, code_of, new_uid, source_image
+from monai_ext.exchange.results import NO_CLASS, Results
+from monai_ext.formats.geojson import Features
+
+__all__ = ["write"]
+
+_KINDS = {0: "POINT", 1: "POLYLINE", 3: "POLYGON"}  # of shapely's type numbers
+# what measurements of ours are called in DICOM, and their units: codes of CID 8136 and of UCUM
+_CONCEPTS = {
+    "area_um2": ("Area", "SquareMicrometer"),
+    "perimeter_um": ("Perimeter", "Micrometer"),
+}
+
+
+class _Group:
+    """The objects of one class and one kind of geometry."""
+
+    def __init__(self) -> None:
+        self.places: list[np.ndarray] = []
+        self.measured: dict[str, list[tuple[int, float]]] = defaultdict(list)
+
+
+def write(results: Results, path: Path) -> None:
+    """Write objects as groups, one for each class and kind of geometry, in px of the slide's full resolution (2D).
+
+    A polygon has no holes in DICOM: each is reached by a bridge of no width from the shell, so that the object keeps
+    its area, its centroid and its measurements, and :func:`~monai_ext.formats.read_dicom_annotations` and shapely's
+    ``make_valid`` have the hole again. An object of several parts becomes several, with the same measurements. Those
+    are single precision.
+
+    Args:
+        results: what there is; all outlines are held in memory.
+        path: the file.
+
+    Raises:
+        InputError: no object, a class name that DICOM cannot hold, or objects of another slide.
+    """
+    import highdicom
+    from highdicom.ann import AnnotationGroup, MicroscopyBulkSimpleAnnotations
+    from pydicom.sr.codedict import codes
+
+    source, legend = source_image(results), results.legend
+    groups: dict[tuple[str, str], _Group] = defaultdict(_Group)
+    for features in results.batches():
+        _collect(groups, features)
+    if not groups:
+        raise InputError(results.geojson, "at least one object: DICOM annotations cannot be empty", "none")
+    order = sorted(groups, key=lambda key: (list(legend).index(key[0]), key[1]))
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        "monai_ext", codes.cid7162.ArtificialIntelligence, MAKER["software_versions"]
+    )
+    written = [
+        AnnotationGroup(
+            number=number,
+            uid=new_uid(),
+            label=name,
+            annotated_property_category=codes.SCT.AnatomicalStructure,
+            annotated_property_type=code_of(name, results.geojson),
+            graphic_type=kind,
+            graphic_data=groups[name, kind].places,
+            algorithm_type="MANUAL" if results.drawn else "AUTOMATIC",
+            algorithm_identification=None if results.drawn else algorithm,
+            measurements=_measurements(groups[name, kind]),
+            display_color=highdicom.color.CIELabColor.from_rgb(*legend[name]),
+        )
+        for number, (name, kind) in enumerate(order, 1)
+    ]
+    data = MicroscopyBulkSimpleAnnotations(
+        source_images=[source],
+        annotation_coordinate_type="2D",
+        annotation_groups=written,
+        series_instance_uid=new_uid(),
+        series_number=1,
+        sop_instance_uid=new_uid(),
+        content_label="OBJECTS",
+        content_description=results.name[:64],
+        specific_character_set="ISO_IR 192",
+        **MAKER,
+    )
+    data.save_as(path, enforce_file_format=True)
+
+
+def _collect(groups: dict[tuple[str, str], _Group], features: Features) -> None:
+    parts, owner = features.geometry, np.arange(len(features))
+    while (shapely.get_type_id(parts) > 3).any():
+        parts, of = shapely.get_parts(parts, return_index=True)
+        owner = owner[of]
+    for shape, kind, index in zip(parts, shapely.get_type_id(parts).tolist(), owner.tolist(), strict=True):
+        if kind not in _KINDS:
+            continue
+        name = features.classes[index]
+        group = groups[NO_CLASS if name is None else name, _KINDS[kind]]
+        for key, values in features.measurements.items():
+            if np.isfinite(values[index]):
+                group.measured[key].append((len(group.places), float(values[index])))
+        group.places.append(_bridged(shape) if kind == 3 else shapely.get_coordinates(shape))
+
+
+def _bridged(polygon: shapely.Polygon) -> np.ndarray:
+    """The places of a polygon's shell, then of each hole and back to the shell's first place."""
+    shell = shapely.get_coordinates(polygon.exterior)[:-1]
+    if not polygon.interiors:
+        return shell
+    rings = [shell, shell[:1]]
+    for hole in polygon.interiors:
+        rings += [shapely.get_coordinates(hole), shell[:1]]
+    return np.concatenate(rings[:-1])
+
+
+def _measurements(group: _Group) -> list[Any]:
+    from highdicom.ann import Measurements
+    from pydicom.sr.codedict import codes
+
+    measured = []
+    for key, entries in group.measured.items():
+        values = np.full(len(group.places), np.nan)
+        rows, numbers = zip(*entries, strict=True)
+        values[[*rows]] = numbers
+        concept, unit = _CONCEPTS.get(key, (None, None))
+        name = code_of(key[:64].strip(), Path(key)) if concept is None else getattr(codes.SCT, concept)
+        units = codes.UCUM.NoUnits if unit is None else getattr(codes.UCUM, unit)
+        measured.append(Measurements(name, values, units))
+    return measured
