@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from monai_ext.base.colours import RGB
+from monai_ext.base.errors import InputError
 from monai_ext.exchange.label_maps import LabelMap, class_map, object_map
 from monai_ext.exchange.results import Results
 
@@ -44,14 +46,10 @@ def write(results: Results, path: Path) -> None:
     else:
         with _heat_levels(results.heatmap) as levels:
             cell = [side * cells for side, cells in zip(sides, results.cell, strict=True)]
-            starts = [(whole - side) / 2 for whole, side in zip(cell, sides, strict=True)]
-            scales = [([2**k * side for side in cell], k) for k in range(len(levels))]
-            places = [
-                _place(side, [start + (2**k - 1) / 2 * one for start, one in zip(starts, cell, strict=True)], ndim=3)
-                for side, k in scales
-            ]
+            places = []
             for number, (shape, rows) in enumerate(levels):
                 _fill(root, str(number), shape, np.dtype("<f4"), rows)
+                places.append(_place([2**number * side for side in cell], sides, ndim=3))
         root.attrs["multiscales"] = [_multiscales(results.name, places, measured, channels=True)]
     labels = root.create_group("labels")
     labels.attrs["labels"] = ["classes", "objects"]
@@ -69,7 +67,7 @@ def _write_labels(group: Any, drawn: LabelMap, sides: Sequence[float], measured:
     values, places, factor = drawn.values, [], drawn.factor
     while True:
         scale = [factor * side for side in sides]
-        places.append(_place(scale, [(factor - 1) / 2 * side for side in sides], ndim=2))
+        places.append(_place(scale, sides, ndim=2))
         _fill(group, str(len(places) - 1), values.shape, values.dtype, lambda a, b, values=values: values[a:b])
         if max(values.shape) <= _SMALLEST:
             break
@@ -96,11 +94,13 @@ def _fill(group: Any, name: str, shape: Sequence[int], dtype: np.dtype, rows: Ro
         array[..., first:last, :] = rows(first, last)
 
 
-def _place(scale: Sequence[float], translation: Sequence[float], ndim: int) -> list[dict[str, Any]]:
+def _place(scale: Sequence[float], sides: Sequence[float], ndim: int) -> list[dict[str, Any]]:
+    """Where a level lies whose px have these sides, and those of the file ``sides``: both begin at the corner."""
     more = ndim - 2
+    starts = [(whole - side) / 2 for whole, side in zip(scale, sides, strict=True)]
     return [
         {"type": "scale", "scale": [1.0] * more + [float(side) for side in scale]},
-        {"type": "translation", "translation": [0.0] * more + [float(start) for start in translation]},
+        {"type": "translation", "translation": [0.0] * more + [float(start) for start in starts]},
     ]
 
 
@@ -120,14 +120,30 @@ def _legend(legend: Mapping[str, RGB]) -> dict[str, Any]:
 
 @contextmanager
 def _heat_levels(path: Path) -> Iterator[list[tuple[tuple[int, int, int], Rows]]]:
-    """Shape ``(C, H, W)`` and rows of each level of an OME-TIFF."""
+    """Shape ``(C, H, W)`` and rows of each level of a heat map."""
     import tifffile
-    import zarr
 
     with tifffile.TiffFile(path) as tiff:
         levels = []
         for level in tiff.series[0].levels:
-            array = zarr.open_array(level.aszarr(), mode="r")
-            shape = (1, *array.shape) if array.ndim == 2 else array.shape
-            levels.append((shape, lambda a, b, array=array: np.asarray(array[..., a:b, :])))
+            key = level.keyframe
+            if not key.is_tiled or _CHUNK % key.tilelength:
+                raise InputError(path, "a heat map as a run writes it, in tiles", "another TIFF")
+            shape = (len(level.pages), key.imagelength, key.imagewidth)
+            levels.append((shape, partial(_heat_rows, tiff.filehandle, level.pages)))
         yield levels
+
+
+def _heat_rows(file: Any, pages: Sequence[Any], first: int, last: int) -> np.ndarray:
+    """Rows of each page, tile by tile; the view as Zarr that tifffile 2025.5.10 has is for zarr 2."""
+    key = pages[0].keyframe
+    across = -(-key.imagewidth // key.tilewidth)
+    rows = np.empty((len(pages), last - first, key.imagewidth), key.dtype)
+    for page, lines in zip(pages, rows, strict=True):
+        for index in range(first // key.tilelength * across, -(-last // key.tilelength) * across):
+            file.seek(page.dataoffsets[index])
+            tile = key.decode(file.read(page.databytecounts[index]), index)[0][0, ..., 0]
+            top, left = index // across * key.tilelength - first, index % across * key.tilewidth
+            part = lines[top : top + len(tile), left : left + tile.shape[1]]
+            part[:] = tile[: part.shape[0], : part.shape[1]]
+    return rows

@@ -22,7 +22,9 @@ def objects(draw, points: bool = True) -> Features:
     scale, offset = draw(st.sampled_from([1.0, 2.5, 3.0])), draw(st.tuples(st.integers(0, 9), st.floats(0, 20)))
     geometry = [*label_map_to_polygons(np.reshape(bits, (size, size)), offset, scale)[1]]
     if points:
-        geometry += [shapely.Point(xy) for xy in draw(st.lists(st.tuples(st.floats(0, 60), st.floats(0, 40)), max_size=3))]
+        geometry += [
+            shapely.Point(xy) for xy in draw(st.lists(st.tuples(st.floats(0, 60), st.floats(0, 40)), max_size=3))
+        ]
     geometry = geometry or [shapely.box(0, 0, 1, 1)]
     classes = [draw(names) for _ in geometry]
     scores = [draw(st.sampled_from([np.nan, 0.25, 1.0])) for _ in geometry]

@@ -27,7 +27,8 @@ SHAPE, MPP = (40, 60), (0.5, 0.25)  # of oblong px, which shows what is swapped
 def expected(factor=1):
     """By the rule that a px is an object's when its centre is inside."""
     rows, cols = (np.arange(-(-side // factor)) * factor + factor / 2 for side in SHAPE)
-    centres = shapely.points(*np.meshgrid(cols, rows))
+    # a centre on an outline counts at its left and upper sides
+    centres = shapely.points(*(values + 1e-6 for values in np.meshgrid(cols, rows)))
     values = np.zeros(centres.shape, np.uint8)
     for number, shape in ((2, RING), (3, shapely.box(40, 5, 50.4, 9))):
         values[shapely.contains(shape, centres)] = number
@@ -234,7 +235,9 @@ def test_results_of_another_slide_are_refused(tmp_path):
     from tests.formats.dicom_slides import write_slide
 
     write_slide(tmp_path / "slide", np.full((64, 64, 3), 200, np.uint8))
-    with pytest.raises(InputError, match=r"expected objects of .*level_1.dcm \(64 x 64 px\), found those of a slide of 60 x 40"):
+    with pytest.raises(
+        InputError, match=r"expected objects of .*level_1.dcm \(64 x 64 px\), found those of a slide of 60 x 40"
+    ):
         files(tmp_path, "dicom-ann", image=tmp_path / "slide" / "level_1.dcm")
 
 
