@@ -27,6 +27,7 @@ _DATASET = "monai_ext.phantom.datasets:write_dataset"
 #: The function that a command runs. A first argument ``method`` receives the kind.
 COMMANDS: dict[Words, str] = {
     ("annotate",): "monai_ext.prepare.annotator:annotate",
+    ("convert",): "monai_ext.exchange.convert:convert",
     ("doctor",): "monai_ext.doctor:doctor",
     ("export",): "monai_ext.distribution.export:export_bundles",
     ("hand_in",): "monai_ext.reports.challenges:hand_in",
@@ -85,6 +86,7 @@ COMMANDS: dict[Words, str] = {
 
 _ABOUT = {
     "annotate": "add a column of automatic annotations to a data set of nuclei",
+    "convert": "write results in the formats of other programs: DICOM, NIfTI, NRRD, OME-Zarr and more",
     "doctor": "try what is installed: packages, readers of images, devices, optional extras",
     "export": "write a bundle as a zip that runs without this repository",
     "hand_in": "write detections as a challenge of mitosis detection takes them",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from monai_ext.base.flags import as_flag
 from monai_ext.data.datalist import load_datalist
 from monai_ext.data.result_files import is_result, maps_in_datalists
 from monai_ext.data.run_state import RunState, exit_on_sigterm
-from monai_ext.formats.image import SUFFIXES, read_field
+from monai_ext.exchange.registry import Exchange
+from monai_ext.formats.image import SUFFIXES, Field, read_field
 from monai_ext.formats.resolution import warn_of_conflict
 
 __all__ = ["Cohort"]
@@ -42,6 +43,7 @@ class Cohort:
         check: called with an image's path, ``mpp`` and ``target_mpp`` before anything is computed; raises an
             :class:`InputError` for one that cannot be used. By default the image is read as a whole.
         resume: keep what an earlier run recorded of images that are done.
+        formats: that results will be written in; images that lack what one needs cannot be used.
 
     Attributes:
         root: the folder that the images lie below.
@@ -51,7 +53,7 @@ class Cohort:
 
     Raises:
         InputError: there is no such path, or no readable image in it; a state file that is damaged, or that something
-            else wrote.
+            else wrote; a format that is none, or needs a package that is not installed.
     """
 
     def __init__(
@@ -62,8 +64,9 @@ class Cohort:
         target_mpp: float | None = None,
         check: Callable[..., Any] | None = None,
         resume: bool = False,
+        formats: str | Sequence[str] = ("geojson",),
     ) -> None:
-        source = Path(source)
+        source, exchange = Path(source), Exchange(formats)
         self.path = Path(output_dir) / "state.json"
         self._recorded = RunState(output_dir)
         self.root = source if source.is_dir() else source.parent
@@ -77,7 +80,9 @@ class Cohort:
         candidates = self._find(source, self.path.parent)
         for item in tqdm(candidates, desc="checking images", unit="image", disable=len(candidates) < 20):
             try:
-                (check or read_field)(item["image"], mpp or item.get("mpp"), target_mpp)
+                found = (check or read_field)(item["image"], mpp or item.get("mpp"), target_mpp)
+                if isinstance(found, Field):
+                    exchange.check(item["image"], found.mpp)
             except InputError as error:
                 self.state[item["image"]] = {"status": "failed", "reason": str(error)}
                 print(f"left out: {error}", file=sys.stderr)

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path, find_files, path_below, write_png
 from monai_ext.data.geometry import image_resolution
 from monai_ext.data.run_state import RewriteSchedule
+from monai_ext.exchange.registry import Exchange, is_exchanged
+from monai_ext.exchange.results import Results
+from monai_ext.formats.geojson import Color, Features, GeoJSONWriter
 from monai_ext.formats.image import SUFFIXES
 from monai_ext.formats.resolution import Scale
 
@@ -57,8 +60,9 @@ _lock = lru_cache(FileLock)  # the same object for a file: making one takes long
 
 
 def is_result(path: Path) -> bool:
-    """Whether a file is, by its name, a picture that a run of a bundle wrote."""
-    return path.name.endswith((OVERLAY, CLASSES, HEATMAP)) or path.name in (CYCLES, SEEDS, SEED_STEPS)
+    """Whether a file is, by its name, a picture that a run of a bundle wrote, or results for another program."""
+    pictures = path.name.endswith((OVERLAY, CLASSES, HEATMAP)) or path.name in (CYCLES, SEEDS, SEED_STEPS)
+    return pictures or is_exchanged(path)
 
 
 def maps_in_datalists(folder: Path) -> set[Path]:
@@ -177,12 +181,21 @@ class ResultFiles:
         output_dir: folder to write to; it is made.
         data_root_dir: folder that the images lie below; images elsewhere are written below their own full path.
         max_side: pictures are reduced until no side is longer, px.
+        formats: of the objects, besides GeoJSON; see :class:`~monai_ext.exchange.Exchange`.
+
+    Raises:
+        InputError: a format that is none, or needs a package that is not installed.
     """
 
     def __init__(
-        self, output_dir: str | os.PathLike[str], data_root_dir: str | os.PathLike[str], max_side: int = 4096
+        self,
+        output_dir: str | os.PathLike[str],
+        data_root_dir: str | os.PathLike[str],
+        max_side: int = 4096,
+        formats: str | Sequence[str] = ("geojson",),
     ) -> None:
         self.output_dir, self.data_root_dir = Path(output_dir), Path(data_root_dir)
+        self.exchange = Exchange(formats)
         self.max_side = max_side
         self._sources: dict[Path, Path] = {}
         self._summary = SummaryTable(self.output_dir / "summary.csv")
@@ -223,6 +236,37 @@ class ResultFiles:
         if shrink < 1:
             picture = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
         write_png(path, picture)
+
+    def write_objects(
+        self, source: Path, image: MetaTensor, objects: Iterable[Features], colours: Mapping[str, Color]
+    ) -> None:
+        """Write an image's objects as GeoJSON, and in the other formats that were asked for.
+
+        Args:
+            source: the image's path, as :meth:`source` gives it.
+            image: whose metadata name the file, and say where its pixels lie.
+            objects: in px of the file's full resolution.
+            colours: RGB of each class that there may be, in the order of their numbers in maps.
+
+        Raises:
+            InputError: objects that a format cannot hold; it needs a resolution, and that is unknown.
+        """
+        path = self.path(source, ".geojson")
+        with GeoJSONWriter(path) as writer:
+            for features in objects:
+                writer.write(features)
+        stem = path.with_name(path.name.removesuffix(".geojson"))
+        self.exchange.discard(stem)
+        if self.exchange.names:
+            mpp, scale = image_resolution(image.meta)
+            sides = np.broadcast_to(scale, 2).tolist()
+            shape = image.meta.get("slide_shape", image.meta.get("file_shape"))  # of which the image may be a part
+            if shape is None:
+                shape = [round(a * b) for a, b in zip(image.shape[1:], sides, strict=True)]
+            known = {"image": Path(image.meta["filename_or_obj"]), "shape": tuple(int(side) for side in shape)}
+            known |= {"mpp": tuple(mpp / side for side in sides) if mpp else None}
+            known |= {"classes": tuple(colours), "colours": colours}
+            self.exchange.write(Results(path, stem.name, **known), stem)
 
     def resolution(self, image: MetaTensor, mpp: float | None = None) -> tuple[float, Scale]:
         """:func:`~monai_ext.data.geometry.image_resolution` of an image; of unknown ones the first is named."""

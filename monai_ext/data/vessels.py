@@ -19,7 +19,7 @@ from monai_ext.base.errors import DataListError, InputError
 from monai_ext.base.flags import as_flag
 from monai_ext.data.datalist import check_label_item
 from monai_ext.formats.geojson import Features, is_geojson, rasterize, read_geojson
-from monai_ext.formats.image import read_field, read_mask
+from monai_ext.formats.image import Field, read_field, read_mask
 from monai_ext.formats.outlines import label_map_to_polygons, polygons_to_mask
 from monai_ext.formats.point_files import read_points
 from monai_ext.formats.points import points_outside
@@ -148,6 +148,7 @@ class SlideVessels(Sequence[Vessel]):
         geometry: their outlines, ``x, y`` in px of level 0.
         kinds: classes of the outlines, ``None`` for none.
         conflict: see :class:`~monai_ext.formats.reader.SlideReader`.
+        shape: rows and columns of the slide's file, px.
 
     Raises:
         InputError: a file that cannot be read, or a vessel outside the slide.
@@ -166,7 +167,7 @@ class SlideVessels(Sequence[Vessel]):
 
         self.path, self.outlines = path, outlines
         self._reader = SlideReader(path, target_mpp, mpp)
-        self.conflict = self._reader.conflict
+        self.conflict, self.shape = self._reader.conflict, self._reader.file_shape
         self._features = vessel_outlines(outlines, self._reader.file_shape, classes, split_parts)
         self.geometry = self._features.geometry
         self.kinds = list(self._features.classes)
@@ -243,7 +244,7 @@ def check_vessel_image(
     outlines: str | os.PathLike | None = None,
     least: int = 1,
     split_parts: bool = False,
-) -> None:
+) -> Field | None:
     """Check that a vessel's image, or a slide and its vessels' outlines, can be used; slides' pixels are not read.
 
     For :class:`~monai_ext.data.Cohort`, as its ``check``.
@@ -256,20 +257,25 @@ def check_vessel_image(
         least: sides of the smallest vessel, px at ``target_mpp``.
         split_parts: see :func:`vessel_outlines`.
 
+    Returns:
+        the image; ``None`` for a slide.
+
     Raises:
         InputError: if not.
     """
-    outline_path = _outlines_of(path, outlines)
+    outline_path, field = _outlines_of(path, outlines), None
     if outline_path is not None:
         vessels = SlideVessels(path, outline_path, target_mpp, mpp, split_parts=as_flag(split_parts, "split_parts"))
         sizes = [vessels.size(number) for number in range(len(vessels))]
     else:
-        sizes = [read_field(path, mpp, target_mpp).image.shape[1:]]
+        field = read_field(path, mpp, target_mpp)
+        sizes = [field.image.shape[1:]]
     if max(min(size) for size in sizes) < least:
         largest = "{} x {} px".format(*max(sizes, key=min))
         raise InputError(
             outline_path or path, f"a vessel of at least {least} px a side, as the largest template", largest
         )
+    return field
 
 
 def vessel_items(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ from monai_ext.formats.geojson import geojson_stem
 __all__ = ["convert"]
 
 _SLACK = 1  # px
-_HEATMAP, _PLAN = "_heatmap.ome.tif", "_plan.json"
 
 
 def convert(
@@ -60,28 +58,12 @@ def convert(
     if mpp is not None and not (isinstance(mpp, int | float) and 0 < mpp < math.inf):
         raise InputError("--mpp", "um/px, a positive number", repr(mpp))
     stem = geojson_stem(src)
-    results = _of_slide(_beside(Results(src, stem, classes=tuple(classes or ()), drawn=drawn), stem), slide)
+    results = _of_slide(Results(src, stem, classes=tuple(classes or ()), drawn=drawn).with_plan(), slide)
     if mpp:
         results = replace(results, mpp=(float(mpp), float(mpp)))
     exchange.check(slide or src, results.mpp)
     written = exchange.write(results, (Path(dst) if dst else src.parent) / stem)
     return "\n".join(str(path) for path in written)
-
-
-def _beside(results: Results, stem: str) -> Results:
-    """With what a run wrote beside the GeoJSON."""
-    plan, heatmap = (results.geojson.with_name(f"{stem}{suffix}") for suffix in (_PLAN, _HEATMAP))
-    if not plan.is_file():
-        return results
-    try:
-        stated = json.loads(plan.read_bytes())
-        stretch, measured = stated["stretch"], stated["resolution_source"] != "assumed"
-        shape = [round(side / long) for side, long in zip(stated["level0_shape"], stretch, strict=True)]
-        mpp = tuple(stated["base_mpp"] * long for long in stretch) if measured else None
-        cell = tuple(stated["scale"] * stated["step"] / long for long in stretch)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(plan, "a plan as a run writes it", f"{type(error).__name__}: {error}") from error
-    return replace(results, shape=tuple(shape), mpp=mpp, heatmap=heatmap if heatmap.is_file() else None, cell=cell)
 
 
 def _of_slide(results: Results, slide: str | os.PathLike | None) -> Results:

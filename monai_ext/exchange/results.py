@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import numpy as np
 import shapely
 
 from monai_ext.base.colours import RGB, class_colours
-from monai_ext.formats.geojson import Features, iterate_geojson
+from monai_ext.base.errors import InputError
+from monai_ext.formats.geojson import Features, geojson_stem, iterate_geojson
 
 __all__ = ["NO_CLASS", "Results", "Survey"]
 
 #: What objects without a class are called where a format asks for one.
 NO_CLASS = "object"
+_HEATMAP, _PLAN = "_heatmap.ome.tif", "_plan.json"  # what a run's files end with
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,26 @@ class Results:
     def batches(self) -> Iterator[Features]:
         """The objects in the file's order, 20,000 at a time."""
         return iterate_geojson(self.geojson)
+
+    def with_plan(self) -> Results:
+        """With what a run over slides wrote beside the GeoJSON: its plan's geometry, and the heat map.
+
+        Raises:
+            InputError: there is a plan that no run wrote.
+        """
+        stem = geojson_stem(self.geojson)
+        plan, heatmap = (self.geojson.with_name(f"{stem}{suffix}") for suffix in (_PLAN, _HEATMAP))
+        if not plan.is_file():
+            return self
+        try:
+            stated = json.loads(plan.read_bytes())
+            stretch, measured = stated["stretch"], stated["resolution_source"] != "assumed"
+            shape = tuple(round(side / long) for side, long in zip(stated["level0_shape"], stretch, strict=True))
+            mpp = tuple(stated["base_mpp"] * long for long in stretch) if measured else None
+            cell = tuple(stated["scale"] * stated["step"] / long for long in stretch)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(plan, "a plan as a run writes it", f"{type(error).__name__}: {error}") from error
+        return replace(self, shape=shape, mpp=mpp, heatmap=heatmap if heatmap.is_file() else None, cell=cell)
 
     @cached_property
     def survey(self) -> Survey:

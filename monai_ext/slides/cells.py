@@ -82,7 +82,7 @@ class SlideCells(SlideInferer):
         tile_px: no tile is larger, margins included; a U-Net's memory grows with its square.
         seam_px: nor is the window of a cell that tiles cut larger than the larger of this and ``tile_px``.
         **options: further arguments of :class:`SlideInferer`: batch_size, workers, prefetch, backend, tissue, stains,
-            resume, fingerprint, title, notes, check.
+            resume, fingerprint, title, notes, check, formats.
     """
 
     suffixes = (".geojson", "_cells.csv", OVERLAY, "_plan.json")
@@ -107,6 +107,10 @@ class SlideCells(SlideInferer):
         super().__init__(finder, output_dir, target_mpp, mpp, tile_px=tile_px, **options)
         self.finder, self.processors, self.seam_px = finder, processors, max(seam_px, tile_px)
         self.outputs = CellOutputs(class_colours(finder.class_names, colours), object_type)
+
+    @property
+    def _colours(self) -> Mapping[str, Color]:
+        return self.outputs.colours
 
     def _partial(self, work: Path, plan: SlidePlan, tissue: Tissue | None, maker: str) -> PartialSlide:
         maker = json.dumps([maker, self.outputs.colours, self.outputs.object_type, self.seam_px])

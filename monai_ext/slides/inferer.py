@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -23,10 +23,13 @@ from tqdm import tqdm
 
 from monai_ext.base.distributed import has_joined, is_first, shard
 from monai_ext.base.errors import InputError
-from monai_ext.base.files import path_below
+from monai_ext.base.files import path_below, remove_path
 from monai_ext.base.flags import as_flag
 from monai_ext.data.cohort import Cohort
 from monai_ext.data.result_files import OVERLAY, warn_of_no_resolution, warnings_of
+from monai_ext.exchange.registry import Exchange
+from monai_ext.exchange.results import Results
+from monai_ext.formats.geojson import Color
 from monai_ext.formats.reader import SlideReader
 from monai_ext.formats.tissue import Tissue, tissue_mask
 from monai_ext.networks.tissue_check import TissueCheck, report_tissue
@@ -98,6 +101,10 @@ class SlideInferer:
         notes: further lines for the report.
         check: whether slides are like the training data; the summary then has ``foreign_share``, and a warning where
             that is high. It listens to the predictor's ``network``.
+        formats: of the objects, besides GeoJSON, for other programs; see :class:`~monai_ext.exchange.Exchange`.
+
+    Raises:
+        InputError: a format that is none, or needs a package that is not installed.
     """
 
     suffixes: tuple[str, ...] = OUTPUTS  # what a slide's files end with
@@ -125,7 +132,9 @@ class SlideInferer:
         title: str = "Slides",
         notes: Mapping[str, Any] | None = None,
         check: TissueCheck | None = None,
+        formats: str | Sequence[str] = ("geojson",),
     ) -> None:
+        self.exchange = Exchange(formats)
         self.predictor, self.output_dir = predictor, Path(output_dir)
         self.target_mpp, self.mpp, self.tile_px, self.backend = target_mpp, mpp, tile_px, backend
         self.batch_size, self.workers, self.prefetch = batch_size, workers, prefetch
@@ -164,6 +173,7 @@ class SlideInferer:
         name = path.stem if name is None else name
         try:
             reader = SlideReader(path, self.target_mpp, mpp or self.mpp, self.backend)
+            self.exchange.check(path, None if reader.resolution_source == "assumed" else reader.base_mpp)
             thumbnail, valid, scale = self._thumbnail(reader)
         except InputError:
             self._discard(name)
@@ -181,8 +191,9 @@ class SlideInferer:
             try:
                 self._compute(reader, partial)
                 summary = self._write(partial, (thumbnail, scale))
+                self._exchange(path, name, work / "output")
                 self._discard(name)  # killed from here on, the files are incomplete, never of two runs
-                for suffix in self.suffixes:
+                for suffix in (*self.suffixes, *self.exchange.suffixes):
                     (work / f"output{suffix}").replace(self._output(name, suffix))
             except Exception as error:
                 self._discard(name)
@@ -210,6 +221,18 @@ class SlideInferer:
         """Write ``output`` and each of the suffixes into the partial slide's folder; the summary."""
         return write_outputs(partial.folder, partial.heat, partial.plan, self.outputs, thumbnail)
 
+    @property
+    def _colours(self) -> Mapping[str, Color]:
+        """RGB of each class of objects, in the order of their numbers in maps."""
+        return {self.outputs.classification: tuple(self.outputs.colour)}
+
+    def _exchange(self, path: Path, name: str, stem: Path) -> None:
+        """Write the objects of ``stem``'s GeoJSON in the formats that were asked for."""
+        if self.exchange.names:
+            known = {"image": path, "classes": tuple(self._colours), "colours": self._colours}
+            results = Results(stem.with_name(f"{stem.name}.geojson"), Path(name).name, **known).with_plan()
+            self.exchange.write(results, stem)
+
     def _caption(self, summary: Mapping[str, Any]) -> str:
         """A line about a slide."""
         return self.caption.format(**summary)
@@ -217,7 +240,8 @@ class SlideInferer:
     def _discard(self, name: str) -> None:
         """Remove what an earlier run wrote of a slide that now fails, so that it is not mistaken for this run's."""
         for suffix in self.suffixes:
-            self._output(name, suffix).unlink(missing_ok=True)
+            remove_path(self._output(name, suffix))
+        self.exchange.discard(self._output(name, ""))
 
     def _thumbnail(self, reader: SlideReader) -> tuple[np.ndarray, np.ndarray | None, float]:
         """The slide in small, where of it something was scanned (``None``: everywhere), and px of level 0 per px."""
@@ -287,7 +311,14 @@ class SlideInferer:
         elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise InputError("torchrun", "torch.distributed.init_process_group before the run", "processes apart")
         names = _names([item["image"] for item in cohort.items], cohort.root)
-        todo = [[item for item in cohort.items if not self._is_done(cohort, item, names[item["image"]])]]
+        done = {image for image, name in names.items() if self._is_exchanged(name)}
+        todo = [
+            [
+                item
+                for item in cohort.items
+                if not (item["image"] in done and self._is_done(cohort, item, names[item["image"]]))
+            ]
+        ]
         if group is not None:  # as the first process sees it: another one may look after that one's first slide
             dist.broadcast_object_list(todo, src=0, group=group)
         results = [self._attempt(cohort, item, names[item["image"]]) for item in shard(todo[0], allow_empty=True)]
@@ -306,6 +337,9 @@ class SlideInferer:
         """Compute a slide and record the outcome."""
         image = item["image"]
         try:
+            if self._is_done(cohort, item, name):  # but for formats that an earlier run was not asked for
+                self._exchange(Path(image), name, self._output(name, ""))
+                return None
             result = self(image, name, item.get("mpp"))
             cohort.done(image, **self._entry(cohort, item, result))
             print(f"{image}: {self._caption(result.summary)}, {result.seconds:.0f} s", flush=True)
@@ -337,6 +371,9 @@ class SlideInferer:
             and entry.get("settings") == self._settings(item)
             and all(self._output(name, suffix).is_file() for suffix in self.suffixes)
         )
+
+    def _is_exchanged(self, name: str) -> bool:
+        return all(self._output(name, suffix).exists() for suffix in self.exchange.suffixes)
 
     def _entry(self, cohort: Cohort, item: Mapping[str, Any], result: SlideResult) -> dict[str, Any]:
         pace = result.seconds_per_mm2

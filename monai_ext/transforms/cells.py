@@ -19,7 +19,7 @@ from monai_ext.base.overlay import overlay
 from monai_ext.data.cells import Cells, Grid, find_cells, summarize_cells
 from monai_ext.data.geometry import image_area_mm2, image_resolution
 from monai_ext.data.result_files import OVERLAY, ResultFiles
-from monai_ext.formats.geojson import Color, GeoJSONWriter
+from monai_ext.formats.geojson import Color
 
 __all__ = ["FindCellsd", "SaveCellsd"]
 
@@ -118,6 +118,7 @@ class SaveCellsd(MapTransform):
         colours: RGB of each class, 0 to 255.
         object_type: what QuPath takes a cell for: ``"detection"`` or ``"annotation"``.
         max_side: pictures are reduced until no side is longer, px.
+        formats: of the objects, besides GeoJSON, for other programs; see :class:`~monai_ext.exchange.Exchange`.
         cut_key: how many of the cells are pieces, as :class:`~monai_ext.inferers.InstanceInferer` counts them; there
             may be no such key.
         allow_missing_keys: whether data without cells are passed on.
@@ -149,11 +150,12 @@ class SaveCellsd(MapTransform):
         colours: Mapping[str, Color] | None = None,
         object_type: str = "detection",
         max_side: int = 4096,
+        formats: str | Sequence[str] = ("geojson",),
         cut_key: str = "cut",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.files, self.cut_key = ResultFiles(output_dir, data_root_dir, max_side), cut_key
+        self.files, self.cut_key = ResultFiles(output_dir, data_root_dir, max_side, formats), cut_key
         self.instances_key, self.image_key, self.mpp = instances_key, image_key, mpp
         self.colours, self.object_type = colours, object_type
 
@@ -166,8 +168,11 @@ class SaveCellsd(MapTransform):
             mpp, _ = self.files.resolution(image, self.mpp)
             mm2 = image_area_mm2(image.meta, image.shape, mpp)
             ordered = cells.least_certain_first()
-            with GeoJSONWriter(self.files.path(source, ".geojson")) as writer:
-                writer.write(ordered.features(self.colours, self.object_type))
+            objects, colours = (
+                ordered.features(self.colours, self.object_type),
+                class_colours(cells.class_names, self.colours),
+            )
+            self.files.write_objects(source, image, [objects], colours)
             with atomic_path(self.files.path(source, "_cells.csv")) as temporary:
                 ordered.table().to_csv(temporary, index=False)
             picture = self._picture(image, convert_to_numpy(d[self.instances_key])[0], cells)

@@ -106,6 +106,6 @@ class LoadVesseld(MapTransform):
             self._open = (which, vessels)
         vessel = self._open[1][number]
         meta = {"filename_or_obj": str(path), "mpp": vessel.mpp, "scale": vessel.scale, "offset": vessel.offset}
-        meta["conflict"] = self._open[1].conflict
+        meta |= {"conflict": self._open[1].conflict, "slide_shape": self._open[1].shape}
         affine = image_affine(vessel.mpp, vessel.scale, vessel.offset)
         return MetaTensor(torch.from_numpy(vessel.image.copy()), affine=affine, meta=meta)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from monai.utils import convert_to_numpy
 from monai_ext.base.overlay import overlay
 from monai_ext.data.geometry import image_area_mm2
 from monai_ext.data.result_files import OVERLAY, ResultFiles
-from monai_ext.formats.geojson import Color, Features, GeoJSONWriter, label_map_to_polygons
+from monai_ext.formats.geojson import Color, Features, label_map_to_polygons
 from monai_ext.formats.hotspot import mitosis_summary
 from monai_ext.formats.resolution import Scale
 
@@ -89,6 +89,7 @@ class SaveDetectionsd(MapTransform):
         classification: QuPath class of the detections.
         colour: RGB of that class, 0 to 255.
         max_side: the overlay is reduced until no side is longer, in px.
+        formats: of the objects, besides GeoJSON, for other programs; see :class:`~monai_ext.exchange.Exchange`.
         allow_missing_keys: whether data without points are passed on.
 
     Raises:
@@ -118,10 +119,11 @@ class SaveDetectionsd(MapTransform):
         classification: str = "Mitosis",
         colour: tuple[int, int, int] = (0, 200, 60),
         max_side: int = 4096,
+        formats: str | Sequence[str] = ("geojson",),
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.files = ResultFiles(output_dir, data_root_dir, max_side)
+        self.files = ResultFiles(output_dir, data_root_dir, max_side, formats)
         self.labels_key = labels_key
         self.image_key = image_key
         self.mpp = mpp
@@ -140,9 +142,8 @@ class SaveDetectionsd(MapTransform):
 
             area = image_area_mm2(image.meta, image.shape, mpp)
             summary = mitosis_summary(points, tuple(image.shape[1:]), mpp, field_mm2=area)
-            with GeoJSONWriter(self.files.path(source, ".geojson")) as writer:
-                for features in detection_features(points, labels, mpp, scale, self.classification, self.colour):
-                    writer.write(features)
+            objects = detection_features(points, labels, mpp, scale, self.classification, self.colour)
+            self.files.write_objects(source, image, objects, {self.classification: self.colour})
             self._write_overlay(self.files.path(source, OVERLAY), image, points, labels, summary)
             rows, cols = np.broadcast_to(scale, 2).tolist()
             if summary["hotspot_row"] is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from skimage.measure import label as connected
 
 from monai_ext.base.overlay import overlay
 from monai_ext.data.result_files import OVERLAY, ResultFiles
-from monai_ext.formats.geojson import Color, Features, GeoJSONWriter, label_map_to_polygons
+from monai_ext.formats.geojson import Color, Features, label_map_to_polygons
 from monai_ext.formats.resolution import Scale
 from monai_ext.metrics.evidence import evidence_mask
 
@@ -135,6 +135,7 @@ class SaveEvidenced(MapTransform):
         classification: QuPath class of the evidence.
         colour: RGB of that class, 0 to 255.
         max_side: pictures are reduced until no side is longer, px.
+        formats: of the objects, besides GeoJSON, for other programs; see :class:`~monai_ext.exchange.Exchange`.
         allow_missing_keys: whether data without evidence are passed on.
 
     Raises:
@@ -166,10 +167,11 @@ class SaveEvidenced(MapTransform):
         classification: str = "Tumor",
         colour: tuple[int, int, int] = (200, 0, 0),
         max_side: int = 4096,
+        formats: str | Sequence[str] = ("geojson",),
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.files = ResultFiles(output_dir, data_root_dir, max_side)
+        self.files = ResultFiles(output_dir, data_root_dir, max_side, formats)
         self.score_key, self.image_key = score_key, image_key
         self.threshold, self.smooth, self.positive, self.mpp = threshold, smooth, positive, mpp
         self.classification, self.colour = classification, tuple(colour)
@@ -185,8 +187,7 @@ class SaveEvidenced(MapTransform):
             pieces = evidence_pieces(evidence, score, self.threshold, self.smooth, self.positive)
             heat = convert_to_numpy(evidence)[0]
             features = evidence_features(pieces, heat, mpp, scale, self.classification, self.colour)
-            with GeoJSONWriter(self.files.path(source, ".geojson")) as writer:
-                writer.write(features)
+            self.files.write_objects(source, image, [features], {self.classification: self.colour})
             self.files.write_picture(self.files.path(source, OVERLAY), self._picture(image, heat, pieces))
             area = int((pieces > 0).sum())
             row = {"score": round(score, 6), "positive": score > self.positive, "evidence_px": area}

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from monai_ext.base.files import write_png
 from monai_ext.base.overlay import overlay
 from monai_ext.data.cohort import Cohort
 from monai_ext.data.result_files import CLASSES, OVERLAY, ResultFiles, warnings_of
-from monai_ext.formats.geojson import Features, GeoJSONWriter
+from monai_ext.formats.geojson import Features
 from monai_ext.transforms.diagnose_vessel import CANCEROUS, VESSEL_COLOURS, VesselDiagnosis
 
 __all__ = ["SaveVesseld"]
@@ -45,6 +46,7 @@ class SaveVesseld(MapTransform):
         output_dir: folder to write to.
         source_key: key of the vessel's image, as :class:`LoadVesseld` gives it.
         max_side: pictures are reduced until no side is longer, px.
+        formats: of the objects, besides GeoJSON, for other programs; see :class:`~monai_ext.exchange.Exchange`.
 
     Examples:
         >>> from PIL import Image
@@ -70,10 +72,11 @@ class SaveVesseld(MapTransform):
         output_dir: str | os.PathLike,
         source_key: str = "source",
         max_side: int = 4096,
+        formats: str | Sequence[str] = ("geojson",),
     ) -> None:
         super().__init__(keys)
         self.cohort, self.source_key = cohort, source_key
-        self.files = ResultFiles(output_dir, cohort.root, max_side)
+        self.files = ResultFiles(output_dir, cohort.root, max_side, formats)
         self._features: list[Features] = []
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -94,7 +97,7 @@ class SaveVesseld(MapTransform):
         self.files.write_picture(overlay_path, _picture(image, vessel, self.files.max_side))
         self._features += vessel.features()
         if bool(d.get("last", True)):
-            self._finish(source, str(d["file"]))
+            self._finish(source, image, str(d["file"]))
         return {
             "slide": str(d.get("group") or (source.stem if "outlines" in d else source.parent.name or source.stem)),
             "vessel": vessel.name,
@@ -109,11 +112,9 @@ class SaveVesseld(MapTransform):
             **warnings_of(image.meta),
         }
 
-    def _finish(self, source: Path, file: str) -> None:
+    def _finish(self, source: Path, image: MetaTensor, file: str) -> None:
         """Write the objects of all vessels of a file, and mark it as done."""
-        with GeoJSONWriter(self.files.path(source, ".geojson")) as writer:
-            for features in self._features:
-                writer.write(features)
+        self.files.write_objects(source, image, self._features, VESSEL_COLOURS)
         self._features = []
         self.cohort.done(file)
 
