@@ -314,5 +314,8 @@ _EXTRAS: dict[str, Callable[[], str]] = {
     "Torch-TensorRT": partial(_imported, "torch_tensorrt", "torch-tensorrt"),
     "cuCIM (slides by the GPU)": partial(_imported, "cucim", "cucim"),
     "pydicom (annotations)": partial(_imported, "pydicom", "pydicom"),
+    "highdicom (results as DICOM)": partial(_imported, "highdicom", "highdicom"),
+    "Zarr (results as OME-Zarr)": partial(_imported, "zarr", "zarr"),
+    "anndata (results for scanpy)": partial(_imported, "anndata", "anndata"),
     "MONAI Label": partial(_imported, "monailabel", "monailabel"),
 }
