@@ -13,6 +13,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.exchange.dicom_source import MAKER, code_of, new_uid, source_image
 from monai_ext.exchange.results import NO_CLASS, Results
 from monai_ext.formats.geojson import Features
+from monai_ext.formats.outlines import single_parts
 
 __all__ = ["write"]
 
@@ -93,10 +94,7 @@ def write(results: Results, path: Path) -> None:
 
 
 def _collect(groups: dict[tuple[str, str], _Group], features: Features) -> None:
-    parts, owner = features.geometry, np.arange(len(features))
-    while (shapely.get_type_id(parts) > 3).any():
-        parts, of = shapely.get_parts(parts, return_index=True)
-        owner = owner[of]
+    parts, owner = single_parts(features.geometry)
     for shape, kind, index in zip(parts, shapely.get_type_id(parts).tolist(), owner.tolist(), strict=True):
         if kind not in _KINDS:
             continue

@@ -86,6 +86,11 @@ def _stand_in(results: Results) -> Any:
     for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
         setattr(data, name, _uid(results, name))
     data.PatientID = data.ContainerIdentifier = " ".join(results.name.replace("\\", "/").split())[:_LONGEST]
+    data.IssuerOfTheContainerIdentifierSequence, data.ContainerTypeCodeSequence = [], []
+    specimen = Dataset()
+    specimen.SpecimenIdentifier, specimen.SpecimenUID = data.ContainerIdentifier, _uid(results, "SpecimenUID")
+    specimen.IssuerOfTheSpecimenIdentifierSequence, specimen.SpecimenPreparationSequence = [], []
+    data.SpecimenDescriptionSequence = [specimen]
     for name in _STUDY:
         setattr(data, name, "")
     data.TotalPixelMatrixRows, data.TotalPixelMatrixColumns = rows, cols
