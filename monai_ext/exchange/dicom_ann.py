@@ -10,7 +10,7 @@ import numpy as np
 import shapely
 
 from monai_ext.base.errors import InputError
-from monai_ext.exchange.dicom_source import MAKER, code_of, new_uid, source_image
+from monai_ext.exchange.dicom_source import MAKER, code_of, new_uid, source_image, stated_name
 from monai_ext.exchange.results import NO_CLASS, Results
 from monai_ext.formats.geojson import Features
 from monai_ext.formats.outlines import single_parts
@@ -86,7 +86,7 @@ def write(results: Results, path: Path) -> None:
         series_number=1,
         sop_instance_uid=new_uid(),
         content_label="OBJECTS",
-        content_description=results.name[:64],
+        content_description=stated_name(results),
         specific_character_set="ISO_IR 192",
         **MAKER,
     )

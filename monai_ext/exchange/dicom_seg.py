@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from monai_ext.base.errors import InputError
-from monai_ext.exchange.dicom_source import MAKER, code_of, new_uid, source_image
+from monai_ext.exchange.dicom_source import MAKER, code_of, new_uid, source_image, stated_name
 from monai_ext.exchange.label_maps import class_map
 from monai_ext.exchange.results import Results
 
@@ -75,7 +75,7 @@ def write(results: Results, path: Path) -> None:
         tile_pixel_array=True,
         tile_size=(_TILE, _TILE),
         content_label="CLASSES",
-        content_description=results.name[:64],
+        content_description=stated_name(results),
         specific_character_set="ISO_IR 192",
         **MAKER,
     )

@@ -60,7 +60,7 @@ def tiatoolbox(folder: Path) -> str:
             compiled = [option for (option,) in connection.execute("pragma compile_options")]
         SQLiteStore.compile_options = staticmethod(lambda: compiled)
     store = SQLiteStore(folder / "a_store.db")
-    found = [store[key] for key in store]
+    found = [store[key] for key in store.keys()]  # noqa: SIM118 - as they were written, not by area
     same([each.geometry for each in found], [each.properties["type"] for each in found], folder)
     near = store.query((45, 30, 75, 50), geometry_predicate="intersects")
     assert len(near) == sum(each["shape"].intersects(shapely.box(45, 30, 75, 50)) for each in expected(folder))
@@ -143,7 +143,7 @@ def ome_zarr(folder: Path) -> str:
 
 
 def large_image(folder: Path) -> str:
-    """The schema by which the Digital Slide Archive takes annotations; its module needs a server, its class does not."""
+    """The schema of the Digital Slide Archive's annotations: its module needs a server, the schema's class does not."""
     import copy
 
     import jsonschema
