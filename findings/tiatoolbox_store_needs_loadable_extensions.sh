@@ -11,7 +11,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/env"
-"$work/env/bin/pip" install --quiet --disable-pip-version-check numpy==2.2.6 pandas==2.3.3 shapely==2.1.2 pyyaml requests
+"$work/env/bin/pip" install --quiet --disable-pip-version-check numpy==2.2.6 pandas==2.3.3 shapely==2.1.2 pyyaml requests typing_extensions
 "$work/env/bin/pip" install --quiet --disable-pip-version-check --no-deps tiatoolbox==2.1.3
 cat > "$work/try.py" <<'PY'
 import sqlite3
