@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import json
 import sqlite3
 
@@ -214,6 +216,33 @@ def test_objects_that_a_person_drew_are_manual(folder):
     [group] = highdicom.ann.annread(path).get_annotation_groups()
     assert group.algorithm_type.value == "MANUAL"
     assert read_dicom_annotations(path).object_types.tolist() == ["annotation"]
+
+
+def test_wsidicom_reads_the_annotations(folder):
+    pytest.importorskip("highdicom")
+    reader = pytest.importorskip("wsidicom.graphical_annotations").AnnotationInstance
+    cells = Features(
+        [RING, shapely.box(0, 0, 4, 4.5), shapely.Point(3.25, 2)],
+        classes=["Tumor", "Tumor", "Mitosis"],
+        measurements={"area_um2": [20.0, np.nan, 1.5]},
+    )
+    [found] = reader.open(written(folder, cells, "dicom-ann"))
+    points, outlines = sorted(found.groups, key=lambda group: group.label)
+    assert (points.label, outlines.label) == ("Mitosis", "Tumor")
+    assert outlines.type_code.value == "108369006"
+    [point] = points.annotations
+    assert (point.geometry.x, point.geometry.y, point.measurements[0].value) == (3.25, 2, 1.5)
+    shapes = [shapely.Polygon(each.geometry.to_coords()) for each in outlines.annotations]
+    assert parts(valid_areas(shapes), ["Tumor"] * 2) == parts(cells.geometry[:2], ["Tumor"] * 2)
+
+
+@pytest.mark.parametrize("module", ["registry", "results", "label_maps", "label_names"])
+def test_examples_are_true(module, folder):
+    finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
+    for test in finder.find(importlib.import_module(f"monai_ext.exchange.{module}")):
+        if test.examples:
+            test.globs = {"np": np, "folder": folder}
+            assert runner.run(test).failed == 0, test.name
 
 
 def test_results_are_read_in_parts(folder, monkeypatch):
