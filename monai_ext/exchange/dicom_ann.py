@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import shapely
 
-from monai_ext.base.errors import InputError
 from monai_ext.exchange.dicom_source import MAKER, code_of, new_uid, source_image, stated_name
-from monai_ext.exchange.results import NO_CLASS, Results
+from monai_ext.exchange.results import NO_CLASS, NothingFoundError, Results
 from monai_ext.formats.geojson import Features
 from monai_ext.formats.outlines import single_parts
 
@@ -57,7 +56,7 @@ def write(results: Results, path: Path) -> None:
     for features in results.batches():
         _collect(groups, features)
     if not groups:
-        raise InputError(results.geojson, "at least one object: DICOM annotations cannot be empty", "none")
+        raise NothingFoundError(results.geojson, "at least one object: DICOM annotations cannot be empty", "none")
     order = sorted(groups, key=lambda key: (list(legend).index(key[0]), key[1]))
     algorithm = highdicom.AlgorithmIdentificationSequence(
         "monai_ext", codes.cid7162.ArtificialIntelligence, MAKER["software_versions"]

@@ -124,6 +124,24 @@ def test_fields_are_written_at_their_files_px(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").glob("a*")) == ["a.geojson", "a_overlay.png"]
 
 
+def test_where_nothing_is_found_a_run_goes_on(tmp_path, capsys):
+    pytest.importorskip("highdicom")
+    meta = {"filename_or_obj": str(tmp_path / "in" / "a.png"), "mpp": 0.5}
+    item = {"image": MetaTensor(torch.zeros(3, 40, 50, dtype=torch.uint8), meta=meta)}
+    item |= {"points": torch.zeros(0, 4), "blobs": torch.zeros(40, 50, dtype=torch.int32)}
+    asked = ["dicom-ann", "dicom-seg", "nifti", "dsa"]
+    SaveDetectionsd(output_dir=tmp_path / "out", data_root_dir=tmp_path / "in", formats=asked)(item)
+    found = ["a.geojson", "a_dsa.json", "a_labels.nii.gz", "a_labels.txt", "a_overlay.png"]
+    assert names(tmp_path / "out") == found
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(": no ")[2].partition(":")[0] for line in said] == ["dicom-ann", "dicom-seg"]
+
+    glass = write_tiff(tmp_path / "b.tif", np.full((300, 400, 3), 244, np.uint8), 0.5)
+    SlideInferer(DarkPredictor(), tmp_path / "slides", 0.5, formats=asked)(glass)
+    suffixes = ("_dsa.json", "_labels.nii.gz", "_labels.txt", *SlideInferer.suffixes)
+    assert sorted(path.name for path in (tmp_path / "slides").glob("b*")) == sorted(f"b{end}" for end in suffixes)
+
+
 def test_cells_keep_the_numbers_of_their_classes(tmp_path):
     from monai_ext.phantom import write_slide
     from tests.slides.test_slide_cells import NAMES, inferer
