@@ -142,6 +142,26 @@ def test_where_nothing_is_found_a_run_goes_on(tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "slides").glob("b*")) == sorted(f"b{end}" for end in suffixes)
 
 
+def test_a_run_over_a_dicom_slide_refers_to_it(tmp_path):
+    highdicom = pytest.importorskip("highdicom")
+    from tests.formats.dicom_slides import write_slide
+
+    image = np.full((300, 400, 3), (225, 180, 205), np.uint8)
+    image[100:180, 120:240] = (80, 30, 70)
+    source = write_slide(tmp_path / "slide", image)
+    asked = ["dicom-ann", "dicom-seg"]
+    SlideInferer(DarkPredictor(), tmp_path, 0.25, formats=asked)(tmp_path / "slide/level_1.dcm", "a")
+    objects_ = highdicom.ann.annread(tmp_path / "a_annotations.dcm")
+    classes = highdicom.seg.segread(tmp_path / "a_segmentation.dcm")
+    for data in (objects_, classes):
+        assert data.ReferencedSeriesSequence[0].SeriesInstanceUID == source.SeriesInstanceUID
+        assert (data.StudyInstanceUID, data.PatientID) == (source.StudyInstanceUID, source.PatientID)
+    drawn = classes.get_total_pixel_matrix(segment_numbers=[1])[..., 0]
+    assert (drawn.shape, drawn[140, 180], drawn[20, 20]) == ((300, 400), 1, 0)
+    areas = [each.area for each in read_geojson(tmp_path / "a.geojson").geometry if each.area]
+    assert drawn.sum() == sum(areas)
+
+
 def test_cells_keep_the_numbers_of_their_classes(tmp_path):
     from monai_ext.phantom import write_slide
     from tests.slides.test_slide_cells import NAMES, inferer
