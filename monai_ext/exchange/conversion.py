@@ -50,7 +50,7 @@ def convert(
         InputError: an unknown format, a package that it needs is missing, no resolution where it needs one, objects
             outside of the slide.
     """
-    exchange, src = Exchange(to), Path(src)
+    exchange, src = Exchange(to, "--to"), Path(src)
     if not exchange.names:
         raise InputError("--to", "a format other than GeoJSON", repr(to))
     if not src.is_file():

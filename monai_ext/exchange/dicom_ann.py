@@ -11,6 +11,7 @@ import shapely
 
 from monai_ext.exchange.dicom_source import MAKER, code_of, new_uid, source_image, stated_name
 from monai_ext.exchange.results import NO_CLASS, NothingFoundError, Results
+from monai_ext.formats.dicom import stated
 from monai_ext.formats.geojson import Features
 from monai_ext.formats.outlines import single_parts
 
@@ -77,18 +78,19 @@ def write(results: Results, path: Path) -> None:
         )
         for number, (name, kind) in enumerate(order, 1)
     ]
-    data = MicroscopyBulkSimpleAnnotations(
-        source_images=[source],
-        annotation_coordinate_type="2D",
-        annotation_groups=written,
-        series_instance_uid=new_uid(),
-        series_number=1,
-        sop_instance_uid=new_uid(),
-        content_label="OBJECTS",
-        content_description=stated_name(results),
-        specific_character_set="ISO_IR 192",
-        **MAKER,
-    )
+    with stated(results.image or results.geojson):  # what a slide lacks of what highdicom copies
+        data = MicroscopyBulkSimpleAnnotations(
+            source_images=[source],
+            annotation_coordinate_type="2D",
+            annotation_groups=written,
+            series_instance_uid=new_uid(),
+            series_number=1,
+            sop_instance_uid=new_uid(),
+            content_label="OBJECTS",
+            content_description=stated_name(results),
+            specific_character_set="ISO_IR 192",
+            **MAKER,
+        )
     data.save_as(path, enforce_file_format=True)
 
 

@@ -10,6 +10,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.exchange.dicom_source import MAKER, code_of, new_uid, source_image, stated_name
 from monai_ext.exchange.label_maps import class_map
 from monai_ext.exchange.results import NothingFoundError, Results
+from monai_ext.formats.dicom import stated
 
 __all__ = ["write"]
 
@@ -54,29 +55,31 @@ def write(results: Results, path: Path) -> None:
         for number, (name, colour) in enumerate(drawn.legend.items(), 1)
     ]
     # from the slide's first px to the middle of the map's, along its rows and columns
-    origin = source.TotalPixelMatrixOriginSequence[0]
-    across, down = np.reshape(np.array(source.ImageOrientationSlide, float), (2, 3))
+    with stated(results.image or results.geojson):
+        origin = source.TotalPixelMatrixOriginSequence[0]
+        across, down = np.reshape(np.array(source.ImageOrientationSlide, float), (2, 3))
     y, x = drawn.origin
     first = np.array([origin.XOffsetInSlideCoordinateSystem, origin.YOffsetInSlideCoordinateSystem, 0], float)
     first += across * x + down * y
-    data = Segmentation(
-        source_images=[source],
-        pixel_array=drawn.values[None],
-        segmentation_type="BINARY",
-        segment_descriptions=segments,
-        series_instance_uid=new_uid(),
-        series_number=2,
-        sop_instance_uid=new_uid(),
-        pixel_measures=highdicom.PixelMeasuresSequence(drawn.sides, drawn.sides[1]),
-        plane_orientation=highdicom.PlaneOrientationSequence("SLIDE", [*across, *down]),
-        plane_positions=[
-            highdicom.PlanePositionSequence("SLIDE", [float(part) for part in first], pixel_matrix_position=(1, 1))
-        ],
-        tile_pixel_array=True,
-        tile_size=(_TILE, _TILE),
-        content_label="CLASSES",
-        content_description=stated_name(results),
-        specific_character_set="ISO_IR 192",
-        **MAKER,
-    )
+    with stated(results.image or results.geojson):  # what a slide lacks of what highdicom copies
+        data = Segmentation(
+            source_images=[source],
+            pixel_array=drawn.values[None],
+            segmentation_type="BINARY",
+            segment_descriptions=segments,
+            series_instance_uid=new_uid(),
+            series_number=2,
+            sop_instance_uid=new_uid(),
+            pixel_measures=highdicom.PixelMeasuresSequence(drawn.sides, drawn.sides[1]),
+            plane_orientation=highdicom.PlaneOrientationSequence("SLIDE", [*across, *down]),
+            plane_positions=[
+                highdicom.PlanePositionSequence("SLIDE", [float(part) for part in first], pixel_matrix_position=(1, 1))
+            ],
+            tile_pixel_array=True,
+            tile_size=(_TILE, _TILE),
+            content_label="CLASSES",
+            content_description=stated_name(results),
+            specific_character_set="ISO_IR 192",
+            **MAKER,
+        )
     data.save_as(path, enforce_file_format=True)

@@ -28,8 +28,8 @@ _STUDY = ("PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "S
 def source_image(results: Results) -> Any:
     """The data set of full resolution that results refer to, as highdicom needs it.
 
-    For an image that is no DICOM its name is the patient's and the container's, and its UIDs follow from its name and
-    shape, so that all results of an image belong together.
+    For an image that is no DICOM its name is the patient's and the container's, and its UIDs follow from its name, its
+    shape and, where it is at hand, its length in bytes, so that all results of an image belong together.
 
     Raises:
         InputError: a DICOM slide whose size is not the results'.
@@ -121,7 +121,8 @@ def _uid(results: Results, what: str) -> str:
     """A UID that the same results have again."""
     from pydicom.uid import generate_uid
 
-    return generate_uid(entropy_srcs=[results.name, repr(results.extent), what])
+    file = results.image.stat().st_size if results.image is not None and results.image.is_file() else None
+    return generate_uid(entropy_srcs=[results.name, repr(results.extent), repr(file), what])
 
 
 def new_uid() -> str:

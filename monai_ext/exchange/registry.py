@@ -47,13 +47,15 @@ class Format:
     extra: str = ""
     in_mm: bool = False
 
-    def problem(self, name: str) -> InputError | None:
-        """What keeps it from being written, whatever the results."""
-        missing = [package for package in self.packages if find_spec(package) is None]
-        if not missing:
-            return None
-        install = f'pip install "monai_ext[{self.extra}]"' if self.extra else f"pip install {' '.join(missing)}"
-        return InputError(f"format {name}", f"{' and '.join(self.packages)} ({install})", f"no {', '.join(missing)}")
+    @property
+    def missing(self) -> list[str]:
+        """Packages that it needs and that are not installed."""
+        return [package for package in self.packages if find_spec(package) is None]
+
+    @property
+    def install(self) -> str:
+        """The command that installs them."""
+        return f'pip install "monai_ext[{self.extra}]"' if self.extra else f"pip install {' '.join(self.packages)}"
 
     def write(self, results: Results, stem: Path) -> list[Path]:
         """Write results to the files ``stem`` and each suffix, which appear whole or not at all; those files."""
@@ -140,6 +142,7 @@ class Exchange:
 
     Args:
         names: of :data:`FORMATS`, or ``geojson``, which a run always writes and the others are made from.
+        option: by which they were given, for errors.
 
     Raises:
         InputError: a name that is none, with the nearest ones; a package that a format needs is not installed.
@@ -154,19 +157,21 @@ class Exchange:
         ['a_dsa.json', 'a_asap.xml']
     """
 
-    def __init__(self, names: str | Sequence[str] = (_GEOJSON,)) -> None:
+    def __init__(self, names: str | Sequence[str] = (_GEOJSON,), option: str = "--formats") -> None:
         if isinstance(names, str):
             names = [names]
         known = [_GEOJSON, *FORMATS]
         if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-            raise InputError("--formats", f"a list of {', '.join(known)}", repr(names))
-        for name in names:
-            if name not in known:
-                raise InputError("--formats", " or ".join(_nearest(name, known)), repr(name))
+            raise InputError(option, f"a list of {', '.join(known)}", repr(names))
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise InputError(option, " or ".join(_nearest(unknown[0], known)), ", ".join(map(repr, unknown)))
         self.names = tuple(dict.fromkeys(name for name in names if name != _GEOJSON))
-        for name in self.names:
-            if problem := FORMATS[name].problem(name):
-                raise problem
+        lacking = {name: FORMATS[name] for name in self.names if FORMATS[name].missing}
+        if lacking:
+            expected = "; ".join(f"{' and '.join(f.packages)} for {name} ({f.install})" for name, f in lacking.items())
+            missing = dict.fromkeys(package for each in lacking.values() for package in each.missing)
+            raise InputError(option, expected, f"no {', '.join(missing)}")
 
     @property
     def suffixes(self) -> tuple[str, ...]:

@@ -230,6 +230,19 @@ def test_dicom_segments_lie_on_the_glass_as_their_slide(tmp_path, monkeypatch):
     assert float(origin.YOffsetInSlideCoordinateSystem) == pytest.approx(ORIGIN[1] - MM / 2, abs=1e-7)
 
 
+def test_what_a_slide_lacks_is_one_line(tmp_path):
+    pytest.importorskip("highdicom")
+    from tests.formats.dicom_slides import write_slide
+
+    write_slide(tmp_path / "slide", np.full((*SHAPE, 3), 200, np.uint8), StudyInstanceUID=None)
+    for name in ("dicom-ann", "dicom-seg"):
+        with pytest.raises(
+            InputError, match=r"level_1.dcm: expected what the standard asks for, found .*Study"
+        ) as caught:
+            files(tmp_path, name, image=tmp_path / "slide" / "level_1.dcm")
+        assert "\n" not in str(caught.value)
+
+
 def test_results_of_another_slide_are_refused(tmp_path):
     pytest.importorskip("highdicom")
     from tests.formats.dicom_slides import write_slide

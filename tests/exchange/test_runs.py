@@ -167,7 +167,7 @@ def test_cells_keep_the_numbers_of_their_classes(tmp_path):
     from tests.slides.test_slide_cells import NAMES, inferer
 
     write_slide(tmp_path / "a.tif", 384, mpp=0.5)
-    inferer(tmp_path / "out", formats=["nifti", "anndata"] if FORMATS["anndata"].problem("") is None else ["nifti"])(
+    inferer(tmp_path / "out", formats=["nifti", "anndata"] if not FORMATS["anndata"].missing else ["nifti"])(
         tmp_path / "a.tif"
     )
     cells = read_geojson(tmp_path / "out/a.geojson")
@@ -232,6 +232,8 @@ def test_a_missing_package_names_its_extra(name, extra, monkeypatch):
     assert f'pip install "monai_ext[{extra}]"' in str(caught.value)
     assert "\n" not in str(caught.value)
     Exchange(["geojson", "dsa", "asap", "annotation-store"])
+    with pytest.raises(InputError, match=r"nibabel for nifti .*; anndata for anndata .*, found no nibabel, anndata"):
+        Exchange(["nifti", "anndata"])
 
 
 def test_an_image_without_a_resolution_is_set_aside_before_the_run(tmp_path, capsys):
@@ -269,7 +271,7 @@ def test_nothing_is_left_half_written(tmp_path, monkeypatch):
     torn = tmp_path / "torn.geojson"
     torn.write_bytes(path.read_bytes()[:-9])
     for name in FORMATS:
-        if FORMATS[name].problem(name) is None:
+        if not FORMATS[name].missing:
             with pytest.raises(InputError, match=r"complete GeoJSON|after 1 features"):
                 convert(torn, name, mpp=0.25)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a.geojson", "torn.geojson"]
@@ -278,6 +280,7 @@ def test_nothing_is_left_half_written(tmp_path, monkeypatch):
 def test_convert_refuses_what_cannot_be(tmp_path, slide):
     path = write_geojson(tmp_path / "a.geojson", Features([shapely.box(0, 0, 450, 4)], classes="x"))
     for arguments, message in [
+        (["--to", "nifty"], "--to: expected nifti or"),
         (["--to", "geojson"], "a format other than GeoJSON"),
         (["--to", "nifti"], "give um/px by --mpp"),
         (["--to", "nifti", "--mpp", "0"], "um/px, a positive number"),
