@@ -67,6 +67,7 @@ def test_nifti_is_at_its_place_for_nibabel_and_for_itk(tmp_path):
     assert lines[2][:4] == ["2", "200", "0", "0"]
 
 
+@pytest.mark.slow  # ITK takes seconds to import
 @pytest.mark.parametrize("name", ["nrrd", "mha"])
 def test_itk_maps_are_at_their_place(tmp_path, name):
     sitk = pytest.importorskip("SimpleITK")
@@ -77,6 +78,7 @@ def test_itk_maps_are_at_their_place(tmp_path, name):
     np.testing.assert_allclose(image.GetOrigin(), 0)
 
 
+@pytest.mark.slow
 def test_slicer_finds_names_colours_and_values(tmp_path):
     nrrd = pytest.importorskip("nrrd")
     values, header = nrrd.read(str(files(tmp_path, "nrrd")[0]))
@@ -89,7 +91,7 @@ def test_slicer_finds_names_colours_and_values(tmp_path):
     assert header["Segmentation_SourceRepresentation"] == "Binary labelmap"
 
 
-@pytest.mark.parametrize("name", ["nifti", "nrrd"])
+@pytest.mark.parametrize("name", ["nifti", pytest.param("nrrd", marks=pytest.mark.slow)])
 def test_a_coarser_map_lies_on_the_same_tissue(tmp_path, monkeypatch, name):
     sitk = pytest.importorskip("SimpleITK")
     monkeypatch.setattr(label_maps, "_MOST", 700)
