@@ -66,7 +66,9 @@ def test_a_package_that_is_missing(light, capsys):
     said = capsys.readouterr()
     assert caught.value.code == 1
     assert said.err.startswith("InputError: doctor: expected all that the bundles need, found not working: numpy")
-    assert [line.split()[:3] for line in said.out.splitlines() if "protobuf" in line] == [["packages", "no", "protobuf"]]
+    assert [line.split()[:3] for line in said.out.splitlines() if "protobuf" in line] == [
+        ["packages", "no", "protobuf"]
+    ]
     assert [line.split()[:3] for line in said.out.splitlines() if "numpy" in line] == [["packages", "MISSING", "numpy"]]
 
 
