@@ -19,10 +19,11 @@ from monai_ext.base.errors import InputError
 
 __all__ = ["Finding", "doctor", "findings"]
 
-#: Of the packages in the requirements these serve exports, curves and formats that no bundle needs for its work, or
-#: bring a library that the system may have as well.
-_OPTIONAL = frozenset({"itk", "onnx", "onnxruntime", "onnxscript", "openslide-bin", "protobuf", "tensorboard"})
+#: Of the packages in the requirements these serve formats that no bundle needs for its work, or bring a library that
+#: the system may have as well.
+_OPTIONAL = frozenset({"itk-io", "openslide-bin", "protobuf"})
 _MODULES = {
+    "itk-io": "itk",
     "opencv-python-headless": "cv2",
     "openslide-python": "openslide",
     "pillow": "PIL",
@@ -282,18 +283,6 @@ def _onnxruntime() -> str:
     return f"{onnxruntime.__version__}, {', '.join(name.removesuffix('ExecutionProvider') for name in providers)}"
 
 
-def _tensorboard() -> str:
-    """Write a curve."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    with tempfile.TemporaryDirectory() as folder:
-        with SummaryWriter(folder) as writer:
-            writer.add_scalar("loss", 1.0, 0)
-        if not any(Path(folder).iterdir()):
-            raise ValueError("nothing was written")
-    return metadata.version("tensorboard")
-
-
 def _tensorrt() -> str:
     """Make a builder, which needs a GPU and its driver."""
     import tensorrt
@@ -309,7 +298,6 @@ def _imported(module: str, package: str) -> str:
 
 _EXTRAS: dict[str, Callable[[], str]] = {
     "ONNX Runtime": _onnxruntime,
-    "TensorBoard": _tensorboard,
     "TensorRT": _tensorrt,
     "Torch-TensorRT": partial(_imported, "torch_tensorrt", "torch-tensorrt"),
     "cuCIM (slides by the GPU)": partial(_imported, "cucim", "cucim"),
