@@ -32,7 +32,7 @@ class Format:
 
     Args:
         about: for whom it is, in a few words.
-        module: of this package, whose function ``write`` is a :class:`Writer`.
+        writer: a :class:`Writer`, as ``module:function``, imported when it is used.
         suffixes: what the names of its files end with.
         packages: that it needs, as they are imported.
         extra: of this package, by which those are installed.
@@ -40,7 +40,7 @@ class Format:
     """
 
     about: str
-    module: str
+    writer: str
     suffixes: tuple[str, ...]
     packages: tuple[str, ...] = ()
     extra: str = ""
@@ -56,10 +56,11 @@ class Format:
 
     def write(self, results: Results, stem: Path) -> list[Path]:
         """Write results to the files ``stem`` and each suffix, which appear whole or not at all; those files."""
-        writer: Writer = importlib.import_module(f"monai_ext.exchange.{self.module}").write
+        module, _, function = self.writer.partition(":")
+        write: Writer = getattr(importlib.import_module(module), function)
         paths = [stem.with_name(f"{stem.name}{suffix}") for suffix in self.suffixes]
         with ExitStack() as stack:
-            writer(results, *(stack.enter_context(atomic_path(path)) for path in paths))
+            write(results, *(stack.enter_context(atomic_path(path)) for path in paths))
         return paths
 
 
@@ -67,14 +68,14 @@ class Format:
 FORMATS: dict[str, Format] = {
     "dicom-ann": Format(
         "DICOM bulk simple annotations: outlines and points with measurements",
-        "dicom_ann",
+        "monai_ext.exchange.dicom_ann:write",
         ("_annotations.dcm",),
         ("highdicom", "pydicom"),
         "dicom",
     ),
     "dicom-seg": Format(
         "DICOM segmentation: a map of the classes, in tiles",
-        "dicom_seg",
+        "monai_ext.exchange.dicom_seg:write",
         ("_segmentation.dcm",),
         ("highdicom", "pydicom"),
         "dicom",
@@ -82,38 +83,38 @@ FORMATS: dict[str, Format] = {
     ),
     "nifti": Format(
         "NIfTI: a map of the classes for ITK-SNAP, which takes their names from the text beside it",
-        "nifti",
+        "monai_ext.exchange.nifti:write",
         ("_labels.nii.gz", "_labels.txt"),
         ("nibabel",),
         in_mm=True,
     ),
     "nrrd": Format(
         "NRRD: a segmentation of 3D Slicer, with its names and colours",
-        "nrrd",
+        "monai_ext.exchange.nrrd:write",
         ("_labels.seg.nrrd",),
         ("itk",),
         in_mm=True,
     ),
     "mha": Format(
         "MetaImage: a map of the classes, with their names beside it",
-        "mha",
+        "monai_ext.exchange.mha:write",
         ("_labels.mha", "_labels.mha.txt"),
         ("itk",),
         in_mm=True,
     ),
     "ome-zarr": Format(
         "OME-Zarr: the heat map, and label images of classes and objects",
-        "ome_zarr",
+        "monai_ext.exchange.ome_zarr:write",
         ("_maps.ome.zarr",),
         ("zarr",),
         "zarr",
     ),
-    "asap": Format("XML of ASAP", "asap", ("_asap.xml",)),
-    "annotation-store": Format("SQLite of TIAToolbox", "annotation_store", ("_store.db",)),
-    "dsa": Format("JSON of HistomicsUI and the Digital Slide Archive", "dsa", ("_dsa.json",)),
+    "asap": Format("XML of ASAP", "monai_ext.exchange.asap:write", ("_asap.xml",)),
+    "annotation-store": Format("SQLite of TIAToolbox", "monai_ext.exchange.annotation_store:write", ("_store.db",)),
+    "dsa": Format("JSON of HistomicsUI and the Digital Slide Archive", "monai_ext.exchange.dsa:write", ("_dsa.json",)),
     "anndata": Format(
         "a table of objects with places and outlines, for scanpy and squidpy",
-        "anndata_table",
+        "monai_ext.exchange.anndata_table:write",
         ("_objects.h5ad",),
         ("anndata",),
         "anndata",
