@@ -27,6 +27,7 @@ from monai_ext.data.geometry import image_resolution
 from monai_ext.data.run_state import RewriteSchedule
 from monai_ext.formats.image import SUFFIXES
 from monai_ext.formats.resolution import Scale
+from monai_ext.formats.suffixes import without_suffix
 
 __all__ = [
     "CLASSES",
@@ -212,7 +213,7 @@ class ResultFiles:
         """
         if ending.endswith(SUFFIXES) and ending != MAP and not is_result(Path(ending)):
             raise ValueError(f"{ending!r} is not among the endings of result pictures")
-        stem = source.with_suffix("")
+        stem = without_suffix(source)
         if self._sources.setdefault(stem, source) != source:
             stem = source
         return (self.output_dir / stem).with_name(f"{stem.name}{ending}")
