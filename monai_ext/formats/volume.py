@@ -12,6 +12,7 @@ import numpy as np
 from monai_ext.base.errors import InputError
 from monai_ext.formats.level_base import check_axes
 from monai_ext.formats.resolution import Resolution, resolution_of
+from monai_ext.formats.torn import check_whole
 
 __all__ = ["read_volume"]
 
@@ -52,6 +53,7 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, Resolution | None]
     path = Path(path)
     if not path.is_file():
         raise InputError(path, "an image", "no such file" if not path.exists() else "a folder")
+    check_whole(path)
     try:
         array, affine, unit = _read(path)
     except InputError:
@@ -82,7 +84,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
 
 
 def _colour_type(path: Path) -> dict[str, Any]:
-    """What tells ITK that vectors of 3 or 4 bytes are colours: for vectors as such it has no reader in Python."""
+    """What tells ITK that vectors of 3 or 4 bytes are colours: it has no images of such vectors in Python."""
     import itk
 
     source = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
@@ -96,7 +98,7 @@ def _colour_type(path: Path) -> dict[str, Any]:
     colours = {3: itk.RGBPixel, 4: itk.RGBAPixel}.get(number)
     if colours is None or kind != "unsigned_char":
         raise InputError(path, "grey, labels, or RGB of 8 bits", f"{number} channels of {kind.replace('_', ' ')}")
-    return {"pixel_type": colours[itk.UC], "fallback_only": True}
+    return {"pixel_type": colours[itk.UC]}
 
 
 def _plane(array: np.ndarray, path: Path) -> np.ndarray:
