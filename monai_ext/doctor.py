@@ -33,7 +33,7 @@ _MODULES = {
     "scikit-image": "skimage",
 }
 _CODECS = ("none", "zlib", "lzw", "jpeg", "jpeg2000", "zstd", "webp")
-_RARE = ("zstd", "webp")  # of slides that one seldom meets
+_RARE = ("zstd", "webp", "NIfTI", "NRRD")  # of slides and images that one seldom meets
 _SIDE = 256  # px of the images that are written and read back
 _TOLERANCE = 12  # grey levels that a lossy codec may change a smooth image by
 
@@ -181,7 +181,8 @@ def _readers(folder: Path) -> dict[str, Callable[[], str]]:
     attempts = {f"Pillow {kind}": partial(_by_pillow, folder, kind) for kind in ("png", "jpeg", "bmp")}
     attempts["OpenCV png"] = partial(_by_opencv, folder)
     attempts |= {f"tifffile {codec}": partial(_by_tifffile, folder, codec) for codec in _CODECS}
-    return attempts | {"OpenSlide pyramid": partial(_by_openslide, folder)}
+    attempts["OpenSlide pyramid"] = partial(_by_openslide, folder)
+    return attempts | {"nibabel NIfTI": partial(_by_nibabel, folder), "ITK NRRD": partial(_by_itk, folder)}
 
 
 def _by_pillow(folder: Path, kind: str) -> str:
@@ -229,6 +230,27 @@ def _by_openslide(folder: Path) -> str:
     with openslide.OpenSlide(str(path)) as slide:
         pixels = np.asarray(slide.read_region((0, 0), 0, slide.dimensions))[..., :3]
     return _same(pixels, f"OpenSlide {openslide.__library_version__}")
+
+
+def _by_nibabel(folder: Path) -> str:
+    import nibabel
+    import numpy as np
+
+    from monai_ext.formats.volume import read_volume
+
+    path = folder / "nibabel.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.swapaxes(_gradient(), 0, 1), np.diag([-1, -1, 1, 1])), path)
+    return _same(read_volume(path)[0], f"nibabel {nibabel.__version__}")
+
+
+def _by_itk(folder: Path) -> str:
+    import itk
+
+    from monai_ext.formats.volume import read_volume
+
+    path = folder / "itk.nrrd"
+    itk.imwrite(itk.image_from_array(_gradient(), ttype=itk.Image[itk.RGBPixel[itk.UC], 2]), str(path))
+    return _same(read_volume(path)[0], f"ITK {itk.Version.GetITKVersion()}")
 
 
 def _devices() -> Iterator[Finding]:
@@ -291,6 +313,33 @@ def _tensorrt() -> str:
     return tensorrt.__version__
 
 
+def _wsidicom() -> str:
+    """Which of the transfer syntaxes that OpenSlide lacks can be decoded here."""
+    import wsidicom
+    from pydicom.uid import JPEGLSLossless, RLELossless
+    from wsidicom.codec import Decoder
+    from wsidicom.uid import JPEGXLLossless
+
+    syntaxes = {"JPEG-LS": JPEGLSLossless, "RLE": RLELossless, "JPEG XL": JPEGXLLossless}
+    decoded = [name for name, uid in syntaxes.items() if Decoder.select_decoder(uid, 3, 8) is not None]
+    return f"{wsidicom.__version__}, decodes {', '.join(decoded) or 'none of them'}"
+
+
+def _zarr() -> str:
+    """Write an OME-Zarr and read it back."""
+    import zarr
+
+    from monai_ext.formats.zarr_levels import ZarrLevels
+
+    with tempfile.TemporaryDirectory() as folder:
+        group = zarr.open_group(Path(folder) / "a.zarr", mode="w")
+        group["0"] = _gradient()
+        axes = [{"name": name} for name in "yxc"]
+        group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}]}
+        pixels, _ = ZarrLevels(Path(folder) / "a.zarr").read(0, 0, 0, _SIDE, _SIDE)
+        return _same(pixels, f"zarr {zarr.__version__}")
+
+
 def _imported(module: str, package: str) -> str:
     importlib.import_module(module)
     return metadata.version(package)
@@ -302,5 +351,7 @@ _EXTRAS: dict[str, Callable[[], str]] = {
     "Torch-TensorRT": partial(_imported, "torch_tensorrt", "torch-tensorrt"),
     "cuCIM (slides by the GPU)": partial(_imported, "cucim", "cucim"),
     "pydicom (annotations)": partial(_imported, "pydicom", "pydicom"),
+    "wsidicom (slides in DICOM)": _wsidicom,
+    "zarr (OME-Zarr)": _zarr,
     "MONAI Label": partial(_imported, "monailabel", "monailabel"),
 }

@@ -11,13 +11,14 @@ import numpy as np
 from monai_ext.base.files import find_files
 from monai_ext.data.datalist import read_content
 from monai_ext.data.split import PARTS
-from monai_ext.formats.suffixes import SLIDE_SUFFIXES, SUFFIXES
+from monai_ext.formats.suffixes import DICOM_SUFFIX, SLIDE_SUFFIXES, SUFFIXES, ZARR_SUFFIXES
 from monai_ext.prepare.common import prepare
 from monai_ext.prepare.samples import PointsImage, Sample
 
 __all__ = ["prepare_negatives"]
 
-_IMAGES = [suffix for suffix in SUFFIXES if suffix not in SLIDE_SUFFIXES]  # whole slides hold more than one knows
+_SLIDES = (*SLIDE_SUFFIXES, DICOM_SUFFIX, *ZARR_SUFFIXES)
+_IMAGES = [suffix for suffix in SUFFIXES if suffix not in _SLIDES]  # whole slides hold more than one knows
 
 
 def prepare_negatives(

@@ -19,10 +19,11 @@ from monai_ext.base.files import find_files, write_png
 from monai_ext.base.flags import as_flag
 from monai_ext.base.threads import cache_in_threads, in_threads
 from monai_ext.formats.annotation_checks import Identities, misfits, spelling_problems
+from monai_ext.formats.find import find_images
 from monai_ext.formats.geojson import Features, class_numbers, geojson_stem, is_geojson, read_geojson, write_geojson
-from monai_ext.formats.image import SUFFIXES
 from monai_ext.formats.outlines import polygons_to_label_map
 from monai_ext.formats.roles import countable, labelling, read_objects
+from monai_ext.formats.suffixes import without_suffix
 from monai_ext.prepare.common import prepare, remark
 from monai_ext.prepare.fields import MapOptions, Truth, square_corners, write_maps
 from monai_ext.prepare.samples import Sample
@@ -320,9 +321,10 @@ def _slides(
     problems: list[str],
 ) -> list[_Slide]:
     images: dict[str, Path] = {}
-    for path in find_files(src, SUFFIXES, dst):
-        if images.setdefault(path.stem, path) is not path:
-            problems.append(f"{path}: expected one image of this name, found also {images[path.stem]}")
+    for path in find_images(src, dst):
+        name = without_suffix(path).name
+        if images.setdefault(name, path) is not path:
+            problems.append(f"{path}: expected one image of this name, found also {images[name]}")
     annotations: dict[str, dict[str, Path]] = {}
     for quality, folder in folders.items():
         for path in filter(is_geojson, find_files(folder, _GEOJSON, dst)):
