@@ -183,7 +183,7 @@ def test_help(args, expected, capsys):
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        (["paint"], "monai_ext: expected phantom or annotate or doctor or"),
+        (["paint"], "monai_ext: expected phantom or annotate or convert or doctor or"),
         (["prepar", "pvid"], "monai_ext: expected prepare or"),
         (["phantom"], "phantom: expected mitosis or metastasis or"),
         (["phantom", "--dst", "out"], "found none"),
