@@ -4,10 +4,13 @@ BIN := $(CURDIR)/.venv/bin
 READY := .venv/.ready
 LABEL_BIN := $(CURDIR)/.venv-label/bin
 LABEL_READY := .venv-label/.ready
+PEERS_BIN := $(CURDIR)/.venv-peers/bin
+PEERS_READY := .venv-peers/.ready
+PEERS := $(CURDIR)/build/peers
 BUNDLE := bundles/pathology_mitosis_segmentation
 DEMO := $(CURDIR)/demo
 
-.PHONY: demo test test-slow test-docs test-all test-label bench lint docs pictures configurations clean
+.PHONY: demo test test-slow test-docs test-all test-label test-peers bench lint docs pictures configurations clean
 
 $(READY): requirements.txt requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -21,6 +24,15 @@ $(LABEL_READY): requirements-label.txt
 	test -x $(LABEL_BIN)/python || $(PYTHON) -m venv .venv-label
 	$(LABEL_BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-label.txt
 	$(LABEL_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+# programs of others that read what --formats writes; two of them without what they need besides
+$(PEERS_READY): tests/peers/requirements.txt
+	test -x $(PEERS_BIN)/python || $(PYTHON) -m venv .venv-peers
+	$(PEERS_BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/peers/requirements.txt
+	$(PEERS_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		tiatoolbox==2.1.3 girder-large-image-annotation==1.35.6
+	-cd tests/peers && npm install --silent --no-package-lock
 	touch $@
 
 demo: $(READY)
@@ -50,6 +62,12 @@ test-docs: $(READY)
 test-label: $(READY) $(LABEL_READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/label $(PYTEST_ARGS)
 
+# not part of CI: readers that are large or need more than Python
+test-peers: $(READY) $(PEERS_READY)
+	rm -rf $(PEERS) && mkdir -p $(PEERS)
+	$(BIN)/python tests/peers/write.py $(PEERS)
+	$(PEERS_BIN)/python -W ignore tests/peers/read.py $(PEERS)
+
 test-all: test test-slow test-label test-docs
 
 bench: $(READY)
@@ -70,4 +88,4 @@ configurations: $(READY)
 	$(BIN)/python docs/configurations.py
 
 clean:
-	rm -rf .venv .venv-label demo site build *.egg-info
+	rm -rf .venv .venv-label .venv-peers tests/peers/node_modules demo site build *.egg-info

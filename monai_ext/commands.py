@@ -27,7 +27,7 @@ _DATASET = "monai_ext.phantom.datasets:write_dataset"
 #: The function that a command runs. A first argument ``method`` receives the kind.
 COMMANDS: dict[Words, str] = {
     ("annotate",): "monai_ext.prepare.annotator:annotate",
-    ("convert",): "monai_ext.exchange.convert:convert",
+    ("convert",): "monai_ext.exchange.conversion:convert",
     ("doctor",): "monai_ext.doctor:doctor",
     ("export",): "monai_ext.distribution.export:export_bundles",
     ("hand_in",): "monai_ext.reports.challenges:hand_in",

@@ -353,5 +353,7 @@ _EXTRAS: dict[str, Callable[[], str]] = {
     "pydicom (annotations)": partial(_imported, "pydicom", "pydicom"),
     "wsidicom (slides in DICOM)": _wsidicom,
     "zarr (OME-Zarr)": _zarr,
+    "highdicom (results as DICOM)": partial(_imported, "highdicom", "highdicom"),
+    "anndata (results for scanpy)": partial(_imported, "anndata", "anndata"),
     "MONAI Label": partial(_imported, "monailabel", "monailabel"),
 }

@@ -267,7 +267,7 @@ class ResultFiles:
             known = {"image": Path(image.meta["filename_or_obj"]), "shape": tuple(int(side) for side in shape)}
             known |= {"mpp": tuple(mpp / side for side in sides) if mpp else None}
             known |= {"classes": tuple(colours), "colours": colours}
-            self.exchange.write(Results(path, stem.name, **known), stem)
+            self.exchange.write(Results(path, stem.name, **known), stem, may_be_empty=True)
 
     def resolution(self, image: MetaTensor, mpp: float | None = None) -> tuple[float, Scale]:
         """:func:`~monai_ext.data.geometry.image_resolution` of an image; of unknown ones the first is named."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from monai_ext.base.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from monai_ext.exchange.convert import convert
+    from monai_ext.exchange.conversion import convert
     from monai_ext.exchange.registry import FORMATS, Exchange, Format
     from monai_ext.exchange.results import Results
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import shapely
 
-from monai_ext.base.errors import InputError
-from monai_ext.exchange.dicom_source import MAKER, code_of, new_uid, source_image
-from monai_ext.exchange.results import NO_CLASS, Results
+from monai_ext.exchange.dicom_source import MAKER, code_of, new_uid, source_image, stated_name
+from monai_ext.exchange.results import NO_CLASS, NothingFoundError, Results
 from monai_ext.formats.geojson import Features
+from monai_ext.formats.outlines import single_parts
 
 __all__ = ["write"]
 
@@ -56,7 +56,7 @@ def write(results: Results, path: Path) -> None:
     for features in results.batches():
         _collect(groups, features)
     if not groups:
-        raise InputError(results.geojson, "at least one object: DICOM annotations cannot be empty", "none")
+        raise NothingFoundError(results.geojson, "at least one object: DICOM annotations cannot be empty", "none")
     order = sorted(groups, key=lambda key: (list(legend).index(key[0]), key[1]))
     algorithm = highdicom.AlgorithmIdentificationSequence(
         "monai_ext", codes.cid7162.ArtificialIntelligence, MAKER["software_versions"]
@@ -85,7 +85,7 @@ def write(results: Results, path: Path) -> None:
         series_number=1,
         sop_instance_uid=new_uid(),
         content_label="OBJECTS",
-        content_description=results.name[:64],
+        content_description=stated_name(results),
         specific_character_set="ISO_IR 192",
         **MAKER,
     )
@@ -93,10 +93,7 @@ def write(results: Results, path: Path) -> None:
 
 
 def _collect(groups: dict[tuple[str, str], _Group], features: Features) -> None:
-    parts, owner = features.geometry, np.arange(len(features))
-    while (shapely.get_type_id(parts) > 3).any():
-        parts, of = shapely.get_parts(parts, return_index=True)
-        owner = owner[of]
+    parts, owner = single_parts(features.geometry)
     for shape, kind, index in zip(parts, shapely.get_type_id(parts).tolist(), owner.tolist(), strict=True):
         if kind not in _KINDS:
             continue

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from monai_ext.base.errors import InputError
-from monai_ext.exchange.dicom_source import MAKER, code_of, new_uid, source_image
+from monai_ext.exchange.dicom_source import MAKER, code_of, new_uid, source_image, stated_name
 from monai_ext.exchange.label_maps import class_map
-from monai_ext.exchange.results import Results
+from monai_ext.exchange.results import NothingFoundError, Results
 
 __all__ = ["write"]
 
@@ -35,7 +35,7 @@ def write(results: Results, path: Path) -> None:
 
     source, drawn = source_image(results), class_map(results)
     if not drawn.values.any():
-        raise InputError(results.geojson, "objects with an area: a DICOM segmentation cannot be empty", "none")
+        raise NothingFoundError(results.geojson, "objects with an area: a DICOM segmentation cannot be empty", "none")
     if len(drawn.legend) > _MOST_CLASSES:
         raise InputError(results.geojson, f"at most {_MOST_CLASSES} classes", f"{len(drawn.legend)}")
     algorithm = highdicom.AlgorithmIdentificationSequence(
@@ -75,7 +75,7 @@ def write(results: Results, path: Path) -> None:
         tile_pixel_array=True,
         tile_size=(_TILE, _TILE),
         content_label="CLASSES",
-        content_description=results.name[:64],
+        content_description=stated_name(results),
         specific_character_set="ISO_IR 192",
         **MAKER,
     )

@@ -10,7 +10,7 @@ from monai_ext.base.version import __version__
 from monai_ext.exchange.results import Results
 from monai_ext.formats.dicom import HEADER, SLIDE_CLASS, SlideFrame, is_dicom, read_dicom, slide_frame
 
-__all__ = ["MAKER", "code_of", "dicom_slide", "new_uid", "source_image"]
+__all__ = ["MAKER", "code_of", "dicom_slide", "new_uid", "source_image", "stated_name"]
 
 #: Who writes the results, for highdicom.
 MAKER: dict[str, Any] = {
@@ -85,7 +85,12 @@ def _stand_in(results: Results) -> Any:
     data.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
     for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
         setattr(data, name, _uid(results, name))
-    data.PatientID = data.ContainerIdentifier = " ".join(results.name.replace("\\", "/").split())[:_LONGEST]
+    data.PatientID = data.ContainerIdentifier = stated_name(results)
+    data.IssuerOfTheContainerIdentifierSequence, data.ContainerTypeCodeSequence = [], []
+    specimen = Dataset()
+    specimen.SpecimenIdentifier, specimen.SpecimenUID = data.ContainerIdentifier, _uid(results, "SpecimenUID")
+    specimen.IssuerOfTheSpecimenIdentifierSequence, specimen.SpecimenPreparationSequence = [], []
+    data.SpecimenDescriptionSequence = [specimen]
     for name in _STUDY:
         setattr(data, name, "")
     data.TotalPixelMatrixRows, data.TotalPixelMatrixColumns = rows, cols
@@ -105,6 +110,11 @@ def _stand_in(results: Results) -> Any:
     groups.PlaneOrientationSequence = PlaneOrientationSequence("SLIDE", data.ImageOrientationSlide)
     data.SharedFunctionalGroupsSequence = [groups]
     return data
+
+
+def stated_name(results: Results) -> str:
+    """The image's name, as DICOM can hold it."""
+    return " ".join(results.name.replace("\\", "/").split())[:_LONGEST]
 
 
 def _uid(results: Results, what: str) -> str:

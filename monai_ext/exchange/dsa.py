@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import shapely
 from monai_ext.base.colours import RGB
 from monai_ext.exchange.results import NO_CLASS, Results
 from monai_ext.formats.geojson import Features
+from monai_ext.formats.outlines import single_parts
 
 __all__ = ["write"]
 
@@ -36,41 +38,44 @@ def write(results: Results, path: Path) -> None:
         for features in results.batches():
             for element in _elements(features):
                 file.write(b"\n" if first else b",\n")
-                file.write(orjson.dumps(element))
+                file.write(orjson.dumps(element, option=orjson.OPT_SERIALIZE_NUMPY))
                 first = False
         file.write(b"\n]}\n")
 
 
 def _elements(features: Features) -> Iterator[dict[str, Any]]:
     measured = {name: values.tolist() for name, values in features.measurements.items()}
-    parts, owner = shapely.get_parts(features.geometry, return_index=True)
-    for shape, index in zip(parts, owner.tolist(), strict=True):
+    shapes, owner = single_parts(features.geometry)
+    for drawn, index in zip(_drawn(shapes), owner.tolist(), strict=True):
         name = features.classes[index]
         red, green, blue = features.colors.get(name, _NO_COLOUR)
-        about = {
+        yield drawn | {
             "group": NO_CLASS if name is None else name,
             "label": {"value": features.names[index] or (NO_CLASS if name is None else name)},
             "lineColor": f"rgb({red}, {green}, {blue})",
             "user": {key: column[index] for key, column in measured.items() if column[index] == column[index]},
         }
-        yield from (drawn | about for drawn in _drawn(shapely.geometry.mapping(shape)))
 
 
-def _drawn(shape: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A part of an object, which may be a collection's, as elements."""
-    kind = shape["type"]
-    if kind == "Polygon":
-        shell, *holes = (_places(ring[:-1]) for ring in shape["coordinates"])  # closed without the first place again
-        yield {"type": "polyline", "closed": True, "points": shell, **({"holes": holes} if holes else {})}
-    elif kind == "Point":
-        yield {"type": "point", "center": _places([shape["coordinates"]])[0]}
-    elif kind == "LineString":
-        yield {"type": "polyline", "closed": False, "points": _places(shape["coordinates"])}
-    else:
-        for part in shapely.get_parts(shapely.geometry.shape(shape)):
-            yield from _drawn(shapely.geometry.mapping(part))
+def _drawn(shapes: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Polygons, lines and points as elements; the places of polygons are slices of one array."""
+    is_polygon = shapely.get_type_id(shapes) == shapely.GeometryType.POLYGON
+    rings, spans = [], iter(())
+    if is_polygon.any():
+        _, xy, (ring_ends, polygon_ends) = shapely.to_ragged_array(shapes[is_polygon], include_z=False)
+        places = _places(xy)
+        rings = [places[start : end - 1] for start, end in pairwise(ring_ends)]  # closed without the first place again
+        spans = pairwise(polygon_ends)
+    for shape, flat in zip(shapes, is_polygon, strict=True):
+        if flat:
+            start, end = next(spans)
+            holes = {"holes": rings[start + 1 : end]} if end - start > 1 else {}
+            yield {"type": "polyline", "closed": True, "points": rings[start], **holes}
+        elif shape.geom_type == "Point":
+            yield {"type": "point", "center": _places(shapely.get_coordinates(shape))[0]}
+        else:
+            yield {"type": "polyline", "closed": False, "points": _places(shapely.get_coordinates(shape))}
 
 
-def _places(coordinates: Any) -> list[list[float]]:
-    xy = np.asarray(coordinates, np.float64)
-    return np.column_stack([xy, np.zeros(len(xy))]).tolist()
+def _places(xy: np.ndarray) -> np.ndarray:
+    return np.column_stack([xy, np.zeros(len(xy))])

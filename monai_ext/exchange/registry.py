@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, Protocol
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path, remove_path
-from monai_ext.exchange.results import Results
+from monai_ext.exchange.results import NothingFoundError, Results
 
 __all__ = ["FORMATS", "Exchange", "Format", "Writer", "is_exchanged"]
 
@@ -32,10 +33,10 @@ class Format:
 
     Args:
         about: for whom it is, in a few words.
-        writer: a :class:`Writer`, as ``module:function``, imported when it is used.
+        writer: a :class:`Writer`, as ``module:function``; it is imported when results are written.
         suffixes: what the names of its files end with.
         packages: that it needs, as they are imported.
-        extra: of this package, by which those are installed.
+        extra: of this package, by which those are installed; empty for requirements.
         in_mm: places are in mm, so that it needs the resolution.
     """
 
@@ -51,7 +52,7 @@ class Format:
         missing = [package for package in self.packages if find_spec(package) is None]
         if not missing:
             return None
-        install = f'pip install "monai_ext[{self.extra}]"' if self.extra else "pip install -r requirements.txt"
+        install = f'pip install "monai_ext[{self.extra}]"' if self.extra else f"pip install {' '.join(missing)}"
         return InputError(f"format {name}", f"{' and '.join(self.packages)} ({install})", f"no {', '.join(missing)}")
 
     def write(self, results: Results, stem: Path) -> list[Path]:
@@ -186,19 +187,28 @@ class Exchange:
         if in_mm and not mpp:
             raise InputError(where, f"a resolution for {', '.join(in_mm)}, in mm: give um/px by --mpp", "none stated")
 
-    def write(self, results: Results, stem: Path) -> list[Path]:
+    def write(self, results: Results, stem: Path, may_be_empty: bool = False) -> list[Path]:
         """Write results in all formats; returns the files.
 
         Args:
             results: what there is.
             stem: what the files' paths begin with.
+            may_be_empty: where nothing was found, leave out, and say so, those formats that must not be empty.
 
         Raises:
-            InputError: results that a format cannot hold.
+            InputError: results that a format cannot hold; a :class:`NothingFoundError` for none.
             OSError: the disk is full.
         """
         self.check(results.image or results.geojson, results.mpp)
-        return [path for name in self.names for path in FORMATS[name].write(results, stem)]
+        written = []
+        for name in self.names:
+            try:
+                written += FORMATS[name].write(results, stem)
+            except NothingFoundError as error:
+                if not may_be_empty:
+                    raise
+                print(f"{results.image or results.name}: no {name}: {error.expected}", file=sys.stderr)
+        return written
 
     @staticmethod
     def discard(stem: Path) -> None:

@@ -15,11 +15,15 @@ from monai_ext.base.colours import RGB, class_colours
 from monai_ext.base.errors import InputError
 from monai_ext.formats.geojson import Features, geojson_stem, iterate_geojson
 
-__all__ = ["NO_CLASS", "Results", "Survey"]
+__all__ = ["NO_CLASS", "NothingFoundError", "Results", "Survey"]
 
 #: What objects without a class are called where a format asks for one.
 NO_CLASS = "object"
 _HEATMAP, _PLAN = "_heatmap.ome.tif", "_plan.json"  # what a run's files end with
+
+
+class NothingFoundError(InputError):
+    """There is nothing that a format could hold, which must not be empty."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from defusedxml.ElementTree import parse
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
 from monai_ext.formats.geojson import Features
-from monai_ext.formats.outlines import valid_geometry
+from monai_ext.formats.outlines import single_parts, valid_geometry
 from monai_ext.formats.roles import Annotated, countable, split_roles
 
 __all__ = ["read_asap", "read_asap_objects", "read_asap_region", "read_xml", "write_asap", "write_asap_objects"]
@@ -204,7 +204,7 @@ def write_asap_objects(
 def _drawn(objects: Iterable[tuple[str, shapely.Geometry]]) -> Iterator[tuple[str, str, np.ndarray]]:
     """Group, type and corners of each annotation."""
     for group, geometry in objects:
-        for part in shapely.get_parts(shapely.get_parts([geometry])):
+        for part in single_parts(np.array([geometry], object))[0]:
             if part.geom_type == "Point":
                 yield group, "Dot", shapely.get_coordinates(part)
             elif part.geom_type == "Polygon" and not part.is_empty:

@@ -16,6 +16,7 @@ __all__ = [
     "paint_polygons",
     "polygons_to_label_map",
     "polygons_to_mask",
+    "single_parts",
     "valid_areas",
     "valid_geometry",
 ]
@@ -345,10 +346,24 @@ def valid_areas(geometry: np.ndarray) -> np.ndarray:
 
 def _valid_polygons(geometry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The valid polygons that geometries consist of, and the index of the geometry that each is a part of."""
-    geometry = valid_geometry(geometry)
-    owner = np.arange(len(geometry))
-    while (shapely.get_type_id(geometry) > 3).any():  # parts of a collection may be multipolygons
-        geometry, part_of = shapely.get_parts(geometry, return_index=True)
-        owner = owner[part_of]
+    geometry, owner = single_parts(valid_geometry(geometry))
     polygons = (shapely.get_type_id(geometry) == 3) & ~shapely.is_empty(geometry)
     return geometry[polygons], owner[polygons]
+
+
+def single_parts(geometry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points, lines and polygons that geometries consist of, and the index of the geometry that each is a part of.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats.outlines import single_parts
+        >>> pair = shapely.GeometryCollection([shapely.MultiPoint([(1, 2), (3, 4)]), shapely.box(0, 0, 1, 1)])
+        >>> parts, owner = single_parts(np.array([shapely.Point(5, 6), pair]))
+        >>> [part.geom_type for part in parts], owner.tolist()
+        (['Point', 'Point', 'Point', 'Polygon'], [0, 1, 1, 1])
+    """
+    owner = np.arange(len(geometry))
+    while (shapely.get_type_id(geometry) > shapely.GeometryType.POLYGON).any():  # a part of a collection may be one
+        geometry, part_of = shapely.get_parts(geometry, return_index=True)
+        owner = owner[part_of]
+    return geometry, owner

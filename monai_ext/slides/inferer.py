@@ -192,9 +192,9 @@ class SlideInferer:
             try:
                 self._compute(reader, partial)
                 summary = self._write(partial, (thumbnail, scale))
-                self._exchange(path, name, work / "output")
+                suffixes = [*self.suffixes, *self._exchange(path, name, work / "output")]
                 self._discard(name)  # killed from here on, the files are incomplete, never of two runs
-                for suffix in (*self.suffixes, *self.exchange.suffixes):
+                for suffix in suffixes:
                     (work / f"output{suffix}").replace(self._output(name, suffix))
             except Exception as error:
                 self._discard(name)
@@ -227,12 +227,14 @@ class SlideInferer:
         """RGB of each class of objects, in the order of their numbers in maps."""
         return {self.outputs.classification: tuple(self.outputs.colour)}
 
-    def _exchange(self, path: Path, name: str, stem: Path) -> None:
-        """Write the objects of ``stem``'s GeoJSON in the formats that were asked for."""
-        if self.exchange.names:
-            known = {"image": path, "classes": tuple(self._colours), "colours": self._colours}
-            results = Results(stem.with_name(f"{stem.name}.geojson"), Path(name).name, **known).with_plan()
-            self.exchange.write(results, stem)
+    def _exchange(self, path: Path, name: str, stem: Path) -> list[str]:
+        """Write the objects of a GeoJSON in the formats that were asked for; what the files' names end with."""
+        if not self.exchange.names:
+            return []
+        known = {"image": path, "classes": tuple(self._colours), "colours": self._colours}
+        results = Results(stem.with_name(f"{stem.name}.geojson"), Path(name).name, **known).with_plan()
+        written = self.exchange.write(results, stem, may_be_empty=True)
+        return [each.name.removeprefix(stem.name) for each in written]
 
     def _caption(self, summary: Mapping[str, Any]) -> str:
         """A line about a slide."""

@@ -124,6 +124,61 @@ def test_fields_are_written_at_their_files_px(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").glob("a*")) == ["a.geojson", "a_overlay.png"]
 
 
+def test_where_nothing_is_found_a_run_goes_on(tmp_path, capsys):
+    pytest.importorskip("highdicom")
+    meta = {"filename_or_obj": str(tmp_path / "in" / "a.png"), "mpp": 0.5}
+    item = {"image": MetaTensor(torch.zeros(3, 40, 50, dtype=torch.uint8), meta=meta)}
+    item |= {"points": torch.zeros(0, 4), "blobs": torch.zeros(40, 50, dtype=torch.int32)}
+    asked = ["dicom-ann", "dicom-seg", "nifti", "dsa"]
+    SaveDetectionsd(output_dir=tmp_path / "out", data_root_dir=tmp_path / "in", formats=asked)(item)
+    found = ["a.geojson", "a_dsa.json", "a_labels.nii.gz", "a_labels.txt", "a_overlay.png"]
+    assert names(tmp_path / "out") == found
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(": no ")[2].partition(":")[0] for line in said] == ["dicom-ann", "dicom-seg"]
+
+    glass = write_tiff(tmp_path / "b.tif", np.full((300, 400, 3), 244, np.uint8), 0.5)
+    SlideInferer(DarkPredictor(), tmp_path / "slides", 0.5, formats=asked)(glass)
+    suffixes = ("_dsa.json", "_labels.nii.gz", "_labels.txt", *SlideInferer.suffixes)
+    assert sorted(path.name for path in (tmp_path / "slides").glob("b*")) == sorted(f"b{end}" for end in suffixes)
+
+
+def test_cells_keep_the_numbers_of_their_classes(tmp_path):
+    from monai_ext.phantom import write_slide
+    from tests.slides.test_slide_cells import NAMES, inferer
+
+    write_slide(tmp_path / "a.tif", 384, mpp=0.5)
+    inferer(tmp_path / "out", formats=["nifti", "anndata"] if FORMATS["anndata"].problem("") is None else ["nifti"])(
+        tmp_path / "a.tif"
+    )
+    cells = read_geojson(tmp_path / "out/a.geojson")
+    assert len(cells)
+    drawn = np.asarray(nibabel.load(tmp_path / "out/a_labels.nii.gz").dataobj)[..., 0].T
+    names = (tmp_path / "out/a_labels.txt").read_text().splitlines()[-3:]
+    assert [line.split('"')[1] for line in names] == list(NAMES)
+    for shape, name in zip(cells.geometry, cells.classes, strict=True):
+        x, y = shape.representative_point().coords[0]
+        assert drawn[int(y), int(x)] == NAMES.index(name) + 1
+
+
+def test_vessels_of_a_slide_lie_on_all_of_it(tmp_path):
+    from monai_ext.transforms import SaveVesseld, VesselDiagnosis
+
+    Image.fromarray(np.full((200, 300, 3), 128, np.uint8)).save(tmp_path / "a.png")
+    cohort = Cohort(tmp_path / "a.png", tmp_path / "out", mpp=0.5)
+    meta = {"filename_or_obj": str(tmp_path / "a.png"), "mpp": 1.0, "scale": 2.0, "slide_shape": (200, 300)}
+    found = {"score": 0.1, "invaded": False, "heat": np.eye(3)[1].reshape(3, 1, 1), "patches": 1}
+    found |= {"cells": np.array([[5.0, 5.0]]), "side": 20, "shape": (20, 20), "offset": (40, 60), "scale": 2.0}
+    item = {"source": MetaTensor(torch.zeros(3, 20, 20, dtype=torch.uint8), meta=meta)}
+    item |= {"diagnosis": VesselDiagnosis("a", **found), "file": cohort.items[0]["image"], "outlines": "a.geojson"}
+    SaveVesseld("diagnosis", cohort, tmp_path / "out", formats="nifti")(item)
+    image = nibabel.load(tmp_path / "out/a_labels.nii.gz")
+    np.testing.assert_allclose(image.header.get_zooms()[:2], 0.0005)
+    drawn = np.asarray(image.dataobj)[..., 0].T
+    assert drawn.shape == (200, 300)
+    assert np.argwhere(drawn).min(axis=0).tolist() == [40, 60]
+    assert np.argwhere(drawn).max(axis=0).tolist() == [79, 99]
+
+
 # ----------------------------------------------------------------------------------------------------------- bad input
 
 
@@ -180,6 +235,7 @@ def test_a_slide_without_a_resolution_fails_before_it_is_computed(tmp_path):
     assert Counting.calls == 0
 
 
+@pytest.mark.slow  # each format's library is imported
 def test_nothing_is_left_half_written(tmp_path, monkeypatch):
     path = write_geojson(tmp_path / "a.geojson", Features([shapely.box(0, 0, 4, 4)], classes="x"))
     from monai_ext.exchange import nifti

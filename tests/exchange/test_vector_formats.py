@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import json
 import sqlite3
 
@@ -15,7 +17,7 @@ from monai_ext.exchange import Results
 from monai_ext.exchange.results import NO_CLASS
 from monai_ext.formats import Features, read_asap, read_dicom_annotations, write_geojson
 from monai_ext.formats.outlines import valid_areas
-from tests.exchange.results import objects, parts, results_of, written
+from tests.exchange.results import CLASSES, objects, parts, results_of, written
 
 few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 RING = shapely.box(10, 10, 30.5, 30) - shapely.box(12, 12, 14, 14) - shapely.box(20, 15, 25, 20)
@@ -76,13 +78,10 @@ def from_dicom(path):
 READERS = {"dsa": from_dsa, "annotation-store": from_store, "anndata": from_anndata, "dicom-ann": from_dicom}
 
 
-@pytest.mark.parametrize("name", READERS)
-@few
-@given(features=objects())
-def test_outlines_holes_classes_and_scores_come_back(tmp_path_factory, name, features):
+def comes_back(folder, name, features):
     if name == "dicom-ann":
         pytest.importorskip("highdicom")
-    [path] = written(tmp_path_factory.mktemp("exchange"), features, name)
+    [path] = written(folder, features, name)
     shapes, classes, scores = READERS[name](path)
     assert parts(shapes, classes) == parts(features.geometry, features.classes)
     whole = [parts([shape], [label])[0] for shape, label in zip(features.geometry, features.classes, strict=True)]
@@ -93,6 +92,24 @@ def test_outlines_holes_classes_and_scores_come_back(tmp_path_factory, name, fea
             np.testing.assert_equal(score, stated[first])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READERS)
+@few
+@given(features=objects())
+def test_outlines_holes_classes_and_scores_come_back(tmp_path_factory, name, features):
+    comes_back(tmp_path_factory.mktemp("exchange"), name, features)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_some_objects_come_back(folder, name):
+    pair = shapely.MultiPolygon([shapely.box(1, 1, 5.5, 5), shapely.box(6, 1, 8, 2)])
+    shapes = [RING, pair, shapely.Point(35.25, 7.5), shapely.box(40, 5, 50.4, 9)]
+    comes_back(
+        folder, name, Features(shapes, classes=[*CLASSES[:3], None], measurements={"score": [0.5, 1, np.nan, 0]})
+    )
+
+
+@pytest.mark.slow
 @few
 @given(features=objects())
 def test_asap_has_the_same_area_and_the_same_points_in_each_group(tmp_path_factory, features):
@@ -199,6 +216,33 @@ def test_objects_that_a_person_drew_are_manual(folder):
     [group] = highdicom.ann.annread(path).get_annotation_groups()
     assert group.algorithm_type.value == "MANUAL"
     assert read_dicom_annotations(path).object_types.tolist() == ["annotation"]
+
+
+def test_wsidicom_reads_the_annotations(folder):
+    pytest.importorskip("highdicom")
+    reader = pytest.importorskip("wsidicom.graphical_annotations").AnnotationInstance
+    cells = Features(
+        [RING, shapely.box(0, 0, 4, 4.5), shapely.Point(3.25, 2)],
+        classes=["Tumor", "Tumor", "Mitosis"],
+        measurements={"area_um2": [20.0, np.nan, 1.5]},
+    )
+    [found] = reader.open(written(folder, cells, "dicom-ann"))
+    points, outlines = sorted(found.groups, key=lambda group: group.label)
+    assert (points.label, outlines.label) == ("Mitosis", "Tumor")
+    assert outlines.type_code.value == "108369006"
+    [point] = points.annotations
+    assert (point.geometry.x, point.geometry.y, point.measurements[0].value) == (3.25, 2, 1.5)
+    shapes = [shapely.Polygon(each.geometry.to_coords()) for each in outlines.annotations]
+    assert parts(valid_areas(shapes), ["Tumor"] * 2) == parts(cells.geometry[:2], ["Tumor"] * 2)
+
+
+@pytest.mark.parametrize("module", ["registry", "results", "label_maps", "label_names"])
+def test_examples_are_true(module, folder):
+    finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
+    for test in finder.find(importlib.import_module(f"monai_ext.exchange.{module}")):
+        if test.examples:
+            test.globs = {"np": np, "folder": folder}
+            assert runner.run(test).failed == 0, test.name
 
 
 def test_results_are_read_in_parts(folder, monkeypatch):
