@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from monai_ext.base.dicom_heads import dicom_head
+from monai_ext.base.dicom_heads import DicomHead, dicom_head
 from monai_ext.base.files import find_files
 from monai_ext.formats.suffixes import DICOM_SUFFIX, SUFFIXES, ZARR_SUFFIXES
 
@@ -33,8 +33,9 @@ def find_images(
 ) -> list[Path]:
     """The images below a folder, as :func:`~monai_ext.base.files.find_files` finds files.
 
-    A slide in DICOM is the folder of its files where that holds nothing else, so that results are called after it; else
-    the first file of its series. DICOM that is no slide, such as annotations of one, is left out; how much is printed.
+    A slide in DICOM of several files is their folder where that holds no other image, so that results are named after
+    it; else the first file of its series. DICOM that is no slide, such as annotations of one, is left out; how much is
+    printed.
 
     Args:
         folder: where to look.
@@ -62,4 +63,11 @@ def find_images(
     if not slides:
         return paths
     below = Counter(parent for path in paths for parent in path.parents)
-    return [path.parent if path in slides and below[path.parent] == 1 else path for path in paths]
+    alone = {path for path in slides if below[path.parent] == 1 and _has_more(path, heads[path])}
+    return [path.parent if path in alone else path for path in paths]
+
+
+def _has_more(path: Path, head: DicomHead) -> bool:
+    """Whether other files of its folder belong to the slide."""
+    others = (dicom_head(other) for other in path.parent.iterdir() if other != path and other.is_file())
+    return any(other == head for other in others)

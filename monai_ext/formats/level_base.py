@@ -26,7 +26,8 @@ class Levels(ABC):
 
     Examples:
         >>> from PIL import Image
-        >>> from monai_ext.formats.levels import Levels, open_levels
+        >>> from monai_ext.formats.level_base import Levels
+        >>> from monai_ext.formats.levels import open_levels
         >>> Image.fromarray(np.full((200, 300, 3), 255, np.uint8)).save(folder / "image.png")
         >>> levels, _ = open_levels(folder / "image.png", backend="openslide")
         >>> isinstance(levels, Levels), levels.shapes, levels.downsamples
@@ -92,7 +93,15 @@ class Levels(ABC):
 
 
 def paste(canvas: np.ndarray, tile: np.ndarray, row: int, col: int) -> None:
-    """Paste a tile on a canvas, possibly partly outside."""
+    """Paste a tile on a canvas, possibly partly outside.
+
+    Examples:
+        >>> from monai_ext.formats.level_base import paste
+        >>> canvas = np.zeros((2, 3), int)
+        >>> paste(canvas, np.ones((2, 2), int), row=-1, col=2)
+        >>> canvas.tolist()
+        [[0, 0, 1], [0, 0, 0]]
+    """
     top, left = max(0, -row), max(0, -col)
     bottom, right = min(tile.shape[0], canvas.shape[0] - row), min(tile.shape[1], canvas.shape[1] - col)
     if bottom > top and right > left:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ def read_volume(path: str | os.PathLike) -> tuple[np.ndarray, Resolution | None]
         ``(H, W)`` or ``(H, W, C)`` in the file's type, and the resolution, from the spacing in mm (NIfTI: in its unit).
 
     Raises:
-        InputError: no such file, damaged, several planes or times, axes that are sheared, turned or not those of a
-            plane through left and back.
+        InputError: nibabel or ITK is not installed; no such file, damaged, several planes or times, axes that are
+            sheared, turned or not those of a plane through left and back.
 
     Examples:
         >>> import itk
@@ -71,6 +72,11 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
     from monai.data import ITKReader, NibabelReader  # slow to import
 
     is_nifti = path.name.lower().endswith(_NIFTI)
+    needs, package = ("nibabel", "nibabel") if is_nifti else ("itk", "itk-io")
+    try:
+        import_module(needs)
+    except ImportError as error:
+        raise InputError(path, f"{needs} to read it (pip install {package})", "no such package") from error
     reader = NibabelReader() if is_nifti else ITKReader(**_colour_type(path))
     image = reader.read(str(path))
     array, meta = reader.get_data(image)

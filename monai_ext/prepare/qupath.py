@@ -146,7 +146,7 @@ class _Square(Sample):
     @property
     def piece(self) -> str:
         """The piece of tissue that it shows some or all of, at one of the resolutions."""
-        return f"{self.slide.path.stem}/piece_" + "_".join(map(str, self.place.piece))
+        return f"{without_suffix(self.slide.path).name}/piece_" + "_".join(map(str, self.place.piece))
 
     def check(self) -> list[str]:
         return []  # slide and annotations were opened to find the squares
@@ -329,7 +329,7 @@ def _slides(
     for quality, folder in folders.items():
         for path in filter(is_geojson, find_files(folder, _GEOJSON, dst)):
             stem = geojson_stem(path)
-            name = stem if stem in images else Path(stem).stem  # QuPath may keep the image's suffix
+            name = stem if stem in images else without_suffix(stem).name  # QuPath may keep the image's suffix
             if name not in images:
                 problems.append(f"{path}: expected its slide or image in {src}, found none")
             elif annotations.setdefault(name, {}).setdefault(quality, path) is not path:
@@ -363,7 +363,7 @@ def _name_classes(src: Path, slides: Sequence[_Slide], named: dict[str, list[str
                 continue
             counts.update(features.classes)
             problems += misfits(features, path, reader.file_shape, _file_mpp(reader), slide.path)
-            problems += identities.add(features, path, slide.path.stem)
+            problems += identities.add(features, path, without_suffix(slide.path).name)
     problems += spelling_problems(counts, src, named)
     if not named:
         named.update({name: [name] for name in sorted(name for name in counts if name)})
@@ -390,8 +390,8 @@ def _squares(slide: _Slide) -> tuple[list[Sample], list[str]]:
             inside, _ = _nuclei(slide)[1].query(shapely.box(*np.reshape(boxes, (-1, 4)).T))
             counts = np.bincount(inside, minlength=len(places)).tolist()
             for place, count in zip(places, counts, strict=True):
-                name = f"{slide.path.stem}/{scale}_{place.row:06d}_{place.col:06d}"
-                samples.append(_Square(slide.path.stem, name, slide, scale, place, count))
+                name = f"{without_suffix(slide.path).name}/{scale}_{place.row:06d}_{place.col:06d}"
+                samples.append(_Square(without_suffix(slide.path).name, name, slide, scale, place, count))
     except InputError as error:
         return [], [str(error)]
     if not samples:

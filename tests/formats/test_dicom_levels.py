@@ -206,7 +206,7 @@ def test_a_cohort_of_dicom_and_other_slides(tmp_path):
     cv2.imwrite(str(data / "plain.png"), picture())
     cohort = Cohort(data, tmp_path / "out", mpp=0.25, check=check_slide)
     names = [Path(item["image"]).relative_to(data).as_posix() for item in cohort.items]
-    assert names == ["SM_1.2.3", "SM_1.2.4", "plain.png", "two/b", "two/x.dcm"]
+    assert names == ["SM_1.2.3", "SM_1.2.4", "plain.png", "two/b/level_1.dcm", "two/x.dcm"]
     assert cohort.root == data
     failed = {Path(image).name: entry for image, entry in cohort.state.items() if entry["status"] == "failed"}
     assert list(failed) == ["a"]  # whose full resolution lies elsewhere

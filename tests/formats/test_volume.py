@@ -13,6 +13,7 @@ import tifffile
 from monai_ext.base.errors import InputError
 from monai_ext.data.datalist import check_mask_item
 from monai_ext.formats import SlideReader, read_field, read_mask, read_points
+from monai_ext.formats import volume as module
 from monai_ext.formats.find import find_images
 from monai_ext.formats.volume import read_volume
 
@@ -239,6 +240,16 @@ def test_a_header_without_its_pixels(tmp_path):
     for raw in (*tmp_path.glob("*.raw"), *tmp_path.glob("*.zraw")):
         raw.unlink()
     refusal(tmp_path / "a.mhd")
+
+
+@pytest.mark.parametrize(("ending", "package"), [(".nii", "nibabel"), (".mha", "itk-io")])
+def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch, ending, package):
+    def missing(name):
+        raise ImportError(name)
+
+    path = by_itk(tmp_path / f"a{ending}", LABELS)
+    monkeypatch.setattr(module, "import_module", missing)
+    assert f"to read it (pip install {package}), found no such package" in refusal(path)
 
 
 # -- what ITK must not read --------------------------------------------------------------------------------------------
