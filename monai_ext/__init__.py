@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from monai_ext.base.lazy import lazy_names
+from monai_ext.base.memory import keep_memory
 from monai_ext.base.version import __version__
 
 if TYPE_CHECKING:
@@ -61,5 +62,6 @@ __all__ = [
     "visualize",
 ]
 
+keep_memory()
 # so that `import monai_ext` is enough in a configuration, and costs nothing on the command line
 __getattr__ = lazy_names(__name__, __file__)

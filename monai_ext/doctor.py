@@ -19,10 +19,11 @@ from monai_ext.base.errors import InputError
 
 __all__ = ["Finding", "doctor", "findings"]
 
-#: Of the packages in the requirements these serve exports, curves and formats that no bundle needs for its work, or
-#: bring a library that the system may have as well.
-_OPTIONAL = frozenset({"itk", "onnx", "onnxruntime", "onnxscript", "openslide-bin", "protobuf", "tensorboard"})
+#: Of the packages in the requirements these serve formats that no bundle needs for its work, or bring a library that
+#: the system may have as well.
+_OPTIONAL = frozenset({"itk-io", "openslide-bin", "protobuf"})
 _MODULES = {
+    "itk-io": "itk",
     "opencv-python-headless": "cv2",
     "openslide-python": "openslide",
     "pillow": "PIL",
@@ -32,7 +33,7 @@ _MODULES = {
     "scikit-image": "skimage",
 }
 _CODECS = ("none", "zlib", "lzw", "jpeg", "jpeg2000", "zstd", "webp")
-_RARE = ("zstd", "webp")  # of slides that one seldom meets
+_RARE = ("zstd", "webp", "NIfTI", "NRRD")  # of slides and images that one seldom meets
 _SIDE = 256  # px of the images that are written and read back
 _TOLERANCE = 12  # grey levels that a lossy codec may change a smooth image by
 
@@ -180,7 +181,8 @@ def _readers(folder: Path) -> dict[str, Callable[[], str]]:
     attempts = {f"Pillow {kind}": partial(_by_pillow, folder, kind) for kind in ("png", "jpeg", "bmp")}
     attempts["OpenCV png"] = partial(_by_opencv, folder)
     attempts |= {f"tifffile {codec}": partial(_by_tifffile, folder, codec) for codec in _CODECS}
-    return attempts | {"OpenSlide pyramid": partial(_by_openslide, folder)}
+    attempts["OpenSlide pyramid"] = partial(_by_openslide, folder)
+    return attempts | {"nibabel NIfTI": partial(_by_nibabel, folder), "ITK NRRD": partial(_by_itk, folder)}
 
 
 def _by_pillow(folder: Path, kind: str) -> str:
@@ -228,6 +230,27 @@ def _by_openslide(folder: Path) -> str:
     with openslide.OpenSlide(str(path)) as slide:
         pixels = np.asarray(slide.read_region((0, 0), 0, slide.dimensions))[..., :3]
     return _same(pixels, f"OpenSlide {openslide.__library_version__}")
+
+
+def _by_nibabel(folder: Path) -> str:
+    import nibabel
+    import numpy as np
+
+    from monai_ext.formats.volume import read_volume
+
+    path = folder / "nibabel.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.swapaxes(_gradient(), 0, 1), np.diag([-1, -1, 1, 1])), path)
+    return _same(read_volume(path)[0], f"nibabel {nibabel.__version__}")
+
+
+def _by_itk(folder: Path) -> str:
+    import itk
+
+    from monai_ext.formats.volume import read_volume
+
+    path = folder / "itk.nrrd"
+    itk.imwrite(itk.image_from_array(_gradient(), ttype=itk.Image[itk.RGBPixel[itk.UC], 2]), str(path))
+    return _same(read_volume(path)[0], f"ITK {itk.Version.GetITKVersion()}")
 
 
 def _devices() -> Iterator[Finding]:
@@ -282,24 +305,39 @@ def _onnxruntime() -> str:
     return f"{onnxruntime.__version__}, {', '.join(name.removesuffix('ExecutionProvider') for name in providers)}"
 
 
-def _tensorboard() -> str:
-    """Write a curve."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    with tempfile.TemporaryDirectory() as folder:
-        with SummaryWriter(folder) as writer:
-            writer.add_scalar("loss", 1.0, 0)
-        if not any(Path(folder).iterdir()):
-            raise ValueError("nothing was written")
-    return metadata.version("tensorboard")
-
-
 def _tensorrt() -> str:
     """Make a builder, which needs a GPU and its driver."""
     import tensorrt
 
     tensorrt.Builder(tensorrt.Logger(tensorrt.Logger.ERROR))
     return tensorrt.__version__
+
+
+def _wsidicom() -> str:
+    """Which of the transfer syntaxes that OpenSlide lacks can be decoded here."""
+    import wsidicom
+    from pydicom.uid import JPEGLSLossless, RLELossless
+    from wsidicom.codec import Decoder
+    from wsidicom.uid import JPEGXLLossless
+
+    syntaxes = {"JPEG-LS": JPEGLSLossless, "RLE": RLELossless, "JPEG XL": JPEGXLLossless}
+    decoded = [name for name, uid in syntaxes.items() if Decoder.select_decoder(uid, 3, 8) is not None]
+    return f"{wsidicom.__version__}, decodes {', '.join(decoded) or 'none of them'}"
+
+
+def _zarr() -> str:
+    """Write an OME-Zarr and read it back."""
+    import zarr
+
+    from monai_ext.formats.zarr_levels import ZarrLevels
+
+    with tempfile.TemporaryDirectory() as folder:
+        group = zarr.open_group(Path(folder) / "a.zarr", mode="w")
+        group["0"] = _gradient()
+        axes = [{"name": name} for name in "yxc"]
+        group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}]}
+        pixels, _ = ZarrLevels(Path(folder) / "a.zarr").read(0, 0, 0, _SIDE, _SIDE)
+        return _same(pixels, f"zarr {zarr.__version__}")
 
 
 def _imported(module: str, package: str) -> str:
@@ -309,13 +347,13 @@ def _imported(module: str, package: str) -> str:
 
 _EXTRAS: dict[str, Callable[[], str]] = {
     "ONNX Runtime": _onnxruntime,
-    "TensorBoard": _tensorboard,
     "TensorRT": _tensorrt,
     "Torch-TensorRT": partial(_imported, "torch_tensorrt", "torch-tensorrt"),
     "cuCIM (slides by the GPU)": partial(_imported, "cucim", "cucim"),
     "pydicom (annotations)": partial(_imported, "pydicom", "pydicom"),
+    "wsidicom (slides in DICOM)": _wsidicom,
+    "zarr (OME-Zarr)": _zarr,
     "highdicom (results as DICOM)": partial(_imported, "highdicom", "highdicom"),
-    "Zarr (results as OME-Zarr)": partial(_imported, "zarr", "zarr"),
     "anndata (results for scanpy)": partial(_imported, "anndata", "anndata"),
     "MONAI Label": partial(_imported, "monailabel", "monailabel"),
 }

@@ -22,7 +22,7 @@ def rows():
 @pytest.fixture
 def light(monkeypatch):
     """Two packages and no extras, so that a fault is all that is tried."""
-    monkeypatch.setattr(doctor, "_requirements", lambda: ["numpy", "onnx", 'absent; python_version < "3"'])
+    monkeypatch.setattr(doctor, "_requirements", lambda: ["numpy", "protobuf", 'absent; python_version < "3"'])
     monkeypatch.setattr(doctor, "_EXTRAS", {})
     return monkeypatch
 
@@ -40,7 +40,7 @@ def test_this_environment_has_what_the_bundles_need(rows):
     assert rows["readers", "tifffile jpeg2000"].works
     assert rows["devices", "cpu"].works
     assert rows["extras", "ONNX Runtime"].works
-    assert not rows["packages", "onnx"].needed
+    assert not rows["packages", "protobuf"].needed
 
 
 def test_extras_are_reported_with_their_reason(rows):
@@ -66,7 +66,9 @@ def test_a_package_that_is_missing(light, capsys):
     said = capsys.readouterr()
     assert caught.value.code == 1
     assert said.err.startswith("InputError: doctor: expected all that the bundles need, found not working: numpy")
-    assert [line.split()[:3] for line in said.out.splitlines() if "onnx" in line] == [["packages", "no", "onnx"]]
+    assert [line.split()[:3] for line in said.out.splitlines() if "protobuf" in line] == [
+        ["packages", "no", "protobuf"]
+    ]
     assert [line.split()[:3] for line in said.out.splitlines() if "numpy" in line] == [["packages", "MISSING", "numpy"]]
 
 

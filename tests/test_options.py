@@ -1,4 +1,5 @@
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import pytest
 
 from monai_ext.base.errors import InputError
 from monai_ext.options import check_options
+from tests.forked import run_python
 
 CONFIG = {
     "imports": ["$import pathlib", "$import monai_ext.options"],
@@ -118,10 +120,8 @@ def test_a_file_of_arguments_is_checked_too(folder):
 
 
 def command(folder, *arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", "monai.bundle", *arguments, "--config_file", "configs/train.json"],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    words = ["-m", "monai.bundle", *arguments, "--config_file", "configs/train.json"]
+    done = run_python(words, folder, os.environ, timeout=300)
     return done.returncode, done.stdout, done.stderr
 
 

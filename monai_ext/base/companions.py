@@ -6,16 +6,16 @@ import re
 from collections.abc import Collection
 from pathlib import Path, PurePath
 
+from monai_ext.base.dicom_heads import dicom_head
+
 __all__ = ["companions", "is_one_file"]
 
 _NAMING = (".vms", ".vmu")  # Hamamatsu: an index that names the slide's files
 _NAMED = re.compile(r"^\s*(?:ImageFile|MapFile|MacroImage|OptimisationFile)(?:\([^)]*\))?\s*=\s*(.+?)\s*$", re.I | re.M)
 _FOLDERS = {".mrxs": "{}", ".vsi": "_{}_"}  # MIRAX, Olympus: a file, and a folder called after it
 _DICOM = ".dcm"
-_STANDING = (*_NAMING, *_FOLDERS, _DICOM)
+_STANDING = (*_NAMING, *_FOLDERS, _DICOM, ".mhd")  # MetaImage: a header, and a file of pixels
 _INDEX_BYTES = 1 << 20
-_SERIES = re.compile(rb"\x20\x00\x0e\x00UI(..)", re.S)  # DICOM's Series Instance UID, explicit VR, little endian
-_HEADER_BYTES = 1 << 16
 
 
 def companions(folder: Path, files: Collection[str], folders: Collection[str] = ()) -> set[str]:
@@ -39,7 +39,7 @@ def companions(folder: Path, files: Collection[str], folders: Collection[str] = 
         ['a_1.jpg', 'a_map.jpg', 'c']
     """
     parts: set[str] = set()
-    series: set[bytes] = set()
+    series: set[str] = set()
     by_name: dict[str, str] = {}
     for name in sorted(name for name in files if name.lower().endswith(_STANDING)):
         path = PurePath(name)
@@ -51,31 +51,22 @@ def companions(folder: Path, files: Collection[str], folders: Collection[str] = 
             parts |= others - {None, name}
         elif suffix in _FOLDERS:
             parts |= {_FOLDERS[suffix].format(path.stem)} & set(folders)
-        elif suffix == _DICOM and (uid := _series(folder / name)):
-            if uid in series:
+        elif suffix == _DICOM and (head := dicom_head(folder / name)) and head.series:
+            if head.series in series:
                 parts.add(name)
-            series.add(uid)
+            series.add(head.series)
     return parts
 
 
 def is_one_file(path: Path) -> bool:
-    """Whether an image is in the file alone, so that a copy of it can be read; by its ending.
+    """Whether an image is in the file alone, so that a copy of it can be read; by its ending, and no folder.
 
     Examples:
         >>> from monai_ext.base.companions import is_one_file
         >>> is_one_file(folder / "a.svs"), is_one_file(folder / "a.vms")
         (True, False)
     """
-    return not path.name.lower().endswith(_STANDING)
-
-
-def _series(path: Path) -> bytes | None:
-    """The series that a DICOM file belongs to."""
-    head = _head(path, _HEADER_BYTES)
-    if head[128:132] != b"DICM" or not (match := _SERIES.search(head)):
-        return None
-    length = int.from_bytes(match[1], "little")
-    return head[match.end() : match.end() + length].rstrip(b"\0 ")
+    return not path.name.lower().endswith(_STANDING) and not path.is_dir()
 
 
 def _head(path: Path, size: int) -> bytes:

@@ -18,6 +18,8 @@ from monai_ext.base.companions import companions
 
 __all__ = ["atomic_path", "find_files", "path_below", "remove_path", "write_png"]
 
+_IMAGE_FOLDER = ".zarr"  # one image, of thousands of files
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
@@ -76,7 +78,8 @@ def find_files(folder: Path, suffixes: Sequence[str], skip: str | os.PathLike | 
 
     Linked files and folders are followed under the name of the link. A folder that is reached in several ways is taken
     once, by its own name where that is below ``folder``. Hidden files, what a Mac adds to archives and the
-    :func:`~monai_ext.base.companions.companions` of slides are left out; how many of the latter is printed.
+    :func:`~monai_ext.base.companions.companions` of slides are left out; how many of the latter is printed. A folder
+    whose name ends in ``.zarr`` counts as a file.
     """
     endings = tuple(suffixes)
     seen = set() if skip is None else {os.path.realpath(skip)}
@@ -113,9 +116,11 @@ def _entries(root: str, top: str) -> tuple[list[str], dict[str, bool]]:
             for entry in entries:
                 if entry.name.startswith((".", "__MACOSX")):
                     continue
-                if entry.is_dir():
+                is_folder = entry.is_dir()
+                if is_folder and not entry.name.lower().endswith(_IMAGE_FOLDER):
                     folders[entry.name] = entry.is_symlink()
-                elif entry.is_file() or entry.is_symlink():  # a link into nowhere is a file that cannot be read
+                # a link into nowhere is a file that cannot be read
+                elif is_folder or entry.is_file() or entry.is_symlink():
                     names.append(entry.name)
     except OSError as error:
         if root != top:

@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from monai_ext.base.distributed import is_first
 from monai_ext.base.errors import InputError
-from monai_ext.base.files import find_files
 from monai_ext.base.flags import as_flag
 from monai_ext.data.datalist import load_datalist
 from monai_ext.data.result_files import is_result, maps_in_datalists
 from monai_ext.data.run_state import RunState, exit_on_sigterm
 from monai_ext.exchange.registry import Exchange
+from monai_ext.formats.find import find_images, is_image
 from monai_ext.formats.image import SUFFIXES, Field, read_field
 from monai_ext.formats.resolution import warn_of_conflict
 
@@ -36,7 +36,8 @@ class Cohort:
 
     Args:
         source: an image; a folder of images, looked through with its subfolders; or a data set's folder, of which the
-            images of its ``test`` list are taken.
+            images of its ``test`` list are taken. What counts as one image tells
+            :func:`~monai_ext.formats.find.find_images`.
         output_dir: where the state file goes.
         mpp: um/px of all files at full resolution; ``None`` for what they state.
         target_mpp: um/px that they will be read at.
@@ -69,7 +70,6 @@ class Cohort:
         source, exchange = Path(source), Exchange(formats)
         self.path = Path(output_dir) / "state.json"
         self._recorded = RunState(output_dir)
-        self.root = source if source.is_dir() else source.parent
         self.state: dict[str, dict[str, Any]] = {}
         self.items: list[dict[str, Any]] = []
         earlier = self._recorded.read() if as_flag(resume, "resume") else {}
@@ -78,6 +78,8 @@ class Cohort:
             self._recorded.check_writable()
         warn_of_conflict.cache_clear()  # each run says it
         candidates = self._find(source, self.path.parent)
+        one = source.is_file() or candidates[0]["image"] == str(source)
+        self.root = source.parent if one else source
         for item in tqdm(candidates, desc="checking images", unit="image", disable=len(candidates) < 20):
             try:
                 found = (check or read_field)(item["image"], mpp or item.get("mpp"), target_mpp)
@@ -103,7 +105,7 @@ class Cohort:
 
     @staticmethod
     def _find(source: Path, output_dir: Path) -> list[dict[str, Any]]:
-        if source.is_file():
+        if source.is_file() or is_image(source):
             return [{"image": str(source)}]
         if not source.is_dir():
             raise InputError(source, "an image or a folder of images (--dataset_dir)", "nothing there")
@@ -114,7 +116,7 @@ class Cohort:
         maps = maps_in_datalists(source)
         paths = [
             path
-            for path in find_files(source, SUFFIXES, output_dir if below else None)
+            for path in find_images(source, output_dir if below else None)
             if not is_result(path) and not (maps and Path(os.path.normpath(path)) in maps)
         ]
         if not paths:

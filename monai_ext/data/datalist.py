@@ -251,7 +251,7 @@ def _resolve(folder: Path, value: Any) -> Any:
 def _check_paths(check: Callable[[Item], list[str]], keys: Sequence[str], item: Item) -> list[str]:
     values = [item.get(key) for key in keys]
     paths = [path for value in values for path in (value.values() if isinstance(value, dict) else [value])]
-    missing = [path for path in paths if isinstance(path, str) and not Path(path).is_file()]
+    missing = [path for path in paths if isinstance(path, str) and not Path(path).exists()]
     return [f"{name}: expected a file, found none" for name in missing] or check(item)
 
 

@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from monai.data import CacheDataset, Dataset
 from monai.utils import convert_to_numpy, ensure_tuple_rep
 
 from monai_ext.base.errors import InputError
+from monai_ext.formats.suffixes import without_suffix
 
 __all__ = ["FieldTiles", "Tile", "tile_corners"]
 
@@ -156,7 +156,7 @@ class FieldTiles(Dataset):
         for kind in (_LOOKALIKE, _FIGURE):
             if kind in points:
                 kinds[_holds(corners, extent, points[kind]).any(1)] = kind
-        return str(item.get(self._group_key, Path(name).stem)), points, corners, kinds, extent
+        return str(item.get(self._group_key, without_suffix(name).name)), points, corners, kinds, extent
 
     def _weighted(self, positive: float | None, multipliers: Sequence[float] | None, lookalikes: float) -> np.ndarray:
         counts = np.bincount(self.kind, minlength=3).astype(float)

@@ -25,6 +25,7 @@ from monai_ext.base.arrays import load_array
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
 from monai_ext.data.datalist import read_content
+from monai_ext.formats.suffixes import without_suffix
 
 __all__ = [
     "BACKGROUND",
@@ -289,7 +290,7 @@ class NucleusPatches(Dataset):
 
     @staticmethod
     def _group(item: Mapping[str, Any]) -> str:
-        return str(item.get("group", Path(item["image"]).stem))
+        return str(item.get("group", without_suffix(item["image"]).name))
 
     def counts(self) -> dict[str, int]:
         """Number of nuclei of each class."""

@@ -30,6 +30,7 @@ from monai_ext.exchange.results import Results
 from monai_ext.formats.geojson import Color, Features, GeoJSONWriter
 from monai_ext.formats.image import SUFFIXES
 from monai_ext.formats.resolution import Scale
+from monai_ext.formats.suffixes import without_suffix
 
 __all__ = [
     "CLASSES",
@@ -225,7 +226,7 @@ class ResultFiles:
         """
         if ending.endswith(SUFFIXES) and ending != MAP and not is_result(Path(ending)):
             raise ValueError(f"{ending!r} is not among the endings of result pictures")
-        stem = source.with_suffix("")
+        stem = without_suffix(source)
         if self._sources.setdefault(stem, source) != source:
             stem = source
         return (self.output_dir / stem).with_name(f"{stem.name}{ending}")

@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from monai_ext.base.errors import DataListError, InputError
-from monai_ext.base.files import find_files
 from monai_ext.data.datalist import Item, check_label_item, load_datalist
 from monai_ext.data.split import random_split
-from monai_ext.formats.image import SUFFIXES
+from monai_ext.formats.find import find_images
+from monai_ext.formats.suffixes import without_suffix
 
 __all__ = ["LABEL_FOLDERS", "check_both_labels", "images_below", "load_tiles", "marked_tiles"]
 
@@ -79,7 +79,7 @@ def marked_tiles(folder: Path) -> list[Item]:
     for label, name in enumerate(LABEL_FOLDERS):
         for path in images_below(folder / name):
             inside = path.relative_to(folder / name)
-            group = inside.parts[0] if len(inside.parts) > 1 else inside.stem
+            group = inside.parts[0] if len(inside.parts) > 1 else without_suffix(inside).name
             items.append({"image": str(path), "label": label, "group": group})
     _check(folder, items)
     return items
@@ -98,8 +98,8 @@ def _check(folder: Path, items: Sequence[Item]) -> None:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The images below a folder, sorted; see :func:`~monai_ext.base.files.find_files`."""
-    return find_files(folder, SUFFIXES)
+    """The images below a folder, sorted; see :func:`~monai_ext.formats.find.find_images`."""
+    return find_images(folder)
 
 
 def check_both_labels(where: str, labels: Iterable[int]) -> None:

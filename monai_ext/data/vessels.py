@@ -25,6 +25,7 @@ from monai_ext.formats.point_files import read_points
 from monai_ext.formats.points import points_outside
 from monai_ext.formats.resolution import Scale
 from monai_ext.formats.roles import read_objects
+from monai_ext.formats.suffixes import without_suffix
 
 __all__ = [
     "SlideVessels",
@@ -233,7 +234,7 @@ def _outlines_of(image: str | os.PathLike, outlines: str | os.PathLike | None) -
 
 def outlines_beside(image: str | os.PathLike) -> Path | None:
     """``<image>_vessels.geojson`` beside an image, or the same with ``.gz``; None if there is none."""
-    names = (Path(image).with_name(f"{Path(image).stem}_vessels.geojson{end}") for end in ("", ".gz"))
+    names = (Path(image).with_name(f"{without_suffix(image).name}_vessels.geojson{end}") for end in ("", ".gz"))
     return next((path for path in names if path.is_file()), None)
 
 
@@ -327,7 +328,7 @@ def vessel_items(
                 f"{outline_path}: {len(vessels) - len(kept)} outlines narrower than {least} px left out",
                 file=sys.stderr,
             )
-        of_slide = {"outlines": str(outline_path), "group": Path(item["image"]).stem}
+        of_slide = {"outlines": str(outline_path), "group": without_suffix(item["image"]).name}
         if split_parts:
             of_slide["split_parts"] = True
         entries += [

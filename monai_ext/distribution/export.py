@@ -9,6 +9,8 @@ from pathlib import Path
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
+from monai_ext.base.flags import as_flag
+from monai_ext.distribution.application import check_application, write_application
 from monai_ext.distribution.archive import file_hash, write_zip
 from monai_ext.distribution.contents import BundleContents, collect
 from monai_ext.distribution.large_files import LISTING, LargeFile, listing
@@ -26,6 +28,7 @@ def export_bundles(
     max_mb: float | None = None,
     bundles: str | os.PathLike = "bundles",
     overwrite: bool = False,
+    map: bool = False,  # noqa: A002
 ) -> Path:
     """Write zips that MONAI can download and that run without this repository.
 
@@ -38,6 +41,7 @@ def export_bundles(
             get them.
         bundles: the folder of bundles.
         overwrite: replace a version that was exported before.
+        map: also write ``NAME_vVERSION_map``, the folder that MONAI Deploy makes an application package (MAP) of.
 
     Returns:
         ``model_info.json``.
@@ -50,6 +54,7 @@ def export_bundles(
         raise InputError("--max_mb", "a number, not below 0", repr(max_mb))
     if not isinstance(url, str) or (max_mb is not None and not url):
         raise InputError("--url", "the address of the exported files (--max_mb needs it)", repr(url))
+    packaged = as_flag(map, "--map")
     dst, base = Path(dst), f"{url.rstrip('/')}/" if url else ""
     contents = [collect(bundle) for bundle in _chosen(name, Path(bundles))]
     info = _read_model_info(dst / MODEL_INFO)
@@ -58,12 +63,16 @@ def export_bundles(
         if not overwrite and (path.exists() or bundle.title in info):
             expected = f"no {bundle.version} there yet (raise the version in the metadata, or --overwrite)"
             raise InputError(path, expected, "one" if path.exists() else f"its entry in {MODEL_INFO}")
+        if packaged:
+            check_application(bundle, Path(bundles), dst, overwrite)
     for bundle in contents:
         path = dst / f"{bundle.title}.zip"
         kept = _take_out(bundle, max_mb, dst, base)
         write_zip(path, {f"{bundle.name}/{member}": file for member, file in kept.items()})
         info[bundle.title] = {"checksum": file_hash(path, _CHECKSUM), "source": base + path.name}
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {len(kept)} files")
+        if packaged:
+            print(f"{write_application(bundle, Path(bundles), dst)}: for monai-deploy package")
     with atomic_path(dst / MODEL_INFO) as temporary:
         temporary.write_text(json.dumps(info, indent=4, sort_keys=True) + "\n", encoding="utf-8")
     return dst / MODEL_INFO

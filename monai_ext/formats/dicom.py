@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from monai_ext.base.dicom_heads import SLIDE_CLASS, dicom_head
 from monai_ext.base.errors import InputError
 
 __all__ = ["ANNOTATION_CLASS", "SLIDE_CLASS", "SlideFrame", "is_dicom", "read_dicom", "slide_frame"]
 
-#: SOP classes: VL Whole Slide Microscopy Image, Microscopy Bulk Simple Annotations.
-SLIDE_CLASS, ANNOTATION_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6", "1.2.840.10008.5.1.4.1.1.91.1"
-_MAGIC, _MAGIC_AT = b"DICM", 128
+#: SOP class of Microscopy Bulk Simple Annotations.
+ANNOTATION_CLASS = "1.2.840.10008.5.1.4.1.1.91.1"
 _GEOMETRY = 1e-6
 
 
@@ -36,11 +36,7 @@ def is_dicom(path: str | os.PathLike) -> bool:
         >>> is_dicom(folder / "a.dcm"), is_dicom(folder / "b.dcm")
         (True, False)
     """
-    try:
-        with Path(path).open("rb") as file:
-            return file.read(_MAGIC_AT + len(_MAGIC))[_MAGIC_AT:] == _MAGIC
-    except OSError:
-        return False
+    return dicom_head(path) is not None
 
 
 def read_dicom(path: str | os.PathLike, tags: Sequence[str] | None = None) -> Any:

@@ -15,7 +15,8 @@ import tifffile
 from monai_ext.base.errors import InputError
 from monai_ext.formats.levels import check_size, open_levels
 from monai_ext.formats.resolution import SAME_MPP, Scale, file_scale, warn_of_conflict
-from monai_ext.formats.suffixes import SLIDE_SUFFIXES, SUFFIXES, TIFF_SUFFIXES
+from monai_ext.formats.suffixes import SLIDE_SUFFIXES, SUFFIXES, TIFF_SUFFIXES, VOLUME_SUFFIXES
+from monai_ext.formats.volume import read_volume
 
 __all__ = ["SAME_MPP", "SLIDE_SUFFIXES", "SUFFIXES", "TIFF_SUFFIXES", "Field", "read_field", "read_mask"]
 
@@ -66,7 +67,8 @@ def read_field(path: str | os.PathLike, mpp: float | None = None, target_mpp: fl
     """Read an image or a slide as 8-bit RGB, at ``target_mpp`` where its resolution is known.
 
     Args:
-        path: PNG, JPEG, BMP, TIFF (8 or 16 bits, grey, RGB, RGBA), or a slide that OpenSlide opens.
+        path: PNG, JPEG, BMP, TIFF (8 or 16 bits, grey, RGB, RGBA), NIfTI, NRRD, MetaImage; or a slide: what OpenSlide
+            opens, DICOM (a file, or the folder of one slide), OME-Zarr.
         mpp: um/px of the file at full resolution; overrides what the file states.
         target_mpp: um/px to bring the image to; ``None`` leaves it as it is. A difference below 10 % is left too.
 
@@ -131,7 +133,7 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
     """Read a mask or an instance map with the numbers it holds.
 
     Args:
-        path: PNG, BMP or TIFF of any integer depth; of several channels the first is taken.
+        path: PNG, BMP, TIFF, NIfTI, NRRD or MetaImage of any integer depth; of several channels the first is taken.
 
     Returns:
         ``(H, W)`` of the file's integer type (uint8, uint16 or int32).
@@ -148,11 +150,14 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
     """
     path = Path(path)
     try:
-        array = (
-            tifffile.imread(path)
-            if path.suffix.lower() in TIFF_SUFFIXES
-            else cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        )
+        if path.name.lower().endswith(VOLUME_SUFFIXES):
+            array = _whole_numbers(read_volume(path)[0], path)
+        elif path.suffix.lower() in TIFF_SUFFIXES:  # not by MONAI's LoadImage: ITK makes 8-bit colours of one in tiles
+            array = tifffile.imread(path)
+        else:
+            array = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    except InputError:
+        raise
     # what the decoders raise for a damaged file is not one family
     except Exception as error:
         raise InputError(path, "a readable mask", str(error).split("\n")[0]) from error
@@ -160,3 +165,13 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
         raise InputError(path, "a readable mask", "no such file" if not path.is_file() else "no image")
     array = array[..., 0] if array.ndim == 3 else array
     return array.astype(np.int32) if array.dtype.itemsize > 2 or array.dtype == np.int16 else array.astype(np.uint16)
+
+
+def _whole_numbers(labels: np.ndarray, path: Path) -> np.ndarray:
+    """Labels as integers, which NIfTI may keep as floats."""
+    if labels.dtype.kind in "iub":
+        return labels
+    whole = labels.astype(np.int32)
+    if not np.array_equal(whole, labels):
+        raise InputError(path, "a mask of whole numbers", f"{labels.dtype}, as {labels[whole != labels][0]:g}")
+    return whole

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -14,6 +14,9 @@ import tifffile
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from monai_ext.base.errors import InputError
+from monai_ext.formats.dicom import is_dicom
+from monai_ext.formats.dicom_levels import DicomLevels, check_dicom_slide, dicom_slide
+from monai_ext.formats.level_base import Levels, check_axes, paste
 from monai_ext.formats.pyramid import level_factors
 from monai_ext.formats.resolution import (
     Resolution,
@@ -23,9 +26,17 @@ from monai_ext.formats.resolution import (
     stated_resolution,
     tiff_resolutions,
 )
-from monai_ext.formats.scanned import REACH, blank_unscanned, may_be_unscanned, rgb_and_valid
-from monai_ext.formats.suffixes import DICOM_SUFFIX, SLIDE_SUFFIXES, TIFF_SUFFIXES
+from monai_ext.formats.scanned import blank_unscanned, rgb_and_valid
+from monai_ext.formats.suffixes import (
+    DICOM_SUFFIX,
+    SLIDE_SUFFIXES,
+    TIFF_SUFFIXES,
+    VOLUME_SUFFIXES,
+    ZARR_SUFFIXES,
+)
 from monai_ext.formats.torn import check_whole
+from monai_ext.formats.volume import read_volume
+from monai_ext.formats.zarr_levels import ZarrLevels
 
 __all__ = ["BACKENDS", "ImageLevels", "Levels", "TiffLevels", "WSILevels", "open_levels"]
 
@@ -40,75 +51,8 @@ _ORIENTATION = ExifTags.Base.Orientation
 logger = logging.getLogger(__name__)
 
 
-class Levels(ABC):
-    """An image as one or more levels of falling resolution; safe to read from several threads.
-
-    Attributes:
-        shapes: rows and columns of each level, without what a writer padded.
-        downsamples: px of level 0 per px of each level.
-        resolution: the sides of a px of level 0 as the file states them; ``None`` where it does not, or not plausibly.
-        backend: who decodes it.
-
-    Examples:
-        >>> from PIL import Image
-        >>> from monai_ext.formats.levels import Levels, open_levels
-        >>> Image.fromarray(np.full((200, 300, 3), 255, np.uint8)).save(folder / "image.png")
-        >>> levels, _ = open_levels(folder / "image.png", backend="openslide")
-        >>> isinstance(levels, Levels), levels.shapes, levels.downsamples
-        (True, [(200, 300)], [1.0])
-    """
-
-    shapes: list[tuple[int, int]]
-    downsamples: list[float]
-    resolution: Resolution | None
-    backend: str
-
-    def read(self, level: int, row: int, col: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """A region that lies inside a level.
-
-        Returns:
-            uint8 ``(height, width, 3)`` RGB, white where nothing was scanned: transparent parts, tiles that were never
-            written, large areas of pure black. And where something was, bool ``(height, width)``, or ``None`` for all
-            of it.
-        """
-        # whether black is a gap is decided by what lies around it, so that regions side by side agree
-        rows, cols = self.shapes[level]
-        top, left = max(0, row - REACH), max(0, col - REACH)
-        bottom, right = min(rows, row + height + REACH), min(cols, col + width + REACH)
-        pixels, valid = self._decode(level, row, col, height, width)
-        if not may_be_unscanned(pixels):
-            return pixels, valid
-        if (top, left, bottom, right) != (row, col, row + height, col + width):
-            pixels, valid = self._decode(level, top, left, bottom - top, right - left)
-        pixels, scanned = blank_unscanned(pixels)
-        if scanned is not None:
-            valid = scanned if valid is None else valid & scanned
-        part = np.s_[row - top : row - top + height, col - left : col - left + width]
-        return np.ascontiguousarray(pixels[part]), None if valid is None or valid[part].all() else valid[part]
-
-    @abstractmethod
-    def _decode(self, level: int, row: int, col: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """As :meth:`read`, but with black as it is."""
-
-    def try_tile(self) -> None:
-        """Decode a pixel: some decoders open what they cannot read.
-
-        Raises:
-            Exception: whatever the decoder raises.
-        """
-        self._decode(len(self.shapes) - 1, 0, 0, 1, 1)
-
-    def first(self, level: int, at: int) -> float:
-        """Where a region really begins, along one side, that was asked to begin at px ``at`` of ``level``."""
-        del level
-        return at
-
-    def reopen(self) -> None:  # noqa: B027 - most need not
-        """Make the file readable again after an error."""
-
-
 class ImageLevels(Levels):
-    """An image in memory: PNG, JPEG, BMP, a TIFF without tiles.
+    """An image in memory: PNG, JPEG, BMP, a TIFF without tiles, NIfTI, NRRD, MetaImage.
 
     Examples:
         >>> from PIL import Image
@@ -120,13 +64,13 @@ class ImageLevels(Levels):
     """
 
     def __init__(self, path: Path) -> None:
-        is_tiff = path.suffix.lower() in TIFF_SUFFIXES
-        array, self.resolution = _read_tiff(path) if is_tiff else _read_image(path)
+        name = path.name.lower()
+        self.backend, read = next((each for suffixes, *each in _IN_MEMORY if name.endswith(suffixes)))
+        array, self.resolution = read(path)
         image, valid = rgb_and_valid(array, path)
         self._image, scanned = blank_unscanned(image)
         self._valid = scanned if valid is None else valid if scanned is None else valid & scanned
         self.shapes, self.downsamples = [self._image.shape[:2]], [1.0]
-        self.backend = "tifffile" if is_tiff else "Pillow"
 
     def read(self, level: int, row: int, col: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:  # noqa: D102 - see Levels
         return self._decode(level, row, col, height, width)
@@ -166,6 +110,8 @@ class WSILevels(Levels):
         factors = level_factors(sizes, [_tile_size(properties, level) for level in range(len(sizes))])
         self._corner, full = (0, 0), sizes[0]
         # of a plain TIFF it is merely where tiles were written, which other decoders do not cut off
+        if properties.get("openslide.vendor") == "dicom":
+            check_dicom_slide(path, [properties.get(f"dicom.ImageType[{k}]", "") for k in range(4)], _paths(properties))
         if "openslide.bounds-x" in properties and properties.get("openslide.vendor") != "generic-tiff":
             top, left, *full = (int(properties[f"openslide.bounds-{name}"]) for name in _BOUNDS)
             self._corner = (top, left)
@@ -223,6 +169,13 @@ class WSILevels(Levels):
             self._slide = self._reader.read(self._path)
 
 
+def _paths(properties: dict[str, str]) -> list[str]:
+    """What the optical paths of a slide in DICOM are called."""
+    names = ("OpticalPathDescription", "OpticalPathIdentifier")
+    named = [[properties.get(f"dicom.OpticalPathSequence[{k}].{name}") for name in names] for k in range(64)]
+    return [first or second for first, second in named if first or second]
+
+
 def _tile_size(properties: dict[str, str], level: int) -> tuple[int, int] | None:
     sides = [properties.get(f"openslide.level[{level}].tile-{name}") for name in ("height", "width")]
     return tuple(map(int, sides)) if all(sides) else None
@@ -277,7 +230,7 @@ class TiffLevels(Levels):
         self._tiff = tifffile.TiffFile(path)
         self._tiff.filehandle.set_lock(True)
         series = self._tiff.series[0]
-        _check_axes(series, path)
+        check_axes(path, series.axes, series.shape, series.dtype)
         levels = [level for level in series.levels if level.keyframe.is_tiled]
         if not levels:
             raise InputError(path, "a TIFF with tiles", "strips")
@@ -337,8 +290,8 @@ class TiffLevels(Levels):
                 down, right = divmod(index - plane.skip, across)
                 if canvas is None:
                     canvas = np.zeros((height, width, tile.shape[-1]), tile.dtype)
-                _paste(canvas, tile, down * rows - row, right * cols - col)
-                _paste(written, np.ones(tile.shape[:2], bool), down * rows - row, right * cols - col)
+                paste(canvas, tile, down * rows - row, right * cols - col)
+                paste(written, np.ones(tile.shape[:2], bool), down * rows - row, right * cols - col)
         return np.zeros((height, width, 1), np.uint8) if canvas is None else canvas, written
 
 
@@ -348,36 +301,6 @@ def _planes(level: tifffile.TiffPageSeries) -> list[_Plane]:
         tiles = -(-key.imagelength // key.tilelength) * -(-key.imagewidth // key.tilewidth)
         return [_Plane(level.pages[0], number * tiles) for number in range(key.samplesperpixel)]
     return [_Plane(page, 0) for page in level.pages]
-
-
-def _paste(canvas: np.ndarray, tile: np.ndarray, row: int, col: int) -> None:
-    """Paste a tile on a canvas, possibly partly outside."""
-    top, left = max(0, -row), max(0, -col)
-    bottom, right = min(tile.shape[0], canvas.shape[0] - row), min(tile.shape[1], canvas.shape[1] - col)
-    if bottom > top and right > left:
-        canvas[row + top : row + bottom, col + left : col + right] = tile[top:bottom, left:right]
-
-
-def _check_axes(series: tifffile.TiffPageSeries, path: Path) -> None:
-    """That a series is one RGB or grey image.
-
-    Raises:
-        InputError: it has other channels, or is a stack or a time series.
-    """
-    sizes = dict(zip(series.axes, series.shape, strict=True))
-    samples, channels = sizes.pop("S", 1), sizes.pop("C", 1)
-    rows, cols = sizes.pop("Y", 1), sizes.pop("X", 1)
-    del rows, cols
-    names = {"Z": "a stack of {} focal planes", "T": "a time series of {} frames"}
-    more = [names.get(axis, "{} pages").format(size) for axis, size in sizes.items() if size > 1]
-    planes_are_rgb = channels == 3 and samples == 1 and series.dtype == np.uint8
-    if channels > 1 and not planes_are_rgb:
-        more.append(f"{channels} channels of {series.dtype}")
-    if samples > 4:
-        more.append(f"{samples} samples")
-    if more:
-        problem = " and ".join(more) + f" (axes {series.axes}, {' x '.join(map(str, series.shape))})"
-        raise InputError(path, "one RGB or grey image", problem)
 
 
 def _colours(array: np.ndarray, page: tifffile.TiffPage) -> np.ndarray:
@@ -412,7 +335,7 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, Resolution | None]:
     """A TIFF in memory: its pixels, ``(H, W, C)``, and its resolution."""
     with tifffile.TiffFile(path) as tiff:
         series = tiff.series[0]
-        _check_axes(series, path)
+        check_axes(path, series.axes, series.shape, series.dtype)
         page = series.keyframe
         check_size(path, page.imagelength, page.imagewidth)
         resolution = stated_resolution(tiff_resolutions(tiff, page))
@@ -466,13 +389,21 @@ def _read_image(path: Path) -> tuple[np.ndarray, Resolution | None]:
         return np.asarray(image), resolution
 
 
+_IN_MEMORY = (
+    (TIFF_SUFFIXES, "tifffile", _read_tiff),
+    (VOLUME_SUFFIXES, "MONAI", read_volume),
+    ("", "Pillow", _read_image),
+)
+
+
 def open_levels(path: Path, backend: str = "openslide") -> tuple[Levels, bool]:
     """Open a slide, or an image as a slide of one level.
 
     A slide that ``backend`` cannot decode is read by the next that can; :attr:`Levels.backend` says which.
 
     Args:
-        path: whatever :func:`~monai_ext.formats.image.read_field` reads; a TIFF with tiles counts as a slide.
+        path: whatever :func:`~monai_ext.formats.image.read_field` reads; a TIFF with tiles counts as a slide. Of a
+            slide in DICOM a file or, where there is one slide in it, the folder; of an OME-Zarr the folder.
         backend: who decodes slides; one of :data:`BACKENDS`.
 
     Returns:
@@ -492,12 +423,16 @@ def open_levels(path: Path, backend: str = "openslide") -> tuple[Levels, bool]:
     """
     if backend not in BACKENDS:
         raise InputError("backend", " or ".join(BACKENDS), repr(backend))
-    if not path.is_file():
-        raise InputError(path, "an image", "no such file" if not path.exists() else "a folder")
-    check_whole(path)
-    suffix = path.suffix.lower()
+    if not path.exists():
+        raise InputError(path, "an image", "no such file")
+    name = path.name.lower()
     try:
-        if suffix not in (*SLIDE_SUFFIXES, *TIFF_SUFFIXES, DICOM_SUFFIX):
+        if name.endswith(ZARR_SUFFIXES):
+            return ZarrLevels(path), True
+        if path.is_dir() or name.endswith(DICOM_SUFFIX) or is_dicom(path):
+            return _open_dicom(dicom_slide(path)), True
+        check_whole(path)
+        if not name.endswith((*SLIDE_SUFFIXES, *TIFF_SUFFIXES)):
             return ImageLevels(path), False
         decoders = _decoders(path, backend)
         return (_open_slide(path, decoders), True) if decoders else (ImageLevels(path), False)
@@ -515,7 +450,7 @@ def _line(error: Exception) -> str:
 
 def _decoders(path: Path, backend: str) -> list[str]:
     """Who may decode a slide, in the order in which they are tried; nobody if it is an image."""
-    is_named_slide = path.suffix.lower() in (*SLIDE_SUFFIXES, DICOM_SUFFIX)
+    is_named_slide = path.suffix.lower() in SLIDE_SUFFIXES
     try:
         with tifffile.TiffFile(path) as tiff:
             series, page = tiff.series[0], tiff.pages[0]
@@ -543,6 +478,28 @@ def _vendor(path: Path) -> str | None:
     import openslide
 
     return openslide.OpenSlide.detect_format(str(path))
+
+
+def _open_dicom(path: Path) -> Levels:
+    """A slide in DICOM, of which the end of each level is decoded: it tells whether a file is whole."""
+    check_whole(path)
+    problems = []
+    for backend, read in (("openslide", partial(WSILevels, backend="openslide")), (DicomLevels.backend, DicomLevels)):
+        try:
+            levels = read(path)
+            levels.try_ends()
+        except InputError as error:
+            if not problems or "no such package" not in error.found:
+                raise
+            raise InputError(path, error.expected, problems[0]) from error
+        # what the decoders raise is not one family
+        except Exception as error:
+            problems.append(f"{backend}: {_line(error)}")
+        else:
+            if problems:
+                logger.info("%s is read by %s (%s)", path, backend, "; ".join(problems))
+            return levels
+    raise InputError(path, "a readable slide", "; ".join(problems))
 
 
 def _open_slide(path: Path, decoders: list[str]) -> Levels:

@@ -26,11 +26,11 @@ from monai_ext.formats.geojson import is_geojson
 from monai_ext.formats.image import read_mask
 from monai_ext.formats.points import as_points
 from monai_ext.formats.roles import read_objects
+from monai_ext.formats.suffixes import MASK_SUFFIXES
 
 __all__ = ["read_points", "write_points"]
 
 _GZIP = b"\x1f\x8b"
-_MASKS = (".png", ".tif", ".tiff", ".bmp")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
@@ -68,7 +68,7 @@ def read_points(
     """
     path = Path(path)
     kind = path.suffix.lower()
-    if kind in _MASKS:
+    if path.name.lower().endswith(MASK_SUFFIXES):
         return _centroids(path)
     if kind != ".csv" and not is_geojson(path):
         raise InputError(path, "points in a .csv, .json or .geojson file", repr(path.suffix or "no suffix"))

@@ -15,6 +15,7 @@ from defusedxml import ElementTree
 from PIL import Image
 
 __all__ = [
+    "MICRONS_PER",
     "SAME_MPP",
     "Resolution",
     "Scale",
@@ -38,7 +39,8 @@ _PLAUSIBLE_MPP = (0.05, 4.0)  # um/px; a scanner's 72 or 300 dpi is no resolutio
 _DISAGREE = 0.02  # relative; more than what rounding does to tags
 _SQUARE = 0.02  # relative; sides that differ less are a scanner's calibration and taken as one, of the same area
 _MICRONS = {2: 25_400.0, 3: 10_000.0}  # TIFF's resolution units: inch, centimetre
-_UNITS = {  # um, by the names that OME-XML and ImageJ use, in lower case
+#: um of a unit, by the names that OME and ImageJ use, in lower case.
+MICRONS_PER = {
     **dict.fromkeys(("um", "µm", "μm", "\\u00b5m", "micron", "microns", "micrometer", "micrometre"), 1.0),
     **dict.fromkeys(("nm", "nanometer", "nanometre"), 1e-3),
     **dict.fromkeys(("mm", "millimeter", "millimetre"), 1e3),
@@ -183,7 +185,8 @@ def slide_resolutions(properties: Mapping[str, str]) -> Iterator[Resolution | No
     """
     if properties.get("openslide.vendor") != "generic-tiff":
         vendor = properties.get("openslide.vendor", "the scanner")
-        yield resolution_of(properties.get("openslide.mpp-y"), properties.get("openslide.mpp-x"), vendor.capitalize())
+        vendor = "DICOM" if vendor == "dicom" else vendor.capitalize()
+        yield resolution_of(properties.get("openslide.mpp-y"), properties.get("openslide.mpp-x"), vendor)
 
 
 def tiff_resolutions(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Iterator[Resolution | None]:
@@ -223,7 +226,7 @@ def _tags(page: tifffile.TiffPage, unit_um: float | None, source: str) -> Resolu
 
 def _imagej(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Resolution | None:
     unit = (tiff.imagej_metadata or {}).get("unit") if tiff.is_imagej else None
-    return _tags(page, _UNITS.get(str(unit).strip().lower()), "ImageJ")
+    return _tags(page, MICRONS_PER.get(str(unit).strip().lower()), "ImageJ")
 
 
 def _ome(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Resolution | None:
@@ -238,7 +241,7 @@ def _ome(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Resolution | None:
         if (pixels.get("SizeX"), pixels.get("SizeY")) == size:
             sides = []
             for axis in "YX":
-                unit_um = _UNITS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm").strip().lower())
+                unit_um = MICRONS_PER.get(pixels.get(f"PhysicalSize{axis}Unit", "µm").strip().lower())
                 size_in_units = pixels.get(f"PhysicalSize{axis}")
                 sides.append(float(size_in_units) * unit_um if size_in_units and unit_um else None)
             return resolution_of(*sides, "OME-XML")

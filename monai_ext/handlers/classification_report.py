@@ -12,6 +12,7 @@ from monai.utils import convert_to_numpy
 
 from monai_ext.base.overlay import overlay
 from monai_ext.formats.image import read_field
+from monai_ext.formats.suffixes import without_suffix
 from monai_ext.handlers.scores_report import ScoresReport, magnified
 from monai_ext.metrics.bootstrap import Interval, bootstrap_ci, bootstrap_scores, weighted_auc
 from monai_ext.metrics.detection import detection_scores
@@ -54,7 +55,7 @@ class ClassificationReport(ScoresReport):
         name = str(batch["source"].meta["filename_or_obj"])
         return {
             "image": name,
-            "group": str(batch.get("group", Path(name).stem)),
+            "group": str(batch.get("group", without_suffix(name).name)),
             "label": int(convert_to_numpy(batch["label"]).item()),
             "score": float(convert_to_numpy(output["score"]).item()),
         }

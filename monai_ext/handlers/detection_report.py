@@ -19,6 +19,7 @@ from monai_ext.base.overlay import overlay
 from monai_ext.data.geometry import image_resolution
 from monai_ext.formats.image import read_field
 from monai_ext.formats.resolution import Scale
+from monai_ext.formats.suffixes import without_suffix
 from monai_ext.handlers.training_state import read_curves
 from monai_ext.metrics.bootstrap import bootstrap_ci
 from monai_ext.metrics.detection import detection_scores, match_detections
@@ -85,7 +86,7 @@ class DetectionReport:
             self._results.append(
                 _FieldResult(
                     name,
-                    str(batch.get("group", Path(name).stem)),
+                    str(batch.get("group", without_suffix(name).name)),
                     image_resolution(meta)[1],
                     convert_to_numpy(output["points"])[:, :2],
                     convert_to_numpy(batch["label"]).reshape(-1, 2),

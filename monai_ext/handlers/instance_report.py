@@ -18,6 +18,7 @@ from monai_ext.base.distributed import gather
 from monai_ext.base.files import atomic_path
 from monai_ext.base.overlay import overlay
 from monai_ext.formats.image import read_field
+from monai_ext.formats.suffixes import without_suffix
 from monai_ext.handlers.training_state import read_curves
 from monai_ext.metrics.bootstrap import Interval, bootstrap_ci
 from monai_ext.metrics.detection import detection_scores
@@ -94,7 +95,7 @@ class InstanceReport:
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
             name = str(batch["source"].meta["filename_or_obj"])
             pred, label = (convert_to_numpy(d[k]) for d, k in ((output, self.pred_key), (batch, self.label_key)))
-            row = {"image": name, "group": str(batch.get("group", Path(name).stem)), **_scores(pred, label)}
+            row = {"image": name, "group": str(batch.get("group", without_suffix(name).name)), **_scores(pred, label)}
             self._rows.append(row)
             kept = sorted([*self._pictures, _Picture(name, row["aji"], pred[0], label[0])], key=lambda p: p.aji)
             # only the ends of the order can be shown: a cohort of any size takes the memory of these

@@ -16,6 +16,7 @@ from monai_ext.base.distributed import gather
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import write_png
 from monai_ext.formats.image import read_mask
+from monai_ext.formats.suffixes import without_suffix
 from monai_ext.metrics.bootstrap import bootstrap_ci
 from monai_ext.reports.pages import write_metrics, write_report
 
@@ -87,10 +88,11 @@ class MaskReport:
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
             path = Path(str(batch["source"].meta["filename_or_obj"]))
             pred, truth = (convert_to_numpy(output[key])[0] > 0 for key in ("pred", "label"))
-            write_png(self.output_dir / _FOLDER / f"{path.stem}.png", np.where(pred, np.uint8(255), np.uint8(0)))
+            name = without_suffix(path).name
+            write_png(self.output_dir / _FOLDER / f"{name}.png", np.where(pred, np.uint8(255), np.uint8(0)))
             row = {
                 "image": path.name,
-                "group": str(batch.get("group", path.stem)),
+                "group": str(batch.get("group", name)),
                 "shared_px": int((pred & truth).sum()),
                 "called_px": int(pred.sum()),
                 "true_px": int(truth.sum()),
@@ -146,7 +148,7 @@ class MaskReport:
             drawn = convert_to_numpy(self.label(truth[None], truth.shape))[0]
             cells["concentric label"] = sum((drawn == value) * grey for value, grey in _GREYS.items()).astype(np.uint8)
         for name, folder in self.beside.items():
-            path = folder / f"{Path(case.row['image']).stem}.png"
+            path = folder / f"{without_suffix(case.row['image']).name}.png"
             cells[name] = np.where(read_mask(path) > 0, np.uint8(255), np.uint8(0))
         cells["this network"] = pred * 255
         return np.concatenate([_headed(name, cell, case.image.shape[:2]) for name, cell in cells.items()], axis=1)

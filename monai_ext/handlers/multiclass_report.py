@@ -11,6 +11,7 @@ import pandas as pd
 from monai.utils import convert_to_numpy
 
 from monai_ext.data.nuclei import read_patches
+from monai_ext.formats.suffixes import without_suffix
 from monai_ext.handlers.scores_report import ScoresReport, magnified
 from monai_ext.metrics.bootstrap import Interval
 from monai_ext.metrics.classification import class_scores_ci, confusion_counts
@@ -99,4 +100,5 @@ class MulticlassReport(ScoresReport):
     def picture(self, row: Any) -> tuple[np.ndarray, str]:
         """The patch, enlarged."""
         patch = magnified(np.array(read_patches(row.image)[row.row]))
-        return patch, f"{row.label}, called {row.predicted} ({row.sure:.2f}): {Path(row.image).stem} {row.row}"
+        name = without_suffix(row.image).name
+        return patch, f"{row.label}, called {row.predicted} ({row.sure:.2f}): {name} {row.row}"

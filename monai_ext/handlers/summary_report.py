@@ -11,6 +11,7 @@ import pandas as pd
 from ignite.engine import Engine, Events
 
 from monai_ext.data.result_files import OVERLAY, SummaryTable
+from monai_ext.formats.suffixes import without_suffix
 from monai_ext.networks.tissue_check import TissueCheck, report_tissue
 from monai_ext.reports.pages import write_report
 
@@ -79,6 +80,6 @@ class SummaryReport:
         )
 
     def _overlay(self, image: str) -> Path:
-        stems = (self.output_dir / image, (self.output_dir / image).with_suffix(""))
+        stems = (self.output_dir / image, without_suffix(self.output_dir / image))
         paths = [stem.with_name(f"{stem.name}{OVERLAY}") for stem in stems]
         return next(path for path in paths if path.is_file())

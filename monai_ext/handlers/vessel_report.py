@@ -14,6 +14,7 @@ from monai.utils import convert_to_numpy
 from monai_ext.base.colours import COLOURS
 from monai_ext.base.overlay import overlay
 from monai_ext.formats.image import read_field
+from monai_ext.formats.suffixes import without_suffix
 from monai_ext.handlers.scores_report import ScoresReport
 from monai_ext.metrics.bootstrap import Interval, bootstrap_ci, bootstrap_scores, weighted_auc
 from monai_ext.metrics.classification import class_scores_ci, confusion_counts
@@ -76,7 +77,7 @@ class VesselReport(ScoresReport):
         located = (located == _CANCEROUS) & (order >= 0)  # nothing lies in a blank cell
         row = {
             "image": str(batch["file"]),
-            "group": str(batch.get("group", Path(batch["file"]).stem)),
+            "group": str(batch.get("group", without_suffix(batch["file"]).name)),
             "mosaic": int(batch["mosaic"]),
             "label": int(convert_to_numpy(batch["label"]).item()),
             "score": float(convert_to_numpy(output["score"]).item()),

@@ -15,11 +15,10 @@ from monai_ext.formats.image import read_field, read_mask
 from monai_ext.formats.outlines import polygons_to_label_map
 from monai_ext.formats.point_files import read_points, write_points
 from monai_ext.formats.roles import read_objects
+from monai_ext.formats.suffixes import MASK_SUFFIXES
 from monai_ext.transforms.diagnose_vessel import HEALTHY_CLASSES
 
 __all__ = ["has_finding", "has_object", "object_map", "object_points", "training_label"]
-
-_MASKS = (".png", ".tif", ".tiff", ".bmp")
 
 
 def _objects(path: Path, areas: bool = False) -> Features:
@@ -38,7 +37,7 @@ def object_map(label: str | os.PathLike, image: str | os.PathLike) -> np.ndarray
         InputError: one of them cannot be read.
     """
     label = Path(label)
-    if label.suffix.lower() in _MASKS:
+    if label.name.lower().endswith(MASK_SUFFIXES):
         return read_mask(label)
     return polygons_to_label_map(_objects(label, areas=True).geometry, read_field(image).file_shape)
 
@@ -53,7 +52,7 @@ def object_points(label: str | os.PathLike) -> np.ndarray:
         InputError: it cannot be read.
     """
     label = Path(label)
-    return read_points(label) if label.suffix.lower() in _MASKS else _objects(label).points()
+    return read_points(label) if label.name.lower().endswith(MASK_SUFFIXES) else _objects(label).points()
 
 
 def has_finding(features: Features) -> bool:
@@ -64,7 +63,7 @@ def has_finding(features: Features) -> bool:
 def has_object(label: str | os.PathLike) -> bool:
     """Whether an annotation has any finding in it: an image's label for methods that learn from those alone."""
     label = Path(label)
-    return bool(read_mask(label).any()) if label.suffix.lower() in _MASKS else has_finding(_objects(label))
+    return bool(read_mask(label).any()) if label.name.lower().endswith(MASK_SUFFIXES) else has_finding(_objects(label))
 
 
 def training_label(label: str | os.PathLike, image: str | os.PathLike, folder: str | os.PathLike, kind: str) -> str:
@@ -83,7 +82,7 @@ def training_label(label: str | os.PathLike, image: str | os.PathLike, folder: s
         InputError: the annotation or the image cannot be read.
     """
     label = Path(label)
-    if label.suffix.lower() in _MASKS:
+    if label.name.lower().endswith(MASK_SUFFIXES):
         return str(label)
     if kind == "points":
         return str(write_points(Path(folder) / f"{geojson_stem(label)}.csv", object_points(label)))

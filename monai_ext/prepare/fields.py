@@ -23,6 +23,7 @@ from monai_ext.base.threads import in_threads
 from monai_ext.formats.image import read_field
 from monai_ext.formats.outlines import instance_centroids
 from monai_ext.formats.point_files import write_points
+from monai_ext.formats.suffixes import image_suffix
 from monai_ext.prepare.common import Paper, prepare, remark
 from monai_ext.prepare.samples import Sample, copy_or_link
 
@@ -132,7 +133,7 @@ class _InstanceField(Sample):
             cut = partial(_cut_out, corner=self.corner, side=self.tile)
             image, truth = cut(image), truth.each(cut)
         if self.corner is None and self.source.pixels is None:
-            relative_path = f"images/{self.name}{self.source.image.suffix}"
+            relative_path = f"images/{self.name}{image_suffix(self.source.image)}"
             copy_or_link(self.source.image, dst / relative_path, link)
         else:
             relative_path = f"images/{self.name}.png"

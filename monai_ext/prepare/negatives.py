@@ -11,13 +11,14 @@ import numpy as np
 from monai_ext.base.files import find_files
 from monai_ext.data.datalist import read_content
 from monai_ext.data.split import PARTS
-from monai_ext.formats.suffixes import SLIDE_SUFFIXES, SUFFIXES
+from monai_ext.formats.suffixes import DICOM_SUFFIX, SLIDE_SUFFIXES, SUFFIXES, ZARR_SUFFIXES, without_suffix
 from monai_ext.prepare.common import prepare
 from monai_ext.prepare.samples import PointsImage, Sample
 
 __all__ = ["prepare_negatives"]
 
-_IMAGES = [suffix for suffix in SUFFIXES if suffix not in SLIDE_SUFFIXES]  # whole slides hold more than one knows
+_SLIDES = (*SLIDE_SUFFIXES, DICOM_SUFFIX, *ZARR_SUFFIXES)
+_IMAGES = [suffix for suffix in SUFFIXES if suffix not in _SLIDES]  # whole slides hold more than one knows
 
 
 def prepare_negatives(
@@ -47,7 +48,7 @@ def prepare_negatives(
     def collect(folder: Path, problems: list[str]) -> list[Sample]:
         if (folder / "dataset.json").is_file():
             return _of_data_set(folder, lists, problems)
-        names = ((path.relative_to(folder).with_suffix(""), path) for path in find_files(folder, _IMAGES))
+        names = ((without_suffix(path.relative_to(folder)), path) for path in find_files(folder, _IMAGES))
         return [_empty(name.parts[0], name.as_posix(), path, mpp) for name, path in names]
 
     return prepare("negatives", src, dst, collect, paper=lambda *_: lists or None, **options)
@@ -62,9 +63,9 @@ def _of_data_set(folder: Path, lists: dict[str, str], problems: list[str]) -> li
                 return []
             if item["label"] == 0:
                 path = folder / item["image"]
-                group = str(item.get("group", path.stem))
+                group = str(item.get("group", without_suffix(path).name))
                 lists[group] = part
-                samples.append(_empty(group, str(Path(item["image"]).with_suffix("").name), path, item.get("mpp")))
+                samples.append(_empty(group, str(without_suffix(item["image"]).name), path, item.get("mpp")))
     return samples
 
 

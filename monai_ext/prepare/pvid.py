@@ -17,15 +17,17 @@ import shapely
 
 from monai_ext.base.companions import is_one_file
 from monai_ext.base.errors import InputError
-from monai_ext.base.files import find_files, write_png
+from monai_ext.base.files import write_png
 from monai_ext.base.flags import as_flag
 from monai_ext.data.split import DEAL_60_20_20, PARTS, part_of, random_split
 from monai_ext.data.vessels import SlideVessels, crossing_outlines, keep_lumen, outlines_beside
+from monai_ext.formats.find import find_images
 from monai_ext.formats.geojson import Features, geojson_stem, is_geojson, rasterize, read_geojson
-from monai_ext.formats.image import SUFFIXES, read_field, read_mask
+from monai_ext.formats.image import read_field, read_mask
 from monai_ext.formats.point_files import write_points
 from monai_ext.formats.points import points_outside
 from monai_ext.formats.roles import read_objects
+from monai_ext.formats.suffixes import SUFFIXES, image_suffix, without_suffix
 from monai_ext.prepare.common import prepare
 from monai_ext.prepare.samples import LabelledSample, Sample, copy_or_link, labels_per_group
 
@@ -72,7 +74,7 @@ class _VesselImage(LabelledSample):
 
     def write(self, dst: Path, link: bool) -> dict[str, object]:
         """The image as it is, the lumen as PNG, the centroids as CSV."""
-        entry: dict[str, object] = {"image": f"images/{self.name}{self.image.suffix}", "label": self.label}
+        entry: dict[str, object] = {"image": f"images/{self.name}{image_suffix(self.image)}", "label": self.label}
         copy_or_link(self.image, dst / entry["image"], link)
         if self.lumen is not None:
             entry["mask"] = f"masks/{self.name}.png"
@@ -258,10 +260,10 @@ def _read_table(path: Path, columns: tuple[str, ...], problems: list[str]) -> pd
 def _by_name(folder: Path, suffixes: tuple[str, ...], skip: str | os.PathLike, problems: list[str]) -> dict[str, Path]:
     """The files of a folder by their names without suffix."""
     files: dict[str, Path] = {}
-    for path in find_files(folder, suffixes, skip):
-        if path.suffix.lower() == ".gz" and not is_geojson(path):
+    for path in find_images(folder, skip, suffixes):
+        if path.suffix.lower() == ".gz" and not is_geojson(path) and not path.name.lower().endswith(SUFFIXES):
             continue
-        name = geojson_stem(path)
+        name = geojson_stem(path) if is_geojson(path) else without_suffix(path).name
         if name in files:
             problems.append(f"{path}: expected one file of each name, found {files[name].name} too")
         files[name] = path

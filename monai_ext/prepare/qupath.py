@@ -19,10 +19,11 @@ from monai_ext.base.files import find_files, write_png
 from monai_ext.base.flags import as_flag
 from monai_ext.base.threads import cache_in_threads, in_threads
 from monai_ext.formats.annotation_checks import Identities, misfits, spelling_problems
+from monai_ext.formats.find import find_images
 from monai_ext.formats.geojson import Features, class_numbers, geojson_stem, is_geojson, read_geojson, write_geojson
-from monai_ext.formats.image import SUFFIXES
 from monai_ext.formats.outlines import polygons_to_label_map
 from monai_ext.formats.roles import countable, labelling, read_objects
+from monai_ext.formats.suffixes import without_suffix
 from monai_ext.prepare.common import prepare, remark
 from monai_ext.prepare.fields import MapOptions, Truth, square_corners, write_maps
 from monai_ext.prepare.samples import Sample
@@ -145,7 +146,7 @@ class _Square(Sample):
     @property
     def piece(self) -> str:
         """The piece of tissue that it shows some or all of, at one of the resolutions."""
-        return f"{self.slide.path.stem}/piece_" + "_".join(map(str, self.place.piece))
+        return f"{without_suffix(self.slide.path).name}/piece_" + "_".join(map(str, self.place.piece))
 
     def check(self) -> list[str]:
         return []  # slide and annotations were opened to find the squares
@@ -320,14 +321,15 @@ def _slides(
     problems: list[str],
 ) -> list[_Slide]:
     images: dict[str, Path] = {}
-    for path in find_files(src, SUFFIXES, dst):
-        if images.setdefault(path.stem, path) is not path:
-            problems.append(f"{path}: expected one image of this name, found also {images[path.stem]}")
+    for path in find_images(src, dst):
+        name = without_suffix(path).name
+        if images.setdefault(name, path) is not path:
+            problems.append(f"{path}: expected one image of this name, found also {images[name]}")
     annotations: dict[str, dict[str, Path]] = {}
     for quality, folder in folders.items():
         for path in filter(is_geojson, find_files(folder, _GEOJSON, dst)):
             stem = geojson_stem(path)
-            name = stem if stem in images else Path(stem).stem  # QuPath may keep the image's suffix
+            name = stem if stem in images else without_suffix(stem).name  # QuPath may keep the image's suffix
             if name not in images:
                 problems.append(f"{path}: expected its slide or image in {src}, found none")
             elif annotations.setdefault(name, {}).setdefault(quality, path) is not path:
@@ -361,7 +363,7 @@ def _name_classes(src: Path, slides: Sequence[_Slide], named: dict[str, list[str
                 continue
             counts.update(features.classes)
             problems += misfits(features, path, reader.file_shape, _file_mpp(reader), slide.path)
-            problems += identities.add(features, path, slide.path.stem)
+            problems += identities.add(features, path, without_suffix(slide.path).name)
     problems += spelling_problems(counts, src, named)
     if not named:
         named.update({name: [name] for name in sorted(name for name in counts if name)})
@@ -388,8 +390,8 @@ def _squares(slide: _Slide) -> tuple[list[Sample], list[str]]:
             inside, _ = _nuclei(slide)[1].query(shapely.box(*np.reshape(boxes, (-1, 4)).T))
             counts = np.bincount(inside, minlength=len(places)).tolist()
             for place, count in zip(places, counts, strict=True):
-                name = f"{slide.path.stem}/{scale}_{place.row:06d}_{place.col:06d}"
-                samples.append(_Square(slide.path.stem, name, slide, scale, place, count))
+                name = f"{without_suffix(slide.path).name}/{scale}_{place.row:06d}_{place.col:06d}"
+                samples.append(_Square(without_suffix(slide.path).name, name, slide, scale, place, count))
     except InputError as error:
         return [], [str(error)]
     if not samples:

@@ -18,6 +18,7 @@ from monai_ext.base.files import atomic_path, write_png
 from monai_ext.formats.image import read_field
 from monai_ext.formats.point_files import write_points
 from monai_ext.formats.points import points_outside
+from monai_ext.formats.suffixes import image_suffix
 
 __all__ = [
     "LabelledImage",
@@ -111,7 +112,7 @@ class PointsImage(Sample):
     def write(self, dst: Path, link: bool) -> dict[str, object]:
         """Image, points as CSV, and the optional files."""
         entry: dict[str, object] = {
-            "image": f"images/{self.name}{self.image.suffix}",
+            "image": f"images/{self.name}{image_suffix(self.image)}",
             "label": f"labels/{self.name}.csv",
         }
         copy_or_link(self.image, dst / entry["image"], link)
@@ -169,7 +170,7 @@ class LabelledImage(LabelledSample):
 
     def write(self, dst: Path, link: bool) -> dict[str, object]:
         """The image as it is; the label stands in the list."""
-        relative_path = f"images/{self.name}{self.image.suffix}"
+        relative_path = f"images/{self.name}{image_suffix(self.image)}"
         copy_or_link(self.image, dst / relative_path, link)
         return {"image": relative_path, "label": self.label, "mpp": self.mpp}
 

@@ -14,6 +14,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.base.otsu import otsu_threshold
 from monai_ext.base.stain import HE_STAINS, SOURCE_INTENSITY
 from monai_ext.formats.reader import SlideReader
+from monai_ext.formats.suffixes import without_suffix
 from monai_ext.formats.tissue import tissue_mask
 from monai_ext.prepare.patches import slide_reader
 from monai_ext.prepare.tile import Tile
@@ -124,7 +125,8 @@ class SlideRule:
         reader = slide_reader(path, self.mpp, self.slide_mpp)
         corners = self._squares(reader)
         # a stream for each name, so that a slide's tiles do not depend on the other slides
-        corners = np.random.RandomState([self.seed, zlib.crc32(path.stem.encode())]).permutation(corners).tolist()
+        group = without_suffix(path).name
+        corners = np.random.RandomState([self.seed, zlib.crc32(group.encode())]).permutation(corners).tolist()
         if not corners:
             return []
         sample = (reader.read(*corner, self.size, self.size) for corner in corners[:_SAMPLE])
@@ -134,8 +136,8 @@ class SlideRule:
             label = self._label(reader.read(row, col, self.size, self.size), reader.mpp, threshold)
             if label is None or len(tiles[label]) == self.per_slide:
                 continue
-            name = f"{path.stem}/{row:06d}_{col:06d}"
-            arguments = path.stem, name, path, (row, col), self.size, label, reader.mpp
+            name = f"{group}/{row:06d}_{col:06d}"
+            arguments = group, name, path, (row, col), self.size, label, reader.mpp
             tiles[label].append(_SlideTile(*arguments, self.mpp, self.slide_mpp))
             if all(len(drawn) == self.per_slide for drawn in tiles.values()):
                 break

@@ -19,6 +19,7 @@ from monai_ext.data.templates import LEAST_SIDE, Templates, check_template, read
 from monai_ext.formats.image import SUFFIXES, Field, read_field
 from monai_ext.formats.point_files import read_points
 from monai_ext.formats.points import points_outside
+from monai_ext.formats.suffixes import without_suffix
 from monai_ext.transforms.kcf import KCFPseudoMask
 
 __all__ = ["choose_templates", "cut_templates"]
@@ -124,7 +125,10 @@ def choose_templates(
     for name, template in templates.items():
         write_png(dst / f"{name}.png", np.moveaxis(template, 0, -1))
     for path, picture in pictures.items():
-        write_png(dst / "preview" / f"{path.stem}.png", _preview(picture, templates, detections[path], find.cell_size))
+        write_png(
+            dst / "preview" / f"{without_suffix(path).name}.png",
+            _preview(picture, templates, detections[path], find.cell_size),
+        )
     _write_detections(dst / "preview" / "found.csv", list(templates), detections)
     return dst
 

@@ -19,12 +19,12 @@ import cv2
 import numpy as np
 
 from monai_ext.base.errors import InputError
-from monai_ext.base.files import find_files
 from monai_ext.base.threads import in_threads
 from monai_ext.data.datalist import Item, check_mask_item, load_datalist, read_content
 from monai_ext.data.split import PARTS
 from monai_ext.data.tiles import LABEL_FOLDERS, check_both_labels, images_below, marked_tiles
-from monai_ext.formats.image import SUFFIXES, read_field, read_mask
+from monai_ext.formats.find import find_images, is_image
+from monai_ext.formats.image import read_field, read_mask
 from monai_ext.prepare.common import prepare
 from monai_ext.prepare.fields import square_corners, tile_corners
 from monai_ext.prepare.samples import Sample
@@ -144,7 +144,7 @@ def prepare_tiles(
     if not 0 < least <= 1:
         raise InputError("least", "a share above 0, at most 1", repr(least))
     parts: dict[str, str] = {}
-    one_slide = src.suffix.lower() in SUFFIXES and src.is_file()
+    one_slide = is_image(src)
     folders = [negatives] if isinstance(negatives, (str, os.PathLike)) else list(negatives)
 
     def from_fields(folder: Path, problems: list[str]) -> list[Sample]:  # noqa: ARG001 - they are raised
@@ -174,7 +174,7 @@ def prepare_tiles(
             seed=seed,
             **{k: v for k, v in optional.items() if v is not None},
         )
-        paths = [src] if one_slide else find_files(folder, SUFFIXES, dst)
+        paths = [src] if one_slide else find_images(folder, dst)
         if not paths:
             problems.append(f"{folder}: expected dataset.json of outlined fields, or slides, found neither")
             return []

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
 from monai_ext.explain.attribution import METHODS, attribute
+from monai_ext.formats.suffixes import without_suffix
 from monai_ext.metrics.bootstrap import bootstrap_ci
 from monai_ext.metrics.grid_locating import GridLocating, grid_locating_scores
 from monai_ext.networks.nets.loopnet import LoopNet
@@ -84,7 +85,7 @@ def attribution_report(
         if missed < 0 or float(batch["label"].flatten()[0]) < 0.5:
             continue
         name = str(batch["file"][0])
-        group = str(batch["group"][0]) if "group" in batch else Path(name).stem
+        group = str(batch["group"][0]) if "group" in batch else without_suffix(name).name
         for image, truth, order in zip(batch["image"], batch["classes"], batch["order"], strict=True):
             used = (order >= 0)[None]  # nothing is found at a blank cell
             for method, grid in _locate(network, image[None].to(device), methods, threshold, blank).items():

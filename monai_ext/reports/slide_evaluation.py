@@ -18,6 +18,7 @@ from monai_ext.data.run_state import RunState
 from monai_ext.formats.geojson import rasterize
 from monai_ext.formats.resolution import file_scale
 from monai_ext.formats.roles import read_areas
+from monai_ext.formats.suffixes import without_suffix
 from monai_ext.metrics.bootstrap import bootstrap_scores, weighted_auc
 from monai_ext.metrics.froc import FALSE_ALARMS, SlideLesions, bootstrap_froc, froc_curve, match_lesions
 from monai_ext.reports.pages import write_metrics, write_report
@@ -64,13 +65,13 @@ def evaluate_slides(
     table, entries = _read(results, reference, part)
     rows, lesions = [], []
     for entry in tqdm(entries, desc="slides", unit="slide"):
-        row = table.loc[Path(entry["image"]).stem]
+        row = table.loc[without_suffix(entry["image"]).name]
         slide = _lesions(results, reference.parent, entry, row, (mask_um, grow_um, itc_um), classes)
         lesions.append(slide)
         rows.append(
             {
                 "slide": Path(entry["image"]).name,
-                "group": str(entry.get("group", Path(entry["image"]).stem)),
+                "group": str(entry.get("group", without_suffix(entry["image"]).name)),
                 "label": int(entry["label"]),
                 "score": float(row["score"]),
                 "lesions": len(slide.found),
@@ -125,14 +126,14 @@ def _read(results: Path, reference: Path, part: str) -> tuple[pd.DataFrame, list
     if not reference.is_file():
         raise InputError(reference, "the list of slides that `prepare camelyon16` writes", "no such file")
     table = pd.read_csv(summary)
-    table.index = pd.Index([Path(str(image)).stem for image in table["image"]])
+    table.index = pd.Index([without_suffix(str(image)).name for image in table["image"]])
     try:
         listed = json.loads(reference.read_text(encoding="utf-8"))
         entries = [entry for entry in listed if part in ("all", entry["part"])]
         problems = [
             f"{summary}: expected a row for {entry['image']}, found none"
             for entry in entries
-            if Path(entry["image"]).stem not in table.index
+            if without_suffix(entry["image"]).name not in table.index
         ]
         problems += [
             f"{reference}: expected an annotation of {entry['image']}, which has tumour, found none"
@@ -159,7 +160,7 @@ def _lesions(
     classes: Sequence[str] | None,
 ) -> SlideLesions:
     mask_um, grow_um, itc_um = sizes
-    stem = results / Path(str(row["image"])).with_suffix("")
+    stem = results / without_suffix(str(row["image"]))
     detections = pd.read_csv(stem.with_name(f"{stem.name}_detections.csv"))
     scores, places = detections["score"].to_numpy(float), detections[["row", "col"]].to_numpy(float)
     if not entry["label"]:

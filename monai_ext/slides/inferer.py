@@ -31,6 +31,7 @@ from monai_ext.exchange.registry import Exchange
 from monai_ext.exchange.results import Results
 from monai_ext.formats.geojson import Color
 from monai_ext.formats.reader import SlideReader
+from monai_ext.formats.suffixes import without_suffix
 from monai_ext.formats.tissue import Tissue, tissue_mask
 from monai_ext.networks.tissue_check import TissueCheck, report_tissue
 from monai_ext.reports.pages import write_report
@@ -170,7 +171,7 @@ class SlideInferer:
             Exception: a full disk, or what the predictor raises; what was finished of the map is kept, to resume from.
         """
         path = Path(path)
-        name = path.stem if name is None else name
+        name = without_suffix(path).name if name is None else name
         try:
             reader = SlideReader(path, self.target_mpp, mpp or self.mpp, self.backend)
             self.exchange.check(path, None if reader.resolution_source == "assumed" else reader.base_mpp)
@@ -430,8 +431,8 @@ def _identity(path: Path) -> list[int]:
 def _names(images: list[str], root: Path) -> dict[str, str]:
     """What the files' names of each image begin with: its path without the ending, with it where two would be one."""
     relative = {image: path_below(image, root) for image in images}
-    alike = Counter(path.with_suffix("") for path in relative.values())
+    alike = Counter(without_suffix(path) for path in relative.values())
     return {
-        image: (path if alike[path.with_suffix("")] > 1 else path.with_suffix("")).as_posix()
+        image: (path if alike[without_suffix(path)] > 1 else without_suffix(path)).as_posix()
         for image, path in relative.items()
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from skimage.measure import label as connected
 from monai_ext.data.geometry import image_resolution
 from monai_ext.formats.geojson import Features
 from monai_ext.formats.resolution import Scale
+from monai_ext.formats.suffixes import without_suffix
 from monai_ext.transforms.mosaic import CellGridMosaic, spread_patches
 
 __all__ = ["CANCEROUS", "HEALTHY", "HEALTHY_CLASSES", "VESSEL_COLOURS", "DiagnoseVesseld", "VesselDiagnosis"]
@@ -182,7 +182,7 @@ class DiagnoseVesseld(MapTransform):
         # without cells the network saw no patch of the vessel
         score = float(convert_to_numpy(d[self.score_key]).max()) if patches else 0.0
         return VesselDiagnosis(
-            name=str(d.get("vessel") or Path(str(image.meta["filename_or_obj"])).stem),
+            name=str(d.get("vessel") or without_suffix(str(image.meta["filename_or_obj"])).name),
             score=score,
             invaded=score > self.positive,
             heat=heat,

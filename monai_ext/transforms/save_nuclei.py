@@ -26,6 +26,7 @@ from monai_ext.formats.geojson import Features, read_geojson
 from monai_ext.formats.image import read_mask
 from monai_ext.formats.resolution import Scale
 from monai_ext.formats.roles import countable, labelling
+from monai_ext.formats.suffixes import without_suffix
 
 __all__ = ["SaveNucleid"]
 
@@ -115,9 +116,9 @@ class SaveNucleid(MapTransform):
             )
             table = table.assign(**{column: "" for column in self.annotation_names if column not in table})
             inside = file.is_relative_to(self.root)
-            name = (file.relative_to(self.root) if inside else Path(file.name)).with_suffix("").as_posix()
+            name = without_suffix(file.relative_to(self.root) if inside else Path(file.name)).as_posix()
             item = write_nuclei(self.output_dir, name, patches, table)
-            self.lists[str(d[self.part_key])].append({**item, "group": str(d.get("group", file.stem))})
+            self.lists[str(d[self.part_key])].append({**item, "group": str(d.get("group", without_suffix(file).name))})
         return d
 
     def close(self) -> Path:

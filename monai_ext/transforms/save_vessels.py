@@ -18,6 +18,7 @@ from monai_ext.base.overlay import overlay
 from monai_ext.data.cohort import Cohort
 from monai_ext.data.result_files import CLASSES, OVERLAY, ResultFiles, warnings_of
 from monai_ext.formats.geojson import Features
+from monai_ext.formats.suffixes import without_suffix
 from monai_ext.transforms.diagnose_vessel import CANCEROUS, VESSEL_COLOURS, VesselDiagnosis
 
 __all__ = ["SaveVesseld"]
@@ -91,7 +92,8 @@ class SaveVesseld(MapTransform):
         image = d[self.source_key]
         source = self.files.source(image, self.source_key)
         self.files.resolution(image)  # nothing is in um here, but the network knows vessels of one resolution
-        stem = source.with_suffix("") / f"{vessel.name}.png" if "outlines" in d else source
+        name = without_suffix(source).name
+        stem = without_suffix(source) / f"{vessel.name}.png" if "outlines" in d else source
         overlay_path, classes_path = (self.files.path(stem, ending) for ending in (OVERLAY, CLASSES))
         write_png(classes_path, vessel.spread(vessel.classes))
         self.files.write_picture(overlay_path, _picture(image, vessel, self.files.max_side))
@@ -99,7 +101,7 @@ class SaveVesseld(MapTransform):
         if bool(d.get("last", True)):
             self._finish(source, image, str(d["file"]))
         return {
-            "slide": str(d.get("group") or (source.stem if "outlines" in d else source.parent.name or source.stem)),
+            "slide": str(d.get("group") or ("" if "outlines" in d else source.parent.name) or name),
             "vessel": vessel.name,
             "probability": round(vessel.score, 6),
             "invaded": vessel.invaded,

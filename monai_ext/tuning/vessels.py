@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from matplotlib.figure import Figure
 
 from monai_ext.base.errors import InputError
+from monai_ext.formats.suffixes import without_suffix
 from monai_ext.metrics.verdicts import slide_scores, slide_threshold, verdict_scores
 from monai_ext.tuning.common import errors_unwrapped, read_bundle, read_settings, write_tuned
 
@@ -109,7 +110,7 @@ def _vessel_scores(evaluator: Engine) -> pd.DataFrame:
         rows.extend(
             {
                 "image": str(batch["file"]),
-                "group": str(batch.get("group", Path(batch["file"]).stem)),
+                "group": str(batch.get("group", without_suffix(batch["file"]).name)),
                 "label": int(batch["label"]),
                 "score": float(output["score"]),
             }

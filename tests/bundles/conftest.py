@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import run_python
+
 ROOT = Path(__file__).parents[2]
 BUNDLES = sorted(path.parents[1] for path in ROOT.glob("bundles/*/configs/metadata.json"))
+LIMIT_S = 900
 QUICK = "['configs/train.json','configs/quickstart.json']"
 
 
@@ -51,15 +54,11 @@ class Workplace:
         self, *args: str, check: bool = True, launcher: tuple[str, ...] = ("-m",)
     ) -> subprocess.CompletedProcess:
         """Run ``python -m monai.bundle ...`` from the bundle's folder."""
-        done = subprocess.run(
-            self.command(*args, launcher=launcher),
-            cwd=self.folder,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
+        command, options = self.command(*args, launcher=launcher), {"cwd": self.folder, "env": environment()}
+        if launcher == ("-m",):
+            done = run_python(command[1:], timeout=LIMIT_S, **options)
+        else:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False, **options)
         if check and done.returncode:
             pytest.fail(f"{' '.join(args)}: exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")
         return done
@@ -88,11 +87,8 @@ def place(request, tmp_path_factory) -> Workplace:
     options = json.loads((folder / "configs/quickstart.json").read_text())["phantom"]
     method = options.pop("method")
     arguments = [a for k, v in options.items() for a in (f"--{k}", str(v))]
-    subprocess.run(
-        [sys.executable, "-m", "monai_ext", "phantom", method, "--dst", str(base / "data"), *arguments],
-        check=True,
-        env=environment(),
-    )
+    words = ["-m", "monai_ext", "phantom", method, "--dst", str(base / "data"), *arguments]
+    run_python(words, base, environment(), LIMIT_S).check_returncode()
     return Workplace(request.param, folder, base / "data")
 
 

@@ -12,11 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import pydicom
 import pytest
 from monai.bundle import download, get_bundle_info, scripts
+from pydicom.uid import JPEG2000Lossless
 
 from monai_ext.distribution import export_bundles
+from monai_ext.formats import read_geojson
+from monai_ext.phantom import phantom_field
 from tests.bundles.conftest import BUNDLES, ROOT, environment
+from tests.formats.dicom_slides import write_slide
 from tests.loopback import serve
 
 ZOO_FILES = {
@@ -25,6 +30,7 @@ ZOO_FILES = {
 }
 NOT_SHARED = ("monai_ext/label/", "eval/", "runs/", "data/")
 INSTALL_S, RUN_S = 3600, 900
+SDK = "monai-deploy-app-sdk==4.0.0"
 LOAD = """
 import importlib, pkgutil, sys
 from pathlib import Path
@@ -149,6 +155,11 @@ class Elsewhere:
 
     python: Path
 
+    def install(self, *args: object) -> None:
+        uv = shutil.which("uv")
+        install = [uv, "pip", "install", "--python", self.python] if uv else [self.python, "-m", "pip", "install"]
+        subprocess.run([*install, "--quiet", *args], check=True, timeout=INSTALL_S)
+
     def run(self, *args: object, cwd: Path, check: bool = True) -> subprocess.CompletedProcess:
         env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         done = subprocess.run(
@@ -175,11 +186,10 @@ def elsewhere(exported, tmp_path_factory) -> Elsewhere:
         line for bundle in BUNDLES for line in exported.members(bundle)[f"{bundle.name}/requirements.txt"].split(b"\n")
     }
     (folder / "requirements.txt").write_bytes(b"\n".join(sorted(lines)))
-    uv, python = shutil.which("uv"), folder / "venv/bin/python"
-    subprocess.run([sys.executable, "-m", "venv", *(["--without-pip"] if uv else []), folder / "venv"], check=True)
-    install = [uv, "pip", "install", "--python", python] if uv else [python, "-m", "pip", "install"]
-    subprocess.run([*install, "--quiet", "-r", folder / "requirements.txt"], check=True, timeout=INSTALL_S)
-    found = Elsewhere(python)
+    without_pip = ["--without-pip"] if shutil.which("uv") else []
+    subprocess.run([sys.executable, "-m", "venv", *without_pip, folder / "venv"], check=True)
+    found = Elsewhere(folder / "venv/bin/python")
+    found.install("-r", folder / "requirements.txt")
     assert "No module named 'monai_ext'" in found.run("-c", "import monai_ext", cwd=folder, check=False).stderr
     yield found
     shutil.rmtree(folder)  # gigabytes
@@ -202,3 +212,30 @@ def test_runs_where_this_repository_is_not(bundle, exported, elsewhere, tmp_path
     assert state
     assert {entry["status"] for entry in state.values()} == {"done"}
     assert (tmp_path / "out/summary.csv").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mitosis", "cell_semantic"])
+def test_the_runner_of_monai_deploy(kind, exported, elsewhere, tmp_path):
+    """DICOM in, DICOM out; the SDK needs no GPU for what has no operator of one."""
+    bundle = next(path for path in BUNDLES if kind in path.name)
+    export_bundles(bundle.name, tmp_path, bundles=ROOT / "bundles", map=True)
+    folder = tmp_path / f"{exported.title(bundle)}_map"
+    elsewhere.install(SDK, "-r", folder / "app/requirements.txt")
+    pixels = phantom_field((512, 640), seed=3, mpp=0.25).image
+    source = write_slide(tmp_path / "in/slide", pixels, syntax=JPEG2000Lossless)
+    elsewhere.run("app/app.py", "-i", tmp_path / "in", "-o", tmp_path / "out", "-m", "models", cwd=folder)
+    found = read_geojson(tmp_path / "out/slide.geojson")
+    assert len(found) > 0
+    annotations = pydicom.dcmread(tmp_path / "out/slide_annotations.dcm")
+    assert sum(group.NumberOfAnnotations for group in annotations.AnnotationGroupSequence) == len(found)
+    (series,) = annotations.ReferencedSeriesSequence
+    assert series.SeriesInstanceUID == source.SeriesInstanceUID
+    assert (tmp_path / "out/slide_segmentation.dcm").is_file()
+
+    (tmp_path / "empty").mkdir()
+    done = elsewhere.run(
+        "app/app.py", "-i", tmp_path / "empty", "-o", tmp_path / "none", "-m", "models", cwd=folder, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith(f"InputError: {tmp_path / 'empty'}: expected images")

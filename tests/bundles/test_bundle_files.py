@@ -1,9 +1,6 @@
 """What a bundle's folder holds: files, metadata, identifiers."""
 
-import ast
 import json
-import sys
-from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import jsonschema
@@ -44,7 +41,6 @@ SECTIONS = [
     "License",
 ]
 MOST_BYTES = 25e6
-BROUGHT_ALONG = {"markupsafe"}  # by jinja2
 SCHEMA = json.loads((Path(__file__).parent / "meta_schema_20240725.json").read_text())
 
 
@@ -87,29 +83,6 @@ def test_the_best_loss_is_the_least(bundle):
         assert better(1.0, 2.0) is of_loss
     else:
         assert not of_loss, "MONAI takes the greatest"
-
-
-def test_every_package_that_the_code_imports_is_listed(bundle):
-    """Those imported when a module is; a package that one method alone needs may be imported in its function."""
-    metadata = json.loads((bundle / "configs/metadata.json").read_text())
-    listed = {line.split("==")[0].lower() for line in requirements(metadata).decode().split()}
-    sources = [path for path in collect(bundle).files.values() if isinstance(path, Path) and path.suffix == ".py"]
-    names = {name.partition(".")[0] for path in sources for name in imported_at_once(ast.parse(path.read_bytes()))}
-    names -= {*sys.stdlib_module_names, "monai_ext"}
-    providers = packages_distributions()
-    packages = {name: {package.lower().replace("_", "-") for package in providers[name]} for name in names}
-    assert {name for name in names if not packages[name] & (listed | BROUGHT_ALONG)} == set()
-
-
-def imported_at_once(node):
-    """The modules that a module's own statements import: not its functions, nor what only a type checker reads."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Import):
-            yield from (alias.name for alias in child.names)
-        elif isinstance(child, ast.ImportFrom):
-            yield child.module
-        elif not isinstance(child, ast.FunctionDef | ast.If):
-            yield from imported_at_once(child)
 
 
 @pytest.mark.parametrize(("kind", "properties"), [("train", TrainProperties), ("inference", InferProperties)])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib import import_module
 
 import numpy as np
 import pandas as pd
@@ -112,3 +113,26 @@ def test_slide_without_a_resolution_ends_with_one_line(desk, tmp_path):
     assert last.startswith("InputError: ")
     assert "a.tif: expected a slide that states its resolution (um/px), or --mpp, found no resolution" in last
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_slides_of_hospitals_and_biobanks_give_what_the_plain_ones_give(desk, slides, tmp_path):
+    """A folder of DICOM that OpenSlide reads, a folder that wsidicom reads, and OME-Zarr, in one run."""
+    uid = pytest.importorskip("pydicom.uid", reason="pydicom is not installed (the extra [dicom])")
+    if "cell" not in desk.source.name:
+        pytest.skip("one bundle stands for all: they share the reader")
+    dicom, zarr = (import_module(f"tests.formats.{name}_slides") for name in ("dicom", "zarr"))
+    pixels = [tifffile.imread(slides / f"s{seed}.tif", key=0) for seed in range(3)]
+    # and an annotation beside one, which is no slide
+    level = dicom.write_slide(tmp_path / "1.2.840.0", pixels[0], syntax=uid.JPEG2000Lossless, tile_px=256)
+    dicom.write_annotations(tmp_path / "1.2.840.0/ann.dcm", level, [dicom.group(1, "POINT", [np.ones((1, 2), "<f4")])])
+    dicom.write_slide(tmp_path / "1.2.840.1", pixels[1], syntax=dicom.JPEG_XL, tile_px=256, sparse=True)
+    zarr.write_zarr(tmp_path / "s2.zarr", pixels[2], chunk=256)
+    run(desk, SLIDES, tmp_path, "eval/others")
+    names, found = ("1.2.840.0", "1.2.840.1", "s2"), desk.folder / "eval/others"
+    for seed, name in enumerate(names):
+        for ending in (".geojson", "_cells.csv"):
+            assert (found / f"{name}{ending}").read_bytes() == (desk.folder / f"eval/one/s{seed}{ending}").read_bytes()
+    backends = [json.loads((found / f"{name}_plan.json").read_text())["backend"] for name in names]
+    assert backends == ["openslide", "wsidicom", "zarr"]
+    assert len(pd.read_csv(found / "summary.csv")) == len(names)

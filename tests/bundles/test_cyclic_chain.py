@@ -6,7 +6,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,8 +16,9 @@ import torch
 
 from monai_ext.data.datalist import load_datalist
 from monai_ext.formats.image import read_mask
-from tests.bundles.conftest import ROOT, Workplace, environment
+from tests.bundles.conftest import LIMIT_S, ROOT, Workplace, environment
 from tests.bundles.test_bundle_commands import TORCHRUN
+from tests.forked import run_python
 
 SOURCE = ROOT / "bundles/pathology_nuclei_instance_segmentation"
 QUICK_CYCLE = ("configs/cycle.json", "configs/overlays/training/quick_cycle.json")
@@ -60,8 +60,8 @@ def place(tmp_path_factory) -> Workplace:
     options = json.loads((folder / QUICK_CYCLE[1]).read_text())["phantom"]
     method = options.pop("method")
     sizes = [str(a) for k, v in options.items() for a in (f"--{k}", v)]
-    command = [sys.executable, "-m", "monai_ext", "phantom", method, "--dst", str(base / "data"), *sizes]
-    subprocess.run(command, check=True, env=environment())
+    words = ["-m", "monai_ext", "phantom", method, "--dst", base / "data", *sizes]
+    run_python(words, base, environment(), LIMIT_S).check_returncode()
     return Workplace(SOURCE, folder, base / "data")
 
 

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -17,8 +15,9 @@ from monai.bundle import ConfigParser
 from monai_ext.data import Features, read_geojson, write_geojson
 from monai_ext.formats.image import read_field, read_mask
 from monai_ext.formats.outlines import label_map_to_polygons
-from tests.bundles.conftest import BUNDLES, Workplace, environment
+from tests.bundles.conftest import BUNDLES, LIMIT_S, Workplace, environment
 from tests.configs import config_files, configurations
+from tests.forked import run_python
 
 SOURCE = next(path for path in BUNDLES if path.name == "pathology_mvi_vessel_classification")
 OTHERS = {
@@ -39,9 +38,9 @@ def place(tmp_path_factory) -> Workplace:
     folder = base / SOURCE.name
     shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("eval", "runs"))
     options = {"slides": 6, "vessels": 2, "invaded": 0.5, "radius": "(60,75)"}
-    command = [sys.executable, "-m", "monai_ext", "phantom", "vessels", "--dst", str(base / "data")]
-    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    subprocess.run(command, check=True, env=environment())
+    words = ["-m", "monai_ext", "phantom", "vessels", "--dst", base / "data"]
+    words += [part for name, value in options.items() for part in (f"--{name}", value)]
+    run_python(words, base, environment(), LIMIT_S).check_returncode()
     return Workplace(SOURCE, folder, base / "data")
 
 

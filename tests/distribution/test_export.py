@@ -68,7 +68,15 @@ def test_the_zip_holds_the_bundle_its_code_and_its_packages(tiny, tmp_path):
     found = content(tmp_path / f"zips/{TITLE}.zip")
     code = {
         f"monai_ext/{name}.py"
-        for name in ("__init__", "base/__init__", "base/errors", "base/flags", "base/lazy", "base/version")
+        for name in (
+            "__init__",
+            "base/__init__",
+            "base/errors",
+            "base/flags",
+            "base/lazy",
+            "base/memory",
+            "base/version",
+        )
     }
     assert set(found) == {f"tiny/{name}" for name in {*FILES, *code, "requirements.txt"}}
     assert {name: found[f"tiny/{name}"] for name in FILES} == FILES

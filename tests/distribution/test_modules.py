@@ -7,7 +7,7 @@ from monai_ext.distribution.modules import needed_files
 
 def test_a_name_brings_its_module_its_imports_and_the_packages_around_them():
     files = needed_files("$monai_ext.base.flags.as_flag(@amp, 'amp')")
-    names = ("__init__", "base/__init__", "base/errors", "base/flags", "base/lazy", "base/version")
+    names = ("__init__", "base/__init__", "base/errors", "base/flags", "base/lazy", "base/memory", "base/version")
     assert sorted(files) == [f"monai_ext/{name}.py" for name in names]
     assert all(path.is_file() for path in files.values())
 

@@ -5,58 +5,20 @@ A process that has imported what the commands import forks for each of them, so 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import runpy
 import shutil
-import sys
 from itertools import count
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from tests.docs.places import RELEASES
 from tests.docs.shell import ROOT, Command
 from tests.docs.table import DOWNLOADED, PLACES, named, shortened
+from tests.forked import run_python
 
 LIMIT_S = 600
 TOLD = 3000  # characters
 COPIED = ("bundles", "benchmarks")
-PRELOADED = (
-    "monai.bundle",
-    "monai.engines",
-    "monai_ext.reports.agreement",
-    "monai_ext.reports.comparison",
-    "monai_ext.phantom",
-    "monai_ext.prepare",
-    "monai_ext.engines",
-    "monai_ext.handlers",
-    "monai_ext.inferers",
-    "monai_ext.losses",
-    "monai_ext.networks",
-    "monai_ext.optimizers",
-    "monai_ext.slides",
-    "monai_ext.tuning",
-    "monai_ext.visualize",
-)
 SURROUNDINGS = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "PYTHONWARNINGS": "ignore"}
-
-
-def _interpret(words: tuple[str, ...], folder: str, log: str) -> None:
-    """What ``python`` does with its arguments, in a process of its own."""
-    os.chdir(folder)
-    with Path(log).open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    try:
-        if words[0] == "-m":
-            sys.argv, sys.path[0] = list(words[1:]), folder
-            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-        else:
-            sys.argv, sys.path[0] = list(words), str(Path(folder, words[0]).parent)
-            runpy.run_path(words[0], run_name="__main__")
-    except Exception:
-        sys.excepthook(*sys.exc_info())  # which a bundle may have set
-        sys.exit(1)
 
 
 class Desk:
@@ -74,8 +36,6 @@ class Desk:
             )
         for name, bundle in DOWNLOADED.items():
             (tree / name).symlink_to(tree / bundle)
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(list(PRELOADED))
 
     def lay_out(self, folder: str, words: tuple[str, ...]) -> None:
         """Make what the words name and is not there yet."""
@@ -112,22 +72,8 @@ class Desk:
         if key not in self.said:
             words = self.moved(*key)
             self.lay_out(command.folder, words)
-            folder, log = self.tree / command.folder, self.tree / "log.txt"
-            process = self.context.Process(target=_interpret, args=(words[1:], str(folder), str(log)))
-            code = self.ended(process)
-            self.said[key] = f"exit code {code}: {' '.join(words)}\n{log.read_text()[-TOLD:]}" if code else None
+            surroundings = {**os.environ, **SURROUNDINGS}
+            done = run_python(words[1:], self.tree / command.folder, surroundings, LIMIT_S, together=True)
+            code, told = done.returncode, done.stdout[-TOLD:]
+            self.said[key] = f"exit code {code}: {' '.join(words)}\n{told}" if code else None
         return self.said[key]
-
-    def ended(self, process: BaseProcess) -> int:
-        before = {name: os.environ.get(name) for name in SURROUNDINGS}
-        os.environ.update(SURROUNDINGS)  # the first process starts the one that forks
-        try:
-            process.start()
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
-        process.join(LIMIT_S)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-        return process.exitcode

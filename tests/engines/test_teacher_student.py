@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +11,8 @@ from monai.bundle import ConfigParser
 
 from monai_ext.base.errors import InputError
 from monai_ext.engines import Phase, TeacherStudentChain
-from tests.bundles.conftest import environment
+from tests.bundles.conftest import LIMIT_S, environment
+from tests.forked import run_python
 from tests.nuclei import planted
 
 BUNDLE = Path(__file__).parents[2] / "bundles/pathology_cell_semantic_segmentation"
@@ -248,8 +247,8 @@ def test_one_command(tmp_path):
 
     def call(**changes):
         arguments = [str(a) for k, v in (options | changes).items() for a in (f"--{k}", v)]
-        command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/chain.json", *arguments]
-        return subprocess.run(command, cwd=BUNDLE, env=environment(), capture_output=True, text=True, check=False)
+        words = ["-m", "monai.bundle", "run", "--config_file", "configs/chain.json", *arguments]
+        return run_python(words, BUNDLE, environment(), LIMIT_S)
 
     done = call()
     assert done.returncode == 0, done.stderr[-3000:]

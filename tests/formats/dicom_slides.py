@@ -3,20 +3,33 @@ Microscopy Bulk Simple Annotations. Written element by element, by the standard.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 
 pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed (the extra [dicom])")
 
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402 - there is nothing without pydicom
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid  # noqa: E402
+from pydicom.encaps import encapsulate  # noqa: E402
+from pydicom.uid import (  # noqa: E402
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
+    generate_uid,
+)
 
 from monai_ext.formats.dicom import ANNOTATION_CLASS, SLIDE_CLASS  # noqa: E402
 
 TILE = 64
 MM = 0.00025  # a pixel's side
+JPEG_XL = "1.2.840.10008.1.2.4.110"  # lossless; pydicom 3.0.2 does not name it
+HTJ2K = "1.2.840.10008.1.2.4.201"
 ORIGIN, ORIENTATION = (20.0, 40.0), (0.0, -1.0, 0.0, -1.0, 0.0, 0.0)  # as scanners of Aperio lay their slides
 
 
@@ -31,18 +44,65 @@ def code(value: str, meaning: str, scheme: str = "SCT") -> list[Dataset]:
     return [item(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)]
 
 
-def save(path: Path, data: Dataset) -> Dataset:
+def _rle(tile: np.ndarray) -> bytes:
+    from pydicom.pixels.encoders.base import EncodeRunner
+    from pydicom.pixels.encoders.native import _encode_frame
+
+    runner = EncodeRunner(RLELossless)
+    runner.set_options(
+        rows=tile.shape[0],
+        columns=tile.shape[1],
+        samples_per_pixel=3,
+        number_of_frames=1,
+        bits_allocated=8,
+        bits_stored=8,
+        pixel_representation=0,
+        planar_configuration=0,
+        photometric_interpretation="RGB",
+        pixel_keyword="PixelData",
+    )
+    return bytes(_encode_frame(tile.tobytes(), runner))
+
+
+#: How the pixels of a tile are written by each transfer syntax, and what its colours are called.
+CODECS: dict[str, tuple[Callable[[np.ndarray], bytes], str]] = {
+    ExplicitVRLittleEndian: (np.ndarray.tobytes, "RGB"),
+    ImplicitVRLittleEndian: (np.ndarray.tobytes, "RGB"),
+    JPEGBaseline8Bit: (lambda tile: imagecodecs.jpeg8_encode(tile, level=95), "YBR_FULL_422"),
+    JPEG2000Lossless: (lambda tile: imagecodecs.jpeg2k_encode(tile, level=0, codecformat="J2K"), "YBR_RCT"),
+    JPEGLSLossless: (imagecodecs.jpegls_encode, "RGB"),
+    JPEG_XL: (lambda tile: imagecodecs.jpegxl_encode(tile, lossless=True), "RGB"),
+    RLELossless: (_rle, "RGB"),
+}
+
+
+def save(path: Path, data: Dataset, syntax: str = ExplicitVRLittleEndian) -> Dataset:
     path.parent.mkdir(parents=True, exist_ok=True)
     data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta.TransferSyntaxUID = syntax
     data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
     data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
+    if syntax == JPEG_XL:
+        pytest.importorskip("wsidicom")  # pydicom 3.0.2 does not know it unless wsidicom tells it
     data.save_as(path, enforce_file_format=True)
     return data
 
 
 def write_slide(
-    folder: Path, pixels: np.ndarray, *, barcode: str = "TCGA-AA-0001-01Z-00-DX1", levels=(1, 2), **changed
+    folder: Path,
+    pixels: np.ndarray,
+    *,
+    barcode: str = "TCGA-AA-0001-01Z-00-DX1",
+    levels=(1, 2),
+    syntax: str = ExplicitVRLittleEndian,
+    sparse: bool = False,
+    parts: int = 1,
+    planes: int = 1,
+    overview: bool = True,
+    tile_px: int = TILE,
+    frame: Callable[[int, int], bytes] | None = None,
+    shrink: Callable[[np.ndarray, int], np.ndarray] = lambda image, factor: image[::factor, ::factor],
+    **changed,
 ) -> Dataset:
     """A file for each level, and an overview; the data set of full resolution.
 
@@ -51,39 +111,52 @@ def write_slide(
         pixels: uint8 ``(H, W, 3)`` RGB.
         barcode: the slide's; it begins with the patient's.
         levels: downsampling of each file.
+        syntax: the transfer syntax, a key of :data:`CODECS`.
+        sparse: TILED_SPARSE: each frame says where it lies, those that are white as a whole are left out, and they come
+            last first.
+        parts: into how many files each level is split, a concatenation.
+        planes: focal planes, or optical paths where those are changed to be as many, of the same pixels.
+        overview: write one.
+        tile_px: side of a tile.
+        frame: the encoded tile that begins at a row and a column of full resolution, in place of an own one.
+        shrink: makes a level.
         changed: elements of all files to have otherwise; None for none.
     """
-    series, frame, study = generate_uid(), generate_uid(), generate_uid()
+    series, glass, study = generate_uid(), generate_uid(), generate_uid()
+    encode, colours = CODECS[syntax]
     first = None
-    for factor in (*levels, 0):
-        image = pixels[:: factor or 8, :: factor or 8]
-        tiles = []
-        for row in range(0, image.shape[0], TILE):
-            for col in range(0, image.shape[1], TILE):
-                tile = np.full((TILE, TILE, 3), 255, np.uint8)
-                part = image[row : row + TILE, col : col + TILE]
+    for factor in (*levels, 0) if overview else levels:
+        image = shrink(pixels, factor or 8)
+        tiles, places = [], []
+        for row in range(0, image.shape[0], tile_px):
+            for col in range(0, image.shape[1], tile_px):
+                tile = np.full((tile_px, tile_px, 3), 255, np.uint8)
+                part = image[row : row + tile_px, col : col + tile_px]
                 tile[: part.shape[0], : part.shape[1]] = part
-                tiles.append(tile.tobytes())
+                if not sparse or part.min() < 255:
+                    tiles.append(frame(row, col) if frame and factor == 1 else encode(tile))
+                    places.append((row + 1, col + 1))
+        tiles, places = tiles * planes, places * planes
+        if sparse:
+            tiles, places = tiles[::-1], places[::-1]
         kind = ["VOLUME", "NONE"] if factor == 1 else ["VOLUME", "RESAMPLED"] if factor else ["OVERVIEW", "NONE"]
         side = MM * (factor or 8)
         data = item(
             SOPClassUID=SLIDE_CLASS,
-            SOPInstanceUID=generate_uid(),
             SeriesInstanceUID=series,
             StudyInstanceUID=study,
-            FrameOfReferenceUID=frame,
+            FrameOfReferenceUID=glass,
             Modality="SM",
             PatientID=barcode[:12],
             ContainerIdentifier=barcode,
             ImageType=["ORIGINAL" if factor == 1 else "DERIVED", "PRIMARY", *kind],
-            DimensionOrganizationType="TILED_FULL",
+            DimensionOrganizationType="TILED_SPARSE" if sparse else "TILED_FULL",
             TotalPixelMatrixRows=image.shape[0],
             TotalPixelMatrixColumns=image.shape[1],
-            Rows=TILE,
-            Columns=TILE,
-            NumberOfFrames=len(tiles),
+            Rows=tile_px,
+            Columns=tile_px,
             SamplesPerPixel=3,
-            PhotometricInterpretation="RGB",
+            PhotometricInterpretation=colours,
             PlanarConfiguration=0,
             BitsAllocated=8,
             BitsStored=8,
@@ -99,17 +172,49 @@ def write_slide(
             SharedFunctionalGroupsSequence=[
                 item(PixelMeasuresSequence=[item(PixelSpacing=[side, side], SliceThickness=0.001)])
             ],
-            OpticalPathSequence=[item(OpticalPathIdentifier="1")],
+            OpticalPathSequence=[
+                item(
+                    OpticalPathIdentifier="1",
+                    IlluminationTypeCodeSequence=code("111744", "Brightfield illumination", "DCM"),
+                )
+            ],
             NumberOfOpticalPaths=1,
-            TotalPixelMatrixFocalPlanes=1,
-            PixelData=b"".join(tiles),
+            TotalPixelMatrixFocalPlanes=planes,
         )
-        data["PixelData"].VR = "OB"
         for name, value in changed.items():
             delattr(data, name) if value is None else setattr(data, name, value)
-        save(folder / f"{'level' if factor else 'overview'}_{factor}.dcm", data)
+        split = parts if factor else 1
+        whole, uid = -(-len(tiles) // split), generate_uid()
+        for number in range(split):
+            here = slice(number * whole, (number + 1) * whole)
+            data.SOPInstanceUID = generate_uid()
+            data.NumberOfFrames = len(tiles[here])
+            if split > 1:
+                data.ConcatenationUID, data.SOPInstanceUIDOfConcatenationSource = uid, uid
+                data.InConcatenationNumber, data.InConcatenationTotalNumber = number + 1, split
+                data.ConcatenationFrameOffsetNumber = here.start
+            if sparse:
+                data.PerFrameFunctionalGroupsSequence = [_place(row, col) for row, col in places[here]]
+            packed = b"".join(tiles[here])
+            data.PixelData = packed if CODECS[syntax][0] is np.ndarray.tobytes else encapsulate(tiles[here])
+            data["PixelData"].VR = "OW" if syntax == ImplicitVRLittleEndian else "OB"
+            part = f"_{number}" if split > 1 else ""
+            save(folder / f"{'level' if factor else 'overview'}_{factor}{part}.dcm", data, syntax)
         first = first or data
     return first
+
+
+def _place(row: int, col: int) -> Dataset:
+    """Where a frame lies, px from 1, and its optical path."""
+    place = item(
+        RowPositionInTotalImagePixelMatrix=row,
+        ColumnPositionInTotalImagePixelMatrix=col,
+        XOffsetInSlideCoordinateSystem=0.0,
+        YOffsetInSlideCoordinateSystem=0.0,
+        ZOffsetInSlideCoordinateSystem=0.0,
+    )
+    path = item(OpticalPathIdentifier="1")
+    return item(PlanePositionSlideSequence=[place], OpticalPathIdentificationSequence=[path])
 
 
 def group(number: int, kind: str, objects, *, meaning="Nucleus", label="nuclei", drawn=False, **elements) -> Dataset:

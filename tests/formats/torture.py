@@ -7,10 +7,13 @@ converter is tested with each of them as soon as it exists, and a new entry here
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import imagecodecs
@@ -102,6 +105,7 @@ class Circumstance:
         refused: a pattern of the one line that refuses it; then nothing is read.
         warns: a pattern of the warning that reading it gives.
         needs: the codec of imagecodecs without which it cannot be written.
+        packages: those of extras without which it cannot be written or read.
     """
 
     name: str
@@ -114,6 +118,7 @@ class Circumstance:
     refused: str = ""
     warns: str = ""
     needs: str = ""
+    packages: tuple[str, ...] = ()
 
     @property
     def stem(self) -> str:
@@ -123,6 +128,8 @@ class Circumstance:
     @property
     def missing(self) -> str:
         """Why it cannot be made here; empty where it can."""
+        if absent := [name for name in self.packages if not find_spec(name)]:
+            return f"{', '.join(absent)} not installed"
         codec = getattr(imagecodecs, self.needs.upper(), None)
         return f"imagecodecs has no {self.needs}" if self.needs and not (codec and codec.available) else ""
 
@@ -378,6 +385,58 @@ def turned(path: Path) -> None:
 
 # -- the table ---------------------------------------------------------------------------------------------------------
 
+# -- other programs' formats -------------------------------------------------------------------------------------------
+
+DICOM, ZARR = {"packages": ("pydicom", "wsidicom")}, {"packages": ("zarr",)}
+
+
+def dicom(name: str, **options: Any) -> Write:
+    """A slide of one level in DICOM, by the name of a transfer syntax of pydicom."""
+
+    def write(path: Path) -> None:
+        import pydicom.uid
+
+        from tests.formats.dicom_slides import write_slide
+
+        options["syntax"] = getattr(pydicom.uid, name)
+        with TemporaryDirectory() as folder:
+            write_slide(Path(folder), base(), levels=(1,), overview=False, tile_px=TILE, **options)
+            shutil.move(Path(folder) / "level_1.dcm", path)
+
+    return write
+
+
+def zarr(**options: Any) -> Write:
+    """OME-Zarr with a reduced level."""
+
+    def write(path: Path) -> None:
+        from tests.formats.zarr_slides import write_zarr
+
+        def shrink(picture: Pixels, factor: int) -> Pixels:
+            return reduced(picture, factor) if factor > 1 else picture
+
+        write_zarr(path, base(), chunk=TILE, shrink=shrink, mpp=(MPP, MPP), **options)
+
+    return write
+
+
+def volume(picture: Callable[[], Pixels] = base, mpp: float | None = MPP, turned: float = 0.0) -> Write:
+    """An image as ITK writes it; ``turned`` by an angle, rad."""
+
+    def write(path: Path) -> None:
+        import itk
+
+        array = picture()
+        image = itk.image_from_array(array, ttype=itk.Image[itk.RGBPixel[itk.UC], 2] if array.shape[-1] == 3 else None)
+        if mpp:
+            image.SetSpacing([mpp / 1000] * image.GetImageDimension())
+        if turned:
+            image.SetDirection(np.array([[np.cos(turned), -np.sin(turned)], [np.sin(turned), np.cos(turned)]]))
+        itk.imwrite(image, str(path))
+
+    return write
+
+
 LOSSY = (2.0, 30.0)
 SOME_LOSS = (3.0, 60.0)  # colours of 2 x 2 px
 NM, MM, INCH, CENTIMETRE = 1000, 1e-3, 25_400, 10_000
@@ -538,6 +597,21 @@ CIRCUMSTANCES: tuple[Circumstance, ...] = (
     Circumstance("Aperio", aperio(), ".svs", tolerance=LOSSY),
     Circumstance("Aperio, as TIFF", aperio(), ".tif", tolerance=LOSSY),
     Circumstance("Hamamatsu VMS", hamamatsu, ".vms", pixels=vms_part, tolerance=LOSSY),
+    # other programs' formats
+    Circumstance("DICOM", dicom("ExplicitVRLittleEndian"), ".dcm", **DICOM),
+    Circumstance("DICOM in JPEG 2000, sparse", dicom("JPEG2000Lossless", sparse=True), ".dcm", **DICOM),
+    Circumstance("DICOM in JPEG-LS, sparse", dicom("JPEGLSLossless", sparse=True), ".dcm", **DICOM),
+    Circumstance("DICOM, focal planes", dicom("JPEG2000Lossless", planes=2), ".dcm", refused="stack of", **DICOM),
+    Circumstance("OME-Zarr 0.4 with levels", zarr(version="0.4"), ".ome.zarr", **ZARR),
+    Circumstance("OME-Zarr 0.5 with levels", zarr(), ".ome.zarr", **ZARR),
+    Circumstance("OME-Zarr without a unit", zarr(unit=None), ".ome.zarr", mpp=None, **ZARR),
+    Circumstance("OME-Zarr, Z-stack", zarr(sizes={"z": 5}), ".ome.zarr", refused="stack of", **ZARR),
+    Circumstance("NIfTI", volume(), ".nii.gz"),
+    Circumstance("NRRD", volume(), ".nrrd"),
+    Circumstance("NRRD without a spacing", volume(mpp=None), ".nrrd", mpp=None),
+    Circumstance("MetaImage", volume(), ".mha"),
+    Circumstance("NIfTI, turned", volume(turned=0.1), ".nii", refused="sheared, turned"),
+    Circumstance("NRRD, Z-stack", volume(lambda: np.stack([_luminance(base())] * 5)), ".nrrd", refused="stack of"),
     # images
     Circumstance("PNG", image(), ".png", mpp=None),
     Circumstance("PNG with a density", image(dpi=(25_400 / MPP,) * 2), ".png"),
@@ -564,6 +638,8 @@ CIRCUMSTANCES: tuple[Circumstance, ...] = (
             ("SCN", leica, ".scn"),
             ("PNG", image(), ".png"),
             ("JPEG", image(quality=95), ".jpg"),
+            ("NIfTI", volume(), ".nii.gz"),
+            ("NRRD", volume(), ".nrrd"),
         )
     ),
     Circumstance("glass with a blue cast", _write(cast, **CM), pixels=cast),

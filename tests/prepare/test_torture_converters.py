@@ -18,7 +18,7 @@ import shapely
 from monai_ext.base.errors import InputError
 from monai_ext.commands import COMMANDS
 from monai_ext.formats import Features, open_levels, read_field, read_mask, write_asap, write_geojson
-from monai_ext.formats.image import SUFFIXES
+from monai_ext.formats.suffixes import SUFFIXES, image_suffix, without_suffix
 from tests.formats.torture import CIRCUMSTANCES, Circumstance, cut, write_reference
 
 pytestmark = pytest.mark.slow
@@ -158,7 +158,10 @@ RELEASES = {
     ("prepare", "monuseg"): [(monuseg, (*TIFFS, ".png")), (monuseg_tiles, (*TIFFS, ".png"))],
     ("prepare", "puma"): [(puma, (".tif",))],
     # a patch is copied, one file
-    ("prepare", "pvid"): [(pvid, tuple(name for name in SUFFIXES if name != ".vms")), (pvid_slides, SUFFIXES)],
+    ("prepare", "pvid"): [
+        (pvid, tuple(name for name in SUFFIXES if name not in (".vms", ".dcm", ".zarr"))),
+        (pvid_slides, SUFFIXES),
+    ],
     ("prepare", "qupath"): [(qupath, SUFFIXES)],
     ("prepare", "tiles"): [(tiles, SUFFIXES)],
     ("prepare", "camelyon16"): [(camelyon, TIFFS)],
@@ -210,10 +213,10 @@ def contents(dst: Path) -> dict[str, Any]:
         name = path.relative_to(dst)
         if path.suffix.lower() == ".json":
             made[str(name)] = json.loads(path.read_text())
-        elif path.suffix.lower() in SUFFIXES:
+        elif image_suffix(path).lower() in SUFFIXES:
             mask = name.parts[0] in ("masks", "labels", "classes", "label")
             pixels = read_mask(path) if mask else np.moveaxis(read_field(path).image, 0, -1)
-            made[str(name.with_suffix(""))] = (pixels, None if mask else read_field(path).mpp)
+            made[str(without_suffix(name))] = (pixels, None if mask else read_field(path).mpp)
         else:
             made[str(name)] = path.read_bytes()
     return made
@@ -225,10 +228,10 @@ def without_endings(content: object) -> object:
         return {key: without_endings(value) for key, value in content.items()}
     if isinstance(content, list):
         return [without_endings(value) for value in content]
-    if isinstance(content, str) and Path(content).suffix.lower() in SUFFIXES:
-        return str(Path(content).with_suffix(""))
+    if isinstance(content, str) and image_suffix(content).lower() in SUFFIXES:
+        return str(without_suffix(content))
     if isinstance(content, bytes):  # a table
-        endings = b"|".join(re.escape(suffix.encode()) for suffix in SUFFIXES)
+        endings = b"|".join(re.escape(suffix.encode()) for suffix in sorted(SUFFIXES, key=len, reverse=True))
         return re.sub(rb"(?:" + endings + rb")(?=[,\r\n])", b"", content)
     return round(content, 6) if isinstance(content, float) else content
 
@@ -237,7 +240,7 @@ def matrix():
     for words, releases in RELEASES.items():
         for release, suffixes in releases:
             for circumstance in CIRCUMSTANCES:
-                if Path(f"a{circumstance.suffix}").suffix in suffixes:
+                if image_suffix(f"a{circumstance.suffix}") in suffixes:
                     name = release.__name__ if len(releases) > 1 else words[-1]
                     yield pytest.param(words, release, circumstance, id=f"{name} {circumstance.name}")
 
@@ -262,7 +265,7 @@ def plain(tmp_path_factory):
 def test_converter(words, release, circumstance, plain, tmp_path):
     if circumstance.missing:
         pytest.skip(circumstance.missing)
-    suffix = Path(f"a{circumstance.suffix}").suffix
+    suffix = image_suffix(f"a{circumstance.suffix}")
     made = convert(words, release, tmp_path / "src", tmp_path / "dst", circumstance.write, suffix)
     if circumstance.refused:
         assert isinstance(made, str)

@@ -1,0 +1,155 @@
+"""OME-Zarr (NGFF 0.4 and 0.5) as a slide: a folder, or one in a ZIP archive, read by zarr."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monai_ext.base.errors import InputError
+from monai_ext.formats.level_base import Levels, check_axes
+from monai_ext.formats.pyramid import level_factors
+from monai_ext.formats.resolution import MICRONS_PER, Resolution, resolution_of
+from monai_ext.formats.scanned import rgb_and_valid
+
+__all__ = ["ZarrLevels"]
+
+_PLANE = ("y", "x")
+
+
+class ZarrLevels(Levels):
+    """The first image of an OME-Zarr.
+
+    Axes may be any of time, channel, z, y and x in the standard's order; one grey or RGB image is read, so that there
+    is one time and one focal plane, and one channel or three of 8 bits. Chunks that were never written are what the
+    array says of them (its fill value); where that is black, nothing was scanned there.
+
+    Args:
+        path: the folder, or the archive.
+
+    Raises:
+        InputError: zarr is not installed, no OME-Zarr, a level that is missing, or not one image.
+
+    Examples:
+        >>> from monai_ext.base.errors import InputError
+        >>> from monai_ext.formats.zarr_levels import ZarrLevels
+        >>> (folder / "slide.ome.zarr").mkdir()
+        >>> try:
+        ...     ZarrLevels(folder / "slide.ome.zarr")
+        ... except InputError as error:
+        ...     print(error.expected)
+        an OME-Zarr (.zgroup or zarr.json)
+    """
+
+    backend = "zarr"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            zarr = import_module("zarr")
+        except ImportError as error:
+            raise InputError(path, "zarr to read it (pip install 'monai_ext[zarr]')", "no such package") from error
+        group, metadata = _image(_root(zarr, path), path)
+        image = metadata["multiscales"][0]
+        axes = [axis["name"] if isinstance(axis, Mapping) else str(axis) for axis in image.get("axes") or "tczyx"]
+        datasets = image["datasets"]
+        arrays = [_array(group, str(dataset["path"]), path) for dataset in datasets]
+        if len(axes) != arrays[0].ndim or not {*_PLANE} <= set(axes) or any(each.ndim != len(axes) for each in arrays):
+            raise InputError(path, "an axis for each dimension, y and x among them", f"axes {', '.join(axes)}")
+        check_axes(path, "".join(axes).upper(), arrays[0].shape, arrays[0].dtype)
+        self._axes = axes
+        sizes, tiles = (
+            [tuple(getattr(each, name)[axes.index(side)] for side in _PLANE) for each in arrays]
+            for name in ("shape", "chunks")
+        )
+        factors = level_factors(sizes, tiles)
+        used = [number for number, factor in enumerate(factors) if factor is not None]
+        self._arrays = [arrays[number] for number in used]
+        self.downsamples = [factors[number] for number in used]
+        self.shapes = [
+            tuple(
+                min(side, math.ceil(whole / factors[number]))
+                for side, whole in zip(sizes[number], sizes[0], strict=True)
+            )
+            for number in used
+        ]
+        self.resolution = _resolution(image, axes)
+
+    def _decode(self, level: int, row: int, col: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
+        part = {"y": slice(row, row + height), "x": slice(col, col + width), "c": slice(None)}
+        pixels = np.asarray(self._arrays[level][tuple(part.get(axis, 0) for axis in self._axes)])
+        if "c" in self._axes:  # with y and x it is all that is left, in this order or another
+            left = [axis for axis in self._axes if axis in part]
+            pixels = pixels.transpose([left.index(axis) for axis in ("y", "x", "c")])
+        return rgb_and_valid(np.ascontiguousarray(pixels), self._path)
+
+
+def _root(zarr: Any, path: Path) -> Any:
+    """The group that a folder or an archive is."""
+    try:
+        store = zarr.storage.ZipStore(path, mode="r") if path.is_file() else str(path)
+        return zarr.open_group(store, mode="r")
+    # a damaged archive, JSON or key; what is raised is not one family
+    except Exception as error:
+        found = "none" if path.is_dir() and not any(path.iterdir()) else str(error).split("\n")[0]
+        raise InputError(path, "an OME-Zarr (.zgroup or zarr.json)", found or type(error).__name__) from error
+
+
+def _image(group: Any, path: Path) -> tuple[Any, Mapping[str, Any]]:
+    """The group of the first image, and its metadata.
+
+    Raises:
+        InputError: there is none.
+    """
+    metadata = _metadata(group)
+    if "plate" in metadata or "well" in metadata:
+        raise InputError(path, "an image", "a plate of wells: name one of its images")
+    if not metadata.get("multiscales") and "bioformats2raw.layout" in metadata and "0" in group:
+        group = group["0"]  # of a slide; its label and macro image are the next ones
+        metadata = _metadata(group)
+    try:
+        datasets = metadata["multiscales"][0]["datasets"]
+        if datasets and all("path" in dataset for dataset in datasets):
+            return group, metadata
+    except (KeyError, IndexError, TypeError):
+        pass
+    raise InputError(path, "an OME-Zarr image (multiscales)", "none in its metadata")
+
+
+def _metadata(group: Any) -> Mapping[str, Any]:
+    attributes = dict(group.attrs)
+    return attributes.get("ome", attributes)  # since 0.5
+
+
+def _array(group: Any, name: str, path: Path) -> Any:
+    try:
+        array = group[name]
+    except KeyError as error:
+        raise InputError(path, f"the level {name!r} that its metadata name", "none") from error
+    if not hasattr(array, "chunks"):
+        raise InputError(path, f"an array at {name!r}", "a group")
+    return array
+
+
+def _resolution(image: Mapping[str, Any], axes: list[str]) -> Resolution | None:
+    """What the transformations of the first level say of its pixels, where the axes have a unit of length."""
+    scales = np.ones(len(axes))
+    transformations = [
+        *(image["datasets"][0].get("coordinateTransformations") or ()),
+        *(image.get("coordinateTransformations") or ()),
+    ]
+    for each in transformations:
+        if each.get("type") == "scale" and len(each.get("scale") or ()) == len(axes):
+            scales *= np.array(each["scale"], np.float64)
+    sides = []
+    for side in _PLANE:
+        axis = next(
+            (axis for axis in image.get("axes") or () if isinstance(axis, Mapping) and axis["name"] == side), {}
+        )
+        unit = MICRONS_PER.get(str(axis.get("unit", "")).lower())
+        sides.append(unit and scales[axes.index(side)] * unit)
+    return resolution_of(*sides, "OME-Zarr") if all(sides) else None

@@ -1,0 +1,202 @@
+"""OME-Zarr as it is read, compared with the pixels that were written."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+zarr = pytest.importorskip("zarr", reason="zarr is not installed (the extra [zarr])")
+
+from monai_ext.base.errors import InputError  # noqa: E402
+from monai_ext.data import Cohort  # noqa: E402
+from monai_ext.formats import SlideReader, check_slide, open_levels, read_field  # noqa: E402
+from monai_ext.formats import zarr_levels as module  # noqa: E402
+from monai_ext.formats.find import find_images  # noqa: E402
+from tests.formats.torture import base, reduced  # noqa: E402
+from tests.formats.zarr_slides import write_zarr, zipped  # noqa: E402
+
+SHAPE = (300, 420)
+
+
+def picture():
+    return base()[: SHAPE[0], : SHAPE[1]]
+
+
+def shrink(image, factor):
+    return reduced(image, factor) if factor > 1 else image
+
+
+def whole(levels, level=0):
+    return levels.read(level, 0, 0, *levels.shapes[level])
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("axes", ["tczyx", "czyx", "cyx", "yxc", "zyxc"])
+def test_every_order_of_axes(tmp_path, version, axes):
+    path = write_zarr(tmp_path / "a.ome.zarr", picture(), version=version, axes=axes, levels=(1, 2, 4), shrink=shrink)
+    levels, is_slide = open_levels(path)
+    assert is_slide
+    assert levels.backend == "zarr"
+    assert levels.shapes == [SHAPE, (150, 210), (75, 105)]
+    assert levels.downsamples == [1, 2, 4]
+    assert (levels.resolution.mpp, levels.resolution.source) == (0.25, "OME-Zarr")
+    for level, factor in enumerate((1, 2, 4)):
+        pixels, valid = whole(levels, level)
+        assert valid is None
+        np.testing.assert_array_equal(pixels, shrink(picture(), factor))
+
+
+def test_grey(tmp_path):
+    path = write_zarr(tmp_path / "a.zarr", picture()[..., 0], axes="yx")
+    np.testing.assert_array_equal(whole(open_levels(path)[0])[0], np.repeat(picture()[..., :1], 3, axis=2))
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("ending", [".ome.zarr.zip", ".ozx"])
+def test_in_an_archive(tmp_path, version, ending):
+    folder = write_zarr(tmp_path / "a.zarr", picture(), version=version)
+    levels, _ = open_levels(zipped(folder, tmp_path / f"b{ending}"))
+    np.testing.assert_array_equal(whole(levels)[0], picture())
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_the_first_image_of_bioformats2raw(tmp_path, version):
+    levels, _ = open_levels(write_zarr(tmp_path / "a.zarr", picture(), version=version, inside="0"))
+    assert levels.resolution.mpp == 0.25
+    np.testing.assert_array_equal(whole(levels)[0], picture())
+
+
+@pytest.mark.parametrize(
+    ("unit", "whole"), [("micrometer", False), ("micrometer", True), ("nanometer", False), ("millimeter", False)]
+)
+def test_the_scale_in_its_unit(tmp_path, unit, whole):
+    reader = SlideReader(
+        write_zarr(tmp_path / "a.zarr", picture(), mpp=(0.5, 0.25), unit=unit, axes="cyx", whole=whole)
+    )
+    assert reader.base_mpp == pytest.approx(0.25)
+    assert reader.stretch == (2.0, 1.0)
+
+
+@pytest.mark.parametrize(("unit", "mpp"), [(None, 0.25), ("micrometer", 1000.0), ("second", 0.25)])
+def test_no_resolution(tmp_path, unit, mpp):
+    path = write_zarr(tmp_path / "a.zarr", picture(), unit=unit, mpp=(mpp, mpp))
+    assert open_levels(path)[0].resolution is None
+    with pytest.raises(InputError, match="no resolution"):
+        check_slide(path)
+    assert SlideReader(path, mpp=0.5).base_mpp == 0.5
+
+
+def test_any_region_on_any_grid(tmp_path):
+    path = write_zarr(tmp_path / "a.zarr", picture(), shrink=shrink)
+    reader, rng = SlideReader(path, target_mpp=0.5), np.random.default_rng(0)
+    assert (reader.level, reader.shape) == (1, (150, 210))
+    expected = np.pad(reduced(picture(), 2), ((9, 9), (9, 9), (0, 0)), constant_values=255)
+    for row, col in [(-9, -9), (119, 179), *rng.integers(0, 110, (5, 2)).tolist()]:
+        part = expected[row + 9 : row + 49, col + 9 : col + 49]
+        np.testing.assert_array_equal(np.moveaxis(reader.read(row, col, *part.shape[:2]), 0, -1), part)
+    np.testing.assert_array_equal(np.moveaxis(read_field(path).image, 0, -1), picture())
+
+
+def test_chunks_that_were_never_written_were_not_scanned(tmp_path):
+    path = write_zarr(tmp_path / "a.zarr", picture(), axes="cyx", levels=(1,))
+    for channel in range(3):
+        for row in range(5):
+            (path / f"0/c/{channel}/{row}/6").unlink()  # from column 384 on
+    field = read_field(path)
+    expected = np.ones(SHAPE, bool)
+    expected[:, 384:] = False
+    np.testing.assert_array_equal(field.valid, expected)
+    assert (field.image[:, ~expected] == 255).all()
+
+
+def test_a_folder_of_images_is_not_looked_into(tmp_path):
+    write_zarr(tmp_path / "in/b/a.ome.zarr", picture())
+    assert [path.name for path in find_images(tmp_path / "in")] == ["a.ome.zarr"]
+    cohort = Cohort(tmp_path / "in", tmp_path / "out", check=check_slide)
+    assert [item["image"] for item in cohort.items] == [str(tmp_path / "in/b/a.ome.zarr")]
+    one = Cohort(tmp_path / "in/b/a.ome.zarr", tmp_path / "other", check=check_slide)
+    assert (len(one.items), one.root) == (1, tmp_path / "in/b")
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+
+def refusal(path):
+    lines = []
+    for read in (check_slide, read_field):
+        with pytest.raises(InputError) as caught:
+            read(path)
+        lines.append(str(caught.value))
+    assert lines[0] == lines[1]
+    assert "\n" not in lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"sizes": {"z": 5}}, "a stack of 5 focal planes"),
+        ({"sizes": {"t": 3}}, "a time series of 3 frames"),
+        ({"sizes": {"c": 5}}, "5 channels of uint8"),
+        ({"sizes": {"c": 2}, "axes": "cyx"}, "2 channels of uint8"),
+    ],
+)
+def test_what_is_not_one_image(tmp_path, options, found):
+    assert found in refusal(write_zarr(tmp_path / "a.zarr", picture(), **options))
+
+
+def test_16_bit_channels(tmp_path):
+    path = write_zarr(tmp_path / "a.zarr", picture().astype(np.uint16))
+    assert "3 channels of uint16" in refusal(path)
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_level_is_missing(tmp_path, version):
+    path = write_zarr(tmp_path / "a.zarr", picture(), version=version)
+    shutil.rmtree(path / "1")
+    assert "expected the level '1' that its metadata name, found none" in refusal(path)
+
+
+def test_no_metadata(tmp_path):
+    path = write_zarr(tmp_path / "a.zarr", picture())
+    zarr.open_group(path, mode="r+").attrs.put({})
+    assert "expected an OME-Zarr image (multiscales), found none" in refusal(path)
+
+
+def test_a_plate(tmp_path):
+    path = write_zarr(tmp_path / "a.zarr", picture())
+    zarr.open_group(path, mode="r+").attrs.put({"ome": {"plate": {"wells": []}}})
+    assert "a plate of wells" in refusal(path)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", json.dumps({"zarr_format": 3})])
+def test_no_zarr(tmp_path, content):
+    (tmp_path / "a.zarr").mkdir()
+    if content is not None:
+        (tmp_path / "a.zarr/zarr.json").write_text(content)
+    assert "expected an OME-Zarr" in refusal(tmp_path / "a.zarr")
+
+
+def test_a_damaged_archive(tmp_path):
+    (tmp_path / "a.ozx").write_bytes(b"PK no archive")
+    assert "expected an OME-Zarr" in refusal(tmp_path / "a.ozx")
+
+
+def test_a_chunk_that_cannot_be_decoded(tmp_path):
+    """Is named with its place; the others are read."""
+    path = write_zarr(tmp_path / "a.zarr", picture(), levels=(1,))
+    (path / "0/c/0/0/0/1/1").write_bytes(b"no chunk")
+    reader = SlideReader(path)
+    with pytest.raises(InputError, match=r"level 0, row \d+ to \d+, column \d+ to \d+: expected readable pixels"):
+        reader.read(0, 0, 200, 200)
+    np.testing.assert_array_equal(np.moveaxis(reader.read(200, 200, 60, 60), 0, -1), picture()[200:260, 200:260])
+
+
+def test_without_zarr_the_extra_is_named(tmp_path, monkeypatch):
+    def missing(name):
+        raise ImportError(name)
+
+    path = write_zarr(tmp_path / "a.zarr", picture())
+    monkeypatch.setattr(module, "import_module", missing)
+    assert "zarr to read it (pip install 'monai_ext[zarr]')" in refusal(path)
