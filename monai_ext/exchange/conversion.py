@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from monai_ext.base.errors import InputError
+from monai_ext.exchange.dicom_source import dicom_frame, is_dicom_slide
 from monai_ext.exchange.registry import Exchange
 from monai_ext.exchange.results import Results
-from monai_ext.formats.dicom import is_dicom
 from monai_ext.formats.geojson import geojson_stem
 
 __all__ = ["convert"]
@@ -71,10 +71,8 @@ def _of_slide(results: Results, slide: str | os.PathLike | None) -> Results:
     if slide is None:
         return results
     path = Path(slide)
-    if path.is_dir() or is_dicom(path):
-        from monai_ext.exchange.dicom_source import dicom_slide
-
-        frame = dicom_slide(path)
+    if is_dicom_slide(path):
+        frame = dicom_frame(path)
         path, shape, mpp = frame.path, frame.shape, tuple(1000 * side for side in frame.spacing)
     else:
         from monai_ext.formats.levels import open_levels

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from monai_ext.base.dicom_heads import dicom_head
 from monai_ext.base.errors import InputError
 from monai_ext.base.version import __version__
 from monai_ext.exchange.results import Results
-from monai_ext.formats.dicom import HEADER, SLIDE_CLASS, SlideFrame, is_dicom, read_dicom, slide_frame
+from monai_ext.formats.dicom import HEADER, SLIDE_CLASS, SlideFrame, read_dicom, slide_frame
+from monai_ext.formats.dicom_levels import dicom_slide, slides_in
 
-__all__ = ["MAKER", "code_of", "dicom_slide", "new_uid", "source_image", "stated_name"]
+__all__ = ["MAKER", "code_of", "dicom_frame", "is_dicom_slide", "new_uid", "source_image", "stated_name"]
 
 #: Who writes the results, for highdicom.
 MAKER: dict[str, Any] = {
@@ -34,9 +36,9 @@ def source_image(results: Results) -> Any:
     Raises:
         InputError: a DICOM slide whose size is not the results'.
     """
-    if results.image is None or not is_dicom(results.image):
+    if results.image is None or not is_dicom_slide(results.image):
         return _stand_in(results)
-    frame = dicom_slide(results.image)
+    frame = dicom_frame(results.image)
     if results.shape is not None and tuple(results.shape) != frame.shape:
         found, expected = (f"{sides[1]} x {sides[0]} px" for sides in (results.shape, frame.shape))
         raise InputError(results.geojson, f"objects of {frame.path} ({expected})", f"those of a slide of {found}")
@@ -47,7 +49,15 @@ def source_image(results: Results) -> Any:
     return data
 
 
-def dicom_slide(path: Path) -> SlideFrame:
+def is_dicom_slide(path: Path) -> bool:
+    """Whether a file, or a folder with the files of one, is a slide in DICOM."""
+    if path.is_dir():
+        return bool(slides_in(path))
+    head = dicom_head(path)
+    return head is not None and head.is_slide
+
+
+def dicom_frame(path: Path) -> SlideFrame:
     """The grid of a slide in DICOM.
 
     Args:
@@ -56,19 +66,10 @@ def dicom_slide(path: Path) -> SlideFrame:
     Raises:
         InputError: no whole slide image, or those of several slides.
     """
-    folder = path if path.is_dir() else path.parent
-    files = [each for each in sorted(folder.iterdir()) if is_dicom(each)]
-    headers = {each: read_dicom(each, HEADER) for each in files}
-    own = None if path.is_dir() else read_dicom(path, HEADER).get("SeriesInstanceUID")
-    slides = {
-        each: header
-        for each, header in headers.items()
-        if header.get("SOPClassUID") == SLIDE_CLASS and own in (None, header.get("SeriesInstanceUID"))
-    }
-    series = {str(header.get("SeriesInstanceUID")) for header in slides.values()}
-    if len(series) != 1:
-        raise InputError(path, "the whole slide images of one series (a file of it)", f"{len(series)} series")
-    return slide_frame(slides)
+    first = dicom_slide(path)
+    head = dicom_head(first)
+    files = [each for each in sorted(first.parent.iterdir()) if each.is_file() and dicom_head(each) == head]
+    return slide_frame({each: read_dicom(each, HEADER) for each in files})
 
 
 def _stand_in(results: Results) -> Any:

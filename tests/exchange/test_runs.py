@@ -142,15 +142,16 @@ def test_where_nothing_is_found_a_run_goes_on(tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "slides").glob("b*")) == sorted(f"b{end}" for end in suffixes)
 
 
-def test_a_run_over_a_dicom_slide_refers_to_it(tmp_path):
+@pytest.mark.parametrize("file", ["", "level_2.dcm"])
+def test_a_run_over_a_dicom_slide_refers_to_it(tmp_path, file):
     highdicom = pytest.importorskip("highdicom")
     from tests.formats.dicom_slides import write_slide
 
     image = np.full((300, 400, 3), (225, 180, 205), np.uint8)
     image[100:180, 120:240] = (80, 30, 70)
     source = write_slide(tmp_path / "slide", image)
-    asked = ["dicom-ann", "dicom-seg"]
-    SlideInferer(DarkPredictor(), tmp_path, 0.25, formats=asked)(tmp_path / "slide/level_1.dcm", "a")
+    path = tmp_path / "slide" / file
+    SlideInferer(DarkPredictor(), tmp_path, 0.25, formats=["dicom-ann", "dicom-seg"])(path, "a")
     objects_ = highdicom.ann.annread(tmp_path / "a_annotations.dcm")
     classes = highdicom.seg.segread(tmp_path / "a_segmentation.dcm")
     for data in (objects_, classes):
@@ -326,6 +327,6 @@ def test_convert_refers_to_a_dicom_slide(tmp_path):
     # two slides in one folder
     write_slide(tmp_path / "other", np.full((80, 90, 3), 200, np.uint8))
     (tmp_path / "other/level_1.dcm").rename(tmp_path / "slide/b.dcm")
-    with pytest.raises(InputError, match=r"of one series .*, found 2 series"):
+    with pytest.raises(InputError, match=r"one slide .*, found 2:"):
         convert(path, "dicom-ann", slide=tmp_path / "slide")
     convert(path, "dicom-ann", slide=tmp_path / "slide/level_1.dcm")
