@@ -108,14 +108,25 @@ def _collect(groups: dict[tuple[str, str], _Group], features: Features) -> None:
 
 
 def _bridged(polygon: shapely.Polygon) -> np.ndarray:
-    """The places of a polygon's shell, then of each hole and back to the shell's first place."""
-    shell = shapely.get_coordinates(polygon.exterior)[:-1]
-    if not polygon.interiors:
-        return shell
-    rings = [shell, shell[:1]]
-    for hole in polygon.interiors:
-        rings += [shapely.get_coordinates(hole), shell[:1]]
-    return np.concatenate(rings[:-1])
+    """The places of one ring, with the holes inside it: each is reached and left by a bridge of no width.
+
+    A bridge is the shortest that meets no outline but at its ends, and a hole runs against its shell, so that the
+    area is right by any rule: even and odd, winding numbers, the shoelace formula. Holes come from left to right: of
+    what is left of a hole all is within the ring by then, and one of its places can be seen.
+    """
+    polygon = shapely.orient_polygons(polygon)
+    ring = shapely.get_coordinates(polygon.exterior)[:-1]
+    shapely.prepare(polygon)
+    for hole in sorted((shapely.get_coordinates(each)[:-1] for each in polygon.interiors), key=lambda xy: xy.min(0)[0]):
+        hole = np.roll(hole, -hole[:, 0].argmin(), axis=0)  # noqa: PLW2901
+        nearest = np.square(ring - hole[0]).sum(1).argsort(kind="stable")
+        ends = np.stack([ring[nearest], np.broadcast_to(hole[0], ring.shape)], 1)
+        free = (ends[:, 0] == ends[:, 1]).all(1) | shapely.relate_pattern(
+            shapely.linestrings(ends), polygon, "1FFF0F***"
+        )
+        start = nearest[free.argmax()]  # the first; 0, the nearest, where rounding leaves none
+        ring = np.concatenate([ring[: start + 1], hole, hole[:1], ring[start:]])
+    return ring
 
 
 def _measurements(group: _Group) -> list[Any]:
