@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from monai_ext.base.dicom_heads import DicomHead, dicom_head
+from monai_ext.base.dicom_heads import dicom_head
 from monai_ext.base.files import find_files
+from monai_ext.formats.dicom_levels import files_of
 from monai_ext.formats.suffixes import DICOM_SUFFIX, SUFFIXES, ZARR_SUFFIXES
 
 __all__ = ["find_images", "is_image"]
@@ -63,11 +64,5 @@ def find_images(
     if not slides:
         return paths
     below = Counter(parent for path in paths for parent in path.parents)
-    alone = {path for path in slides if below[path.parent] == 1 and _has_more(path, heads[path])}
+    alone = {path for path in slides if below[path.parent] == 1 and len(files_of(path)) > 1}
     return [path.parent if path in alone else path for path in paths]
-
-
-def _has_more(path: Path, head: DicomHead) -> bool:
-    """Whether other files of its folder belong to the slide."""
-    others = (dicom_head(other) for other in path.parent.iterdir() if other != path and other.is_file())
-    return any(other == head for other in others)
