@@ -102,7 +102,7 @@ def read_dicom_segmentation(path: str | os.PathLike, frame: SlideFrame | None) -
 
     Examples:
         >>> from monai_ext.base.errors import InputError
-        >>> from monai_ext.formats.dicom_segmentation import read_dicom_segmentation
+        >>> from monai_ext.formats import read_dicom_segmentation
         >>> try:
         ...     read_dicom_segmentation(folder / "nuclei.dcm", None)
         ... except InputError as error:
