@@ -9,6 +9,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.base.version import __version__
 from monai_ext.exchange.results import Results
 from monai_ext.formats.dicom import HEADER, SLIDE_CLASS, SlideFrame, is_dicom, read_dicom, slide_frame
+from monai_ext.formats.dicom_levels import slides_in
 
 __all__ = ["MAKER", "code_of", "dicom_slide", "new_uid", "source_image", "stated_name"]
 
@@ -34,9 +35,10 @@ def source_image(results: Results) -> Any:
     Raises:
         InputError: a DICOM slide whose size is not the results'.
     """
-    if results.image is None or not is_dicom(results.image):
+    image = results.image
+    if image is None or not (is_dicom(image) or (image.is_dir() and slides_in(image))):
         return _stand_in(results)
-    frame = dicom_slide(results.image)
+    frame = dicom_slide(image)
     if results.shape is not None and tuple(results.shape) != frame.shape:
         found, expected = (f"{sides[1]} x {sides[0]} px" for sides in (results.shape, frame.shape))
         raise InputError(results.geojson, f"objects of {frame.path} ({expected})", f"those of a slide of {found}")

@@ -14,8 +14,9 @@ from pydicom.sr.codedict import codes  # noqa: E402
 from pydicom.uid import generate_uid  # noqa: E402
 
 from monai_ext.base.errors import InputError  # noqa: E402
+from monai_ext.exchange import Exchange, Results  # noqa: E402
+from monai_ext.formats import Features, polygons_to_mask, read_objects, read_points, write_geojson  # noqa: E402
 from monai_ext.formats import dicom_segmentation as module  # noqa: E402
-from monai_ext.formats import polygons_to_mask, read_objects, read_points  # noqa: E402
 from monai_ext.formats.dicom_segmentation import read_dicom_segmentation  # noqa: E402
 from monai_ext.label.annotations import object_points  # noqa: E402
 from monai_ext.transforms import LoadGeoJSON  # noqa: E402
@@ -136,6 +137,20 @@ def test_annotations_are_read_there_too(folder):
     group = made.group(1, "POINT", [np.array([[5.0, 7.0]], np.float32)])
     made.write_annotations(folder / "ann.dcm", source, [group])
     np.testing.assert_allclose(read_points(folder / "ann.dcm"), [[13.5, 9.5]])
+
+
+@pytest.mark.parametrize("kind", ["dicom-ann", "dicom-seg"])
+def test_what_this_package_writes_of_a_slide(folder, tmp_path_factory, kind):
+    """Named by its folder, as a run names it: the same outlines, once the file lies beside the slide."""
+    outlines = [shapely.box(30, 20, 120, 90) - shapely.box(50, 40, 80, 60), shapely.box(200, 100, 220, 130)]
+    results = tmp_path_factory.mktemp("results")
+    cells = Features(outlines, classes=["ring", "squares"], object_types="detection")
+    geojson = write_geojson(results / "a.geojson", cells)
+    [path] = Exchange([kind]).write(Results(geojson, "a", image=folder, shape=SHAPE, mpp=(0.25, 0.25)), results / "a")
+    objects, _ = read_objects(path.rename(folder / path.name))
+    assert objects.classes.tolist() == ["ring", "squares"]
+    for one, other in zip(objects.geometry, outlines, strict=True):
+        assert one.symmetric_difference(other).area < 0.01
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------
