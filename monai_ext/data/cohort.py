@@ -114,11 +114,11 @@ class Cohort:
         results, images = (os.path.realpath(folder) for folder in (output_dir, source))
         below = results != images and Path(results).is_relative_to(images)
         maps = maps_in_datalists(source)
-        paths = [
-            path
-            for path in find_images(source, output_dir if below else None)
-            if not is_result(path) and not (maps and Path(os.path.normpath(path)) in maps)
-        ]
+        paths = find_images(
+            source,
+            output_dir if below else None,
+            leave_out=lambda path: is_result(path) or (maps and Path(os.path.normpath(path)) in maps),
+        )
         if not paths:
             raise InputError(source, f"images ({', '.join(SUFFIXES)})", "none in this folder or below it")
         return [{"image": str(path)} for path in paths]

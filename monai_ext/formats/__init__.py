@@ -7,6 +7,7 @@ from monai_ext.base.lazy import lazy_names
 if TYPE_CHECKING:
     from monai_ext.formats.asap import read_asap, read_xml, write_asap
     from monai_ext.formats.dicom_annotations import read_dicom_annotations
+    from monai_ext.formats.dicom_segmentation import read_dicom_segmentation
     from monai_ext.formats.fragments import Box, tissue_fragments
     from monai_ext.formats.geojson import Features, GeoJSONWriter, rasterize, read_geojson, write_geojson
     from monai_ext.formats.heatmap import HeatMap
@@ -42,6 +43,7 @@ __all__ = [
     "rasterize",
     "read_asap",
     "read_dicom_annotations",
+    "read_dicom_segmentation",
     "read_field",
     "read_geojson",
     "read_mask",

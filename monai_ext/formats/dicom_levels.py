@@ -19,7 +19,7 @@ from monai_ext.formats.pyramid import level_factors
 from monai_ext.formats.resolution import resolution_of
 from monai_ext.formats.scanned import rgb_and_valid
 
-__all__ = ["DicomLevels", "check_dicom_slide", "dicom_slide", "slides_in"]
+__all__ = ["DicomLevels", "check_dicom_slide", "dicom_slide", "files_of", "slides_in"]
 
 _TAGS = (
     *("ImageType", "TotalPixelMatrixRows", "TotalPixelMatrixColumns", "TotalPixelMatrixFocalPlanes", "Rows", "Columns"),
@@ -42,6 +42,21 @@ def slides_in(folder: Path) -> dict[str, Path]:
         if (head := dicom_head(path)) and head.is_slide:
             found.setdefault(head.series, path)
     return found
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files of the slide that a file is of, sorted.
+
+    Examples:
+        >>> from monai_ext.formats.dicom_levels import files_of
+        >>> _ = (folder / "a.dcm").write_text("no DICOM")
+        >>> [file.name for file in files_of(folder / "a.dcm")]
+        ['a.dcm']
+    """
+    own = dicom_head(path)
+    if own is None or not own.series:
+        return [path]
+    return sorted(file for file in path.parent.iterdir() if file.is_file() and dicom_head(file) == own)
 
 
 def dicom_slide(path: Path) -> Path:
@@ -205,12 +220,8 @@ def _levels(path: Path) -> dict[tuple[int, int], dict[Path, Any]]:
     Raises:
         InputError: a file that cannot be read, parts that are missing, several images in one.
     """
-    series = dicom_head(path).series
     levels: dict[tuple[int, int], dict[Path, Any]] = {}
-    for file in sorted(each for each in path.parent.iterdir() if each.is_file()):
-        head = dicom_head(file)
-        if file != path and not (head and head.is_slide and head.series == series and series):
-            continue
+    for file in files_of(path):
         header = read_dicom(file, _TAGS)
         with stated(file):
             if "VOLUME" in list(header.ImageType):

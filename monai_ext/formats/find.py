@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from monai_ext.base.dicom_heads import DicomHead, dicom_head
+from monai_ext.base.dicom_heads import dicom_head
 from monai_ext.base.files import find_files
+from monai_ext.formats.dicom_levels import files_of
 from monai_ext.formats.suffixes import DICOM_SUFFIX, SUFFIXES, ZARR_SUFFIXES
 
 __all__ = ["find_images", "is_image"]
@@ -29,7 +30,10 @@ def is_image(path: str | os.PathLike) -> bool:
 
 
 def find_images(
-    folder: str | os.PathLike, skip: str | os.PathLike | None = None, suffixes: Sequence[str] = SUFFIXES
+    folder: str | os.PathLike,
+    skip: str | os.PathLike | None = None,
+    suffixes: Sequence[str] = SUFFIXES,
+    leave_out: Callable[[Path], bool] | None = None,
 ) -> list[Path]:
     """The images below a folder, as :func:`~monai_ext.base.files.find_files` finds files.
 
@@ -41,6 +45,7 @@ def find_images(
         folder: where to look.
         skip: a folder below it that is left out.
         suffixes: lower-case endings of the names.
+        leave_out: tells what is no image besides, such as results that a run wrote there.
 
     Returns:
         Their paths, sorted; ``folder`` itself, alone, if it holds one slide.
@@ -53,7 +58,7 @@ def find_images(
         ['a.png']
     """
     folder = Path(folder)
-    found = find_files(folder, suffixes, skip)
+    found = [path for path in find_files(folder, suffixes, skip) if not (leave_out and leave_out(path))]
     heads = {path: dicom_head(path) for path in found if path.name.lower().endswith(DICOM_SUFFIX)}
     others = [path for path, head in heads.items() if head is not None and not head.is_slide]
     if others:
@@ -63,11 +68,5 @@ def find_images(
     if not slides:
         return paths
     below = Counter(parent for path in paths for parent in path.parents)
-    alone = {path for path in slides if below[path.parent] == 1 and _has_more(path, heads[path])}
+    alone = {path for path in slides if below[path.parent] == 1 and len(files_of(path)) > 1}
     return [path.parent if path in alone else path for path in paths]
-
-
-def _has_more(path: Path, head: DicomHead) -> bool:
-    """Whether other files of its folder belong to the slide."""
-    others = (dicom_head(other) for other in path.parent.iterdir() if other != path and other.is_file())
-    return any(other == head for other in others)

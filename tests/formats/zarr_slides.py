@@ -23,7 +23,7 @@ def write_zarr(
     levels: tuple[int, ...] = (1, 2),
     mpp: tuple[float, float] = (0.25, 0.25),
     unit: str | None = "micrometer",
-    chunk: int = 64,
+    chunk: int = 150,
     sizes: dict[str, int] | None = None,
     shrink: Callable[[np.ndarray, int], np.ndarray] = lambda image, factor: image[::factor, ::factor],
     whole: bool = False,
