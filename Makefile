@@ -10,7 +10,7 @@ PEERS := $(CURDIR)/build/peers
 BUNDLE := bundles/pathology_mitosis_segmentation
 DEMO := $(CURDIR)/demo
 
-.PHONY: demo test test-slow test-docs test-all test-label test-peers bench lint docs pictures configurations clean
+.PHONY: demo test test-slow test-exhaustive test-docs test-all test-label test-peers bench lint docs pictures configurations clean
 
 $(READY): requirements.txt requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -54,13 +54,17 @@ test: $(READY)
 
 # in the order of the folders: files of few long tests (commands of the bundles) begin first, and none is left to the end
 test-slow: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow --ignore tests/label --ignore tests/docs $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "slow and not exhaustive" --ignore tests/label --ignore tests/docs $(PYTEST_ARGS)
+
+# the rest of what is the same code for every bundle
+test-exhaustive: $(READY) $(LABEL_READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m exhaustive --ignore tests/docs $(PYTEST_ARGS)
 
 test-docs: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/docs $(PYTEST_ARGS)
 
 test-label: $(READY) $(LABEL_READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/label $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not exhaustive" tests/label $(PYTEST_ARGS)
 
 # not part of CI: readers that are large or need more than Python
 test-peers: $(READY) $(PEERS_READY)
@@ -68,7 +72,7 @@ test-peers: $(READY) $(PEERS_READY)
 	$(BIN)/python tests/peers/write.py $(PEERS)
 	$(PEERS_BIN)/python -W ignore tests/peers/read.py $(PEERS)
 
-test-all: test test-slow test-label test-docs
+test-all: test test-slow test-label test-exhaustive test-docs
 
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks --benchmark-columns=min,median,rounds --benchmark-sort=name $(PYTEST_ARGS)

@@ -218,6 +218,7 @@ def test_first_mistakes_end_with_one_line(place, arguments, expected):
 
 
 @pytest.mark.slow
+@pytest.mark.dear
 def test_a_killed_training_resumes_to_the_same_end(place):
     """Of equal seeds everything comes out equal, in two halves too."""
     folder = place.train("one")
@@ -245,6 +246,7 @@ def test_a_killed_training_resumes_to_the_same_end(place):
 
 
 @pytest.mark.slow
+@pytest.mark.dear
 def test_two_processes_train(place):
     arguments = place.training_arguments("ranks")
     arguments[3] = arguments[3].replace("]", ",'configs/multi_gpu_train.json']")
@@ -253,6 +255,7 @@ def test_two_processes_train(place):
 
 
 @pytest.mark.slow
+@pytest.mark.dear
 def test_two_processes_evaluate_as_one_does(place):
     folder = place.train("one")
     for name, files, launcher in (

@@ -14,6 +14,8 @@ from monai_ext.formats import SlideReader, check_slide, read_field
 from monai_ext.formats.levels import BACKENDS
 from tests.formats.torture import BY_NAME, CIRCUMSTANCES, PAGE, Circumstance, base, page, write_reference
 
+pytestmark = pytest.mark.slow
+
 MPP_TOLERANCE = 1e-3
 RESAMPLED = (2.5, 80)  # grey values, mean and largest: filters differ
 STRETCHED = (3.0, 120)

@@ -17,7 +17,7 @@ MODELS = [
 ]
 LEAST_IOU = 0.6
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.dear]
 
 
 @pytest.fixture(scope="module")
