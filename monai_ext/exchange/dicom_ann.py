@@ -15,7 +15,7 @@ from monai_ext.formats.dicom import stated
 from monai_ext.formats.geojson import Features
 from monai_ext.formats.outlines import single_parts
 
-__all__ = ["write"]
+__all__ = ["bridged", "write"]
 
 _KINDS = {0: "POINT", 1: "POLYLINE", 3: "POLYGON"}  # of shapely's type numbers
 # what measurements of ours are called in DICOM, and their units: codes of CID 8136 and of UCUM
@@ -104,15 +104,27 @@ def _collect(groups: dict[tuple[str, str], _Group], features: Features) -> None:
         for key, values in features.measurements.items():
             if np.isfinite(values[index]):
                 group.measured[key].append((len(group.places), float(values[index])))
-        group.places.append(_bridged(shape) if kind == 3 else shapely.get_coordinates(shape))
+        group.places.append(bridged(shape) if kind == 3 else shapely.get_coordinates(shape))
 
 
-def _bridged(polygon: shapely.Polygon) -> np.ndarray:
+def bridged(polygon: shapely.Polygon) -> np.ndarray:
     """The places of one ring, with the holes inside it: each is reached and left by a bridge of no width.
 
     A bridge is the shortest that meets no outline but at its ends, and a hole runs against its shell, so that the
     area is right by any rule: even and odd, winding numbers, the shoelace formula. Holes come from left to right: of
     what is left of a hole all is within the ring by then, and one of its places can be seen.
+
+    Args:
+        polygon: with or without holes.
+
+    Returns:
+        ``(N, 2)`` x and y, against the clock where y points up; the first place is not repeated at the end.
+
+    Examples:
+        >>> from monai_ext.exchange.dicom_ann import bridged
+        >>> ring = bridged(shapely.box(0, 0, 9, 9) - shapely.box(3, 3, 5, 5))
+        >>> ring.shape, shapely.make_valid(shapely.Polygon(ring)).area
+        ((10, 2), 77.0)
     """
     polygon = shapely.orient_polygons(polygon)
     ring = shapely.get_coordinates(polygon.exterior)[:-1]

@@ -179,8 +179,8 @@ def write_asap_objects(
         >>> from monai_ext.formats import read_asap
         >>> from monai_ext.formats.asap import write_asap_objects
         >>> write_asap_objects(folder / "a.xml", [("Mitosis", shapely.Point(3.5, 2.5))])
-        >>> [str(shape) for shape in read_asap(folder / "a.xml")["Mitosis"]]
-        ['MULTIPOINT (3.5 2.5)']
+        >>> [shape.bounds[:2] for shape in read_asap(folder / "a.xml")["Mitosis"]]
+        [(3.5, 2.5)]
     """
     listed = dict.fromkeys(groups)
     with Path(path).open("w", encoding="utf-8", newline="\n") as file:

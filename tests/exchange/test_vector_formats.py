@@ -10,10 +10,12 @@ import sqlite3
 import numpy as np
 import pytest
 import shapely
+import shapely.affinity
 from hypothesis import HealthCheck, given, settings
 
 from monai_ext.base.errors import InputError
 from monai_ext.exchange import Results
+from monai_ext.exchange.dicom_ann import bridged
 from monai_ext.exchange.results import NO_CLASS
 from monai_ext.formats import Features, read_asap, read_dicom_annotations, write_geojson
 from monai_ext.formats.outlines import valid_areas
@@ -263,3 +265,19 @@ def test_results_are_read_in_parts(folder, monkeypatch):
 def test_an_unclassified_object_has_a_name(folder):
     results = Results(write_geojson(folder / "a.geojson", Features([RING])), "a")
     assert list(results.legend) == [NO_CLASS]
+
+
+def test_a_bridge_to_a_hole_takes_no_area():
+    """Straight ways from the first corner lead through other holes, and out of a bay and in again."""
+    shell = shapely.Polygon([(0, 0), (30, 0), (30, 4), (12, 4), (12, 6), (30, 6), (30, 20), (0, 20)])
+    holes = [
+        shapely.box(x, y, x + 2, y + 1.5) for x, y in [(3, 1), (7, 2), (20, 1), (4, 9), (8, 15), (15, 9), (22, 14)]
+    ]
+    whole = shapely.difference(shell, shapely.union_all(holes))
+    for turned in (whole, shapely.reverse(whole), shapely.affinity.rotate(whole, 37, origin=(3, 5))):
+        ring = bridged(turned)
+        x, y = ring.T
+        assert (x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2 == pytest.approx(turned.area)
+        [again] = [part for part in shapely.get_parts(shapely.make_valid(shapely.Polygon(ring))) if part.area]
+        assert len(again.interiors) == len(holes)
+        assert shapely.symmetric_difference(again, turned).area < 1e-9
