@@ -76,7 +76,11 @@ class Client:
             return Answer(error.code, error.read(), error.headers.get_content_type())
 
     def region(self, model: str, image: str, location=(0, 0), size=(0, 0), output="asap", **more) -> Answer:
-        """What the QuPath extension sends for a rectangle of an image that the server has."""
+        """What the QuPath extension sends for a rectangle of an image that the server has.
+
+        Of its version 0.3.1.alpha: ``RequestInfer`` of ``plugins/qupath``, ``MonaiLabelClient.java`` at commit 38c19d3
+        of Project-MONAI/MONAILabel, which asks ``wsi_v2`` in place of ``wsi`` where it sends the image along.
+        """
         query = urllib.parse.urlencode({"output": output, "image": image})
         clicks = {"foreground": [], "background": [], "max_workers": 1}
         body = {"level": 0, "location": list(location), "size": list(size), "tile_size": [1024, 1024]}
@@ -94,6 +98,7 @@ class Client:
         return task
 
     def save_label(self, image: str, file: Path) -> Answer:
+        """As that extension and the module of 3D Slicer (``MONAILabelLib/client.py`` at commit 0836407) do."""
         return self.send("PUT", f"/datastore/label?image={image}&tag=final", {"params": "{}"}, {"label": file})
 
 
