@@ -254,6 +254,7 @@ def test_level_0_is_what_tifffile_reads(path, layout):
         np.testing.assert_array_equal(last(reader.read(row, col, *part.shape[:2])), part)
 
 
+@pytest.mark.slow
 @FUZZ
 @given(layout=layouts(least=64, most=520).filter(lambda layout: layout.tile and factors(layout)))
 def test_reduced_levels_lie_where_they_belong(path, layout):

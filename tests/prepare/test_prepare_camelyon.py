@@ -441,6 +441,7 @@ def test_phantom_labels_are_its_truth(phantom, tmp_path):
     assert clear > 70
 
 
+@pytest.mark.slow
 def test_phantom_masks_are_its_truth(phantom, tmp_path):
     path = prepare_hploc(phantom, tmp_path, patches=20)
     for item in read(path)["test"]:

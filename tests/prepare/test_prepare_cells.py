@@ -465,6 +465,7 @@ def test_crchisto_patches(tmp_path):
     assert "img9_1.jpeg: expected a patch of 32 x 32 px" in problems("crchisto", tmp_path / "src", tmp_path / "bad")
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_real_crchisto(tmp_path, real_data):
     _, found = items(prepare_crchisto(real_data / "crchisto", tmp_path / "dst"))

@@ -58,6 +58,7 @@ def test_tiles_hold_what_their_label_says(slides, tmp_path):
     assert {part: len(items) for part, items in loaded.items()} == {part: len(items) for part, items in lists.items()}
 
 
+@pytest.mark.slow
 def test_one_slide_and_the_same_tiles_whatever_is_beside_it(slides, tmp_path):
     options = {"size": SIZE, "per_image": 5, "split": "test"}
     alone = read(prepare_tiles(slides / "s2.tif", tmp_path / "one", **options))["test"]

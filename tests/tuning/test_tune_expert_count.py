@@ -57,6 +57,7 @@ def test_table_and_files(place, capsys):
     assert "count" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_stopped_sweep_goes_on(place):
     tune(place)
     before = times(place)
