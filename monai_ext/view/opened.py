@@ -20,7 +20,7 @@ from monai_ext.formats.geojson import Color, Features, GeoJSONWriter, read_geojs
 from monai_ext.formats.point_files import read_points
 from monai_ext.view.cases import Case, Cases
 from monai_ext.view.object_index import ObjectIndex
-from monai_ext.view.pictures import Tiles, heat_tiles
+from monai_ext.view.pictures import HeatTiles, SlideTiles
 from monai_ext.view.review_log import ReviewLog, content_of, reviewed
 
 __all__ = ["Opened", "Settings", "Shelf"]
@@ -62,7 +62,7 @@ class Opened:
         return Results(self.case.objects, self.case.name).with_plan() if self.case.stem else None
 
     @cached_property
-    def tiles(self) -> Tiles:
+    def tiles(self) -> SlideTiles:
         """Of the slide.
 
         Raises:
@@ -72,21 +72,21 @@ class Opened:
             raise InputError(self.case.name, "the slide, or --slides with the folder that it is in now", "none")
         mpp = self.settings.mpp or self.case.mpp
         try:
-            return Tiles(self.case.image, mpp)
+            return SlideTiles(self.case.image, mpp)
         except InputError:
             stated = self.results and self.results.mpp  # the run was told by --mpp
             if mpp or not stated:
                 raise
-            return Tiles(self.case.image, min(stated))
+            return SlideTiles(self.case.image, min(stated))
 
     @cached_property
-    def heat(self) -> Tiles | None:
+    def heat(self) -> HeatTiles | None:
         """Of the heat map, if there is one.
 
         Raises:
             InputError: it cannot be shown.
         """
-        return heat_tiles(self.results.heatmap) if self.results and self.results.heatmap else None
+        return HeatTiles(self.results.heatmap) if self.results and self.results.heatmap else None
 
     @cached_property
     def features(self) -> Features:

@@ -172,12 +172,16 @@ class ReviewLog:
         except FileNotFoundError:
             self._forget()
             return
-        whole = data[: data.rfind(b"\n") + 1]
-        self._ended = len(whole) == len(data)
-        self._offset += len(whole)
-        for line in whole.splitlines():
+        end = data.rfind(b"\n") + 1
+        for line in data[:end].splitlines():
             if line.strip():
                 self._take(line)
+        if _is_json(data[end:]):  # all but the line's end was written
+            self._take(data[end:])
+            end = len(data)
+        self._offset += end
+        if data:
+            self._ended = data.endswith(b"\n")
 
     def _take(self, line: bytes) -> None:
         try:
@@ -195,6 +199,14 @@ class ReviewLog:
                 self.torn += 1
         except (AttributeError, KeyError, TypeError, ValueError):
             self.torn += 1
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _now() -> str:
