@@ -70,7 +70,8 @@ def test_a_torn_last_line_costs_nothing_else(path, lost):
 
 
 def test_lines_that_say_nothing_are_counted_and_kept(path):
-    path.write_text('[1]\n{"number": 1}\nnonsense\n\xff\n{"number": 2, "result": "%s", "action": "paint"}\n' % OF)
+    paint = {"number": 2, "result": OF, "action": "paint", "object": 1}
+    path.write_bytes(b'[1]\n{"number": 1}\nnonsense\n\xff\n' + json.dumps(paint).encode() + b"\n")
     before = path.read_bytes()
     log = log_at(path)
     assert said(log) == {}

@@ -167,7 +167,7 @@ def test_no_other_file_can_be_asked_for(viewer, path):
     (viewer.shelf.cases.cases[0].stem.parent / "harmless.txt").write_text("harmless")
     status, _, body = viewer.ask(path)
     assert status == 404
-    assert b"harmless" != body
+    assert body != b"harmless"
     assert b"import" not in body
 
 
