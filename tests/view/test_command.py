@@ -119,16 +119,14 @@ def test_a_review_is_no_input_of_the_next_run(run, start, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_the_command_prints_its_address_and_ends_by_ctrl_c(run, host):
-    words = [sys.executable, "-m", "monai_ext", "view", str(run), "--port", "0", "--host", host]
+def test_the_command_prints_its_address_and_ends_by_ctrl_c(run):
+    words = [sys.executable, "-m", "monai_ext", "view", str(run), "--port", "0", "--host", "0.0.0.0"]
     surroundings = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=surroundings
     ) as process:
         url = process.stdout.readline().strip().replace("0.0.0.0", "127.0.0.1")
-        token = url.split("/")[3]
-        assert (len(token) >= 32) == (host == "0.0.0.0")
+        assert len(url.split("/")[3]) >= 32  # the token
         with urlopen(url, timeout=20) as answer:
             assert b"view.js" in answer.read()
         process.send_signal(signal.SIGINT)

@@ -12,7 +12,7 @@ from monai_ext.view import ObjectIndex
 @pytest.fixture(scope="module")
 def index():
     rng = np.random.default_rng(1)
-    shapes = [shapely.Point(*xy).buffer(r) for xy, r in zip(rng.uniform(0, 500, (300, 2)), rng.uniform(1, 20, 300))]
+    shapes = list(shapely.buffer(shapely.points(rng.uniform(0, 500, (300, 2))), rng.uniform(1, 20, 300)))
     shapes += list(shapely.points(rng.uniform(0, 500, (100, 2))))
     return ObjectIndex(Features(shapes, measurements={"score": np.r_[rng.uniform(0, 1, 399), np.nan]}))
 
