@@ -126,16 +126,24 @@ class _Guard:
     def _refusal(self, scope: Scope) -> str:
         headers = Headers(scope=scope)
         if self.token:
-            given = scope["path"].split("/")[1].encode()
-            if not hmac.compare_digest(given, self.token.encode()):
+            before, _, given = scope["path"].partition("/")
+            if before or not hmac.compare_digest(given.partition("/")[0].encode(), self.token.encode()):
                 return "The address lacks its token: use the one that was printed at the start."
-        elif urlsplit(f"//{headers.get('host', '')}").hostname not in _LOOPBACK:
+        elif _host(headers.get("host", "")) not in _LOOPBACK:
             return "Only addresses of this machine are answered: http://127.0.0.1"
         # a form of another site's page cannot send JSON; a script of it has to ask first, which nothing here answers
         is_json = headers.get("content-type", "").partition(";")[0].strip() == "application/json"
         if scope["method"] == "POST" and not is_json:
             return "Only JSON is taken."
         return ""
+
+
+def _host(header: str) -> str | None:
+    """The name in a header ``Host``, without the port."""
+    try:
+        return urlsplit(f"//{header}").hostname
+    except ValueError:
+        return None
 
 
 def _asset(request: Request) -> Response:

@@ -11,6 +11,7 @@ from urllib.request import urlopen
 import pytest
 from PIL import Image
 
+from monai_ext import doctor
 from monai_ext.base.errors import InputError
 from monai_ext.data import Cohort
 from monai_ext.view import command, find_cases
@@ -105,6 +106,10 @@ def test_what_is_wrong_with_address_port_and_scale(run):
 def test_a_package_that_is_missing(run, monkeypatch):
     monkeypatch.setattr(command, "find_spec", lambda name: None if name == "uvicorn" else True)
     assert refusal(run) == 'view: expected the packages of pip install "monai_ext[view]", found no uvicorn'
+
+
+def test_the_doctor_tries_the_viewer():
+    assert doctor._EXTRAS["viewer (monai-ext view)"]().startswith("uvicorn ")
 
 
 def test_a_review_is_no_input_of_the_next_run(run, start, tmp_path):

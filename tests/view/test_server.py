@@ -225,7 +225,8 @@ def test_without_the_token_nothing_is_answered(run, start):
 
 
 def test_other_sites_cannot_speak_to_a_viewer_of_this_machine(viewer):
-    assert viewer.ask("api/slides", Host="evil.example")[0] == 403
+    for other in ("evil.example", "127.0.0.1.evil.example:8777", "[", ""):
+        assert viewer.ask("api/slides", Host=other)[0] in (400, 403)
     assert viewer.ask("api/slides", Host="localhost:1")[0] == 200
     assert viewer.ask("api/slides/0/review", {"action": "undo"}, Content_Type="text/plain")[0] == 403
 
