@@ -5,12 +5,13 @@ const $ = (id) => document.getElementById(id);
 const ROW = 26; // px
 const REJECTED = [130, 130, 130];
 const NONE = [0, 190, 210]; // without a class
+const MANY = 2000; // numbers of places above which dots are squares, which take less time
 const LARGEST = 4; // px of the screen for a px of the slide
 
 let table, slide = null, viewer = null, heat = null, marks = null;
 let order = { objects: [], certainty: [], classes: [] };
 let places = new Map(); // object -> its place in the order
-let decisions = {}, chosen = null, drawn = null, hidden = new Set();
+let decisions = {}, chosen = null, drawn = null, painted = null, hidden = new Set();
 let asked = null, asking = 0, opening = 0;
 
 // ---- the server
@@ -137,7 +138,7 @@ const open = told(async (number, view = {}) => {
   if (turn !== opening) return;
   slide = { ...facts, number };
   decisions = {};
-  chosen = drawn = asked = null;
+  chosen = drawn = painted = asked = null;
   hidden = new Set();
   for (const row of $("table").tBodies[0].rows) row.setAttribute("aria-current", String(Number(row.dataset.slide) === number));
   $("name").textContent = facts.name;
@@ -193,10 +194,10 @@ function startViewer(view) {
   });
   viewer.addHandler("open-failed", (event) => say(event.message, true));
   viewer.addHandler("tile-load-failed", (event) => say(`A tile cannot be read: ${event.message}`, true));
-  viewer.addHandler("update-viewport", draw);
+  viewer.addHandler("update-viewport", follow);
   viewer.addHandler("animation", () => ask());
-  viewer.addHandler("animation-finish", () => { ask(); remember(); });
-  viewer.addHandler("resize", () => ask());
+  viewer.addHandler("animation-finish", () => { draw(); ask(); remember(); });
+  viewer.addHandler("resize", () => { draw(); ask(); });
   viewer.addHandler("canvas-key", (event) => { event.preventDefaultAction = true; }); // the document's keys
   viewer.addHandler("canvas-click", told(async (event) => {
     if (!event.quick || !slide.objects) return;
@@ -295,18 +296,38 @@ function trace() {
   drawn.paths = paths;
 }
 
+// While the slide moves, what was drawn moves with it, as long as it reaches: drawing anew takes longer than a frame.
+function follow() {
+  if (!painted || !viewer.world.getItemCount()) { draw(); return; }
+  const k = scale(), by = k / painted.k, corner = viewer.viewport.pixelFromPoint(new OpenSeadragon.Point(0, 0), true);
+  const x = corner.x + painted.margin.x - painted.x * by, y = corner.y + painted.margin.y - painted.y * by;
+  const size = viewer.viewport.getContainerSize(), { margin } = painted;
+  const reaches = x <= margin.x && y <= margin.y
+    && x + (size.x + 2 * margin.x) * by >= size.x + margin.x && y + (size.y + 2 * margin.y) * by >= size.y + margin.y;
+  if (!reaches || by > 1.6) { draw(); return; }
+  marks.style.transform = `translate(${x}px, ${y}px) scale(${by})`;
+  showBar(k);
+}
+
 function draw() {
   if (!viewer || !viewer.viewport || !viewer.world.getItemCount()) return;
   const ratio = window.devicePixelRatio || 1;
   const size = viewer.viewport.getContainerSize();
-  const [wide, high] = [Math.round(size.x * ratio), Math.round(size.y * ratio)];
+  const margin = { x: Math.round(size.x / 4), y: Math.round(size.y / 4) }; // of the window, drawn besides
+  const whole = { x: size.x + 2 * margin.x, y: size.y + 2 * margin.y };
+  const [wide, high] = [Math.round(whole.x * ratio), Math.round(whole.y * ratio)];
   if (marks.width !== wide || marks.height !== high) {
     marks.width = wide;
     marks.height = high;
-    marks.style.width = `${size.x}px`;
-    marks.style.height = `${size.y}px`;
+    marks.style.width = `${whole.x}px`;
+    marks.style.height = `${whole.y}px`;
+    marks.style.left = `${-margin.x}px`;
+    marks.style.top = `${-margin.y}px`;
   }
-  const context = marks.getContext("2d"), k = scale(), corner = viewer.viewport.pixelFromPoint(new OpenSeadragon.Point(0, 0), true);
+  const context = marks.getContext("2d"), k = scale();
+  const corner = viewer.viewport.pixelFromPoint(new OpenSeadragon.Point(0, 0), true).plus(new OpenSeadragon.Point(margin.x, margin.y));
+  painted = { k, x: corner.x, y: corner.y, margin };
+  marks.style.transform = "none";
   context.setTransform(1, 0, 0, 1, 0, 0);
   context.clearRect(0, 0, wide, high);
   showBar(k);
@@ -320,6 +341,11 @@ function draw() {
       context.setLineDash(look === -2 ? [4 / k, 3 / k] : []);
       context.stroke(rings);
       context.setTransform(ratio, 0, 0, ratio, x * ratio, y * ratio);
+      if (dots.length > MANY) {
+        context.fillStyle = context.strokeStyle;
+        for (let n = 0; n < dots.length; n += 2) context.fillRect(dots[n] * k - 1, dots[n + 1] * k - 1, 2, 2);
+        continue;
+      }
       const radius = Math.min(7, Math.max(1.5, 6 * k ** 0.25));
       const path = new Path2D();
       for (let n = 0; n < dots.length; n += 2) {
