@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         slides,
         transforms,
         tuning,
+        view,
         visualize,
     )
     from monai_ext.base import distributed, errors, flags
@@ -59,6 +60,7 @@ __all__ = [
     "slides",
     "transforms",
     "tuning",
+    "view",
     "visualize",
 ]
 

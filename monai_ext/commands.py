@@ -82,6 +82,7 @@ COMMANDS: dict[Words, str] = {
     ("tune", "expert-count"): "monai_ext.tuning.expert_count:tune_expert_count",
     ("tune", "tissue"): "monai_ext.tuning.tissue:tune_tissue",
     ("tune", "vessels"): "monai_ext.tuning.vessels:tune_vessels",
+    ("view",): "monai_ext.view.command:view",
 }
 
 _ABOUT = {
@@ -95,6 +96,7 @@ _ABOUT = {
     "report": "turn the files of finished runs into numbers with intervals and a page",
     "templates": "make a folder of cell templates, and show what they detect",
     "tune": "choose what a method leaves open on the validation list",
+    "view": "show slides and results in the browser, and save a reviewer's corrections",
 }
 
 _COMMON = ("monai_ext.prepare.common:prepare", ("split", "seed", "overwrite", "link"))

@@ -340,6 +340,18 @@ def _zarr() -> str:
         return _same(pixels, f"zarr {zarr.__version__}")
 
 
+def _view() -> str:
+    """Make the viewer's application, which is not started."""
+    import uvicorn
+
+    from monai_ext.view.cases import Cases
+    from monai_ext.view.opened import Settings, Shelf
+    from monai_ext.view.server import application
+
+    application(Shelf(Cases("", ()), Settings("")))
+    return f"uvicorn {uvicorn.__version__}, starlette {metadata.version('starlette')}"
+
+
 def _imported(module: str, package: str) -> str:
     importlib.import_module(module)
     return metadata.version(package)
@@ -355,5 +367,6 @@ _EXTRAS: dict[str, Callable[[], str]] = {
     "zarr (OME-Zarr)": _zarr,
     "highdicom (results as DICOM)": partial(_imported, "highdicom", "highdicom"),
     "anndata (results for scanpy)": partial(_imported, "anndata", "anndata"),
+    "viewer (monai-ext view)": _view,
     "MONAI Label": partial(_imported, "monailabel", "monailabel"),
 }

@@ -168,6 +168,7 @@ def test_conversions_and_phantoms_start_without_torch():
         (["export", "--help"], "--max_mb"),
         (["templates", "--help"], "--kernel_sigma"),
         (["doctor", "--help"], "--json"),
+        (["view", "--help"], "--reviewer"),
         (["--version"], f"monai_ext {__version__}"),
     ],
     ids=str,

@@ -38,11 +38,14 @@ __all__ = [
     "HEATMAP",
     "MAP",
     "OVERLAY",
+    "REVIEWED",
+    "REVIEW_LOG",
     "SEEDS",
     "SEED_STEPS",
     "ResultFiles",
     "SummaryTable",
     "is_result",
+    "is_review",
     "maps_in_datalists",
     "warn_of_no_resolution",
     "warnings_of",
@@ -56,6 +59,8 @@ CYCLES = "cycles.png"
 SEEDS, SEED_STEPS = "seeds.png", "seed_steps.png"
 #: What the names of maps end with, which the list of the data set that they are written into names.
 MAP = ".tif"
+#: What the names of a review of a result end with: the corrected objects, and the corrections.
+REVIEWED, REVIEW_LOG = "_reviewed.geojson", "_review.jsonl"
 
 _lock = lru_cache(FileLock)  # the same object for a file: making one takes longer than the lock
 
@@ -64,6 +69,20 @@ def is_result(path: Path) -> bool:
     """Whether a file is, by its name, a picture that a run of a bundle wrote, or results for another program."""
     pictures = path.name.endswith((OVERLAY, CLASSES, HEATMAP)) or path.name in (CYCLES, SEEDS, SEED_STEPS)
     return pictures or is_exchanged(path)
+
+
+def is_review(path: Path) -> bool:
+    """Whether a file is what a reviewer made of a run's GeoJSON that lies beside it, and so no result of its own.
+
+    Examples:
+        >>> from monai_ext.data.result_files import is_review
+        >>> for name in ("a.geojson", "a_reviewed.geojson", "b_reviewed.geojson"):
+        ...     _ = (folder / name).write_bytes(b"")
+        >>> [is_review(path) for path in sorted(folder.iterdir())]  # the last is of an image b_reviewed
+        [False, True, False]
+    """
+    result = path.with_name(f"{path.name.removesuffix(REVIEWED)}.geojson")
+    return path.name.endswith(REVIEWED) and result.is_file()
 
 
 def maps_in_datalists(folder: Path) -> set[Path]:

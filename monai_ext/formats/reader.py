@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -117,10 +118,30 @@ class SlideReader:
             for side, factor in zip(self.file_shape, self.stretch, strict=True)
         )
         self.downsamples = tuple(self._levels.downsamples)
-        self._grid = self._grid_at(target_mpp or self.base_mpp)
-        self.scale, self.level, self.shape = self._grid.scale, self._grid.level, self._grid.shape
+        self._take(self._grid_at(target_mpp or self.base_mpp))
+
+    def _take(self, grid: _Grid) -> None:
+        self._grid, self.scale, self.level, self.shape = grid, grid.scale, grid.level, grid.shape
         self.mpp = round(self.base_mpp * self.scale, 9)
         self.file_scale: Scale = file_scale(self.scale, self.stretch)
+
+    def at(self, target_mpp: float) -> SlideReader:
+        """The same open file on another grid, without opening it again.
+
+        Args:
+            target_mpp: um/px; a level within 10 % is taken as it is.
+
+        Examples:
+            >>> from PIL import Image
+            >>> from monai_ext.formats import SlideReader
+            >>> Image.fromarray(np.full((200, 300, 3), 128, np.uint8)).save(folder / "slide.png")
+            >>> SlideReader(folder / "slide.png", mpp=0.25).at(1.0).shape
+            (50, 75)
+        """
+        other = copy.copy(self)
+        other.target_mpp = target_mpp
+        other._take(self._grid_at(target_mpp))
+        return other
 
     def _grid_at(self, mpp: float) -> _Grid:
         """The grid of ``mpp`` um/px, or a level's own where it is nearly that."""

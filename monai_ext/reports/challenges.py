@@ -11,6 +11,7 @@ import numpy as np
 
 from monai_ext.base.errors import DataListError, InputError
 from monai_ext.base.files import atomic_path, find_files
+from monai_ext.data.result_files import is_review
 from monai_ext.formats.geojson import Features, read_geojson
 
 __all__ = ["hand_in"]
@@ -45,6 +46,7 @@ def hand_in(results: str | os.PathLike, dst: str | os.PathLike, columns: str | S
     if not names or not set(names) <= set(_COLUMNS):
         raise InputError("columns", f"some of {', '.join(_COLUMNS)}", repr(columns))
     files = find_files(results, (".geojson",), dst) if results.is_dir() else []
+    files = [file for file in files if not is_review(file)]
     if not files:
         raise InputError(results, "the output folder of an inference, with a .geojson for each image", "none")
     if problems := _unfinished(results):

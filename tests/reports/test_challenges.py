@@ -36,6 +36,12 @@ def test_row_and_column_of_each_image(results, tmp_path):
     assert (folder / "06" / "01.csv").read_text() == ""
 
 
+def test_a_review_beside_a_result_is_not_handed_in(results, tmp_path):
+    (results / "05" / "01_reviewed.geojson").write_bytes((results / "05" / "01.geojson").read_bytes())
+    folder = hand_in(results, tmp_path / "handed")
+    assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.csv")) == ["05/01.csv", "06/01.csv"]
+
+
 def test_as_mitos_atypia_asks(results, tmp_path, capsys):
     main(["hand_in", "--results", str(results), "--dst", str(tmp_path / "handed"), "--columns", "x,y,score"])
     assert np.loadtxt(tmp_path / "handed" / "05" / "01.csv", delimiter=",").tolist() == [[34, 14, 0.9], [3, 50, 0.75]]

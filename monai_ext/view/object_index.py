@@ -1,0 +1,159 @@
+"""Objects of a slide by where they lie and how certain they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import shapely
+
+from monai_ext.base.errors import InputError
+from monai_ext.formats.geojson import Features
+
+__all__ = ["ORDERS", "ObjectIndex"]
+
+#: Orders in which objects can be gone through.
+ORDERS = ("doubt", "sure", "file")
+_SURE = ("confidence", "score", "mean_score", "mean_evidence", "probability", "nucleus_probability")
+_POINT, _LINE, _RING, _POLYGON = range(4)  # shapely's type numbers
+_SMALL = 2.0  # px of the screen: what is smaller is drawn as a dot
+
+
+class ObjectIndex:
+    """Finds objects in a window, simplified for the scale that they are drawn at.
+
+    Args:
+        features: in px of the file.
+        stretch: square px along the rows' and the columns' side of one of the file's; places here are in square ones.
+
+    Attributes:
+        features: as given.
+        geometry: ``(N,)`` in square px of level 0.
+        certainty: ``(N,)`` how sure each is, by the first measurement that says so; NaN where none does.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats import Features
+        >>> from monai_ext.view import ObjectIndex
+        >>> cells = Features([shapely.box(0, 0, 8, 8), shapely.box(90, 90, 99, 99)], measurements={"score": [0.9, 0.6]})
+        >>> index = ObjectIndex(cells)
+        >>> index.order("doubt").tolist(), index.at(95, 95)
+        ([1, 0], 1)
+        >>> index.within((0, 0, 50, 50), px=1.0)["rings"]["ids"]
+        [0]
+    """
+
+    def __init__(self, features: Features, stretch: Sequence[float] = (1, 1)) -> None:
+        self.features = features
+        self.geometry = features.geometry
+        if tuple(stretch) != (1, 1):
+            self.geometry = shapely.transform(features.geometry, lambda xy: xy * tuple(stretch)[::-1])
+        self.tree = shapely.STRtree(self.geometry)
+        self.bounds = shapely.bounds(self.geometry).reshape(-1, 4)
+        self.certainty = np.full(len(features), np.nan)
+        for name in _SURE:
+            values = features.measurements.get(name)
+            if values is not None:
+                self.certainty = np.where(np.isnan(self.certainty), values, self.certainty)
+        # where not all can be drawn, those that are stay the same while one moves
+        self._rank = np.random.default_rng(0).permutation(len(features))
+
+    def order(self, by: str) -> np.ndarray:
+        """All objects, ``(N,)`` places in the file, the least certain first, the surest first, or as in the file.
+
+        Where the file has no number for it, an object comes last.
+
+        Raises:
+            InputError: another order.
+        """
+        if by not in ORDERS:
+            raise InputError("order", " or ".join(ORDERS), repr(by))
+        if by == "file":
+            return np.arange(len(self.certainty))
+        return np.argsort(self.certainty if by == "doubt" else -self.certainty, kind="stable")
+
+    def within(self, box: tuple[float, float, float, float], px: float, most: int = 20_000) -> dict[str, Any]:
+        """What is to be drawn of a window.
+
+        Args:
+            box: ``x0, y0, x1, y1`` in square px of level 0.
+            px: those per px of the screen: outlines keep to half a px of it, what is smaller than two is a dot.
+            most: so many objects are given, the same ones wherever the window lies.
+
+        Returns:
+            ``total`` that meet the window's box, ``shown`` of them; ``dots`` with ``ids`` and ``xy``; ``rings`` with
+            ``ids`` (one for each ring), ``ends`` (how many points there are up to its end) and ``xy``, flat.
+        """
+        found = np.sort(self.tree.query(shapely.box(*box)))
+        total = len(found)
+        if total > most:
+            found = np.sort(found[np.argpartition(self._rank[found], most)[:most]])
+        bounds = self.bounds[found]
+        small = (bounds[:, 2:] - bounds[:, :2]).max(axis=1, initial=0) < _SMALL * px
+        parts, owner = shapely.get_parts(self.geometry[found[~small]], return_index=True)
+        while (shapely.get_type_id(parts) > _POLYGON).any():  # collections hold collections
+            parts, of_part = shapely.get_parts(parts, return_index=True)
+            owner = owner[of_part]
+        kind = shapely.get_type_id(parts)
+        is_line = (kind == _LINE) | (kind == _RING)
+        rings, of_ring = shapely.get_rings(parts[kind == _POLYGON], return_index=True)
+        rings = shapely.simplify(np.concatenate([rings, parts[is_line]]), px / 2, preserve_topology=True)
+        ids = found[~small][np.concatenate([owner[kind == _POLYGON][of_ring], owner[is_line]])]
+        points = shapely.get_coordinates(parts[kind == _POINT])
+        dots = np.concatenate([(bounds[small, :2] + bounds[small, 2:]) / 2, points])
+        return {
+            "total": total,
+            "shown": len(found),
+            "dots": {
+                "ids": np.concatenate([found[small], found[~small][owner[kind == _POINT]]]).tolist(),
+                "xy": dots.round(2).ravel().tolist(),
+            },
+            "rings": {
+                "ids": ids.tolist(),
+                "ends": np.cumsum(shapely.get_num_coordinates(rings)).tolist(),
+                "xy": shapely.get_coordinates(rings).round(2).ravel().tolist(),
+            },
+        }
+
+    def at(self, x: float, y: float, reach: float = 0.0) -> int | None:
+        """The object at a place, the smallest of several; else the nearest within ``reach``; else ``None``.
+
+        Args:
+            x: square px of level 0, as ``y`` and ``reach``.
+            y: from the top.
+            reach: how far off it may be.
+        """
+        place = shapely.Point(x, y)
+        near = self.tree.query(place, predicate="dwithin", distance=max(reach, 0.0))
+        if not len(near):
+            return None
+        distance, size = shapely.distance(self.geometry[near], place), shapely.area(self.geometry[near])
+        beside = (distance > 0) & (size > 0)  # a point near the pointer wins over the region that both lie in
+        return int(near[np.lexsort((distance, size, beside))[0]])
+
+    def about(self, number: int) -> dict[str, Any]:
+        """What is known of an object.
+
+        Returns:
+            ``object`` (its place in the file), ``type``, ``name``, ``class``, ``certainty``, ``measurements``,
+            ``bounds`` and ``centre`` in square px of level 0.
+
+        Raises:
+            IndexError: there is no such object.
+        """
+        if not 0 <= number < len(self.features):
+            raise IndexError(number)
+        low_x, low_y, high_x, high_y = bounds = self.bounds[number].tolist()
+        measured = {name: float(values[number]) for name, values in self.features.measurements.items()}
+        sure = float(self.certainty[number])
+        return {
+            "object": number,
+            "type": self.features.object_types[number],
+            "name": self.features.names[number],
+            "class": self.features.classes[number],
+            "certainty": None if np.isnan(sure) else sure,
+            "measurements": {name: value for name, value in measured.items() if np.isfinite(value)},
+            "bounds": bounds,
+            "centre": [(low_x + high_x) / 2, (low_y + high_y) / 2],
+        }

@@ -1,0 +1,240 @@
+"""Slides that are open: their tiles, objects and corrections."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import numpy as np
+import shapely
+
+from monai_ext.base.colours import class_colours
+from monai_ext.base.errors import InputError
+from monai_ext.exchange.results import Results
+from monai_ext.formats.geojson import Color, Features, GeoJSONWriter, read_geojson
+from monai_ext.formats.point_files import read_points
+from monai_ext.view.cases import Case, Cases
+from monai_ext.view.object_index import ObjectIndex
+from monai_ext.view.pictures import HeatTiles, SlideTiles
+from monai_ext.view.review_log import ReviewLog, content_of, reviewed
+
+__all__ = ["Opened", "Settings", "Shelf"]
+
+_SLACK = 1.0  # px
+_OPEN = 4  # slides that stay open
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a viewer was started with.
+
+    Attributes:
+        reviewer: whose corrections these will be.
+        classes: that objects may be given besides those that the result has.
+        mpp: um/px of all slides, in place of what they state.
+    """
+
+    reviewer: str
+    classes: Sequence[str] = ()
+    mpp: float | None = None
+
+
+class Opened:
+    """A slide with what belongs to it; each part is read when it is first asked for.
+
+    Args:
+        case: which.
+        settings: of the viewer.
+    """
+
+    def __init__(self, case: Case, settings: Settings) -> None:
+        self.case, self.settings = case, settings
+        self._lock = RLock()
+
+    @cached_property
+    def results(self) -> Results | None:
+        """What a run over slides wrote beside the objects, if there are any."""
+        return Results(self.case.objects, self.case.name).with_plan() if self.case.stem else None
+
+    @cached_property
+    def tiles(self) -> SlideTiles:
+        """Of the slide.
+
+        Raises:
+            InputError: it is not where it was, or cannot be read.
+        """
+        if self.case.image is None:
+            raise InputError(self.case.name, "the slide, or --slides with the folder that it is in now", "none")
+        mpp = self.settings.mpp or self.case.mpp
+        try:
+            return SlideTiles(self.case.image, mpp)
+        except InputError:
+            stated = self.results and self.results.mpp  # the run was told by --mpp
+            if mpp or not stated:
+                raise
+            return SlideTiles(self.case.image, min(stated))
+
+    @cached_property
+    def heat(self) -> HeatTiles | None:
+        """Of the heat map, if there is one.
+
+        Raises:
+            InputError: it cannot be shown.
+        """
+        return HeatTiles(self.results.heatmap) if self.results and self.results.heatmap else None
+
+    @cached_property
+    def features(self) -> Features:
+        """The objects as they were written, in px of the file.
+
+        Raises:
+            InputError: they cannot be read, or reach over the slide's edge.
+        """
+        path = self.case.objects
+        if path is None:
+            return Features([])
+        features = Features.from_points(read_points(path)) if path.suffix == ".csv" else read_geojson(path)
+        rows, cols = self.tiles.reader.file_shape
+        low_x, low_y, high_x, high_y = shapely.total_bounds(features.geometry) if len(features) else (0, 0, 0, 0)
+        if min(low_x, low_y) < -_SLACK or high_x > cols + _SLACK or high_y > rows + _SLACK:
+            found = f"some from x {low_x:.0f}, y {low_y:.0f} to x {high_x:.0f}, y {high_y:.0f}: those of another slide?"
+            raise InputError(path, f"objects of {self.case.image} ({cols} x {rows} px)", found)
+        return features
+
+    @cached_property
+    def index(self) -> ObjectIndex:
+        """The objects by place and certainty."""
+        return ObjectIndex(self.features, self.tiles.reader.stretch)
+
+    @cached_property
+    def colours(self) -> dict[str, Color]:
+        """Classes that objects have or may be given, and the colour of each."""
+        present = sorted({name for name in self.features.classes if name is not None})
+        return class_colours(list(dict.fromkeys([*present, *self.settings.classes])), self.features.colors)
+
+    @cached_property
+    def log(self) -> ReviewLog | None:
+        """The corrections; ``None`` where there is nothing to correct."""
+        if self.case.log is None:
+            return None
+        return ReviewLog(self.case.log, content_of(self.case.objects), len(self.features), list(self.colours))
+
+    def facts(self) -> dict[str, Any]:
+        """What the page has to know of the slide before it shows anything."""
+        with self._lock:
+            reader = self.tiles.reader
+            notes = [reader.conflict] if reader.conflict else []
+            heat = None
+            try:
+                if self.heat is not None:
+                    # of a cell, in square px of level 0: the file's cells are oblong where its px are
+                    cell = self.results.cell[0] * reader.stretch[0]
+                    heat = self.heat.geometry() | {"cell": cell}
+            except InputError as error:
+                notes.append(f"The heat map is not shown: {error}")
+            review = None
+            if self.log is not None:
+                self.log.decisions()
+                if self.log.of_others:
+                    notes.append(f"{self.log.of_others} corrections are of another result and not applied")
+                if self.log.torn:
+                    notes.append(f"{self.log.torn} lines of {self.log.path.name} cannot be read")
+                review = {"log": self.log.path.name, "reviewer": self.settings.reviewer}
+            measured = reader.resolution_source != "assumed"
+            return {
+                "name": self.case.name,
+                "slide": self.tiles.geometry() | {"mpp": reader.base_mpp if measured else None},
+                "heat": heat,
+                "objects": len(self.features),
+                "certain": bool(np.isfinite(self.index.certainty).any()),
+                "classes": [{"name": name, "colour": list(rgb)} for name, rgb in self.colours.items()],
+                "review": review,
+                "notes": notes,
+            }
+
+    def window(self, box: tuple[float, float, float, float], px: float) -> dict[str, Any]:
+        """What is to be drawn of a window, and the class of each object by its place among :attr:`colours`.
+
+        Args:
+            box: ``x0, y0, x1, y1`` in square px of level 0.
+            px: those per px of the screen.
+        """
+        drawn = self.index.within(box, px)
+        for kind in ("dots", "rings"):
+            drawn[kind]["classes"] = self._class_numbers[drawn[kind]["ids"]]
+        return drawn
+
+    def order(self, by: str) -> dict[str, Any]:
+        """All objects in one of the orders of :class:`ObjectIndex`: their places in the file, certainty, classes."""
+        places = self.index.order(by)
+        certainty = self.index.certainty[places].round(4)
+        return {"objects": places, "certainty": certainty, "classes": self._class_numbers[places]}
+
+    @cached_property
+    def _class_numbers(self) -> np.ndarray:
+        """The class of each object by its place among :attr:`colours`; -1 for none."""
+        number = {name: k for k, name in enumerate(self.colours)}
+        return np.array([number.get(name, -1) for name in self.features.classes], np.int64)
+
+    def decisions(self) -> dict[int, dict[str, Any]]:
+        """What a reviewer said, by the object."""
+        return {k: asdict(each) for k, each in self.log.decisions().items()} if self.log is not None else {}
+
+    def corrected(self) -> Features:
+        """The objects as reviewers have corrected them."""
+        return reviewed(self.features, self.log.decisions() if self.log is not None else {}, self.colours)
+
+    def export(self) -> Path:
+        """Write the corrected objects beside the result, which stays as it is; the file.
+
+        Raises:
+            InputError: there is nothing to correct.
+            OSError: the file cannot be written.
+        """
+        if self.case.reviewed is None:
+            raise InputError(self.case.name, "results of a run", "none: there is nothing to review")
+        with GeoJSONWriter(self.case.reviewed) as writer:
+            writer.write(self.corrected())
+        return writer.path
+
+
+class Shelf:
+    """The slides of a viewer; those looked at last stay open.
+
+    Args:
+        cases: all of them.
+        settings: of the viewer.
+    """
+
+    def __init__(self, cases: Cases, settings: Settings) -> None:
+        self.cases, self.settings = cases, settings
+        self._open: OrderedDict[int, Opened] = OrderedDict()
+        self._lock = RLock()
+
+    def __getitem__(self, number: int) -> Opened:
+        if not 0 <= number < len(self.cases.cases):
+            raise IndexError(number)
+        with self._lock:
+            if number not in self._open:
+                self._open[number] = Opened(self.cases.cases[number], self.settings)
+            self._open.move_to_end(number)
+            while len(self._open) > _OPEN:
+                self._open.popitem(last=False)
+            return self._open[number]
+
+    def table(self) -> dict[str, Any]:
+        """The list of the slides: columns, rows, and of each row its slide."""
+        columns = dict.fromkeys(name for row in self.cases.rows for name in row)
+        cases = self.cases.cases
+        return {
+            "title": self.cases.title,
+            "columns": list(columns),
+            "rows": [[row.get(name, "") for name in columns] for row in self.cases.rows],
+            "of": list(self.cases.of_case),
+            "there": [case.image is not None for case in cases],
+        }

@@ -1,0 +1,589 @@
+"use strict";
+// Names of files, classes and measurements are text of others: they reach the page by textContent alone.
+
+const $ = (id) => document.getElementById(id);
+const ROW = 26; // px
+const REJECTED = [130, 130, 130];
+const NONE = [0, 190, 210]; // without a class
+const MANY = 2000; // numbers of places above which dots are squares, which take less time
+const LARGEST = 4; // px of the screen for a px of the slide
+
+let table, slide = null, viewer = null, heat = null, marks = null;
+let order = { objects: [], certainty: [], classes: [] };
+let places = new Map(); // object -> its place in the order
+let decisions = {}, chosen = null, drawn = null, painted = null, hidden = new Set();
+let asked = null, asking = 0, opening = 0;
+
+// ---- the server
+
+async function get(path, options) {
+  const answer = await fetch(path, options);
+  const content = await answer.json().catch(() => null);
+  if (!answer.ok) throw new Error((content && content.error) || `the server says ${answer.status}`);
+  return content;
+}
+
+function post(path, content) {
+  const headers = { "Content-Type": "application/json" };
+  return get(path, { method: "POST", headers, body: JSON.stringify(content) });
+}
+
+function say(text, wrong = false) {
+  $("status").textContent = text;
+  $("status").classList.toggle("wrong", wrong);
+}
+
+function told(work) {
+  return (...words) => Promise.resolve().then(() => work(...words)).catch((error) => {
+    if (error.name === "AbortError") return;
+    say(error instanceof TypeError ? `Not saved or not loaded: the server does not answer (${error.message})` : error.message, true);
+  });
+}
+
+const of = (more = "") => `api/slides/${slide.number}${more}`;
+
+// ---- small things
+
+function element(name, text, className) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+const rgb = (colour) => `rgb(${colour.join(" ")})`;
+
+function swatch(colour) {
+  const made = element("span", undefined, "swatch");
+  made.style.background = rgb(colour);
+  return made;
+}
+
+function shown(value) {
+  if (typeof value !== "number") return String(value);
+  return Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(4)));
+}
+
+const isNumber = (text) => text !== "" && Number.isFinite(Number(text));
+const cell = (text) => (isNumber(text) ? shown(Number(text)) : text);
+
+// ---- the list of slides
+
+let sorted = { column: -1, down: false };
+
+function showTable() {
+  document.title = table.title;
+  $("title").textContent = table.title;
+  const head = element("tr");
+  table.columns.forEach((name, column) => {
+    const top = element("th"), button = element("button", name);
+    const active = sorted.column === column;
+    if (active) {
+      button.textContent += sorted.down ? " \u25be" : " \u25b4";
+      top.setAttribute("aria-sort", sorted.down ? "descending" : "ascending");
+    }
+    button.addEventListener("click", () => {
+      sorted = { column, down: active ? !sorted.down : table.rows.some((row) => isNumber(row[column])) };
+      showTable();
+    });
+    top.append(button);
+    head.append(top);
+  });
+  $("table").tHead.replaceChildren(head);
+  const numbers = table.rows.map((_, number) => number);
+  if (sorted.column >= 0) {
+    const key = (number) => table.rows[number][sorted.column];
+    const compare = (a, b) => (isNumber(a) && isNumber(b) ? a - b : isNumber(b) - isNumber(a) || a.localeCompare(b));
+    numbers.sort((a, b) => compare(key(a), key(b)) * (sorted.down ? -1 : 1));
+  }
+  $("table").tBodies[0].replaceChildren(...numbers.map((number) => {
+    const row = element("tr");
+    row.tabIndex = 0;
+    row.dataset.slide = table.of[number];
+    row.classList.toggle("lost", !table.there[table.of[number]]);
+    row.setAttribute("aria-current", String(slide !== null && slide.number === table.of[number]));
+    table.rows[number].forEach((text) => {
+      const made = element("td", cell(text), isNumber(text) ? "number" : "");
+      made.title = text;
+      row.append(made);
+    });
+    row.addEventListener("click", () => open(table.of[number]));
+    row.addEventListener("keydown", (event) => event.key === "Enter" && open(table.of[number]));
+    return row;
+  }));
+}
+
+// ---- a slide
+
+function source(geometry, layer, kind) {
+  const levels = geometry.levels.slice().reverse(); // OpenSeadragon begins with the coarsest
+  const made = new OpenSeadragon.TileSource({
+    width: geometry.shape[1],
+    height: geometry.shape[0],
+    tileSize: geometry.tile,
+    minLevel: 0,
+    maxLevel: levels.length - 1,
+    getTileUrl: (level, x, y) => of(`/${layer}/${levels.length - 1 - level}/${x}_${y}.${kind}?v=${geometry.version}`),
+  });
+  made.getLevelScale = (level) => 1 / levels[level].scale;
+  made.getNumTiles = (level) => new OpenSeadragon.Point(
+    Math.ceil(levels[level].shape[1] / geometry.tile), Math.ceil(levels[level].shape[0] / geometry.tile));
+  return made;
+}
+
+const open = told(async (number, view = {}) => {
+  const turn = ++opening;
+  say("Opening \u2026");
+  const facts = await get(`api/slides/${number}`);
+  if (turn !== opening) return;
+  slide = { ...facts, number };
+  decisions = {};
+  chosen = drawn = painted = asked = null;
+  hidden = new Set();
+  for (const row of $("table").tBodies[0].rows) row.setAttribute("aria-current", String(Number(row.dataset.slide) === number));
+  $("name").textContent = facts.name;
+  $("notes").replaceChildren(...facts.notes.map((note) => element("li", note)));
+  $("review").hidden = !facts.review;
+  $("list_part").hidden = !facts.objects;
+  $("heat_row").hidden = !facts.heat;
+  $("download").href = of("/review.geojson");
+  showAbout(null);
+  startViewer(view);
+  await Promise.all([loadReview(), loadOrder(view.by || (facts.certain ? "doubt" : "file"))]);
+  if (turn !== opening) return;
+  say(facts.objects ? `${facts.objects} objects` : "No objects");
+  if (view.object !== undefined && places.has(view.object)) await choose(view.object, false);
+});
+
+function startViewer(view) {
+  if (viewer) viewer.destroy();
+  heat = null;
+  viewer = OpenSeadragon({
+    element: $("viewer"),
+    tileSources: source(slide.slide, "tiles", "jpg"),
+    showNavigationControl: false,
+    showNavigator: true,
+    navigatorPosition: "TOP_RIGHT",
+    navigatorSizeRatio: 0.15,
+    drawer: "canvas",
+    maxZoomPixelRatio: LARGEST,
+    visibilityRatio: 0.2,
+    animationTime: 0.4,
+    gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
+    imageSmoothingEnabled: true,
+  });
+  marks = element("canvas", undefined, "marks");
+  viewer.canvas.append(marks);
+  viewer.addHandler("open", () => {
+    if (slide.heat) {
+      viewer.addTiledImage({
+        tileSource: source(slide.heat, "heat", "png"),
+        x: 0, y: 0,
+        width: (slide.heat.shape[1] * slide.heat.cell) / slide.slide.shape[1],
+        // its last cells may reach over the slide's edge
+        clip: new OpenSeadragon.Rect(0, 0, slide.slide.shape[1] / slide.heat.cell, slide.slide.shape[0] / slide.heat.cell),
+        opacity: heatOpacity(),
+        success: (event) => { heat = event.item; },
+      });
+    }
+    if (view.zoom) {
+      viewer.viewport.zoomTo(zoomOf(view.zoom), null, true);
+      viewer.viewport.panTo(onViewport(view.x, view.y), true);
+    }
+    ask();
+  });
+  viewer.addHandler("open-failed", (event) => say(event.message, true));
+  viewer.addHandler("tile-load-failed", (event) => say(`A tile cannot be read: ${event.message}`, true));
+  viewer.addHandler("update-viewport", follow);
+  viewer.addHandler("animation", () => ask());
+  viewer.addHandler("animation-finish", () => { draw(); ask(); remember(); });
+  viewer.addHandler("resize", () => { draw(); ask(); });
+  viewer.addHandler("canvas-key", (event) => { event.preventDefaultAction = true; }); // the document's keys
+  viewer.addHandler("canvas-click", told(async (event) => {
+    if (!event.quick || !slide.objects) return;
+    const { x, y } = onSlide(viewer.viewport.pointFromPixel(event.position, true));
+    const found = await get(of(`/at?place=${x},${y},${6 / scale()}`));
+    if (found) select(found, false);
+    else { chosen = null; showAbout(null); showRows(); draw(); remember(); }
+  }));
+  viewer.canvas.addEventListener("pointermove", (event) => {
+    const box = viewer.canvas.getBoundingClientRect();
+    const at = viewer.viewport && onSlide(viewer.viewport.pointFromPixel(new OpenSeadragon.Point(event.clientX - box.left, event.clientY - box.top), true));
+    if (!at) return;
+    const { mpp } = slide.slide;
+    const text = (px) => (mpp ? `${(px * mpp).toFixed(1)}` : px.toFixed(0));
+    $("place").textContent = `x ${text(at.x)}, y ${text(at.y)} ${mpp ? "um" : "px"}`;
+  });
+}
+
+// A slide is 1 wide on the viewport; scale: px of the screen per px of the slide.
+const width = () => slide.slide.shape[1];
+const onViewport = (x, y) => new OpenSeadragon.Point(x / width(), y / width());
+const onSlide = (point) => ({ x: point.x * width(), y: point.y * width() });
+const scale = (current = true) => (viewer.viewport.getContainerSize().x * viewer.viewport.getZoom(current)) / width();
+const zoomOf = (wanted) => (wanted * width()) / viewer.viewport.getContainerSize().x;
+const heatOpacity = () => ($("heat").checked ? Number($("opacity").value) : 0);
+
+function seen() {
+  const box = viewer.viewport.getBounds(true);
+  const a = onSlide(box.getTopLeft()), b = onSlide(box.getBottomRight());
+  return [a.x, a.y, b.x, b.y];
+}
+
+function remember() {
+  if (!slide || !viewer || !viewer.viewport) return;
+  const centre = onSlide(viewer.viewport.getCenter());
+  const view = new URLSearchParams({ slide: slide.number, x: centre.x.toFixed(1), y: centre.y.toFixed(1), zoom: scale(false).toPrecision(5), by: $("order").value });
+  if (chosen) view.set("object", chosen.object);
+  history.replaceState(null, "", `#${view}`);
+}
+
+function remembered() {
+  const view = new URLSearchParams(location.hash.slice(1)), numbers = {};
+  for (const name of ["slide", "x", "y", "zoom", "object"]) if (isNumber(view.get(name) ?? "")) numbers[name] = Number(view.get(name));
+  if (["doubt", "sure", "file"].includes(view.get("by"))) numbers.by = view.get("by");
+  return numbers;
+}
+
+// ---- objects: only what is in view, and a margin
+
+const ask = told(async () => {
+  if (!slide || !slide.objects || !$("show").checked || !viewer.world.getItemCount()) return;
+  const [x0, y0, x1, y1] = seen(), px = 1 / scale();
+  const inside = asked && x0 >= asked.box[0] && y0 >= asked.box[1] && x1 <= asked.box[2] && y1 <= asked.box[3];
+  if (inside && px > asked.px / 1.6 && px < asked.px * 1.6) return;
+  const dx = (x1 - x0) / 3, dy = (y1 - y0) / 3;
+  const wanted = { box: [x0 - dx, y0 - dy, x1 + dx, y1 + dy], px };
+  asked = wanted;
+  const turn = ++asking, number = slide.number;
+  const content = await get(of(`/objects?box=${wanted.box.map((side) => side.toFixed(1))}&px=${px}`)).catch((error) => { asked = null; throw error; });
+  if (turn !== asking || number !== slide.number) return;
+  drawn = content;
+  drawn.from = [wanted.box[0], wanted.box[1]];
+  $("drawn").textContent = content.shown < content.total ? `${content.shown} of ${content.total} objects here are drawn; go nearer for all` : "";
+  trace();
+  draw();
+});
+
+function lookOf(object, number) {
+  const said = decisions[object];
+  if (said && said.action === "reject") return -2;
+  if (said && said.action === "class") return slide.classes.findIndex((each) => each.name === said.name);
+  return number;
+}
+
+const colourOf = (look) => (look === -2 ? REJECTED : look === -1 ? NONE : slide.classes[look].colour);
+
+// One path for each colour, in px of the slide from the window's corner: moving about draws them again as they are.
+function trace() {
+  if (!drawn) return;
+  const paths = new Map(), [left, top] = drawn.from;
+  const layer = (object, number) => {
+    const look = lookOf(object, number);
+    if (!paths.has(look)) paths.set(look, { rings: new Path2D(), dots: [] });
+    return paths.get(look);
+  };
+  const { ids, ends, xy, classes } = drawn.rings;
+  let at = 0;
+  ids.forEach((object, k) => {
+    const path = layer(object, classes[k]).rings;
+    path.moveTo(xy[2 * at] - left, xy[2 * at + 1] - top);
+    for (at += 1; at < ends[k]; at += 1) path.lineTo(xy[2 * at] - left, xy[2 * at + 1] - top);
+  });
+  drawn.dots.ids.forEach((object, k) => {
+    layer(object, drawn.dots.classes[k]).dots.push(drawn.dots.xy[2 * k] - left, drawn.dots.xy[2 * k + 1] - top);
+  });
+  drawn.paths = paths;
+}
+
+// While the slide moves, what was drawn moves with it, as long as it reaches: drawing anew takes longer than a frame.
+function follow() {
+  if (!painted || !viewer.world.getItemCount()) { draw(); return; }
+  const k = scale(), by = k / painted.k, corner = viewer.viewport.pixelFromPoint(new OpenSeadragon.Point(0, 0), true);
+  const x = corner.x + painted.margin.x - painted.x * by, y = corner.y + painted.margin.y - painted.y * by;
+  const size = viewer.viewport.getContainerSize(), { margin } = painted;
+  const reaches = x <= margin.x && y <= margin.y
+    && x + (size.x + 2 * margin.x) * by >= size.x + margin.x && y + (size.y + 2 * margin.y) * by >= size.y + margin.y;
+  if (!reaches || by > 1.6) { draw(); return; }
+  marks.style.transform = `translate(${x}px, ${y}px) scale(${by})`;
+  showBar(k);
+}
+
+function draw() {
+  if (!viewer || !viewer.viewport || !viewer.world.getItemCount()) return;
+  const ratio = window.devicePixelRatio || 1;
+  const size = viewer.viewport.getContainerSize();
+  const margin = { x: Math.round(size.x / 4), y: Math.round(size.y / 4) }; // of the window, drawn besides
+  const whole = { x: size.x + 2 * margin.x, y: size.y + 2 * margin.y };
+  const [wide, high] = [Math.round(whole.x * ratio), Math.round(whole.y * ratio)];
+  if (marks.width !== wide || marks.height !== high) {
+    marks.width = wide;
+    marks.height = high;
+    marks.style.width = `${whole.x}px`;
+    marks.style.height = `${whole.y}px`;
+    marks.style.left = `${-margin.x}px`;
+    marks.style.top = `${-margin.y}px`;
+  }
+  const context = marks.getContext("2d"), k = scale();
+  const corner = viewer.viewport.pixelFromPoint(new OpenSeadragon.Point(0, 0), true).plus(new OpenSeadragon.Point(margin.x, margin.y));
+  painted = { k, x: corner.x, y: corner.y, margin };
+  marks.style.transform = "none";
+  context.setTransform(1, 0, 0, 1, 0, 0);
+  context.clearRect(0, 0, wide, high);
+  showBar(k);
+  if (drawn && drawn.paths && $("show").checked) {
+    const x = corner.x + drawn.from[0] * k, y = corner.y + drawn.from[1] * k;
+    for (const [look, { rings, dots }] of drawn.paths) {
+      if (hidden.has(look)) continue;
+      context.setTransform(k * ratio, 0, 0, k * ratio, x * ratio, y * ratio);
+      context.strokeStyle = rgb(colourOf(look));
+      context.lineWidth = 1.8 / k;
+      context.setLineDash(look === -2 ? [4 / k, 3 / k] : []);
+      context.stroke(rings);
+      context.setTransform(ratio, 0, 0, ratio, x * ratio, y * ratio);
+      if (dots.length > MANY) {
+        context.fillStyle = context.strokeStyle;
+        for (let n = 0; n < dots.length; n += 2) context.fillRect(dots[n] * k - 1, dots[n + 1] * k - 1, 2, 2);
+        continue;
+      }
+      const radius = Math.min(7, Math.max(1.5, 6 * k ** 0.25));
+      const path = new Path2D();
+      for (let n = 0; n < dots.length; n += 2) {
+        path.moveTo(dots[n] * k + radius, dots[n + 1] * k);
+        path.arc(dots[n] * k, dots[n + 1] * k, radius, 0, 2 * Math.PI);
+      }
+      context.lineWidth = 1.8;
+      context.stroke(path);
+    }
+  }
+  if (chosen) {
+    const [x0, y0, x1, y1] = chosen.bounds.map((side, axis) => (axis % 2 ? corner.y : corner.x) + side * k);
+    const margin = Math.max(8, 14 - (x1 - x0) / 2);
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.setLineDash([]);
+    for (const [colour, line] of [["#000", 4], ["#fff", 2]]) {
+      context.strokeStyle = colour;
+      context.lineWidth = line;
+      context.strokeRect(x0 - margin, y0 - margin, x1 - x0 + 2 * margin, y1 - y0 + 2 * margin);
+    }
+  }
+}
+
+function showBar(k) {
+  const mpp = slide.slide.mpp || 1, per = k / mpp; // px of the screen per um, or per px
+  const aim = 120 / per, power = 10 ** Math.floor(Math.log10(aim));
+  const length = [5, 2, 1].map((each) => each * power).find((each) => each <= aim);
+  $("length").style.width = `${length * per}px`;
+  const inMm = slide.slide.mpp && length >= 1000;
+  $("size").textContent = `${shown(inMm ? length / 1000 : length)} ${inMm ? "mm" : slide.slide.mpp ? "um" : "px"}`;
+}
+
+// ---- the list of objects, of which only the rows in view are there
+
+const loadOrder = told(async (by) => {
+  $("order").value = by;
+  const number = slide.number;
+  const content = slide.objects ? await get(of(`/order?by=${by}`)) : { objects: [], certainty: [], classes: [] };
+  if (number !== slide.number) return;
+  order = content;
+  places = new Map(order.objects.map((object, place) => [object, place]));
+  $("rows").style.height = `${order.objects.length * ROW}px`;
+  $("list").scrollTop = 0;
+  showRows();
+});
+
+function showRows() {
+  const list = $("list");
+  const first = Math.max(0, Math.floor(list.scrollTop / ROW) - 5);
+  const last = Math.min(order.objects.length, first + Math.ceil(list.clientHeight / ROW) + 10);
+  const rows = [];
+  for (let place = first; place < last; place += 1) {
+    const object = order.objects[place], look = lookOf(object, order.classes[place]), said = decisions[object];
+    const row = element("div", undefined, `row ${said ? said.action : ""}`);
+    row.style.top = `${place * ROW}px`;
+    row.setAttribute("role", "option");
+    row.setAttribute("aria-selected", String(chosen !== null && chosen.object === object));
+    row.append(swatch(colourOf(look)), element("span", look >= 0 ? slide.classes[look].name : look === -2 ? className(order.classes[place]) : "no class", "grow"));
+    if (said) row.append(element("span", { accept: "right", reject: "rejected", class: "changed" }[said.action], "said"));
+    const sure = order.certainty[place];
+    row.append(element("span", sure === null ? "" : sure.toFixed(3), "sure"));
+    row.addEventListener("click", () => choose(object));
+    rows.push(row);
+  }
+  $("rows").replaceChildren(...rows);
+  const done = Object.keys(decisions).length;
+  $("progress").textContent = slide && slide.review ? `${done} of ${order.objects.length} reviewed` : "";
+}
+
+const className = (number) => (number >= 0 ? slide.classes[number].name : "no class");
+
+const choose = told(async (object, move = true) => {
+  select(await get(of(`/objects/${object}`)), move);
+});
+
+function select(about, move = true) {
+  chosen = about;
+  showAbout(about);
+  const place = places.get(about.object), list = $("list");
+  if (place !== undefined && (place * ROW < list.scrollTop || (place + 1) * ROW > list.scrollTop + list.clientHeight)) {
+    list.scrollTop = place * ROW - list.clientHeight / 2;
+  }
+  showRows();
+  if (move) goTo(about);
+  draw();
+  remember();
+}
+
+// Its centre; nearer where it is small on the screen, further where it does not fit.
+function goTo(about) {
+  const [x0, y0, x1, y1] = about.bounds, size = viewer.viewport.getContainerSize();
+  const side = Math.max(x1 - x0, y1 - y0), k = scale(false), room = Math.min(size.x, size.y);
+  viewer.viewport.panTo(onViewport(...about.centre));
+  if (side * k > 0.8 * room) viewer.viewport.zoomTo(zoomOf((0.6 * room) / side));
+  else {
+    const wanted = side > 0 ? Math.min(2, 60 / side) : 1;
+    if (k < wanted / 2) viewer.viewport.zoomTo(zoomOf(wanted));
+  }
+  viewer.viewport.applyConstraints();
+}
+
+function step(by) {
+  if (!order.objects.length) return;
+  const place = chosen ? places.get(chosen.object) + by : 0;
+  if (place < 0 || place >= order.objects.length) say(by > 0 ? "This is the last one" : "This is the first one");
+  else choose(order.objects[place]);
+}
+
+function showAbout(about) {
+  if (!about) {
+    $("about").replaceChildren(element("dt", "none chosen"), element("dd"));
+    return;
+  }
+  const said = decisions[about.object], pairs = [["class", about.class ?? "none"], ["number", about.object]];
+  if (about.name) pairs.push(["name", about.name]);
+  if (said) pairs.push(["review", `${{ accept: "right", reject: "rejected", class: said.name }[said.action]}, ${said.reviewer}, ${said.time.slice(0, 16).replace("T", " ")}`]);
+  pairs.push(...Object.entries(about.measurements).map(([name, value]) => [name, shown(value)]));
+  $("about").replaceChildren(...pairs.flatMap(([name, value]) => [element("dt", name), element("dd", String(value))]));
+}
+
+// ---- corrections
+
+function showClasses() {
+  const review = Boolean(slide.review);
+  $("classes").replaceChildren(...slide.classes.map((each, number) => {
+    const row = element("li"), label = element("label"), box = element("input");
+    box.type = "checkbox";
+    box.checked = !hidden.has(number);
+    box.addEventListener("change", () => { box.checked ? hidden.delete(number) : hidden.add(number); draw(); });
+    box.setAttribute("aria-label", `show ${each.name}`);
+    label.append(box);
+    row.append(label, swatch(each.colour), element("span", each.name, "grow"));
+    if (review) {
+      const button = element("button");
+      if (number < 9) button.append(element("kbd", String(number + 1)));
+      button.setAttribute("aria-label", `the chosen object is ${each.name}`);
+      button.title = `the chosen object is ${each.name}`;
+      if (number >= 9) button.textContent = "set";
+      button.addEventListener("click", () => decide("class", each.name));
+      row.append(button);
+    }
+    return row;
+  }));
+}
+
+function take(said) {
+  decisions = said;
+  trace();
+  draw();
+  showRows();
+  if (chosen) showAbout(chosen);
+}
+
+const loadReview = told(async () => {
+  showClasses();
+  const number = slide.number;
+  const said = slide.review ? await get(of("/review")) : {};
+  if (number === slide.number) take(said);
+});
+
+let saving = Promise.resolve(); // one after the other, in the order of the keys
+
+function decide(action, name) {
+  if (!slide || !slide.review) return;
+  if (!chosen) { say("Choose an object first: J"); return; }
+  const object = chosen.object, number = slide.number;
+  saving = saving.then(told(async () => {
+    const answer = await post(`api/slides/${number}/review`, { object, action, class: name });
+    if (number !== slide.number) return;
+    take(answer.decisions);
+    say(`Saved: ${object} ${{ accept: "is right", reject: "rejected", class: `is ${name}` }[action]}`);
+    if (chosen && chosen.object === object && places.get(object) + 1 < order.objects.length) step(1);
+  }));
+}
+
+function undo() {
+  if (!slide || !slide.review) return;
+  const number = slide.number;
+  saving = saving.then(told(async () => {
+    const answer = await post(`api/slides/${number}/review`, { action: "undo" });
+    if (number !== slide.number) return;
+    take(answer.decisions);
+    if (answer.object === null) { say("Nothing to undo"); return; }
+    say(`Undone: ${answer.object}`);
+    await choose(answer.object);
+  }));
+}
+
+const write = told(async () => {
+  if (!slide || !slide.review) return;
+  const answer = await post(of("/export"), {});
+  say(`Written: ${answer.file}`);
+});
+
+// ---- keys and buttons
+
+const zoom = (by) => { viewer.viewport.zoomBy(by); viewer.viewport.applyConstraints(); };
+const pan = (x, y) => {
+  const box = viewer.viewport.getBounds();
+  viewer.viewport.panBy(new OpenSeadragon.Point((x * box.width) / 5, (y * box.height) / 5));
+  viewer.viewport.applyConstraints();
+};
+
+const KEYS = {
+  j: () => step(1), k: () => step(-1), x: () => decide("reject"), a: () => decide("accept"), u: undo, e: () => write(),
+  "+": () => zoom(1.4), "=": () => zoom(1.4), "-": () => zoom(1 / 1.4), 0: () => viewer.viewport.fitBounds(viewer.world.getItemAt(0).getBounds()),
+  ArrowLeft: () => pan(-1, 0), ArrowRight: () => pan(1, 0), ArrowUp: () => pan(0, -1), ArrowDown: () => pan(0, 1),
+  f: () => (document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen()),
+};
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.altKey || event.metaKey || !viewer || !viewer.viewport) return;
+  if (event.target instanceof HTMLSelectElement || (event.target instanceof HTMLInputElement && event.target.type === "range")) return;
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (/^[1-9]$/.test(key)) {
+    const each = slide.classes[Number(key) - 1];
+    if (each) decide("class", each.name);
+    else say(`There are ${slide.classes.length} classes`);
+  } else if (Object.hasOwn(KEYS, key)) KEYS[key]();
+  else return;
+  event.preventDefault();
+});
+
+for (const [id, key] of Object.entries({ in: "+", out: "-", whole: "0", full: "f", previous: "k", next: "j", accept: "a", reject: "x", undo: "u", export: "e" })) {
+  $(id).addEventListener("click", () => { if (viewer) KEYS[key](); $(id).blur(); });
+}
+$("order").addEventListener("change", () => { loadOrder($("order").value); remember(); $("order").blur(); });
+$("list").addEventListener("scroll", showRows);
+$("show").addEventListener("change", () => { ask(); draw(); });
+for (const id of ["heat", "opacity"]) $(id).addEventListener("input", () => heat && heat.setOpacity(heatOpacity()));
+window.addEventListener("focus", () => slide && slide.review && loadReview()); // another tab may have corrected
+window.addEventListener("hashchange", () => { const view = remembered(); if (view.slide !== undefined) open(view.slide, view); });
+
+told(async () => {
+  table = await get("api/slides");
+  showTable();
+  const view = remembered(), first = table.there.indexOf(true);
+  const wanted = view.slide !== undefined && table.there[view.slide];
+  if (wanted) await open(view.slide, view);
+  else if (first >= 0) await open(first);
+})();

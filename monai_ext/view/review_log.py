@@ -1,0 +1,238 @@
+"""A reviewer's corrections: a file that lines are added to, and the objects that follow from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from monai_ext.base.errors import InputError
+from monai_ext.formats.geojson import Color, Features
+
+__all__ = ["ACTIONS", "Decision", "ReviewLog", "content_of", "reviewed"]
+
+#: What a reviewer can say of an object.
+ACTIONS = ("accept", "reject", "class")
+_UNDO = "undo"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a reviewer said of an object.
+
+    Attributes:
+        object: its place in the result's file, from 0.
+        action: one of :data:`ACTIONS`.
+        name: the class that it belongs to, for ``class``.
+        reviewer: who said so.
+        time: when, UTC, as ISO 8601.
+        number: of the line in the log, from 1.
+    """
+
+    object: int
+    action: str
+    name: str | None
+    reviewer: str
+    time: str
+    number: int
+
+
+def content_of(path: str | os.PathLike) -> str:
+    """A short name for what a file holds: 16 hexadecimal digits of its SHA-256."""
+    with Path(path).open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+class ReviewLog:
+    """Corrections of a result, a JSON object a line, which are only ever added to.
+
+    When :meth:`decide` or :meth:`undo` returns, the line is on the disk. A line that was torn, by a power cut or a full
+    disk, counts for nothing and hides no other. Several processes may add to the file; each sees what the others did
+    when it looks next. Lines about another content of the result's file, such as that of an earlier run, stay in the
+    file and are not applied.
+
+    Args:
+        path: the file; it is made with the first correction.
+        result: the content of the result's file, :func:`content_of` it.
+        count: how many objects that has.
+        classes: that objects may be given.
+
+    Attributes:
+        path: the file.
+        torn: lines that could not be read.
+        of_others: lines about another result.
+
+    Examples:
+        >>> from monai_ext.view import ReviewLog
+        >>> log = ReviewLog(folder / "a_review.jsonl", "0123456789abcdef", count=3, classes=["Tumor"])
+        >>> _ = log.decide(2, "reject", reviewer="ada")
+        >>> _ = log.decide(0, "class", "Tumor", reviewer="ada")
+        >>> log.undo("ada").object, {k: each.action for k, each in log.decisions().items()}
+        (0, {2: 'reject'})
+    """
+
+    def __init__(self, path: str | os.PathLike, result: str, count: int, classes: Sequence[str] = ()) -> None:
+        self.path, self.result, self.count, self.classes = Path(path), result, count, tuple(classes)
+        self._lock = RLock()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.torn = self.of_others = self._offset = self._last = 0
+        self._ended = True  # with a line's end
+        self._said: dict[int, Decision] = {}  # by the line's number, in the file's order
+
+    def decisions(self) -> dict[int, Decision]:
+        """What holds of each object that anything was said of, the last that was not undone."""
+        with self._lock:
+            self._read()
+            return {decision.object: decision for decision in self._said.values()}
+
+    def decide(self, number: int, action: str, name: str | None = None, *, reviewer: str) -> Decision:
+        """Add what a reviewer says of an object.
+
+        Args:
+            number: the object's place in the result's file, from 0.
+            action: one of :data:`ACTIONS`.
+            name: its class, for ``class``.
+            reviewer: who says so.
+
+        Raises:
+            InputError: no such object, action or class.
+            OSError: the file cannot be written; nothing was added.
+        """
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < self.count:
+            raise InputError("object", f"a whole number 0 to {self.count - 1}", repr(number))
+        if action not in ACTIONS:
+            raise InputError("action", " or ".join((*ACTIONS, _UNDO)), repr(action))
+        if action == "class" and name not in self.classes:
+            raise InputError("class", " or ".join(self.classes) or "a name given by --classes", repr(name))
+        decision = Decision(number, action, name if action == "class" else None, reviewer, _now(), 0)
+        return self._add(decision)
+
+    def undo(self, reviewer: str) -> Decision | None:
+        """Take back what a reviewer said last and has not taken back yet, by a further line.
+
+        Returns:
+            what was taken back; ``None`` if there is nothing.
+
+        Raises:
+            OSError: the file cannot be written; nothing was added.
+        """
+        with self._lock, self._file_lock():
+            self._read()
+            last = next((each for each in reversed(self._said.values()) if each.reviewer == reviewer), None)
+            if last is not None:
+                line = {"action": _UNDO, "undoes": last.number, "reviewer": reviewer, "time": _now()}
+                self._append({"number": self._last + 1, **line})
+            return last
+
+    def _add(self, decision: Decision) -> Decision:
+        with self._lock, self._file_lock():
+            self._read()
+            decision = replace(decision, number=self._last + 1)
+            self._append(asdict(decision))
+            return decision
+
+    def _file_lock(self) -> FileLock:
+        return FileLock(self.path.with_name(f".{self.path.name}.lock"))
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        text = json.dumps({**line, "result": self.result}, ensure_ascii=False) + "\n"
+        with self.path.open("ab") as file:
+            end = file.tell()
+            try:
+                file.write((text if self._ended else f"\n{text}").encode())
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)
+                raise
+        self._read()
+
+    def _read(self) -> None:
+        """Take in what was added to the file."""
+        try:
+            with self.path.open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self._offset:  # another file took its place
+                    self._forget()
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            self._forget()
+            return
+        end = data.rfind(b"\n") + 1
+        for line in data[:end].splitlines():
+            if line.strip():
+                self._take(line)
+        if _is_json(data[end:]):  # all but the line's end was written
+            self._take(data[end:])
+            end = len(data)
+        self._offset += end
+        if data:
+            self._ended = data.endswith(b"\n")
+
+    def _take(self, line: bytes) -> None:
+        try:
+            entry = json.loads(line)
+            number, of_this = int(entry["number"]), entry["result"] == self.result
+            self._last = max(self._last, number)
+            if not of_this:
+                self.of_others += 1
+            elif entry["action"] == _UNDO:
+                self._said.pop(int(entry["undoes"]), None)
+            elif entry["action"] in ACTIONS and 0 <= int(entry["object"]) < self.count:
+                texts = (str(entry[key]) for key in ("reviewer", "time"))
+                self._said[number] = Decision(int(entry["object"]), entry["action"], entry["name"], *texts, number)
+            else:
+                self.torn += 1
+        except (AttributeError, KeyError, TypeError, ValueError):
+            self.torn += 1
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def reviewed(features: Features, decisions: Mapping[int, Decision], colours: Mapping[str, Color]) -> Features:
+    """The objects as a reviewer has corrected them: without those rejected, with the classes that were given.
+
+    Args:
+        features: the result, whole and in the file's order.
+        decisions: of :meth:`ReviewLog.decisions`.
+        colours: RGB of classes.
+
+    Examples:
+        >>> from monai_ext.formats import Features
+        >>> from monai_ext.view import Decision, reviewed
+        >>> cells = Features.from_points([[0, 0], [1, 1]], classes="Other")
+        >>> said = Decision(1, "class", "Tumor", "ada", "2026-01-01T00:00:00.000Z", 1)
+        >>> reviewed(cells, {1: said}, {}).classes.tolist()
+        ['Other', 'Tumor']
+    """
+    classes, keep = features.classes.copy(), np.ones(len(features), bool)
+    for number, decision in decisions.items():
+        if decision.action == "reject":
+            keep[number] = False
+        elif decision.action == "class":
+            classes[number] = decision.name
+    return replace(features, classes=classes, colors={**features.colors, **colours})[keep]

@@ -1,0 +1,248 @@
+"""What the viewer answers, to whom, and what it never gives."""
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from monai_ext.base.overlay import overlay
+from monai_ext.formats import SlideReader, read_geojson
+from monai_ext.view.server import POLICY
+from tests.view.conftest import CELL, EVIL, NAME, SHAPE
+
+PAGE = Path(__file__).parents[2] / "monai_ext/view/page"
+
+
+def pixels(body):
+    return cv2.cvtColor(cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def test_tiles_together_are_the_slide_as_the_reader_gives_it(viewer):
+    slide = viewer.json("api/slides/0")["slide"]
+    path = viewer.shelf.cases.cases[0].image
+    assert slide["shape"] == list(SHAPE)
+    assert slide["mpp"] == 0.25
+    assert [level["scale"] for level in slide["levels"]] == [1.0, 2.0, 4.0]
+    for number, level in enumerate(slide["levels"]):
+        rows, cols = level["shape"]
+        whole = np.zeros((rows, cols, 3), np.uint8)
+        for top in range(0, rows, slide["tile"]):
+            for left in range(0, cols, slide["tile"]):
+                name = f"api/slides/0/tiles/{number}/{left // slide['tile']}_{top // slide['tile']}.png"
+                tile = pixels(viewer.ask(name)[2])
+                whole[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+        expected = SlideReader(path, 0.25 * 2**number).read(0, 0, rows, cols)
+        assert (whole == np.moveaxis(expected, 0, -1)).all()
+
+
+def test_jpeg_tiles_are_near_the_pixels(viewer):
+    _, headers, body = viewer.ask("api/slides/0/tiles/1/0_0.jpg")
+    exact = pixels(viewer.ask("api/slides/0/tiles/1/0_0.png")[2])
+    assert headers["content-type"] == "image/jpeg"
+    assert np.abs(pixels(body).astype(int) - exact).mean() < 6
+
+
+def test_the_heat_map_has_the_colours_of_the_overlays_and_lies_on_the_slide(viewer):
+    heat = viewer.json("api/slides/0")["heat"]
+    assert heat["cell"] == CELL
+    tile = cv2.imdecode(np.frombuffer(viewer.ask("api/slides/0/heat/0/0_0.png")[2], np.uint8), cv2.IMREAD_UNCHANGED)
+    assert list(tile.shape[:2]) == heat["shape"]
+    assert np.argwhere(tile[..., 3]).min(0).tolist() == [2, 3]
+    assert np.argwhere(tile[..., 3]).max(0).tolist() == [5, 7]
+    opaque = overlay(np.zeros((1, 1, 3), np.uint8), heat=np.full((1, 1), 0.8, np.float32), heat_alpha=1.25)
+    assert np.abs(tile[3, 4, [2, 1, 0]].astype(int) - opaque[0, 0]).max() <= 1
+    assert tile[3, 4, 3] == 204
+
+
+def test_the_table_is_that_of_the_run(viewer):
+    table = viewer.json("api/slides")
+    assert table["columns"] == ["image", "cells", "score"]
+    assert table["rows"] == [[f"{NAME}.tif", "200", "0.5"]]
+    assert table["of"] == [0]
+    assert table["there"] == [True]
+
+
+def test_objects_have_their_class_measurements_and_order(viewer):
+    features = read_geojson(viewer.shelf.cases.cases[0].objects)
+    names = [each["name"] for each in viewer.json("api/slides/0")["classes"]]
+    assert names == sorted(["Tumor", EVIL])
+    drawn = viewer.json("api/slides/0/objects?box=0,0,900,600&px=0.5")
+    assert drawn["shown"] == 200
+    for part in ("rings", "dots"):
+        for number, kind in zip(drawn[part]["ids"], drawn[part]["classes"], strict=True):
+            assert features.classes[number] == (names[kind] if kind >= 0 else None)
+    order = viewer.json("api/slides/0/order?by=doubt")
+    assert order["objects"] == np.argsort(features.measurements["confidence"]).tolist()
+    assert order["certainty"] == sorted(features.measurements["confidence"].tolist())
+    first = order["objects"][0]
+    about = viewer.json(f"api/slides/0/objects/{first}")
+    assert about["measurements"] == {"confidence": order["certainty"][0]}
+    assert viewer.json("api/slides/0/at?place={},{},0".format(*about["centre"]))["object"] == first
+    assert viewer.json("api/slides/0/at?place=-50,-50,1") is None
+
+
+def test_corrections_are_saved_at_once_shown_again_and_exported(run, start):
+    result = run / f"{NAME}.geojson"
+    before = result.read_bytes()
+    viewer = start(run, classes=["Mitosis"])
+    viewer.json("api/slides/0/review", {"object": 7, "action": "reject"})
+    viewer.json("api/slides/0/review", {"object": 8, "action": "class", "class": "Mitosis"})
+    viewer.json("api/slides/0/review", {"object": 9, "action": "reject"})
+    undone = viewer.json("api/slides/0/review", {"action": "undo"})
+    assert undone["object"] == 9
+    assert sorted(undone["decisions"]) == ["7", "8"]
+    again = start(run, classes=["Mitosis"])  # another process would see the same files
+    assert again.json("api/slides/0/review") == undone["decisions"]
+    assert again.json("api/slides/0/export", {}) == {"file": f"{NAME}_reviewed.geojson"}
+    features, read = read_geojson(result), read_geojson(run / f"{NAME}_reviewed.geojson")
+    kept = [number for number in range(200) if number != 7]
+    assert [shape.wkt for shape in read.geometry] == [features.geometry[number].wkt for number in kept]
+    assert read.classes.tolist() == ["Mitosis" if number == 8 else features.classes[number] for number in kept]
+    status, headers, body = again.ask("api/slides/0/review.geojson")
+    assert status == 200
+    assert "attachment" in headers["content-disposition"]
+    (run / "asked.geojson").write_bytes(body)
+    assert read_geojson(run / "asked.geojson").classes.tolist() == read.classes.tolist()
+    assert result.read_bytes() == before
+
+
+def test_a_result_that_changed_takes_no_old_corrections(run, start):
+    start(run).json("api/slides/0/review", {"object": 7, "action": "reject"})
+    result = run / f"{NAME}.geojson"
+    result.write_bytes(result.read_bytes() + b"\n")
+    facts = start(run).json("api/slides/0")
+    assert facts["notes"] == ["1 corrections are of another result and not applied"]
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "status", "expected"),
+    [
+        ("api/slides/0/review", {"object": 1, "action": "class", "class": "Cat"}, 422, "found 'Cat'"),
+        ("api/slides/0/review", {"object": 200, "action": "reject"}, 422, "0 to 199, found 200"),
+        ("api/slides/0/review", [1], 422, "expected a JSON object"),
+        ("api/slides/0/review", "x" * 20_000, 422, "at most 10000 bytes"),
+        ("api/slides/1", None, 404, "no such slide"),
+        ("api/slides/0/tiles/9/0_0.jpg", None, 404, "no such slide, tile"),
+        ("api/slides/0/tiles/0/4_0.jpg", None, 404, "no such slide, tile"),
+        ("api/slides/0/tiles/0/0_0.tif", None, 404, "no such slide, tile"),
+        ("api/slides/0/other/0/0_0.jpg", None, 404, "no such slide, tile"),
+        ("api/slides/0/objects/200", None, 404, "object"),
+        ("api/slides/0/objects?box=0,0,1&px=1", None, 422, "4 number(s), found '0,0,1'"),
+        ("api/slides/0/objects?box=0,0,nan,1&px=1", None, 422, "4 number(s)"),
+        ("api/slides/0/objects?box=0,0,1,1", None, 422, "px: expected 1 number(s)"),
+        ("api/slides/0/order?by=size", None, 422, "doubt or sure or file"),
+    ],
+)
+def test_wrong_questions_are_answered_in_one_line(viewer, path, content, status, expected):
+    actual, _, body = viewer.ask(path, content)
+    assert actual == status
+    assert expected in json.loads(body)["error"]
+    assert "\n" not in json.loads(body)["error"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../../../../harmless.txt",
+        "..%2f..%2fharmless.txt",
+        "%2e%2e/server.py",
+        "page/view.js",
+        "server.py",
+        "openseadragon.txt/../../server.py",
+        "api/slides/../../harmless.txt",
+        "api/slides/0/tiles/0/..%2f..%2fharmless.txt",
+        "api/slides/-1",
+        "api/slides/harmless",
+        "//etc/hostname",
+        "%00",
+    ],
+)
+def test_no_other_file_can_be_asked_for(viewer, path):
+    (viewer.shelf.cases.cases[0].stem.parent / "harmless.txt").write_text("harmless")
+    status, _, body = viewer.ask(path)
+    assert status == 404
+    assert body != b"harmless"
+    assert b"import" not in body
+
+
+def test_a_link_out_of_the_folder_is_no_address(run, start, tmp_path):
+    (tmp_path / "elsewhere.txt").write_text("harmless")
+    (run / "link.txt").symlink_to(tmp_path / "elsewhere.txt")
+    assert start(run).ask("link.txt")[0] == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["", "view.js", "api/slides", "api/slides/0/tiles/0/0_0.jpg", "nothing", "api/slides/9"]
+)
+def test_every_answer_forbids_scripts_that_are_not_of_the_package(viewer, path):
+    headers = {name.lower(): value for name, value in viewer.ask(path)[1].items()}
+    policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+    assert headers["content-security-policy"] == POLICY
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == "'self'"
+    assert "unsafe" not in POLICY
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_policy_knows_the_one_style_that_openseadragon_adds():
+    source = (PAGE / "openseadragon.min.js").read_text(encoding="utf-8")
+    style = re.search(r'textContent="(@media \(hover: none\).*?)";', source)
+    text = style[1] if style else ""
+    assert f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}" in POLICY
+
+
+def test_the_page_has_no_script_style_or_address_of_its_own():
+    html, script = ((PAGE / name).read_text(encoding="utf-8") for name in ("index.html", "view.js"))
+    assert not re.search(r"<script(?! src=)|<style|\sstyle=|\son\w+=|https?:", html)
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|https?:", script)
+    stated = (PAGE / "openseadragon.txt").read_text()
+    assert hashlib.sha256((PAGE / "openseadragon.min.js").read_bytes()).hexdigest() in stated
+    assert "Redistribution and use" in (PAGE / "openseadragon_license.txt").read_text()
+
+
+def test_names_reach_the_page_as_text(viewer):
+    _, headers, body = viewer.ask("api/slides")
+    assert headers["content-type"] == "application/json"
+    assert json.loads(body)["rows"][0][0] == f"{NAME}.tif"
+    assert NAME.encode() not in viewer.ask("")[2]
+
+
+def test_without_the_token_nothing_is_answered(run, start):
+    viewer = start(run, token="a-token")
+    assert viewer.ask("")[0] == 200
+    assert viewer.json("api/slides")["title"] == "out"
+    assert viewer.ask("", Host="slides.example:80")[0] == 200  # any name leads here
+    bare = viewer.url.removesuffix("a-token/")
+    for path in ("", "api/slides", "view.js", "a-toke/", "a-tokenx/", "b-token/api/slides", "x/a-token/"):
+        viewer.url = bare
+        assert viewer.ask(path)[0] == 403
+
+
+def test_other_sites_cannot_speak_to_a_viewer_of_this_machine(viewer):
+    for other in ("evil.example", "127.0.0.1.evil.example:8777", "[", ""):
+        assert viewer.ask("api/slides", Host=other)[0] in (400, 403)
+    assert viewer.ask("api/slides", Host="localhost:1")[0] == 200
+    assert viewer.ask("api/slides/0/review", {"action": "undo"}, Content_Type="text/plain")[0] == 403
+
+
+def test_objects_of_another_slide_are_told(run, start):
+    shutil.copy(run / f"{NAME}.geojson", run / "kept.json")
+    text = (run / "kept.json").read_text()
+    (run / f"{NAME}.geojson").write_text(re.sub(r"\[(\d+)\.", r"[9\1.", text, count=1))
+    status, _, body = start(run).ask("api/slides/0")
+    assert status == 422
+    assert "those of another slide?" in json.loads(body)["error"]
+
+
+def test_a_slide_that_vanishes_is_told(run, start):
+    viewer = start(run)
+    viewer.shelf.cases.cases[0].image.unlink()
+    status, _, body = viewer.ask("api/slides/0")
+    assert status == 422
+    assert "found no such file" in json.loads(body)["error"]
