@@ -17,6 +17,7 @@ __all__ = ["check_application", "write_application"]
 
 _APP = "monai_deploy_app/app.py"
 _EXTRA = "dicom"
+_OF_SDK = "protobuf="  # in a version that its client of Triton takes; here it reads .caffemodel weights alone
 _SETTINGS = """\
 application:
   title: {title}
@@ -77,6 +78,7 @@ def write_application(bundle: BundleContents, bundles: Path, dst: Path) -> Path:
         app.mkdir()
         shutil.copyfile(bundles.parent / _APP, app / "app.py")
         packages = [*bundle.files["requirements.txt"].decode().splitlines(), *_extra()]
+        packages = [line for line in packages if not line.startswith(_OF_SDK)]
         (app / "requirements.txt").write_text("\n".join(packages) + "\n", encoding="utf-8")
         title = json.dumps(bundle.name)  # a quoted string of YAML as well
         settings = _SETTINGS.format(title=title, version=bundle.version)

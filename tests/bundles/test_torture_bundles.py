@@ -23,6 +23,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from monai_ext.formats import open_levels, read_geojson
+from monai_ext.formats.suffixes import without_suffix
 from tests.bundles.conftest import BUNDLES
 from tests.configs import config_files
 from tests.formats.torture import BY_NAME, CIRCUMSTANCES, Circumstance, write_reference
@@ -116,8 +117,7 @@ class Run:
         return entry
 
     def features(self, image: str):
-        stem = image.rpartition(".")[0]
-        path = self.folder / f"{stem}.geojson"
+        path = self.folder / f"{without_suffix(image)}.geojson"
         return read_geojson(path) if path.is_file() else None
 
 
