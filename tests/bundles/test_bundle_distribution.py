@@ -216,7 +216,7 @@ def test_runs_where_this_repository_is_not(bundle, exported, elsewhere, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["mitosis", "cell_semantic"])
+@pytest.mark.parametrize("kind", [pytest.param("mitosis", marks=pytest.mark.exhaustive), "cell_semantic"])
 def test_the_runner_of_monai_deploy(kind, exported, elsewhere, tmp_path):
     """DICOM in, DICOM out; the SDK needs no GPU for what has no operator of one."""
     bundle = next(path for path in BUNDLES if kind in path.name)
