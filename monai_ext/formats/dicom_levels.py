@@ -15,7 +15,6 @@ from monai_ext.base.dicom_heads import dicom_head
 from monai_ext.base.errors import InputError
 from monai_ext.formats.dicom import load_pydicom, read_dicom, stated
 from monai_ext.formats.level_base import Levels, paste
-from monai_ext.formats.pyramid import level_factors
 from monai_ext.formats.resolution import resolution_of
 from monai_ext.formats.scanned import rgb_and_valid
 
@@ -169,16 +168,7 @@ class DicomLevels(Levels):
         levels = _levels(path)
         headers = [next(iter(files.values())) for files in levels.values()]
         sizes = list(levels)
-        factors = level_factors(sizes, [(int(header.Rows), int(header.Columns)) for header in headers])
-        used = [number for number, factor in enumerate(factors) if factor is not None]
-        self.downsamples = [factors[number] for number in used]
-        self.shapes = [
-            tuple(
-                min(side, math.ceil(whole / factors[number]))
-                for side, whole in zip(sizes[number], sizes[0], strict=True)
-            )
-            for number in used
-        ]
+        used = self._lay_out(sizes, [(int(header.Rows), int(header.Columns)) for header in headers])
         self.resolution = _resolution(headers[0])
         logger = logging.getLogger("wsidicom")
         before, logger.disabled = logger.disabled, True  # what it leaves out is an error here

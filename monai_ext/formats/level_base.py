@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from monai_ext.base.errors import InputError
+from monai_ext.formats.pyramid import level_factors
 from monai_ext.formats.resolution import Resolution
 from monai_ext.formats.scanned import REACH, blank_unscanned, may_be_unscanned
 
@@ -65,6 +67,23 @@ class Levels(ABC):
     @abstractmethod
     def _decode(self, level: int, row: int, col: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
         """As :meth:`read`, but with black as it is."""
+
+    def _lay_out(self, sizes: Sequence[tuple[int, int]], tiles: Sequence[tuple[int, int] | None]) -> list[int]:
+        """Set shapes and downsamples by the sizes and tiles of all levels that a file has; the numbers of those used.
+
+        What a level has beyond the finest one's edge is padding.
+        """
+        factors = level_factors(sizes, tiles)
+        used = [number for number, factor in enumerate(factors) if factor is not None]
+        self.downsamples = [factors[number] for number in used]
+        self.shapes = [
+            tuple(
+                min(side, math.ceil(whole / factors[number]))
+                for side, whole in zip(sizes[number], sizes[0], strict=True)
+            )
+            for number in used
+        ]
+        return used
 
     def try_tile(self) -> None:
         """Decode a pixel: some decoders open what they cannot read.

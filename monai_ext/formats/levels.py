@@ -109,9 +109,9 @@ class WSILevels(Levels):
             quotients = slide.resolutions["level_downsamples"]
         factors = level_factors(sizes, [_tile_size(properties, level) for level in range(len(sizes))])
         self._corner, full = (0, 0), sizes[0]
-        # of a plain TIFF it is merely where tiles were written, which other decoders do not cut off
         if properties.get("openslide.vendor") == "dicom":
             check_dicom_slide(path, [properties.get(f"dicom.ImageType[{k}]", "") for k in range(4)], _paths(properties))
+        # of a plain TIFF it is merely where tiles were written, which other decoders do not cut off
         if "openslide.bounds-x" in properties and properties.get("openslide.vendor") != "generic-tiff":
             top, left, *full = (int(properties[f"openslide.bounds-{name}"]) for name in _BOUNDS)
             self._corner = (top, left)
@@ -236,17 +236,8 @@ class TiffLevels(Levels):
             raise InputError(path, "a TIFF with tiles", "strips")
         keys = [level.keyframe for level in levels]
         sizes = [(key.imagelength, key.imagewidth) for key in keys]
-        factors = level_factors(sizes, [(key.tilelength, key.tilewidth) for key in keys])
-        used = [number for number, factor in enumerate(factors) if factor is not None]
+        used = self._lay_out(sizes, [(key.tilelength, key.tilewidth) for key in keys])
         self._planes = [_planes(levels[number]) for number in used]
-        self.downsamples = [factors[number] for number in used]
-        self.shapes = [
-            tuple(
-                min(side, math.ceil(whole / factors[number]))
-                for side, whole in zip(sizes[number], sizes[0], strict=True)
-            )
-            for number in used
-        ]
         self.resolution = stated_resolution(tiff_resolutions(self._tiff, keys[0]))
 
     def _decode(self, level: int, row: int, col: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 
 from monai_ext.base.errors import InputError
 from monai_ext.formats.level_base import Levels, check_axes
-from monai_ext.formats.pyramid import level_factors
 from monai_ext.formats.resolution import MICRONS_PER, Resolution, resolution_of
 from monai_ext.formats.scanned import rgb_and_valid
 
@@ -66,17 +64,7 @@ class ZarrLevels(Levels):
             [tuple(getattr(each, name)[axes.index(side)] for side in _PLANE) for each in arrays]
             for name in ("shape", "chunks")
         )
-        factors = level_factors(sizes, tiles)
-        used = [number for number, factor in enumerate(factors) if factor is not None]
-        self._arrays = [arrays[number] for number in used]
-        self.downsamples = [factors[number] for number in used]
-        self.shapes = [
-            tuple(
-                min(side, math.ceil(whole / factors[number]))
-                for side, whole in zip(sizes[number], sizes[0], strict=True)
-            )
-            for number in used
-        ]
+        self._arrays = [arrays[number] for number in self._lay_out(sizes, tiles)]
         self.resolution = _resolution(image, axes)
 
     def _decode(self, level: int, row: int, col: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -112,12 +100,12 @@ def _image(group: Any, path: Path) -> tuple[Any, Mapping[str, Any]]:
         group = group["0"]  # of a slide; its label and macro image are the next ones
         metadata = _metadata(group)
     try:
-        datasets = metadata["multiscales"][0]["datasets"]
-        if datasets and all("path" in dataset for dataset in datasets):
-            return group, metadata
+        named = [dataset["path"] for dataset in metadata["multiscales"][0]["datasets"]]
     except (KeyError, IndexError, TypeError):
-        pass
-    raise InputError(path, "an OME-Zarr image (multiscales)", "none in its metadata")
+        named = []
+    if not named:
+        raise InputError(path, "an OME-Zarr image (multiscales)", "none in its metadata")
+    return group, metadata
 
 
 def _metadata(group: Any) -> Mapping[str, Any]:

@@ -27,6 +27,7 @@ from monai_ext.formats.dicom_levels import DicomLevels  # noqa: E402
 from monai_ext.formats.find import find_images  # noqa: E402
 from monai_ext.formats.levels import WSILevels  # noqa: E402
 from tests.formats import dicom_slides as made  # noqa: E402
+from tests.formats import refused  # noqa: E402
 from tests.formats.torture import base, reduced  # noqa: E402
 
 SHAPE = (300, 420)
@@ -237,15 +238,7 @@ def test_results_in_the_folder_of_a_slide_change_nothing(tmp_path):
 
 
 def refusal(path):
-    """The one line that refuses a slide, by both ways to read it."""
-    lines = []
-    for read in (check_slide, read_field):
-        with pytest.raises(InputError) as caught:
-            read(path)
-        lines.append(str(caught.value))
-    assert lines[0] == lines[1]
-    assert "\n" not in lines[0]
-    return lines[0]
+    return refused.refusal(path, check_slide, read_field)
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEGLSLossless])

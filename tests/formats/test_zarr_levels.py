@@ -13,6 +13,7 @@ from monai_ext.data import Cohort  # noqa: E402
 from monai_ext.formats import SlideReader, check_slide, open_levels, read_field  # noqa: E402
 from monai_ext.formats import zarr_levels as module  # noqa: E402
 from monai_ext.formats.find import find_images  # noqa: E402
+from tests.formats import refused  # noqa: E402
 from tests.formats.torture import base, reduced  # noqa: E402
 from tests.formats.zarr_slides import write_zarr, zipped  # noqa: E402
 
@@ -123,14 +124,7 @@ def test_a_folder_of_images_is_not_looked_into(tmp_path):
 
 
 def refusal(path):
-    lines = []
-    for read in (check_slide, read_field):
-        with pytest.raises(InputError) as caught:
-            read(path)
-        lines.append(str(caught.value))
-    assert lines[0] == lines[1]
-    assert "\n" not in lines[0]
-    return lines[0]
+    return refused.refusal(path, check_slide, read_field)
 
 
 @pytest.mark.parametrize(
