@@ -260,6 +260,11 @@ def _devices() -> Iterator[Finding]:
         import torch
     except Exception:  # reported in the row of the CPU
         return
+    from monai_ext.inferers.autocast import cpu_computes_bfloat16
+
+    native = cpu_computes_bfloat16()
+    note = "by --cpu_bfloat16 true" if native else "not by this processor; --cpu_bfloat16 computes in float32"
+    yield Finding("devices", "bfloat16", native, False, note)
     if not torch.cuda.is_available():
         yield Finding("devices", "cuda", False, False, "no GPU that this torch can use")
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):

@@ -25,3 +25,9 @@ def real_data() -> Path:
     if not Path(folder).is_dir():
         pytest.skip(f"MONAI_EXT_DATA is {folder}: no such folder")
     return Path(folder).resolve()
+
+
+@pytest.fixture
+def bfloat16(monkeypatch):
+    """A processor that computes in bfloat16, whatever this one does."""
+    monkeypatch.setattr("monai_ext.inferers.autocast.cpu_computes_bfloat16", lambda: True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from monai_ext.inferers.precision import Precision
     from monai_ext.inferers.relevance import RelevanceInferer
     from monai_ext.inferers.turns import TurnsInferer
-    from monai_ext.inferers.windows import ExactWindows, PixelMap, SharedWindows
+    from monai_ext.inferers.windows import ExactWindows, PixelMap, SharedWindows, choose_windows
     from monai_ext.slides.inferer import SlideInferer
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "SharedWindows",
     "SlideInferer",
     "TurnsInferer",
+    "choose_windows",
 ]
 
 __getattr__ = lazy_names(__name__, __file__)

@@ -1,4 +1,4 @@
-"""What computes the tiles of a slide: three ways from a network to a map of probabilities.
+"""What computes the tiles of a slide: three ways from a network to a map of probabilities, and the choice of one.
 
 Each is called with uint8 RGB tiles and gives one value for each ``step`` x ``step`` cell; a tile brings ``margin`` px
 of its surroundings along on every side. See :class:`monai_ext.slides.TilePredictor`.
@@ -20,7 +20,7 @@ from monai_ext.networks.convention import InputConvention
 from monai_ext.networks.nets.celnet import CELNet
 from monai_ext.networks.utils import weights_digest
 
-__all__ = ["ExactWindows", "MapPredictor", "PixelMap", "SharedWindows"]
+__all__ = ["ExactWindows", "MapPredictor", "PixelMap", "SharedWindows", "choose_windows"]
 
 
 class MapPredictor(ABC):
@@ -171,6 +171,44 @@ class SharedWindows(MapPredictor):
 
     def _dense(self, images: Tensor) -> Tensor:
         return self.network.dense(images, self.step, self.context)
+
+
+def choose_windows(
+    network: nn.Module,
+    step: int = 24,
+    window: int = 96,
+    context: int = 96,
+    convention: InputConvention | None = None,
+    device: torch.device | str = "cpu",
+    batch_size: int = 64,
+    autocast: bool = False,
+) -> MapPredictor:
+    """The cheaper way to score windows.
+
+    Windows that overlap by half or more are convolved once, by :class:`SharedWindows`, where the network can. What
+    overlaps less is convolved about as often either way, and sharing has its context to pay besides: then, and for
+    other networks, each is cut out, by :class:`ExactWindows`.
+
+    Args:
+        network: a :class:`CELNet`, or any that gives logits ``(B, 1)`` for patches.
+        step: px between neighbouring windows.
+        window: side of a window, px.
+        context: px, see :class:`SharedWindows`.
+        convention: of the network's input; ``None`` for RGB divided by 255.
+        device: where to compute.
+        batch_size: windows at a time, of :class:`ExactWindows`.
+        autocast: float16 on GPUs, bfloat16 on CPUs.
+
+    Raises:
+        InputError: a step or a context that does not fit the window.
+
+    Example:
+        >>> type(choose_windows(CELNet(), step=24)).__name__, type(choose_windows(CELNet(), step=96)).__name__
+        ('SharedWindows', 'ExactWindows')
+    """
+    if hasattr(network, "dense") and 2 * step <= window:
+        return SharedWindows(network, step, context, convention, device, autocast)
+    return ExactWindows(network, window, step, convention, device, batch_size, autocast)
 
 
 class PixelMap(MapPredictor):

@@ -5,6 +5,7 @@ A process that has imported what the commands import forks for each of them, so 
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from itertools import count
@@ -14,6 +15,8 @@ from tests.docs.places import RELEASES
 from tests.docs.shell import ROOT, Command
 from tests.docs.table import DOWNLOADED, PLACES, named, shortened
 from tests.forked import run_python
+
+_logger = logging.getLogger(__name__)
 
 LIMIT_S = 600
 TOLD = 3000  # characters
@@ -76,4 +79,6 @@ class Desk:
             done = run_python(words[1:], self.tree / command.folder, surroundings, LIMIT_S, together=True)
             code, told = done.returncode, done.stdout[-TOLD:]
             self.said[key] = f"exit code {code}: {' '.join(words)}\n{told}" if code else None
+            if code:  # at once, by `-o log_cli=true`: the pages take an hour
+                _logger.error(self.said[key])
         return self.said[key]

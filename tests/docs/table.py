@@ -184,7 +184,12 @@ BACK = "{'epochs':1,'val_interval':1,'patch_size':64,'score':0}"
 SEEDS = "{'theta':0.01,'min_area':1}"  # a classifier of an epoch sees little
 SHORTER = (
     # training
-    Rule(r"paper_network\.json", add=("--network_def#width", "0.05"), replace={"^(CAFFE|fcn32s-.*)$": CAFFE}),
+    Rule(rf"{CELLS}\$ .*paper_network\.json", add=("--filters", "2")),
+    Rule(
+        rf"^(?!{CELLS}).*paper_network\.json",
+        add=("--network_def#width", "0.05"),
+        replace={"^(CAFFE|fcn32s-.*)$": CAFFE},
+    ),
     Rule(r"", replace={"^IMAGENET1K_V1$": "$None"}),  # not at hand
     Rule(rf"{MITOSIS}\$ .* training ", add=(*TRAIN, "--patch_size", "96", "--patches_per_epoch", "4")),
     Rule(rf"{EVIDENCE}\$ .* training ", add=(*TRAIN, "--batch_size", "12")),

@@ -330,6 +330,7 @@ def test_batches_of_one_kind(items, tmp_path):
     assert all(value.isfinite().all() for value in run.network.state_dict().values())
 
 
+@pytest.mark.usefixtures("bfloat16")
 def test_bfloat16_on_a_cpu(tmp_path):
     dtypes = set()
     run = Run(tmp_path, inferer=AutocastInferer())

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from monai_ext.base.errors import InputError
-from monai_ext.inferers import ExactWindows, PixelMap, SharedWindows
+from monai_ext.inferers import ExactWindows, PixelMap, SharedWindows, choose_windows
 from monai_ext.networks import InputConvention
 from monai_ext.networks.nets import CELNet, SegMitosFCN
 from monai_ext.slides import plan_slide
@@ -141,6 +141,7 @@ def test_pixel_map_of_a_network_with_strides_does_not_depend_on_the_size_of_tile
     assert one.std() > 10 * SEAM_TOLERANCE
 
 
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize(
     "other",
     [
@@ -202,9 +203,34 @@ def test_shared_windows_are_of_celnet_alone():
         SharedWindows(nn.Conv2d(3, 1, 3))
 
 
+@pytest.mark.usefixtures("bfloat16")
 def test_autocast_stays_close():
     network = trained(CELNet("mam"))
     tile = tiles(24 * 2 + 2 * 132, 24 * 2 + 2 * 132)
     whole, half = (SharedWindows(network, autocast=flag)(tile) for flag in (False, True))
     assert half.dtype == torch.float32
     assert (whole - half).abs().max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("step", "form"), [(4, SharedWindows), (48, SharedWindows), (72, ExactWindows), (96, ExactWindows)]
+)
+def test_windows_that_overlap_by_half_share_their_maps(step, form):
+    made = choose_windows(CELNet("cbam"), step, context=48, batch_size=5)
+    assert type(made) is form
+    assert made.step == step
+    assert getattr(made, "context", 48) == 48
+    assert getattr(made, "batch_size", 5) == 5
+
+
+def test_other_networks_have_their_windows_cut_out():
+    made = choose_windows(torch.nn.Identity(), 16, window=64)
+    assert type(made) is ExactWindows
+    assert (made.step, made.window) == (16, 64)
+
+
+@pytest.mark.parametrize("step", [6, 36])
+def test_a_step_that_cannot_be_shared_is_said(step):
+    """And not computed at many times the price."""
+    with pytest.raises(InputError, match="a step"):
+        choose_windows(CELNet("cbam"), step)

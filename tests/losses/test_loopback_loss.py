@@ -204,6 +204,7 @@ def test_another_loss():
     assert ghmc.counts.sum() == 6
 
 
+@pytest.mark.usefixtures("bfloat16")
 def test_half_precision():
     network, images, logits = setting(dtype=torch.float32)
     network.train()
