@@ -73,7 +73,9 @@ PLACES: dict[str, dict[str, Recipe]] = {
         "IMAGE": images(partial(fields, "mitosis"), 1),
         **dict.fromkeys(["MITOS12", "MITOS14", "AMIDA13", "TUPAC16"], copied(partial(fields, "mitosis"))),
         "fcn32s.caffemodel": places.caffe,
-        "IMAGES": images(partial(fields, "mitosis")),
+        **dict.fromkeys(
+            ["IMAGES", "MITOS14_TEST", "RELEASE/mitoses-test-image-data"], images(partial(fields, "mitosis"))
+        ),
         "SLIDES": slides(),
         "mitosis_fields": places.tupac16,
         "models/mine": shipped(MITOSIS),
