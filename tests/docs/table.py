@@ -195,7 +195,7 @@ SHORTER = (
     Rule(r"", replace={"^IMAGENET1K_V1$": "$None"}),  # not at hand
     Rule(rf"{MITOSIS}\$ .* training ", add=(*TRAIN, "--patch_size", "96", "--patches_per_epoch", "4")),
     Rule(rf"{EVIDENCE}\$ .* training ", add=(*TRAIN, "--batch_size", "12")),
-    Rule(rf"{EVIDENCE}\$ .*/resnet18\.json", add=("--network_def#block_inplanes", "[4,8,16,32]")),
+    Rule(rf"{EVIDENCE}\$ .*/resnet18\.json", add=("--network_def#block_inplanes", "[8,16,32,64]")),
     Rule(r"prepare pcam --src RELEASE", add=("--limit", "24")),
     Rule(rf"{CELLS}\$ .* training .*configs/train", add=(*TRAIN, "--patch_size", "64", "--patches_per_field", "1")),
     Rule(rf"{CELLS}\$ .* training .*/classify\.json", add=TRAIN, replace={"^100$": "4"}),
