@@ -240,7 +240,7 @@ def _outlines_of(image: str | os.PathLike, outlines: str | os.PathLike | None) -
 
 
 def outlines_beside(image: str | os.PathLike) -> Path | None:
-    """``<image>_vessels`` beside an image, ending in ``.geojson``, ``.geojson.gz`` or ``.dcm``; None if there is none."""
+    """``<image>_vessels`` beside an image, ``.geojson``, ``.geojson.gz`` or ``.dcm``; None if there is none."""
     endings = (".geojson", ".geojson.gz", DICOM_SUFFIX)
     names = (Path(image).with_name(f"{without_suffix(image).name}_vessels{end}") for end in endings)
     return next((path for path in names if path.is_file()), None)

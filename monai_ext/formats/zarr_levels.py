@@ -139,7 +139,7 @@ def _label_group(root: Any, inside: str, path: Path) -> Any:
     metadata = _metadata(group)
     if hasattr(group, "shape"):
         raise InputError(path, "the group of a label image", "an array: name the folder that it lies in")
-    labels = group if _LABELS in metadata else group[_LABELS] if _LABELS in group else None
+    labels = group if _LABELS in metadata else group.get(_LABELS)
     names = [str(name) for name in (_metadata(labels).get(_LABELS) or ())] if labels is not None else []
     if len(names) == 1 and names[0] in labels:
         group, metadata = labels[names[0]], _metadata(labels[names[0]])

@@ -9,8 +9,8 @@ import numpy as np
 import tifffile
 
 from monai_ext.base.files import atomic_path
-from monai_ext.formats.asap import read_asap_objects
 from monai_ext.formats.annotation_files import annotation_stem
+from monai_ext.formats.asap import read_asap_objects
 from monai_ext.formats.geojson import Features
 from monai_ext.formats.image import is_mask, read_field, read_mask
 from monai_ext.formats.outlines import polygons_to_label_map

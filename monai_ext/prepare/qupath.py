@@ -18,8 +18,8 @@ from monai_ext.base.errors import InputError
 from monai_ext.base.files import write_png
 from monai_ext.base.flags import as_flag
 from monai_ext.base.threads import cache_in_threads, in_threads
-from monai_ext.formats.annotation_files import annotation_stem, find_annotations, read_features
 from monai_ext.formats.annotation_checks import Identities, misfits, spelling_problems
+from monai_ext.formats.annotation_files import annotation_stem, find_annotations, read_features
 from monai_ext.formats.find import find_images
 from monai_ext.formats.geojson import Features, class_numbers, write_geojson
 from monai_ext.formats.outlines import polygons_to_label_map
@@ -431,7 +431,8 @@ def _nuclei(slide: _Slide) -> tuple[Features, shapely.STRtree]:
 def _labels(slide: _Slide, quality: str) -> tuple[Features, shapely.STRtree]:
     """What an annotation says of the classes of nuclei."""
     path = slide.annotations[quality]
-    features = labelling(countable(read_features(path, slide.path), path, slide.options.split_parts, areas=False), nuclei=True)
+    features = countable(read_features(path, slide.path), path, slide.options.split_parts, areas=False)
+    features = labelling(features, nuclei=True)
     return features, shapely.STRtree(features.geometry)
 
 

@@ -80,7 +80,12 @@ def test_dicom_without_an_ending_is_found_and_nothing_else_looked_into(tmp_path,
     for name in ("a.png", "b.svs", "c.txt", "d.7z", "e.mp4", "LICENSE", "IM2", "f.2"):
         (tmp_path / name).write_bytes(bytes(200))
     looked_into, plain = [], open
-    monkeypatch.setattr("builtins.open", lambda path, *args, **more: looked_into.append(path) or plain(path, *args, **more))
+
+    def opened(path, *args, **more):
+        looked_into.append(path)
+        return plain(path, *args, **more)
+
+    monkeypatch.setattr("builtins.open", opened)
     found = [path.relative_to(tmp_path).as_posix() for path in find_files(tmp_path, (".png", ".svs", ".dcm"))]
     assert found == ["1.2.840.7", "IM0", "a.png", "b.svs", "x/MR.1.2"]
     names = {"1.2.840.7", "IM0", "IM1", "IM2", "LICENSE", "f.2", "x/MR.1.2"}

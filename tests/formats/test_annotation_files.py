@@ -91,7 +91,7 @@ def test_of_an_image_that_is_no_dicom(study, tmp_path):
         shapely.bounds([CELLS[1], CELLS[0]]),
     )
     for name in ("glass", "dicom-seg"):
-        with pytest.raises(InputError, match="expected the slide .*found none"):
+        with pytest.raises(InputError, match=r"expected the slide .*found none"):
             read_features(study / f"ann/{name}.dcm", picture)
 
 

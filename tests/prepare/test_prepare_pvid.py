@@ -197,6 +197,39 @@ def test_vessels_outlined_on_slides(tmp_path):
     assert len(lists["training"]) == 6
 
 
+@pytest.mark.parametrize("kind", ["annotations", "segmentation"])
+def test_vessels_outlined_in_dicom(tmp_path, kind):
+    """On slides in DICOM: the same vessels and cells as by GeoJSON."""
+    pytest.importorskip("highdicom", reason="highdicom is not installed")
+    from monai_ext.exchange import convert
+    from tests.formats.dicom_slides import write_slide
+
+    src = marked_slides(tmp_path / "src") if kind == "annotations" else outlined(tmp_path / "src")
+    for path in sorted((src / "slides").glob("*.tif")):
+        write_slide(src / "slides" / path.stem, tifffile.imread(path), overview=False)
+        path.unlink()
+    prepared = {"geojson": prepare_pvid(src, tmp_path / "geojson")}
+    for path in sorted((src / "slides").glob("*.geojson")):
+        stem = path.name.removesuffix("_vessels.geojson")
+        convert(path, f"dicom-{kind[:3]}", slide=src / "slides" / stem, dst=tmp_path / "ann", drawn=True)
+        (tmp_path / "ann" / f"{stem}_vessels_{kind}.dcm").rename(path.with_suffix(".dcm"))
+        path.unlink()
+    prepared["dicom"] = prepare_pvid(src, tmp_path / "dicom")
+    lists = {}
+    for name, path in prepared.items():
+        content = json.loads(path.read_text())
+        rows = [
+            (item["group"], part, item["label"], item.get("mpp"), read_mask(path.parent / item["mask"]).tobytes(),
+             cv2.imread(str(path.parent / item["image"])).tobytes(),
+             sorted(read_points(path.parent / item["centroids"]).tolist()) if "centroids" in item else None)
+            for part in PARTS
+            for item in content[part]
+        ]  # fmt: skip
+        lists[name] = sorted(rows, key=lambda row: row[:3])
+    assert len(lists["dicom"]) == 10
+    assert lists["dicom"] == lists["geojson"]
+
+
 def marked_slides(folder, point=(130.5, 40.5)):
     """Outlined slides, of which the first has QuPath's points in its invaded vessel."""
     src = outlined(folder)
