@@ -19,8 +19,9 @@ __all__ = ["LoadPoints", "LoadPointsd"]
 class LoadPoints(Transform):
     """Read centroids from a CSV, JSON, QuPath GeoJSON or DICOM file.
 
-    See :func:`monai_ext.formats.point_files.read_points`. Points that are in memory already (a list, an array or a tensor of pairs ``row, col``, as MONAI Label or a
-    :class:`~monai.data.Dataset` made in Python hands over) pass through as float32.
+    See :func:`monai_ext.formats.point_files.read_points`. Points that are in memory already (a list, an array or a
+    tensor of pairs ``row, col``, as MONAI Label or a :class:`~monai.data.Dataset` made in Python hands over) pass
+    through as float32.
 
     Args:
         classes: names of the GeoJSON classifications to keep; ``None`` keeps every object.
