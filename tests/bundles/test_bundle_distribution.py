@@ -234,7 +234,7 @@ def test_the_runner_of_monai_deploy(kind, exported, elsewhere, tmp_path):
     elsewhere.install(SDK, "-r", folder / "app/requirements.txt")
     slide = tmp_path / "in/slide"
     if kind == "vessel":  # whose outlines come with it, in DICOM too
-        drawn = write_vessel_slide(tmp_path / "drawn.tif", 1024, seed=3, radius=(60, 75), invaded=0.5)
+        drawn = write_vessel_slide(tmp_path / "drawn.tif", 2048, seed=3, radius=(60, 75), invaded=0.5)
         measures = item(PixelMeasuresSequence=[item(PixelSpacing=[0.0005, 0.0005], SliceThickness=0.001)])
         changed = {"levels": (1,), "SharedFunctionalGroupsSequence": [measures]}
         source = write_slide(slide, tifffile.imread(drawn), syntax=JPEG2000Lossless, **changed)
