@@ -91,12 +91,12 @@ def taken_as_dicom(path: str | os.PathLike) -> bool:
     name = os.path.basename(path)  # noqa: PTH119 - asked of every file of a folder
     if name.lower().endswith(_SUFFIX):
         return True
-    if not _NO_ENDING.fullmatch(name):
+    if not _NO_ENDING.fullmatch(name) or not os.path.isfile(path):  # noqa: PTH113 - a pipe would never end
         return False
     try:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123
             return file.read(_MAGIC_AT + len(_MAGIC))[_MAGIC_AT:] == _MAGIC
-    except OSError:  # a folder, a link into nowhere, or whoever opens it will say so
+    except OSError:  # whoever opens it will say so
         return False
 
 

@@ -134,8 +134,8 @@ def _label_group(root: Any, inside: str, path: Path) -> Any:
     if inside and inside not in root:
         raise InputError(path, "a label image of that name", "none")
     group = root[inside] if inside else root
-    if not inside and not _metadata(group).get("multiscales") and "bioformats2raw.layout" in _metadata(group):
-        inside, group = "0", root["0"]
+    if not inside and "bioformats2raw.layout" in _metadata(root) and "0" in root:
+        group = root["0"]
     metadata = _metadata(group)
     if hasattr(group, "shape"):
         raise InputError(path, "the group of a label image", "an array: name the folder that it lies in")

@@ -1,5 +1,6 @@
 """Files that another slide stands for."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,8 @@ def test_dicom_without_an_ending_is_found_and_nothing_else_looked_into(tmp_path,
         dicom(tmp_path / name, uid)
     for name in ("a.png", "b.svs", "c.txt", "d.7z", "e.mp4", "LICENSE", "IM2", "f.2"):
         (tmp_path / name).write_bytes(bytes(200))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
     looked_into, plain = [], open
 
     def opened(path, *args, **more):
