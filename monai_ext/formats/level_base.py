@@ -118,6 +118,16 @@ def check_size(path: Path, rows: int, cols: int) -> None:
 
     Raises:
         InputError: more than 500 Mpx.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from monai_ext.base.errors import InputError
+        >>> from monai_ext.formats.level_base import check_size
+        >>> try:
+        ...     check_size(Path("slide.svs"), 40000, 60000)
+        ... except InputError as error:
+        ...     print(error.found)
+        60000 x 40000 px: cut out a region
     """
     if rows * cols > _MOST_PIXELS:
         problem = f"{cols} x {rows} px: cut out a region"

@@ -14,6 +14,7 @@ import tifffile
 from monai_ext.base.errors import DataListError
 from monai_ext.data import Features, load_datalist, read_geojson, read_mask, read_points, write_geojson
 from monai_ext.data.vessels import check_vessel_item
+from monai_ext.formats import label_map_to_polygons
 from monai_ext.prepare import prepare_pvid
 from tests.formats.torture import BY_NAME
 
@@ -228,6 +229,26 @@ def test_vessels_outlined_in_dicom(tmp_path, kind):
         lists[name] = sorted(rows, key=lambda row: row[:3])
     assert len(lists["dicom"]) == 10
     assert lists["dicom"] == lists["geojson"]
+
+
+def test_lumens_of_crops_in_dicom(tmp_path):
+    """Annotations of crops that are no DICOM: px of the crop."""
+    pytest.importorskip("highdicom", reason="highdicom is not installed")
+    from monai_ext.exchange import convert
+
+    src = release(tmp_path / "src", slides=5)
+    before = prepare_pvid(src, tmp_path / "png")
+    for path in sorted((src / "masks").glob("*.png")):
+        outlines = label_map_to_polygons(read_mask(path) > 0)[1]
+        drawn = write_geojson(tmp_path / f"{path.stem}.geojson", Features(outlines))
+        convert(drawn, "dicom-ann", slide=src / "images" / path.name, dst=src / "masks")
+        path.unlink()
+    after = prepare_pvid(src, tmp_path / "dicom")
+    assert after.read_bytes() == before.read_bytes()
+    masks = sorted((tmp_path / "png/masks").iterdir())
+    assert masks
+    for mask in masks:
+        np.testing.assert_array_equal(read_mask(tmp_path / "dicom/masks" / mask.name), read_mask(mask))
 
 
 def marked_slides(folder, point=(130.5, 40.5)):
