@@ -700,7 +700,7 @@ def test_qupath_slide(tmp_path):
     assert np.abs(first[0] - first[1]).mean() > 3, "Macenko changes the colours"
 
 
-@pytest.mark.parametrize("kind", ["annotations", "segmentation"])
+@pytest.mark.parametrize("kind", ["annotations", pytest.param("segmentation", marks=pytest.mark.slow)])
 def test_qupath_annotations_in_dicom(tmp_path, kind):
     """Of slides in DICOM, in another folder: the same data set as by GeoJSON."""
     pytest.importorskip("highdicom", reason="highdicom is not installed")

@@ -198,7 +198,7 @@ def test_vessels_outlined_on_slides(tmp_path):
     assert len(lists["training"]) == 6
 
 
-@pytest.mark.parametrize("kind", ["annotations", "segmentation"])
+@pytest.mark.parametrize("kind", ["annotations", pytest.param("segmentation", marks=pytest.mark.slow)])
 def test_vessels_outlined_in_dicom(tmp_path, kind):
     """On slides in DICOM: the same vessels and cells as by GeoJSON."""
     pytest.importorskip("highdicom", reason="highdicom is not installed")
