@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path, PurePath
 
-from monai_ext.base.dicom_heads import dicom_head
+from monai_ext.base.dicom_heads import dicom_head, taken_as_dicom
 
 __all__ = ["companions", "is_one_file"]
 
@@ -18,16 +18,20 @@ _STANDING = (*_NAMING, *_FOLDERS, _DICOM, ".mhd")  # MetaImage: a header, and a 
 _INDEX_BYTES = 1 << 20
 
 
-def companions(folder: Path, files: Collection[str], folders: Collection[str] = ()) -> set[str]:
+def companions(
+    folder: Path, files: Collection[str], folders: Collection[str] = (), unnamed: Collection[str] = ()
+) -> set[str]:
     r"""The names in a folder that are no slides of their own, because another file there stands for them.
 
     These are what a Hamamatsu ``.vms`` or ``.vmu`` names (its image files, map and macro image), the folder of data
-    beside a ``.mrxs`` or a ``.vsi``, and all but the first file of each series of DICOM.
+    beside a ``.mrxs`` or a ``.vsi``, and all but the first file of each slide in DICOM. Annotations,
+    or radiographs, are files of their own though one series may hold several.
 
     Args:
         folder: where they lie.
         files: names of its files.
         folders: names of its folders.
+        unnamed: names among the files that are DICOM without an ending.
 
     Returns:
         names among ``files`` and ``folders``.
@@ -41,7 +45,7 @@ def companions(folder: Path, files: Collection[str], folders: Collection[str] = 
     parts: set[str] = set()
     series: set[str] = set()
     by_name: dict[str, str] = {}
-    for name in sorted(name for name in files if name.lower().endswith(_STANDING)):
+    for name in sorted({*unnamed, *(name for name in files if name.lower().endswith(_STANDING))}):
         path = PurePath(name)
         suffix = path.suffix.lower()
         if suffix in _NAMING:
@@ -51,8 +55,8 @@ def companions(folder: Path, files: Collection[str], folders: Collection[str] = 
             parts |= others - {None, name}
         elif suffix in _FOLDERS:
             parts |= {_FOLDERS[suffix].format(path.stem)} & set(folders)
-        elif suffix == _DICOM and (head := dicom_head(folder / name)) and head.series:
-            if head.series in series:
+        elif (suffix == _DICOM or name in unnamed) and (head := dicom_head(folder / name)) and head.is_slide:
+            if head.series and head.series in series:
                 parts.add(name)
             series.add(head.series)
     return parts
@@ -66,7 +70,7 @@ def is_one_file(path: Path) -> bool:
         >>> is_one_file(folder / "a.svs"), is_one_file(folder / "a.vms")
         (True, False)
     """
-    return not path.name.lower().endswith(_STANDING) and not path.is_dir()
+    return not (path.name.lower().endswith(_STANDING) or path.is_dir() or taken_as_dicom(path))
 
 
 def _head(path: Path, size: int) -> bytes:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["SLIDE_CLASS", "DicomHead", "dicom_head"]
+__all__ = ["SLIDE_CLASS", "DicomHead", "dicom_head", "taken_as_dicom"]
 
 #: SOP class of VL Whole Slide Microscopy Images.
 SLIDE_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _MAGIC, _MAGIC_AT = b"DICM", 128
+_SUFFIX = ".dcm"
+_NO_ENDING = re.compile(r"[^.]+|.*\.\d+")  # the digits are the last of a UID
 _HEAD_BYTES = 1 << 16
 _CLASS, _SYNTAX, _SERIES = (0x0002, 0x0002), (0x0002, 0x0010), (0x0020, 0x000E)
 _IMPLICIT, _EXPLICIT_BIG, _DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
@@ -71,6 +74,30 @@ def dicom_head(path: str | os.PathLike) -> DicomHead | None:
         if tag >= _SERIES or stated.get(_SYNTAX) in (_EXPLICIT_BIG, _DEFLATED):
             break
     return DicomHead(stated.get(_CLASS, ""), stated.get(_SERIES, ""))
+
+
+def taken_as_dicom(path: str | os.PathLike) -> bool:
+    """Whether a file is DICOM by its ending, or by how it begins where its name has none.
+
+    Archives of hospitals (PACS) call their files IM0001 or after a UID. Of other files nothing is read.
+
+    Examples:
+        >>> from monai_ext.base.dicom_heads import taken_as_dicom
+        >>> for name in ("IM0001", "SM.1.2.840", "a.txt"):
+        ...     _ = (folder / name).write_bytes(bytes(128) + b"DICM")
+        >>> [taken_as_dicom(folder / name) for name in ("IM0001", "SM.1.2.840", "a.txt", "missing", "missing.dcm")]
+        [True, True, False, False, True]
+    """
+    name = os.path.basename(path)  # noqa: PTH119 - asked of every file of a folder
+    if name.lower().endswith(_SUFFIX):
+        return True
+    if not _NO_ENDING.fullmatch(name) or not os.path.isfile(path):  # noqa: PTH113 - a pipe would never end
+        return False
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            return file.read(_MAGIC_AT + len(_MAGIC))[_MAGIC_AT:] == _MAGIC
+    except OSError:  # whoever opens it will say so
+        return False
 
 
 def _elements(head: bytes) -> Iterator[tuple[tuple[int, int], bytes]]:

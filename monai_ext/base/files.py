@@ -15,9 +15,11 @@ import cv2
 import numpy as np
 
 from monai_ext.base.companions import companions
+from monai_ext.base.dicom_heads import taken_as_dicom
 
 __all__ = ["atomic_path", "find_files", "path_below", "remove_path", "write_png"]
 
+_DICOM = ".dcm"
 _IMAGE_FOLDER = ".zarr"  # one image, of thousands of files
 
 
@@ -76,6 +78,8 @@ def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
 def find_files(folder: Path, suffixes: Sequence[str], skip: str | os.PathLike | None = None) -> list[Path]:
     """All files below ``folder``, but not below ``skip``, that end in one of the lower-case ``suffixes``, sorted.
 
+    With ``.dcm`` among these, DICOM whose names have no ending is found too.
+
     Linked files and folders are followed under the name of the link. A folder that is reached in several ways is taken
     once, by its own name where that is below ``folder``. Hidden files, what a Mac adds to archives and the
     :func:`~monai_ext.base.companions.companions` of slides are left out; how many of the latter is printed. A folder
@@ -94,10 +98,12 @@ def find_files(folder: Path, suffixes: Sequence[str], skip: str | os.PathLike | 
             continue
         seen.add(resolved)
         names, folders = _entries(root, top)
-        belonging = companions(Path(root), names, folders)
-        for name in names:
-            if name.lower().endswith(endings):
-                (parts if of_slide or name in belonging else files).append(os.path.join(root, name))  # noqa: PTH118
+        wanted = {name for name in names if name.lower().endswith(endings)}
+        others = set(names) - wanted if _DICOM in endings else ()
+        unnamed = {name for name in others if taken_as_dicom(os.path.join(root, name))}  # noqa: PTH118
+        belonging = companions(Path(root), names, folders, unnamed)
+        for name in wanted | unnamed:
+            (parts if of_slide or name in belonging else files).append(os.path.join(root, name))  # noqa: PTH118
         for name, is_link in folders.items():
             below = os.path.join(root, name), of_slide or name in belonging  # noqa: PTH118 - ten times faster
             heapq.heappush(links, below) if is_link else waiting.append(below)

@@ -8,7 +8,7 @@ from typing import Any
 
 from monai_ext.base.errors import InputError
 from monai_ext.formats.annotation_checks import misfits, spelling_problems
-from monai_ext.formats.geojson import read_geojson
+from monai_ext.formats.annotation_files import read_features
 from monai_ext.formats.image import read_field, read_mask
 
 __all__ = ["check_annotated_item"]
@@ -19,7 +19,7 @@ def check_annotated_item(item: Mapping[str, Any], class_names: Sequence[str], mp
 
     Args:
         item: ``image`` (a path) and, each if there is one, ``classes`` (a class map's path), ``annotations``
-            (``{name: GeoJSON file}`` in pixels of the image's file) and ``mpp``, as
+            (``{name: GeoJSON or DICOM file}`` in pixels of the image's file) and ``mpp``, as
             :func:`~monai_ext.data.load_datalist` gives them.
         class_names: the data set's classes; a class of an annotation that only spells one of them otherwise is wrong.
         mpp: um/px of all files at full resolution.
@@ -31,7 +31,7 @@ def check_annotated_item(item: Mapping[str, Any], class_names: Sequence[str], mp
         problems.append(str(error))
     for path in item.get("annotations", {}).values():
         try:
-            features = read_geojson(path)
+            features = read_features(path, item["image"])
         except InputError as error:
             problems.append(str(error))
             continue

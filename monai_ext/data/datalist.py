@@ -41,7 +41,7 @@ def check_points_item(item: Mapping[str, Any], mpp: float | None = None) -> list
     except InputError as error:
         problems.append(str(error))
     try:
-        points = read_points(label) if where is label else as_points(label, where)
+        points = read_points(label, slide=item["image"]) if where is label else as_points(label, where)
     except InputError as error:
         problems.append(str(error))
     if shape is not None and points is not None and (outside := points_outside(points, shape)):

@@ -101,7 +101,8 @@ def maps_in_datalists(folder: Path) -> set[Path]:
             Path(os.path.normpath(path.parent / name))
             for item in items
             for key, name in item.items()
-            if key != "image" and isinstance(name, str)
+            # an OME-Zarr may be an image and hold its label
+            if isinstance(name, str) and name != item.get("image")
         }
     return maps
 

@@ -18,14 +18,15 @@ from skimage.measure import label as connected_parts
 from monai_ext.base.errors import DataListError, InputError
 from monai_ext.base.flags import as_flag
 from monai_ext.data.datalist import check_label_item
-from monai_ext.formats.geojson import Features, is_geojson, rasterize, read_geojson
+from monai_ext.formats.annotation_files import is_annotation, read_features
+from monai_ext.formats.geojson import Features, rasterize
 from monai_ext.formats.image import Field, read_field, read_mask
 from monai_ext.formats.outlines import label_map_to_polygons, polygons_to_mask
 from monai_ext.formats.point_files import read_points
 from monai_ext.formats.points import points_outside
 from monai_ext.formats.resolution import Scale
 from monai_ext.formats.roles import read_objects
-from monai_ext.formats.suffixes import without_suffix
+from monai_ext.formats.suffixes import DICOM_SUFFIX, without_suffix
 
 __all__ = [
     "SlideVessels",
@@ -93,18 +94,24 @@ def keep_lumen(image: np.ndarray, lumen: np.ndarray, where: str | os.PathLike = 
 
 
 def vessel_outlines(
-    path: str | os.PathLike, shape: Sequence[int], classes: Sequence[str] | None = None, split_parts: bool = False
+    path: str | os.PathLike,
+    shape: Sequence[int],
+    classes: Sequence[str] | None = None,
+    split_parts: bool = False,
+    slide: str | os.PathLike | None = None,
 ) -> Features:
     """The outlines of vessels in a file.
 
     Args:
-        path: GeoJSON, whose polygons are lumens in px of level 0; or a mask (PNG, TIFF) of level 0's size, whose
-            numbers are vessels or, where there is one number only, its connected parts.
+        path: GeoJSON, or annotations or a segmentation in DICOM, whose polygons are lumens in px of level 0; or a mask
+            (PNG, TIFF) of level 0's size, whose numbers are vessels or, where there is one number only, its connected
+            parts.
         shape: rows and columns of level 0.
         classes: names of the GeoJSON classifications that count; ``None`` for all objects. What is drawn around vessels
             (:func:`~monai_ext.formats.roles.split_roles`) counts only where its class alone is named. In our own
             results the vessels' outlines count.
         split_parts: every part of a MultiPolygon is a vessel of its own.
+        slide: see :func:`~monai_ext.formats.annotation_files.read_features`.
 
     Returns:
         One feature with an area for each vessel.
@@ -113,8 +120,8 @@ def vessel_outlines(
         InputError: a file that cannot be read, a mask that does not fit, or no vessel in it.
     """
     path = Path(path)
-    if is_geojson(path):
-        objects, regions = read_objects(path, split=split_parts)
+    if is_annotation(path):
+        objects, regions = read_objects(path, split=split_parts, slide=slide)
         if classes is None and len(regions.of_classes(_RESULTS)):
             objects, classes = regions, _RESULTS
         features = objects.of_classes(classes)
@@ -169,7 +176,7 @@ class SlideVessels(Sequence[Vessel]):
         self.path, self.outlines = path, outlines
         self._reader = SlideReader(path, target_mpp, mpp)
         self.conflict, self.shape = self._reader.conflict, self._reader.file_shape
-        self._features = vessel_outlines(outlines, self._reader.file_shape, classes, split_parts)
+        self._features = vessel_outlines(outlines, self._reader.file_shape, classes, split_parts, path)
         self.geometry = self._features.geometry
         self.kinds = list(self._features.classes)
         self.names = _file_names(self._features.names)
@@ -233,8 +240,9 @@ def _outlines_of(image: str | os.PathLike, outlines: str | os.PathLike | None) -
 
 
 def outlines_beside(image: str | os.PathLike) -> Path | None:
-    """``<image>_vessels.geojson`` beside an image, or the same with ``.gz``; None if there is none."""
-    names = (Path(image).with_name(f"{without_suffix(image).name}_vessels.geojson{end}") for end in ("", ".gz"))
+    """``<image>_vessels`` beside an image, ``.geojson``, ``.geojson.gz`` or ``.dcm``; None if there is none."""
+    endings = (".geojson", ".geojson.gz", DICOM_SUFFIX)
+    names = (Path(image).with_name(f"{without_suffix(image).name}_vessels{end}") for end in endings)
     return next((path for path in names if path.is_file()), None)
 
 
@@ -354,21 +362,25 @@ def _unfit_mask(item: Mapping[str, Any]) -> list[str]:
     try:
         # at the file's resolution, which is the mask's
         shape = read_field(item["image"]).file_shape
-        keep_lumen(np.zeros((1, *shape), np.uint8), _read_lumen(item["mask"], shape), item["mask"])
+        keep_lumen(np.zeros((1, *shape), np.uint8), read_lumen(item["mask"], shape, item["image"]), item["mask"])
     except InputError as error:
         return [str(error)]
     return []
 
 
-def crossing_outlines(path: str | os.PathLike) -> list[str]:
-    """Outlines of a GeoJSON file that cross themselves, a line each: which side of them is the lumen, nobody can say.
+def crossing_outlines(path: str | os.PathLike, slide: str | os.PathLike | None = None) -> list[str]:
+    """Outlines of a file that cross themselves, a line each: which side of them is the lumen, nobody can say.
 
     Elsewhere such outlines are made valid, which may cost a vessel half of its lumen or join it to what is around.
 
+    Args:
+        path: GeoJSON, or annotations or a segmentation in DICOM.
+        slide: see :func:`~monai_ext.formats.annotation_files.read_features`.
+
     Raises:
-        InputError: as :func:`~monai_ext.formats.geojson.read_geojson`.
+        InputError: as :func:`~monai_ext.formats.annotation_files.read_features`.
     """
-    features = read_geojson(path)
+    features = read_features(path, slide)
     problems = []
     for number, (name, shape) in enumerate(zip(features.names, features.geometry, strict=True), start=1):
         reasons = shapely.is_valid_reason(shapely.get_parts(shape))
@@ -380,9 +392,17 @@ def crossing_outlines(path: str | os.PathLike) -> list[str]:
     return problems
 
 
-def _read_lumen(path: str | os.PathLike, shape: Sequence[int]) -> np.ndarray:
-    """A mask of a lumen, from an image or from GeoJSON that is drawn on ``H, W`` px."""
-    return rasterize(read_objects(path).objects, tuple(shape))[0] if is_geojson(path) else read_mask(path)
+def read_lumen(path: str | os.PathLike, shape: Sequence[int], image: str | os.PathLike) -> np.ndarray:
+    """A mask of a lumen, from an image or from outlines that are drawn on ``H, W`` px.
+
+    Args:
+        path: a mask; or GeoJSON, or annotations or a segmentation in DICOM.
+        shape: rows and columns of the vessel's image.
+        image: the vessel's image.
+    """
+    if not is_annotation(path):
+        return read_mask(path)
+    return rasterize(read_objects(path, slide=image).objects, tuple(shape))[0]
 
 
 def check_vessel_item(item: Mapping[str, Any]) -> list[str]:
@@ -394,14 +414,14 @@ def check_vessel_item(item: Mapping[str, Any]) -> list[str]:
         item: ``image``; ``label``, 0 healthy or 1 invaded; if there are any ``mask``, the lumen, of the image's size,
             and ``centroids`` of its cancerous cells.
     """
-    drawn = "mask" in item and is_geojson(item["mask"])
+    drawn = "mask" in item and is_annotation(item["mask"])
     problems = check_label_item({name: value for name, value in item.items() if name != "mask" or not drawn})
     if problems:
         return problems
     if "mask" in item:
         try:
-            lumen = _read_lumen(item["mask"], read_field(item["image"]).file_shape if drawn else ())
-            problems += crossing_outlines(item["mask"]) if drawn else []
+            lumen = read_lumen(item["mask"], read_field(item["image"]).file_shape if drawn else (), item["image"])
+            problems += crossing_outlines(item["mask"], item["image"]) if drawn else []
         except InputError as error:
             return [str(error)]
         if not lumen.any():

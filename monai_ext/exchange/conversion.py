@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from monai_ext.base.errors import InputError
-from monai_ext.exchange.dicom_source import dicom_frame, is_dicom_slide
 from monai_ext.exchange.registry import Exchange
 from monai_ext.exchange.results import Results
+from monai_ext.formats.dicom_levels import dicom_frame, is_dicom_slide
 from monai_ext.formats.geojson import geojson_stem
 
 __all__ = ["convert"]

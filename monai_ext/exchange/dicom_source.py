@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from monai_ext.base.dicom_heads import dicom_head
 from monai_ext.base.errors import InputError
 from monai_ext.base.version import __version__
 from monai_ext.exchange.results import Results
-from monai_ext.formats.dicom import HEADER, SLIDE_CLASS, SlideFrame, read_dicom, slide_frame
-from monai_ext.formats.dicom_levels import dicom_slide, slides_in
+from monai_ext.formats.dicom import SLIDE_CLASS, read_dicom
+from monai_ext.formats.dicom_levels import dicom_frame, is_dicom_slide
 
-__all__ = ["MAKER", "code_of", "dicom_frame", "is_dicom_slide", "new_uid", "source_image", "stated_name"]
+__all__ = ["MAKER", "code_of", "new_uid", "source_image", "stated_name"]
 
 #: Who writes the results, for highdicom.
 MAKER: dict[str, Any] = {
@@ -47,29 +46,6 @@ def source_image(results: Results) -> Any:
         if name not in data:
             setattr(data, name, "")
     return data
-
-
-def is_dicom_slide(path: Path) -> bool:
-    """Whether a file, or a folder with the files of one, is a slide in DICOM."""
-    if path.is_dir():
-        return bool(slides_in(path))
-    head = dicom_head(path)
-    return head is not None and head.is_slide
-
-
-def dicom_frame(path: Path) -> SlideFrame:
-    """The grid of a slide in DICOM.
-
-    Args:
-        path: one of its files, of which all in the same folder count, or the folder.
-
-    Raises:
-        InputError: no whole slide image, or those of several slides.
-    """
-    first = dicom_slide(path)
-    head = dicom_head(first)
-    files = [each for each in sorted(first.parent.iterdir()) if each.is_file() and dicom_head(each) == head]
-    return slide_frame({each: read_dicom(each, HEADER) for each in files})
 
 
 def _stand_in(results: Results) -> Any:

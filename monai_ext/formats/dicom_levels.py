@@ -13,12 +13,20 @@ import numpy as np
 
 from monai_ext.base.dicom_heads import dicom_head
 from monai_ext.base.errors import InputError
-from monai_ext.formats.dicom import load_pydicom, read_dicom, stated
+from monai_ext.formats.dicom import HEADER, SlideFrame, load_pydicom, read_dicom, slide_frame, stated
 from monai_ext.formats.level_base import Levels, paste
 from monai_ext.formats.resolution import resolution_of
 from monai_ext.formats.scanned import rgb_and_valid
 
-__all__ = ["DicomLevels", "check_dicom_slide", "dicom_slide", "files_of", "slides_in"]
+__all__ = [
+    "DicomLevels",
+    "check_dicom_slide",
+    "dicom_frame",
+    "dicom_slide",
+    "files_of",
+    "is_dicom_slide",
+    "slides_in",
+]
 
 _TAGS = (
     *("ImageType", "TotalPixelMatrixRows", "TotalPixelMatrixColumns", "TotalPixelMatrixFocalPlanes", "Rows", "Columns"),
@@ -90,6 +98,42 @@ def dicom_slide(path: Path) -> Path:
         named = ", ".join(slide.name for slide in slides[:5]) + (", ..." if len(slides) > 5 else "")
         raise InputError(path, "one slide (or the name of a file of the one that is meant)", f"{len(slides)}: {named}")
     return slides[0]
+
+
+def is_dicom_slide(path: Path) -> bool:
+    """Whether a file, or a folder with the files of one, is a slide in DICOM.
+
+    Examples:
+        >>> from monai_ext.formats.dicom_levels import is_dicom_slide
+        >>> is_dicom_slide(folder), is_dicom_slide(folder / "missing.dcm")
+        (False, False)
+    """
+    if path.is_dir():
+        return bool(slides_in(path))
+    head = dicom_head(path)
+    return head is not None and head.is_slide
+
+
+def dicom_frame(path: Path) -> SlideFrame:
+    """The grid of a slide in DICOM.
+
+    Args:
+        path: one of its files, of which all in the same folder count, or the folder.
+
+    Raises:
+        InputError: no whole slide image, or those of several slides.
+
+    Examples:
+        >>> from monai_ext.base.errors import InputError
+        >>> from monai_ext.formats.dicom_levels import dicom_frame
+        >>> try:
+        ...     dicom_frame(folder)
+        ... except InputError as error:
+        ...     print(error.expected)
+        an image
+    """
+    first = dicom_slide(path)
+    return slide_frame({each: read_dicom(each, HEADER) for each in files_of(first)})
 
 
 def _name(uid: str) -> str:

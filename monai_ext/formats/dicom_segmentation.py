@@ -17,32 +17,19 @@ from monai_ext.formats.dicom import (
     load_pydicom,
     read_dicom,
     referenced_images,
-    slide_frame,
     stated,
 )
 from monai_ext.formats.dicom_annotations import read_dicom_annotations
-from monai_ext.formats.dicom_levels import files_of, slides_in
+from monai_ext.formats.dicom_levels import dicom_frame, slides_in
 from monai_ext.formats.geojson import Features
-from monai_ext.formats.levels import check_size
+from monai_ext.formats.level_base import check_size
 from monai_ext.formats.outlines import label_map_to_polygons
 
-__all__ = ["SEGMENTATION_CLASSES", "is_dicom_objects", "read_dicom_objects", "read_dicom_segmentation"]
+__all__ = ["SEGMENTATION_CLASSES", "read_dicom_objects", "read_dicom_segmentation"]
 
 #: SOP classes: Segmentation, Label Map Segmentation.
 SEGMENTATION_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
-_SUFFIX = ".dcm"
 _PARALLEL = 1e-3
-
-
-def is_dicom_objects(path: str | os.PathLike) -> bool:
-    """Whether a file holds annotations or a segmentation in DICOM, by its name.
-
-    Examples:
-        >>> from monai_ext.formats.dicom_segmentation import is_dicom_objects
-        >>> is_dicom_objects("nuclei.dcm"), is_dicom_objects("nuclei.geojson")
-        (True, False)
-    """
-    return Path(path).suffix.lower() == _SUFFIX
 
 
 def read_dicom_objects(path: str | os.PathLike, frame: SlideFrame | None = None) -> Features:
@@ -76,7 +63,7 @@ def _frame_beside(path: Path, data: Any) -> SlideFrame | None:
     """The slide in a file's folder that has its coordinate system."""
     reference = str(data.get("FrameOfReferenceUID", ""))
     for first in slides_in(path.parent).values():
-        frame = slide_frame({file: read_dicom(file, HEADER) for file in files_of(first)})
+        frame = dicom_frame(first)
         if (reference and frame.frame_of_reference == reference) or {*referenced_images(data)} & {*frame.instances}:
             return frame
     return None

@@ -8,16 +8,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from monai_ext.base.dicom_heads import dicom_head
+from monai_ext.base.dicom_heads import dicom_head, taken_as_dicom
 from monai_ext.base.files import find_files
 from monai_ext.formats.dicom_levels import files_of
-from monai_ext.formats.suffixes import DICOM_SUFFIX, SUFFIXES, ZARR_SUFFIXES
+from monai_ext.formats.suffixes import SUFFIXES, ZARR_SUFFIXES
 
 __all__ = ["find_images", "is_image"]
 
 
 def is_image(path: str | os.PathLike) -> bool:
-    """Whether a path is that of an image by its name: a file, or an OME-Zarr folder.
+    """Whether a path is that of an image by its name: a file, DICOM without an ending too, or an OME-Zarr folder.
 
     Examples:
         >>> from monai_ext.formats.find import is_image
@@ -26,7 +26,9 @@ def is_image(path: str | os.PathLike) -> bool:
         (True, False, False)
     """
     path, named = Path(path), str(path).lower().endswith(SUFFIXES)
-    return named and (path.is_file() or (path.is_dir() and path.name.lower().endswith(ZARR_SUFFIXES)))
+    if not named:
+        return taken_as_dicom(path)
+    return path.is_file() or (path.is_dir() and path.name.lower().endswith(ZARR_SUFFIXES))
 
 
 def find_images(
@@ -59,7 +61,7 @@ def find_images(
     """
     folder = Path(folder)
     found = [path for path in find_files(folder, suffixes, skip) if not (leave_out and leave_out(path))]
-    heads = {path: dicom_head(path) for path in found if path.name.lower().endswith(DICOM_SUFFIX)}
+    heads = {path: dicom_head(path) for path in found if taken_as_dicom(path)}
     others = [path for path, head in heads.items() if head is not None and not head.is_slide]
     if others:
         print(f"{folder}: left out {len(others)} DICOM files that are no slides, as {others[0]}", file=sys.stderr)

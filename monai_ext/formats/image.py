@@ -13,12 +13,16 @@ import numpy as np
 import tifffile
 
 from monai_ext.base.errors import InputError
-from monai_ext.formats.levels import check_size, open_levels
+from monai_ext.formats.level_base import check_size
+from monai_ext.formats.levels import open_levels
 from monai_ext.formats.resolution import SAME_MPP, Scale, file_scale, warn_of_conflict
-from monai_ext.formats.suffixes import SLIDE_SUFFIXES, SUFFIXES, TIFF_SUFFIXES, VOLUME_SUFFIXES
+from monai_ext.formats.suffixes import MASK_SUFFIXES, SLIDE_SUFFIXES, SUFFIXES, TIFF_SUFFIXES, VOLUME_SUFFIXES
 from monai_ext.formats.volume import read_volume
+from monai_ext.formats.zarr_levels import read_zarr_labels, zarr_label
 
-__all__ = ["SAME_MPP", "SLIDE_SUFFIXES", "SUFFIXES", "TIFF_SUFFIXES", "Field", "read_field", "read_mask"]
+__all__ = ["SAME_MPP", "SLIDE_SUFFIXES", "SUFFIXES", "TIFF_SUFFIXES", "Field", "is_mask", "read_field", "read_mask"]
+
+_LARGEST = int(np.iinfo(np.int32).max)
 
 
 @dataclass(frozen=True)
@@ -129,17 +133,29 @@ def read_field(path: str | os.PathLike, mpp: float | None = None, target_mpp: fl
     )
 
 
+def is_mask(path: str | os.PathLike) -> bool:
+    """Whether :func:`read_mask` reads a path, by its name.
+
+    Examples:
+        >>> from monai_ext.formats.image import is_mask
+        >>> [is_mask(name) for name in ("a.tif", "a.ome.zarr", "a.ome.zarr/labels/nuclei", "a.geojson")]
+        [True, True, True, False]
+    """
+    return str(path).lower().endswith(MASK_SUFFIXES) or zarr_label(path) is not None
+
+
 def read_mask(path: str | os.PathLike) -> np.ndarray:
     """Read a mask or an instance map with the numbers it holds.
 
     Args:
-        path: PNG, BMP, TIFF, NIfTI, NRRD or MetaImage of any integer depth; of several channels the first is taken.
+        path: PNG, BMP, TIFF, NIfTI, NRRD or MetaImage of any integer depth, of which the first channel is taken of
+            several; an OME-Zarr with one label image, or one of its label images (``a.ome.zarr/labels/nuclei``).
 
     Returns:
         ``(H, W)`` of the file's integer type (uint8, uint16 or int32).
 
     Raises:
-        InputError: no such file, or not an image.
+        InputError: no such file, not an image, or numbers above 2,147,483,647.
 
     Examples:
         >>> import tifffile
@@ -152,6 +168,8 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
     try:
         if path.name.lower().endswith(VOLUME_SUFFIXES):
             array = _whole_numbers(read_volume(path)[0], path)
+        elif zarr_label(path):
+            array = _whole_numbers(read_zarr_labels(path), path)
         elif path.suffix.lower() in TIFF_SUFFIXES:  # not by MONAI's LoadImage: ITK makes 8-bit colours of one in tiles
             array = tifffile.imread(path)
         else:
@@ -164,6 +182,8 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
     if array is None:
         raise InputError(path, "a readable mask", "no such file" if not path.is_file() else "no image")
     array = array[..., 0] if array.ndim == 3 else array
+    if array.dtype.itemsize > 2 and array.max(initial=0) > _LARGEST:
+        raise InputError(path, f"a mask of numbers up to {_LARGEST}", f"{array.max()}")
     return array.astype(np.int32) if array.dtype.itemsize > 2 or array.dtype == np.int16 else array.astype(np.uint16)
 
 

@@ -14,7 +14,9 @@ from monai_ext.formats.pyramid import level_factors
 from monai_ext.formats.resolution import Resolution
 from monai_ext.formats.scanned import REACH, blank_unscanned, may_be_unscanned
 
-__all__ = ["Levels", "check_axes", "paste"]
+__all__ = ["Levels", "check_axes", "check_size", "paste"]
+
+_MOST_PIXELS = 500_000_000
 
 
 class Levels(ABC):
@@ -109,6 +111,27 @@ class Levels(ABC):
 
     def reopen(self) -> None:  # noqa: B027 - most need not
         """Make the file readable again after an error."""
+
+
+def check_size(path: Path, rows: int, cols: int) -> None:
+    """Whether so many px fit in memory as one field.
+
+    Raises:
+        InputError: more than 500 Mpx.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from monai_ext.base.errors import InputError
+        >>> from monai_ext.formats.level_base import check_size
+        >>> try:
+        ...     check_size(Path("slide.svs"), 40000, 60000)
+        ... except InputError as error:
+        ...     print(error.found)
+        60000 x 40000 px: cut out a region
+    """
+    if rows * cols > _MOST_PIXELS:
+        problem = f"{cols} x {rows} px: cut out a region"
+        raise InputError(path, f"at most {_MOST_PIXELS // 10**6} Mpx in one field", problem)
 
 
 def paste(canvas: np.ndarray, tile: np.ndarray, row: int, col: int) -> None:

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from monai_ext.base.errors import InputError
 from monai_ext.formats.dicom import is_dicom
 from monai_ext.formats.dicom_levels import DicomLevels, check_dicom_slide, dicom_slide
-from monai_ext.formats.level_base import Levels, check_axes, paste
+from monai_ext.formats.level_base import Levels, check_axes, check_size, paste
 from monai_ext.formats.pyramid import level_factors
 from monai_ext.formats.resolution import (
     Resolution,
@@ -44,7 +44,6 @@ __all__ = ["BACKENDS", "ImageLevels", "Levels", "TiffLevels", "WSILevels", "open
 BACKENDS = ("openslide", "cucim", "tifffile")
 _BOUNDS = ("y", "x", "height", "width")
 _TILE_BYTES = 64 << 20  # of decoded tiles that the tifffile backend holds in memory at once
-_MOST_PIXELS = 500_000_000
 _PHOTOMETRIC = tifffile.PHOTOMETRIC
 _ORIENTATION = ExifTags.Base.Orientation
 
@@ -356,17 +355,6 @@ def _turned(resolution: Resolution | None, orientation: int) -> Resolution | Non
     if resolution is None or orientation < 5:
         return resolution
     return replace(resolution, row=resolution.col, col=resolution.row)
-
-
-def check_size(path: Path, rows: int, cols: int) -> None:
-    """Whether so many px fit in memory as one field.
-
-    Raises:
-        InputError: more than 500 Mpx.
-    """
-    if rows * cols > _MOST_PIXELS:
-        problem = f"{cols} x {rows} px: cut out a region"
-        raise InputError(path, f"at most {_MOST_PIXELS // 10**6} Mpx in one field", problem)
 
 
 def _read_image(path: Path) -> tuple[np.ndarray, Resolution | None]:

@@ -20,14 +20,13 @@ from typing import Any
 import numpy as np
 import orjson
 
+from monai_ext.base.dicom_heads import taken_as_dicom
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
-from monai_ext.formats.dicom_segmentation import is_dicom_objects
 from monai_ext.formats.geojson import is_geojson
-from monai_ext.formats.image import read_mask
+from monai_ext.formats.image import is_mask, read_mask
 from monai_ext.formats.points import as_points
 from monai_ext.formats.roles import read_objects
-from monai_ext.formats.suffixes import MASK_SUFFIXES
 
 __all__ = ["read_points", "write_points"]
 
@@ -36,7 +35,11 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORE
 
 
 def read_points(
-    path: str | os.PathLike, xy: bool = False, classes: Sequence[str] | None = None, split_parts: bool = False
+    path: str | os.PathLike,
+    xy: bool = False,
+    classes: Sequence[str] | None = None,
+    split_parts: bool = False,
+    slide: str | os.PathLike | None = None,
 ) -> np.ndarray:
     """Read points from a CSV, JSON or QuPath GeoJSON file, or from a mask of the figures.
 
@@ -53,6 +56,7 @@ def read_points(
         classes: names of the GeoJSON classifications to keep; ``None`` keeps every object. Other formats have none.
         xy: the columns of a CSV without a header are ``x,y`` (col,row), as in MITOS-ATYPIA 2014.
         split_parts: of GeoJSON, every part of a MultiPolygon is an object of its own.
+        slide: the image that they are of; see :func:`~monai_ext.formats.annotation_files.read_features`.
 
     Returns:
         ``(N, 2)`` float32, rows ``row, col`` in pixels; whole numbers are pixel centres, also for GeoJSON.
@@ -69,10 +73,10 @@ def read_points(
     """
     path = Path(path)
     kind = path.suffix.lower()
-    if path.name.lower().endswith(MASK_SUFFIXES):
+    if is_mask(path):
         return _centroids(path)
-    if is_dicom_objects(path):
-        objects = read_objects(path, split=split_parts, areas=False).objects
+    if taken_as_dicom(path):
+        objects = read_objects(path, split=split_parts, areas=False, slide=slide).objects
         return objects.of_classes(classes).points().astype(np.float32)
     if kind != ".csv" and not is_geojson(path):
         raise InputError(path, "points in a .csv, .json or .geojson file", repr(path.suffix or "no suffix"))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from monai_ext.base.dicom_heads import taken_as_dicom
 from monai_ext.base.errors import InputError
 from monai_ext.formats.torn import check_whole
 
@@ -63,7 +64,7 @@ def read_radiograph(path: str | os.PathLike) -> Radiograph:
     path = Path(path)
     if not path.is_file():
         raise InputError(path, "a radiograph", "no such file")
-    if path.suffix.lower() == ".dcm":
+    if taken_as_dicom(path):
         return _read_dicom(path)
     check_whole(path)
     image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)

@@ -18,8 +18,8 @@ import numpy as np
 import shapely
 
 from monai_ext.base.errors import InputError
-from monai_ext.formats.dicom_segmentation import is_dicom_objects, read_dicom_objects
-from monai_ext.formats.geojson import Features, parse_geojson, read_geojson
+from monai_ext.formats.annotation_files import read_features
+from monai_ext.formats.geojson import Features, parse_geojson
 from monai_ext.formats.outlines import valid_areas
 
 __all__ = [
@@ -65,6 +65,7 @@ def read_objects(
     split: bool = False,
     areas: bool = True,
     data: bytes | None = None,
+    slide: str | os.PathLike | None = None,
 ) -> Annotated:
     """Read GeoJSON, or annotations or a segmentation in DICOM, as objects that can be counted and regions around them.
 
@@ -77,13 +78,13 @@ def read_objects(
         areas: only what has an area counts; else points do too, and of an object that is marked by a point and
             outlined besides the point.
         data: what the file holds, where it was read already.
+        slide: see :func:`~monai_ext.formats.annotation_files.read_features`.
 
     Returns:
         The objects and the regions, in the file's order.
 
     Raises:
-        InputError: as :func:`~monai_ext.formats.geojson.read_geojson` and
-            :func:`~monai_ext.formats.dicom_segmentation.read_dicom_objects`.
+        InputError: as :func:`~monai_ext.formats.annotation_files.read_features`.
 
     Examples:
         >>> import shapely
@@ -95,10 +96,7 @@ def read_objects(
         >>> len(objects), len(regions)
         (2, 1)
     """
-    if data is None and is_dicom_objects(path):
-        features = read_dicom_objects(path)
-    else:
-        features = read_geojson(path) if data is None else parse_geojson(data, path)
+    features = read_features(path, slide) if data is None else parse_geojson(data, path)
     objects, regions = split_roles(countable(features, path, split, areas), path)
     if nuclei:
         objects = with_nuclei(objects)
@@ -255,15 +253,18 @@ def labelling(features: Features, nuclei: bool = False) -> Features:
     return features[~np.isin(features.object_types, ("tmaCore", "root"))]
 
 
-def read_areas(path: str | os.PathLike, classes: Sequence[str] | None = None) -> Features:
+def read_areas(
+    path: str | os.PathLike, classes: Sequence[str] | None = None, slide: str | os.PathLike | None = None
+) -> Features:
     """Read the areas that people drew around tissue, such as tumour.
 
     Annotations, not the detections in them, where a file has both; cores of tissue microarrays are none. An annotation
     without a class, or one that QuPath ignores (``Region*``), around others that have one is left out.
 
     Args:
-        path: GeoJSON.
+        path: GeoJSON, or annotations or a segmentation in DICOM.
         classes: names of the classifications that count; None for all.
+        slide: see :func:`~monai_ext.formats.annotation_files.read_features`.
 
     Returns:
         Valid areas, in the file's order.
@@ -282,7 +283,7 @@ def read_areas(path: str | os.PathLike, classes: Sequence[str] | None = None) ->
         >>> [shape.area for shape in read_areas(path).geometry]
         [2500.0]
     """
-    features = countable(read_geojson(path), path)
+    features = countable(read_features(path, slide), path)
     drawn = features.object_types == "annotation"
     features = features[drawn] if drawn.any() else split_roles(features, path).objects
     if classes is not None:

@@ -1,7 +1,8 @@
-"""OME-Zarr (NGFF 0.4 and 0.5) as a slide: a folder, or one in a ZIP archive, read by zarr."""
+"""OME-Zarr (NGFF 0.4 and 0.5) as a slide, and label images in it: a folder, or one in a ZIP archive, read by zarr."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from monai_ext.base.errors import InputError
-from monai_ext.formats.level_base import Levels, check_axes
+from monai_ext.formats.level_base import Levels, check_axes, check_size
 from monai_ext.formats.resolution import MICRONS_PER, Resolution, resolution_of
 from monai_ext.formats.scanned import rgb_and_valid
+from monai_ext.formats.suffixes import ZARR_SUFFIXES
 
-__all__ = ["ZarrLevels"]
+__all__ = ["ZarrLevels", "read_zarr_labels", "zarr_label"]
 
 _PLANE = ("y", "x")
+_LABELS = "labels"
 
 
 class ZarrLevels(Levels):
@@ -47,17 +50,9 @@ class ZarrLevels(Levels):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
-            zarr = import_module("zarr")
-        except ImportError as error:
-            raise InputError(path, "zarr to read it (pip install 'monai_ext[zarr]')", "no such package") from error
-        group, metadata = _image(_root(zarr, path), path)
+        group, metadata = _image(_root(path), path)
         image = metadata["multiscales"][0]
-        axes = [axis["name"] if isinstance(axis, Mapping) else str(axis) for axis in image.get("axes") or "tczyx"]
-        datasets = image["datasets"]
-        arrays = [_array(group, str(dataset["path"]), path) for dataset in datasets]
-        if len(axes) != arrays[0].ndim or not {*_PLANE} <= set(axes) or any(each.ndim != len(axes) for each in arrays):
-            raise InputError(path, "an axis for each dimension, y and x among them", f"axes {', '.join(axes)}")
+        axes, arrays = _arrays(group, image, path)
         check_axes(path, "".join(axes).upper(), arrays[0].shape, arrays[0].dtype)
         self._axes = axes
         sizes, tiles = (
@@ -76,8 +71,105 @@ class ZarrLevels(Levels):
         return rgb_and_valid(np.ascontiguousarray(pixels), self._path)
 
 
-def _root(zarr: Any, path: Path) -> Any:
+def zarr_label(path: str | os.PathLike) -> tuple[Path, str] | None:
+    """The OME-Zarr that a path lies in, and the label image in it that the path names, by its name alone.
+
+    Returns:
+        The folder or archive, and the group in it: empty for the whole; ``None`` for any other path.
+
+    Examples:
+        >>> from monai_ext.formats.zarr_levels import zarr_label
+        >>> [zarr_label(name) and zarr_label(name)[1] for name in ("a.zarr", "a.zarr/labels/nuclei", "a.zarr/0", "a")]
+        ['', 'labels/nuclei', None, None]
+    """
+    path = Path(path)
+    for whole in (path, *path.parents):
+        if whole.name.lower().endswith(ZARR_SUFFIXES):
+            inside = path.relative_to(whole).parts
+            return (whole, "/".join(inside)) if not inside or _LABELS in inside else None
+    return None
+
+
+def read_zarr_labels(path: Path) -> np.ndarray:
+    """Read a label image at full resolution: the one that an image has, or an OME-Zarr that is one itself.
+
+    Args:
+        path: the OME-Zarr, or a label image in it (``a.ome.zarr/labels/nuclei``).
+
+    Returns:
+        ``(H, W)`` numbers, of the array's type.
+
+    Raises:
+        InputError: zarr is not installed, no such label image, several of which none is named, several planes, or more
+            than 500 Mpx.
+
+    Examples:
+        >>> from monai_ext.base.errors import InputError
+        >>> from monai_ext.formats.zarr_levels import read_zarr_labels
+        >>> (folder / "slide.ome.zarr").mkdir()
+        >>> try:
+        ...     read_zarr_labels(folder / "slide.ome.zarr" / "labels" / "nuclei")
+        ... except InputError as error:
+        ...     print(error.expected)
+        an OME-Zarr (.zgroup or zarr.json)
+    """
+    whole, inside = zarr_label(path) or (path, "")
+    root = _root(whole)
+    group = _label_group(root, inside, path)
+    axes, arrays = _arrays(group, _metadata(group)["multiscales"][0], path)
+    shape = dict(zip(axes, arrays[0].shape, strict=True))
+    if any(shape[axis] != 1 for axis in axes if axis not in _PLANE):
+        raise InputError(path, "labels of one plane", ", ".join(f"{axis} {size}" for axis, size in shape.items()))
+    check_size(path, shape["y"], shape["x"])
+    labels = np.asarray(arrays[0][tuple(slice(None) if axis in _PLANE else 0 for axis in axes)])
+    return labels if axes.index("y") < axes.index("x") else labels.T
+
+
+def _label_group(root: Any, inside: str, path: Path) -> Any:
+    """The group of the label image that is meant.
+
+    Raises:
+        InputError: there is none, or one has to be named.
+    """
+    if inside and inside not in root:
+        raise InputError(path, "a label image of that name", "none")
+    group = root[inside] if inside else root
+    if not inside and "bioformats2raw.layout" in _metadata(root) and "0" in root:
+        group = root["0"]
+    metadata = _metadata(group)
+    if hasattr(group, "shape"):
+        raise InputError(path, "the group of a label image", "an array: name the folder that it lies in")
+    labels = group if _LABELS in metadata else group.get(_LABELS)
+    names = [str(name) for name in (_metadata(labels).get(_LABELS) or ())] if labels is not None else []
+    if len(names) == 1 and names[0] in labels:
+        group, metadata = labels[names[0]], _metadata(labels[names[0]])
+    elif names:
+        listed = ", ".join(f"labels/{name}" for name in names)
+        raise InputError(path, "one label image, or the path of the one that is meant", listed)
+    if not metadata.get("multiscales"):
+        raise InputError(path, "a label image (multiscales)", "none in its metadata")
+    return group
+
+
+def _arrays(group: Any, image: Mapping[str, Any], path: Path) -> tuple[list[str], list[Any]]:
+    """The names of the axes of an image, and its levels.
+
+    Raises:
+        InputError: they do not fit each other.
+    """
+    axes = [axis["name"] if isinstance(axis, Mapping) else str(axis) for axis in image.get("axes") or "tczyx"]
+    arrays = [_array(group, str(dataset["path"]), path) for dataset in image["datasets"]]
+    if len(axes) != arrays[0].ndim or not {*_PLANE} <= set(axes) or any(each.ndim != len(axes) for each in arrays):
+        raise InputError(path, "an axis for each dimension, y and x among them", f"axes {', '.join(axes)}")
+    return axes, arrays
+
+
+def _root(path: Path) -> Any:
     """The group that a folder or an archive is."""
+    try:
+        zarr = import_module("zarr")
+    except ImportError as error:
+        raise InputError(path, "zarr to read it (pip install 'monai_ext[zarr]')", "no such package") from error
     try:
         store = zarr.storage.ZipStore(path, mode="r") if path.is_file() else str(path)
         return zarr.open_group(store, mode="r")

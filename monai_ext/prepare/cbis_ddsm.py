@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from monai_ext.base.dicom_heads import taken_as_dicom
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import find_files, write_png
 from monai_ext.base.flags import as_flag
@@ -67,7 +68,7 @@ class _Mammogram(Sample):
 
     def write(self, dst: Path, link: bool) -> dict[str, object]:
         """The image as 8-bit PNG, or the file itself where it is no DICOM; its masses as one mask, 0 and 255."""
-        is_dicom = self.image.suffix.lower() == ".dcm"
+        is_dicom = taken_as_dicom(self.image)
         entry: dict[str, object] = {
             "image": f"images/{self.name}{'.png' if is_dicom else self.image.suffix}",
             "label": f"labels/{self.name}.png",

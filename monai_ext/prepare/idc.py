@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 
+from monai_ext.base.dicom_heads import taken_as_dicom
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import find_files
 from monai_ext.base.threads import cache_in_threads, in_threads
@@ -123,7 +124,7 @@ def _slides(src: Path, skip: str | os.PathLike, target_mpp: float | None, proble
     """The slides that have an annotation."""
     # of each series one file is found, but all of them are read
     folders = sorted({path.parent for path in find_files(src, (".dcm",), skip)})
-    paths = [path for folder in folders for path in sorted(folder.glob("*.[dD][cC][mM]"))]
+    paths = [path for folder in folders for path in sorted(folder.iterdir()) if taken_as_dicom(path)]
     if paths:
         load_pydicom(src)
     series: dict[str, dict[Path, Any]] = {}

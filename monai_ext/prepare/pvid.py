@@ -6,7 +6,7 @@ Zhang et al. (CVPR 2023, section 4) released no data; own data of vessels is to 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,14 @@ from monai_ext.base.errors import InputError
 from monai_ext.base.files import write_png
 from monai_ext.base.flags import as_flag
 from monai_ext.data.split import DEAL_60_20_20, PARTS, part_of, random_split
-from monai_ext.data.vessels import SlideVessels, crossing_outlines, keep_lumen, outlines_beside
+from monai_ext.data.vessels import SlideVessels, crossing_outlines, keep_lumen, outlines_beside, read_lumen
+from monai_ext.formats.annotation_files import annotation_stem, find_annotations, is_annotation, read_features
 from monai_ext.formats.find import find_images
-from monai_ext.formats.geojson import Features, geojson_stem, is_geojson, rasterize, read_geojson
-from monai_ext.formats.image import read_field, read_mask
+from monai_ext.formats.geojson import Features
+from monai_ext.formats.image import read_field
 from monai_ext.formats.point_files import write_points
 from monai_ext.formats.points import points_outside
-from monai_ext.formats.roles import read_objects
-from monai_ext.formats.suffixes import SUFFIXES, image_suffix, without_suffix
+from monai_ext.formats.suffixes import DICOM_SUFFIX, SUFFIXES, image_suffix
 from monai_ext.prepare.common import prepare
 from monai_ext.prepare.samples import LabelledSample, Sample, copy_or_link, labels_per_group
 
@@ -36,6 +36,7 @@ __all__ = ["prepare_pvid"]
 _LABELS = {"0": 0, "healthy": 0, "1": 1, "mvi": 1}
 _LOCATING = "locating"  # the list of section 4's "locating test part"
 _UNMARKED = np.zeros((0, 2))
+_MASKS = tuple(suffix for suffix in SUFFIXES if suffix != DICOM_SUFFIX)  # in which masks are annotations
 
 
 @dataclass
@@ -44,7 +45,7 @@ class _VesselImage(LabelledSample):
 
     Args:
         image: its image.
-        lumen: PNG or GeoJSON of its lumen; None if the tissue around it was removed.
+        lumen: PNG, GeoJSON or DICOM of its lumen; None if the tissue around it was removed.
         centroids: ``(N, 2)`` ``row, col`` of its cancerous cells; None where none were marked.
         mpp: um per pixel, if known.
     """
@@ -61,8 +62,9 @@ class _VesselImage(LabelledSample):
         try:
             shape = read_field(self.image).file_shape
             if self.lumen is not None:
-                keep_lumen(np.zeros((1, *shape), np.uint8), self._mask(shape), self.lumen)
-            crossing = crossing_outlines(self.lumen) if self.lumen is not None and is_geojson(self.lumen) else []
+                keep_lumen(np.zeros((1, *shape), np.uint8), read_lumen(self.lumen, shape, self.image), self.lumen)
+            drawn = self.lumen is not None and is_annotation(self.lumen)
+            crossing = crossing_outlines(self.lumen, self.image) if drawn else []
         except InputError as error:
             return [str(error)]
         if crossing:
@@ -79,16 +81,11 @@ class _VesselImage(LabelledSample):
         if self.lumen is not None:
             entry["mask"] = f"masks/{self.name}.png"
             shape = read_field(self.image).file_shape
-            write_png(dst / entry["mask"], (self._mask(shape) != 0).astype(np.uint8) * 255)
+            write_png(dst / entry["mask"], (read_lumen(self.lumen, shape, self.image) != 0).astype(np.uint8) * 255)
         if self.centroids is not None:
             entry["centroids"] = f"centroids/{self.name}.csv"
             write_points(dst / entry["centroids"], self.centroids)
         return entry | ({} if self.mpp is None else {"mpp": self.mpp})
-
-    def _mask(self, shape: tuple[int, int]) -> np.ndarray:
-        if is_geojson(self.lumen):
-            return rasterize(read_objects(self.lumen).objects, shape)[0]
-        return read_mask(self.lumen)
 
 
 @dataclass
@@ -143,15 +140,16 @@ def prepare_pvid(src: str | os.PathLike, dst: str | os.PathLike, *, split_parts:
 
         slides/<slide>.svs        or any other format of slides or images
         slides/<slide>_vessels.geojson   polygons in pixels of level 0 along each lumen, of class healthy or MVI, and
-                                  optionally a point on each cancerous cell of some of the invaded ones
+                                  optionally a point on each cancerous cell of some of the invaded ones; or
+                                  <slide>_vessels.dcm, annotations or a segmentation in DICOM
         centroids.csv             optional, besides or in place of points: columns slide, row, col in pixels of level 0
 
     or, where they are images already::
 
         labels.csv                columns vessel, slide, label, optionally split, mpp
         images/<vessel>.png       or JPEG, BMP, TIFF: a crop about one vessel
-        masks/<vessel>.png        its lumen, of the image's size; or <vessel>.geojson in pixels of the image. Without
-                                  this folder the images count as free of tissue around the vessel
+        masks/<vessel>.png        its lumen, of the image's size; or <vessel>.geojson or .dcm in pixels of the image.
+                                  Without this folder the images count as free of tissue around the vessel
         centroids.csv             optional: columns vessel, row, col, a line for each cancerous cell
 
     ``label`` is 0 (or healthy) or 1 (or MVI). ``split`` (training, validation, test, locating) is used if it is filled
@@ -181,8 +179,9 @@ def prepare_pvid(src: str | os.PathLike, dst: str | os.PathLike, *, split_parts:
         table = _read_table(folder / "labels.csv", ("vessel", "slide", "label"), problems)
         if table is None:
             return []
-        images = _by_name(folder / "images", SUFFIXES, dst, problems)
-        masks = _by_name(folder / "masks", (*SUFFIXES, ".geojson", ".json", ".gz"), dst, problems)
+        images = _by_name(find_images(folder / "images", dst), problems)
+        drawn = find_annotations(folder / "masks", dst)
+        masks = _by_name([*find_images(folder / "masks", dst, _MASKS), *drawn], problems)
         problems += _unlike(folder, table, images, masks)
         stated.update(_stated_parts(folder / "labels.csv", table, problems))
         centroids = _read_centroids(folder / "centroids.csv", "vessel", set(table["vessel"]), problems)
@@ -197,13 +196,13 @@ def prepare_pvid(src: str | os.PathLike, dst: str | os.PathLike, *, split_parts:
 def _of_slides(folder: Path, skip: str | os.PathLike, split_parts: bool, problems: list[str]) -> list[_SlideVessel]:
     """The outlined vessels of slides, each with the label that its outline's class says and the cells marked in it."""
     samples: list[_SlideVessel] = []
-    images = _by_name(folder, SUFFIXES, skip, problems)
+    images = _by_name(find_images(folder, skip), problems)
     listed = _read_centroids(folder.parent / "centroids.csv", "slide", set(images), problems)
     for name, path in images.items():
         outlines = outlines_beside(path) or path.with_name(f"{name}_vessels.geojson")
         try:
             vessels = SlideVessels(path, outlines, split_parts=split_parts)
-            crossing, points = crossing_outlines(outlines), _points_on(outlines)
+            crossing, points = crossing_outlines(outlines, path), _points_on(outlines, path)
         except InputError as error:
             problems.append(str(error))
             continue
@@ -227,9 +226,9 @@ def _of_slides(folder: Path, skip: str | os.PathLike, split_parts: bool, problem
     return samples
 
 
-def _points_on(outlines: Path) -> np.ndarray:
+def _points_on(outlines: Path, slide: Path) -> np.ndarray:
     """The points ``(N, 2)`` ``row, col`` of a file of outlines, px of level 0."""
-    parts = shapely.get_parts(read_geojson(outlines).geometry)
+    parts = shapely.get_parts(read_features(outlines, slide).geometry)
     return Features(parts[shapely.get_type_id(parts) == shapely.GeometryType.POINT]).points()
 
 
@@ -257,13 +256,11 @@ def _read_table(path: Path, columns: tuple[str, ...], problems: list[str]) -> pd
     return table.apply(lambda column: column.str.strip())
 
 
-def _by_name(folder: Path, suffixes: tuple[str, ...], skip: str | os.PathLike, problems: list[str]) -> dict[str, Path]:
-    """The files of a folder by their names without suffix."""
+def _by_name(paths: Iterable[Path], problems: list[str]) -> dict[str, Path]:
+    """Files by their names without suffix."""
     files: dict[str, Path] = {}
-    for path in find_images(folder, skip, suffixes):
-        if path.suffix.lower() == ".gz" and not is_geojson(path) and not path.name.lower().endswith(SUFFIXES):
-            continue
-        name = geojson_stem(path) if is_geojson(path) else without_suffix(path).name
+    for path in paths:
+        name = annotation_stem(path)
         if name in files:
             problems.append(f"{path}: expected one file of each name, found {files[name].name} too")
         files[name] = path

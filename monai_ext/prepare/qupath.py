@@ -15,12 +15,13 @@ import numpy as np
 import shapely
 
 from monai_ext.base.errors import InputError
-from monai_ext.base.files import find_files, write_png
+from monai_ext.base.files import write_png
 from monai_ext.base.flags import as_flag
 from monai_ext.base.threads import cache_in_threads, in_threads
 from monai_ext.formats.annotation_checks import Identities, misfits, spelling_problems
+from monai_ext.formats.annotation_files import annotation_stem, find_annotations, read_features
 from monai_ext.formats.find import find_images
-from monai_ext.formats.geojson import Features, class_numbers, geojson_stem, is_geojson, read_geojson, write_geojson
+from monai_ext.formats.geojson import Features, class_numbers, write_geojson
 from monai_ext.formats.outlines import polygons_to_label_map
 from monai_ext.formats.roles import countable, labelling, read_objects
 from monai_ext.formats.suffixes import without_suffix
@@ -38,7 +39,6 @@ __all__ = ["QUALITIES", "CutOptions", "prepare_qupath"]
 #: Weak and strong synthetic annotations, expert annotations.
 QUALITIES = ("wsa", "ssa", "ea")
 _SOURCE_OF_INSTANCES = ("ssa", "wsa", "ea")  # experts outline some nuclei only
-_GEOJSON = (".geojson", ".json", ".gz")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class _Place(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Slide:
-    """A slide, or an image, and the GeoJSON of each quality of annotation."""
+    """A slide, or an image, and the file of each quality of annotation."""
 
     path: Path
     annotations: Mapping[str, Path]
@@ -220,7 +220,7 @@ def prepare_qupath(
     max_nucleus_um2: float = 1000.0,
     **options: Any,
 ) -> Path:
-    """Cut up slides or images, with what QuPath exported of them as GeoJSON.
+    """Cut up slides or images, with what QuPath exported of them as GeoJSON, or with annotations in DICOM.
 
     Preprocessing 1 of Haberova et al. (section 4.1): of a slide the fragments of tissue are kept, by their bounding
     boxes, at full, half and quarter resolution, and divided into squares of at most 512 px without overlap, all of them
@@ -233,13 +233,13 @@ def prepare_qupath(
     found or counted. Outlines are drawn by pixel centres; nuclei with a class that is not among ``classes``, or without
     one, have an instance and no class. Of QuPath's cells the nucleus' outline counts where there is one. Regions that
     were drawn around nuclei (:func:`~monai_ext.formats.roles.split_roles`) are none, nor is what is larger than a
-    nucleus can be. A slide that has no GeoJSON is left out.
+    nucleus can be. A slide that has no annotation is left out.
 
     Args:
         src: the folder with the slides or images.
         dst: the folder to write.
-        wsa: the folder with ``<slide>.geojson`` (or ``.geojson.gz``) of weak synthetic annotations; by default
-            ``<src>/wsa`` if it exists.
+        wsa: the folder with ``<slide>.geojson`` (or ``.geojson.gz``) of weak synthetic annotations, or
+            ``<slide>.dcm``, annotations or a segmentation in DICOM; by default ``<src>/wsa`` if it exists.
         ssa: the same of strong synthetic annotations.
         ea: the same of expert annotations.
         classes: their names in QuPath in the order of their numbers, or ``{class: [names in QuPath]}``; None: every
@@ -262,7 +262,7 @@ def prepare_qupath(
         The path of ``dataset.json``.
 
     Raises:
-        DataListError: with every slide and every GeoJSON that cannot be read, annotations of another slide (objects
+        DataListError: with every slide and every annotation that cannot be read, annotations of another slide (objects
             beyond the image, or that are in another slide's file), in micrometres, and classes that are spelled in two
             ways.
     """
@@ -308,7 +308,7 @@ def _folders(src: Path, folders: Mapping[str, str | os.PathLike | None]) -> dict
         if path.is_dir():
             existing[name] = path
         elif folder is not None:
-            raise InputError(name, "a folder of GeoJSON files", repr(str(folder)))
+            raise InputError(name, "a folder of GeoJSON or DICOM files", repr(str(folder)))
     return existing
 
 
@@ -327,8 +327,8 @@ def _slides(
             problems.append(f"{path}: expected one image of this name, found also {images[name]}")
     annotations: dict[str, dict[str, Path]] = {}
     for quality, folder in folders.items():
-        for path in filter(is_geojson, find_files(folder, _GEOJSON, dst)):
-            stem = geojson_stem(path)
+        for path in find_annotations(folder, dst):
+            stem = annotation_stem(path)
             name = stem if stem in images else without_suffix(stem).name  # QuPath may keep the image's suffix
             if name not in images:
                 problems.append(f"{path}: expected its slide or image in {src}, found none")
@@ -411,7 +411,7 @@ def _reader(slide: _Slide, scale: int) -> SlideReader:
 def _nuclei(slide: _Slide) -> tuple[Features, shapely.STRtree]:
     """The outlines that nuclei are drawn by."""
     path, most = slide.annotations[slide.quality], slide.options.max_nucleus_um2
-    objects = read_objects(path, nuclei=True, split=slide.options.split_parts).objects
+    objects = read_objects(path, nuclei=True, split=slide.options.split_parts, slide=slide.path).objects
     parts, owner = shapely.get_parts(objects.geometry, return_index=True)
     largest = np.zeros(len(objects))  # one object may be all the nuclei of a class
     np.maximum.at(largest, owner, shapely.area(parts) * _file_mpp(_reader(slide, 1)) ** 2)
@@ -431,7 +431,8 @@ def _nuclei(slide: _Slide) -> tuple[Features, shapely.STRtree]:
 def _labels(slide: _Slide, quality: str) -> tuple[Features, shapely.STRtree]:
     """What an annotation says of the classes of nuclei."""
     path = slide.annotations[quality]
-    features = labelling(countable(read_geojson(path), path, slide.options.split_parts, areas=False), nuclei=True)
+    features = countable(read_features(path, slide.path), path, slide.options.split_parts, areas=False)
+    features = labelling(features, nuclei=True)
     return features, shapely.STRtree(features.geometry)
 
 

@@ -114,7 +114,8 @@ def choose_templates(
     else:
         field = read_field(image, mpp, target_mpp)
         classes = [classes] if isinstance(classes, str) else classes
-        cells = read_points(points, classes=classes, split_parts=as_flag(split_parts, "split_parts"))
+        split_parts = as_flag(split_parts, "split_parts")
+        cells = read_points(points, classes=classes, split_parts=split_parts, slide=image)
         templates = _from_points(field, cells.astype(np.float64), size, points)
     find = KCFPseudoMask(templates, **filter_options)
     images = [show] if isinstance(show, (str, os.PathLike)) else show or [image]

@@ -22,7 +22,8 @@ from monai_ext.base.errors import DataListError, InputError
 from monai_ext.base.files import atomic_path
 from monai_ext.base.flags import as_flag
 from monai_ext.formats.annotation_checks import Identities, same_unit, spelling_problems
-from monai_ext.formats.geojson import Features, geojson_stem, is_geojson
+from monai_ext.formats.annotation_files import annotation_stem, find_annotations
+from monai_ext.formats.geojson import Features
 from monai_ext.formats.outlines import polygons_to_label_map
 from monai_ext.formats.roles import Annotated, read_objects, with_nuclei
 from monai_ext.metrics.bootstrap import Interval, bootstrap_ci
@@ -60,9 +61,10 @@ def compare_cells(
     the reference lie in its regions, results outside these are left out, as nobody looked there.
 
     Args:
-        results: a GeoJSON file (``.geojson``, ``.json``, or these with ``.gz``), a folder of them, or ``{name: file
-            or folder, ...}`` for several side by side.
-        reference: a GeoJSON file, or a folder of files of the same names.
+        results: a GeoJSON file (``.geojson``, ``.json``, or these with ``.gz``), annotations or a segmentation in DICOM
+            with their slide in the same folder, a folder of such files, or ``{name: file or folder, ...}`` for several
+            side by side.
+        reference: such a file, or a folder of files of the same names.
         dst: folder to write: ``scores.csv``, ``metrics.json``, ``agreement.png``, ``report.html``.
         radius_px: of the centroids, px of level 0.
         scale: px of level 0 per px that the outlines are drawn with.
@@ -74,7 +76,7 @@ def compare_cells(
         the path of ``metrics.json``.
 
     Raises:
-        InputError: files that are missing or no GeoJSON, or no outlines in the reference.
+        InputError: files that are missing or hold no objects, or no outlines in the reference.
         DataListError: files of different images or in different units, and classes that are spelled in two ways.
     """
     named = {Path(results).stem: results} if isinstance(results, str | Path) else dict(results)
@@ -144,11 +146,11 @@ def _matched(results: Path, reference: Path) -> list[tuple[str, Path, Path]]:
     """Name, result and reference of each image; of those that both have, if the reference is a folder."""
     if reference.is_file():
         if results.is_dir():
-            name = geojson_stem(reference)
+            name = annotation_stem(reference)
             results = _files(results).get(name, results / f"{name}.geojson")
-        return [(geojson_stem(reference), results, reference)]
+        return [(annotation_stem(reference), results, reference)]
     if not reference.is_dir():
-        raise InputError(reference, "a GeoJSON file or a folder of them (--reference)", "nothing there")
+        raise InputError(reference, "a GeoJSON or DICOM file, or a folder of them (--reference)", "nothing there")
     if not results.is_dir():
         raise InputError(results, "a folder of results, as the reference is one", "no folder")
     predicted, true = _files(results), _files(reference)
@@ -159,11 +161,11 @@ def _matched(results: Path, reference: Path) -> list[tuple[str, Path, Path]]:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    paths = sorted(p for p in folder.rglob("*") if is_geojson(p) and p.name not in _NOT_OBJECTS)
-    repeated = [name for name, number in Counter(map(geojson_stem, paths)).items() if number > 1]
+    paths = [path for path in find_annotations(folder) if path.name not in _NOT_OBJECTS]
+    repeated = [name for name, number in Counter(map(annotation_stem, paths)).items() if number > 1]
     if repeated:
         raise InputError(folder, "files of different names", f"several named {repeated[0]}")
-    return {geojson_stem(path): path for path in paths}
+    return {annotation_stem(path): path for path in paths}
 
 
 def _in_regions(results: Features, reference: Annotated) -> np.ndarray:

@@ -44,7 +44,7 @@ def evaluate_slides(
     Args:
         results: folder of ``summary.csv``.
         reference: ``slides.json`` as ``prepare camelyon16`` writes it: a list of ``image``, ``label`` (0 or 1),
-            ``annotation`` (GeoJSON in level-0 pixels, or null) and ``part``. Slides are matched by their names.
+            ``annotation`` (GeoJSON in level-0 pixels, DICOM, or null) and ``part``. Slides are matched by their names.
         dst: folder to write: ``metrics.json``, ``slides.csv``, ``froc.csv``, ``report.html``.
         part: which of the slides count; ``"all"`` for all.
         mask_um: um/px of the mask that lesions are drawn in; Camelyon16's level 5 has 7.8.
@@ -170,7 +170,7 @@ def _lesions(
     shape = tuple(int(np.ceil(side / scale)) for side in plan["level0_shape"])
     on_file = file_scale(scale, tuple(plan.get("stretch", (1, 1))))  # places and annotations are in px of the file
     path = folder / entry["annotation"]
-    areas = read_areas(path, classes)
+    areas = read_areas(path, classes, folder / entry["image"])
     if not len(areas):
         raise InputError(path, f"outlines of {' or '.join(classes or ['tumour'])}", "none")
     tumour = rasterize(areas, shape, scale=on_file)[0] > 0

@@ -15,7 +15,7 @@ from monai.transforms import MapTransform
 from monai_ext.base.errors import InputError
 from monai_ext.data.geometry import image_affine
 from monai_ext.formats.image import read_field, read_mask
-from monai_ext.transforms.points import LoadPointsd
+from monai_ext.transforms.points import LoadPoints
 
 __all__ = ["LoadFieldd"]
 
@@ -80,18 +80,18 @@ class LoadFieldd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace paths by what they hold."""
         d = dict(data)
-        scale, shape, valid = 1.0, None, None
+        scale, shape, valid, path = 1.0, None, None, None
         for key in self.key_iterator(d):
-            field = read_field(d[key], self.mpp or d.get("mpp"), self.target_mpp)
+            path = d[key]
+            field = read_field(path, self.mpp or d.get("mpp"), self.target_mpp)
             scale, shape, valid = field.file_scale, field.image.shape[1:], field.valid
-            meta = {"filename_or_obj": str(d[key]), "mpp": field.mpp or 0.0, "scale": scale}
+            meta = {"filename_or_obj": str(path), "mpp": field.mpp or 0.0, "scale": scale}
             meta |= {"file_shape": field.file_shape, "scanned": field.scanned, "conflict": field.conflict}
             d[key] = MetaTensor(torch.from_numpy(field.image), affine=image_affine(field.mpp, scale), meta=meta)
         points_keys = [*self.points_keys, *(key for key in self.optional_points_keys if key in d)]
-        if points_keys:
-            d = LoadPointsd(points_keys, self.point_classes)(d)
+        load = LoadPoints(self.point_classes)
         for key in points_keys:
-            points = torch.as_tensor(d[key], dtype=torch.float32)
+            points = torch.as_tensor(load(d[key], path), dtype=torch.float32)
             # whole numbers are pixel centres, so the grids' common corner is at -0.5
             sides = torch.tensor(scale) if isinstance(scale, tuple) else scale
             d[key] = (points + 0.5) / sides - 0.5 if scale != 1 else points

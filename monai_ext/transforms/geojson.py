@@ -1,4 +1,4 @@
-"""Load QuPath GeoJSON as features or as masks."""
+"""Load QuPath GeoJSON, or annotations in DICOM, as features or as masks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
-from monai_ext.formats.geojson import Features, rasterize, read_geojson
+from monai_ext.formats.annotation_files import read_features
+from monai_ext.formats.geojson import Features, rasterize
 from monai_ext.formats.resolution import Scale
 from monai_ext.formats.roles import read_objects
 
@@ -18,7 +19,7 @@ __all__ = ["LoadGeoJSON", "LoadGeoJSONd"]
 
 
 class LoadGeoJSON(Transform):
-    """Read a QuPath GeoJSON file, and draw it where a shape is given.
+    """Read a QuPath GeoJSON file, or annotations in DICOM, and draw them where a shape is given.
 
     Args:
         classes: names of the classes to draw, a channel each; None draws everything in one channel.
@@ -42,21 +43,24 @@ class LoadGeoJSON(Transform):
     def __init__(self, classes: Sequence[str] | None = None, scale: Scale = 1, objects: bool = False) -> None:
         self.classes, self.scale, self.objects = classes, scale, objects
 
-    def __call__(self, path: str | os.PathLike, shape: Sequence[int] | None = None) -> Features | np.ndarray:
+    def __call__(
+        self, path: str | os.PathLike, shape: Sequence[int] | None = None, slide: str | os.PathLike | None = None
+    ) -> Features | np.ndarray:
         """Load.
 
         Args:
             path: the file.
             shape: ``H, W`` of the masks.
+            slide: see :func:`~monai_ext.formats.annotation_files.read_features`.
 
         Returns:
             The features, or with a shape ``(C, H, W)`` uint8 masks of 0 and 1; see
             :func:`~monai_ext.formats.geojson.rasterize`.
 
         Raises:
-            InputError: when the file is no GeoJSON.
+            InputError: as :func:`~monai_ext.formats.annotation_files.read_features`.
         """
-        features = read_objects(path).objects if self.objects else read_geojson(path)
+        features = read_objects(path, slide=slide).objects if self.objects else read_features(path, slide)
         return features if shape is None else rasterize(features, tuple(shape), self.classes, scale=self.scale)
 
 
@@ -99,7 +103,9 @@ class LoadGeoJSONd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace each key's path by its masks or features."""
         d = dict(data)
-        shape = None if self.shape_key is None else d[self.shape_key].shape[-2:]
+        image = None if self.shape_key is None else d[self.shape_key]
+        shape = None if image is None else image.shape[-2:]
+        slide = getattr(image, "meta", {}).get("filename_or_obj")
         for key in self.key_iterator(d):
-            d[key] = self.loader(d[key], shape)
+            d[key] = self.loader(d[key], shape, slide)
         return d

@@ -13,7 +13,7 @@ from monai.transforms import MapTransform
 
 from monai_ext.data.geometry import image_affine
 from monai_ext.data.vessels import SlideVessels
-from monai_ext.formats.geojson import is_geojson
+from monai_ext.formats.annotation_files import is_annotation
 from monai_ext.transforms.fields import LoadFieldd
 from monai_ext.transforms.geojson import LoadGeoJSONd
 from monai_ext.transforms.lumen import KeepLumend
@@ -82,7 +82,7 @@ class LoadVesseld(MapTransform):
             for key in self.key_iterator(d):
                 d[key] = self._from_slide(d[key], d["outlines"], d["number"], d.get("mpp"), bool(d.get("split_parts")))
         else:
-            drawn = isinstance(d.get(self.mask_key), (str, os.PathLike)) and is_geojson(d[self.mask_key])
+            drawn = isinstance(d.get(self.mask_key), (str, os.PathLike)) and is_annotation(d[self.mask_key])
             points, masks = ([key] if key in d else [] for key in (self.points_key, self.mask_key))
             masks = [] if drawn else masks
             load = LoadFieldd(self.keys, points, masks, None, self.mpp, self.target_mpp, self.allow_missing_keys)

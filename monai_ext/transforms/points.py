@@ -17,10 +17,11 @@ __all__ = ["LoadPoints", "LoadPointsd"]
 
 
 class LoadPoints(Transform):
-    """Read centroids from a CSV, JSON or QuPath GeoJSON file: see :func:`monai_ext.formats.point_files.read_points`.
+    """Read centroids from a CSV, JSON, QuPath GeoJSON or DICOM file.
 
-    Points that are in memory already (a list, an array or a tensor of pairs ``row, col``, as MONAI Label or a
-    :class:`~monai.data.Dataset` made in Python hands over) pass through as float32.
+    See :func:`monai_ext.formats.point_files.read_points`. Points that are in memory already (a list, an array or a
+    tensor of pairs ``row, col``, as MONAI Label or a :class:`~monai.data.Dataset` made in Python hands over) pass
+    through as float32.
 
     Args:
         classes: names of the GeoJSON classifications to keep; ``None`` keeps every object.
@@ -40,11 +41,14 @@ class LoadPoints(Transform):
     def __init__(self, classes: Sequence[str] | None = None, split_parts: bool = False) -> None:
         self.classes, self.split_parts = classes, split_parts
 
-    def __call__(self, data: str | os.PathLike | NdarrayOrTensor | list) -> NdarrayOrTensor:
+    def __call__(
+        self, data: str | os.PathLike | NdarrayOrTensor | list, slide: str | os.PathLike | None = None
+    ) -> NdarrayOrTensor:
         """Load.
 
         Args:
             data: a path, or ``(N, 2)`` points.
+            slide: see :func:`~monai_ext.formats.annotation_files.read_features`.
 
         Returns:
             ``(N, 2)`` float32, rows ``row, col`` in pixels of the image, whole numbers being pixel centres: a tensor
@@ -54,7 +58,7 @@ class LoadPoints(Transform):
             InputError: naming the file and line at fault.
         """
         if isinstance(data, (str, os.PathLike)):
-            return read_points(data, classes=self.classes, split_parts=self.split_parts)
+            return read_points(data, classes=self.classes, split_parts=self.split_parts, slide=slide)
         if isinstance(data, torch.Tensor):
             as_points(data.detach().float().cpu().numpy())
             return data.reshape(-1, 2).to(torch.float32)

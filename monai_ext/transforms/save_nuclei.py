@@ -22,7 +22,8 @@ from monai_ext.base.files import atomic_path
 from monai_ext.data.geometry import image_resolution
 from monai_ext.data.nuclei import write_nuclei
 from monai_ext.data.nucleus_extraction import extract_nuclei
-from monai_ext.formats.geojson import Features, read_geojson
+from monai_ext.formats.annotation_files import read_features
+from monai_ext.formats.geojson import Features
 from monai_ext.formats.image import read_mask
 from monai_ext.formats.resolution import Scale
 from monai_ext.formats.roles import countable, labelling
@@ -135,7 +136,7 @@ class SaveNucleid(MapTransform):
         _, scale = image_resolution(image.meta)
         files = dict(data.get(self.annotations_key) or {})
         annotations: dict[str, Features | np.ndarray] = {
-            n: _scaled(labelling(countable(read_geojson(p), p, areas=False), nuclei=True), scale)
+            n: _scaled(labelling(countable(read_features(p, file), p, areas=False), nuclei=True), scale)
             for n, p in files.items()
         }
         classes, source = data.get(self.classes_key), data.get(f"{self.classes_key}_from")

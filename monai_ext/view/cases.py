@@ -14,8 +14,8 @@ from monai_ext.base.errors import InputError
 from monai_ext.data.datalist import load_datalist
 from monai_ext.data.result_files import REVIEW_LOG, REVIEWED, is_result
 from monai_ext.data.run_state import RunState
+from monai_ext.formats.annotation_files import is_annotation
 from monai_ext.formats.find import find_images, is_image
-from monai_ext.formats.geojson import is_geojson
 from monai_ext.formats.suffixes import without_suffix
 
 __all__ = ["Case", "Cases", "find_cases"]
@@ -176,4 +176,4 @@ def _of_dataset(folder: Path) -> Cases:
 
 def _truth(folder: Path, item: Mapping[str, Any]) -> Path | None:
     named = [folder / item[key] for key in _TRUTH if isinstance(item.get(key), str)]
-    return next((path for path in named if path.is_file() and (is_geojson(path) or path.suffix == ".csv")), None)
+    return next((path for path in named if path.is_file() and (is_annotation(path) or path.suffix == ".csv")), None)

@@ -16,7 +16,8 @@ import shapely
 from monai_ext.base.colours import class_colours
 from monai_ext.base.errors import InputError
 from monai_ext.exchange.results import Results
-from monai_ext.formats.geojson import Color, Features, GeoJSONWriter, read_geojson
+from monai_ext.formats.annotation_files import read_features
+from monai_ext.formats.geojson import Color, Features, GeoJSONWriter
 from monai_ext.formats.point_files import read_points
 from monai_ext.view.cases import Case, Cases
 from monai_ext.view.object_index import ObjectIndex
@@ -98,7 +99,8 @@ class Opened:
         path = self.case.objects
         if path is None:
             return Features([])
-        features = Features.from_points(read_points(path)) if path.suffix == ".csv" else read_geojson(path)
+        is_table = path.suffix == ".csv"
+        features = Features.from_points(read_points(path)) if is_table else read_features(path, self.case.image)
         rows, cols = self.tiles.reader.file_shape
         low_x, low_y, high_x, high_y = shapely.total_bounds(features.geometry) if len(features) else (0, 0, 0, 0)
         if min(low_x, low_y) < -_SLACK or high_x > cols + _SLACK or high_y > rows + _SLACK:

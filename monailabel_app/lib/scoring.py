@@ -56,11 +56,11 @@ class Agreement(ScoringMethod):
 
     def _score(self, features: Features, label: str, image: str) -> dict[str, float]:
         if self.kind == "presence":
-            return {"accuracy": float(has_finding(features) == has_object(label))}
+            return {"accuracy": float(has_finding(features) == has_object(label, image))}
         if self.kind == "points":
             metric = DetectionF1(radius=_RADIUS_PX)
             predicted = features[shapely.get_type_id(features.geometry) == shapely.GeometryType.POINT].points()
-            metric(*([torch.as_tensor(each, dtype=torch.float32)] for each in (predicted, object_points(label))))
+            metric(*([torch.as_tensor(each, dtype=torch.float32)] for each in (predicted, object_points(label, image))))
             return {"f1": _number(metric.aggregate())}
         truth = object_map(label, image).astype(np.int32)
         predicted = polygons_to_label_map(features.geometry, truth.shape)

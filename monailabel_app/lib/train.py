@@ -79,7 +79,7 @@ class BundleTrain(BundleTrainTask):
         if not items:
             raise InputError("datastore", "images with a final label", "none")
         if self.kind == "presence":
-            return [{**each, "label": int(has_object(each["label"]))} for each in items]
+            return [{**each, "label": int(has_object(each["label"], each["image"]))} for each in items]
         folder = self._work("labels")
         return [{**each, "label": training_label(each["label"], each["image"], folder, self.kind)} for each in items]
 
@@ -89,7 +89,7 @@ class BundleTrain(BundleTrainTask):
             raise InputError("cycle", "a bundle with configs/cycle.json", Path(self.bundle_path).name)
         data, output = self._work("cycle_data"), self._work("cycle")
         items = [
-            {**each, "group": Path(each["image"]).stem, "has_nuclei": int(has_object(each["label"]))}
+            {**each, "group": Path(each["image"]).stem, "has_nuclei": int(has_object(each["label"], each["image"]))}
             for each in self._fetch_datalist(request, datastore)
         ]
         lists = _split(items, float(request.get("val_split", 0.2)))

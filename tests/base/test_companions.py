@@ -1,9 +1,14 @@
 """Files that another slide stands for."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from monai_ext.base.companions import companions, is_one_file
+from monai_ext.base.dicom_heads import SLIDE_CLASS
 from monai_ext.base.files import find_files
+from monai_ext.formats.dicom import ANNOTATION_CLASS
 
 VMS = """[Virtual Microscope Specimen]
 NoLayers=1
@@ -18,8 +23,10 @@ AuthCode=other.jpg
 """
 
 
-def dicom(path, uid):
-    path.write_bytes(bytes(128) + b"DICM" + b"\x20\x00\x0e\x00UI" + len(uid).to_bytes(2, "little") + uid + bytes(50))
+def dicom(path, uid, kind=SLIDE_CLASS):
+    elements = ((b"\x02\x00\x02\x00", kind.encode()), (b"\x20\x00\x0e\x00", uid))
+    parts = [tag + b"UI" + len(value).to_bytes(2, "little") + value for tag, value in elements]
+    path.write_bytes(bytes(128) + b"DICM" + b"".join(parts) + bytes(50))
 
 
 @pytest.mark.parametrize("suffix", [".vms", ".VMU"])
@@ -58,6 +65,39 @@ def test_a_series_of_dicom_is_one_slide(tmp_path):
     (tmp_path / "5.dcm").write_bytes(b"none")
     (tmp_path / "6.dcm").write_bytes(b"none")
     assert companions(tmp_path, [f"{k}.dcm" for k in range(1, 7)]) == {"2.dcm", "4.dcm"}
+
+
+def test_annotations_in_one_series_are_files_of_their_own(tmp_path):
+    """They were left out, as the masks beside crops of a radiograph were."""
+    for name in ("1.dcm", "2.dcm", "IM3"):
+        dicom(tmp_path / name, b"1.2.3", ANNOTATION_CLASS)
+    assert [path.name for path in find_files(tmp_path, (".dcm",))] == ["1.dcm", "2.dcm", "IM3"]
+
+
+def test_dicom_without_an_ending_is_found_and_nothing_else_looked_into(tmp_path, monkeypatch):
+    for name, uid in (("IM0", b"1.2.3"), ("IM1", b"1.2.3"), ("1.2.840.7", b"1.2.4"), ("x/MR.1.2", b"1.2.3")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        dicom(tmp_path / name, uid)
+    for name in ("a.png", "b.svs", "c.txt", "d.7z", "e.mp4", "LICENSE", "IM2", "f.2"):
+        (tmp_path / name).write_bytes(bytes(200))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    looked_into, plain = [], open
+
+    def opened(path, *args, **more):
+        looked_into.append(path)
+        return plain(path, *args, **more)
+
+    monkeypatch.setattr("builtins.open", opened)
+    found = [path.relative_to(tmp_path).as_posix() for path in find_files(tmp_path, (".png", ".svs", ".dcm"))]
+    assert found == ["1.2.840.7", "IM0", "a.png", "b.svs", "x/MR.1.2"]
+    names = {"1.2.840.7", "IM0", "IM1", "IM2", "LICENSE", "f.2", "x/MR.1.2"}
+    assert {Path(path).relative_to(tmp_path).as_posix() for path in looked_into} == names
+    looked_into.clear()
+    assert len(find_files(tmp_path, (".png", ".svs"))) == 2  # where no DICOM is looked for
+    assert looked_into == []
+    assert is_one_file(tmp_path / "LICENSE")
+    assert not is_one_file(tmp_path / "IM0")
 
 
 def test_parts_of_slides_are_no_files_of_their_own(tmp_path, capsys):

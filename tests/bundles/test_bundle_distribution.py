@@ -14,14 +14,16 @@ from types import SimpleNamespace
 
 import pydicom
 import pytest
+import tifffile
 from monai.bundle import download, get_bundle_info, scripts
 from pydicom.uid import JPEG2000Lossless
 
 from monai_ext.distribution import export_bundles
+from monai_ext.exchange import convert
 from monai_ext.formats import read_geojson
-from monai_ext.phantom import phantom_field
+from monai_ext.phantom import phantom_field, write_vessel_slide
 from tests.bundles.conftest import BUNDLES, ROOT, environment
-from tests.formats.dicom_slides import write_slide
+from tests.formats.dicom_slides import item, write_slide
 from tests.loopback import serve
 
 ZOO_FILES = {
@@ -216,15 +218,31 @@ def test_runs_where_this_repository_is_not(bundle, exported, elsewhere, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [pytest.param("mitosis", marks=pytest.mark.exhaustive), "cell_semantic"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("mitosis", marks=pytest.mark.exhaustive),
+        pytest.param("vessel", marks=pytest.mark.exhaustive),
+        "cell_semantic",
+    ],
+)
 def test_the_runner_of_monai_deploy(kind, exported, elsewhere, tmp_path):
     """DICOM in, DICOM out; the SDK needs no GPU for what has no operator of one."""
     bundle = next(path for path in BUNDLES if kind in path.name)
     export_bundles(bundle.name, tmp_path, bundles=ROOT / "bundles", map=True)
     folder = tmp_path / f"{exported.title(bundle)}_map"
     elsewhere.install(SDK, "-r", folder / "app/requirements.txt")
-    pixels = phantom_field((512, 640), seed=3, mpp=0.25).image
-    source = write_slide(tmp_path / "in/slide", pixels, syntax=JPEG2000Lossless)
+    slide = tmp_path / "in/slide"
+    if kind == "vessel":  # whose outlines come with it, in DICOM too
+        drawn = write_vessel_slide(tmp_path / "drawn.tif", 2048, seed=3, radius=(60, 75), invaded=0.5)
+        measures = item(PixelMeasuresSequence=[item(PixelSpacing=[0.0005, 0.0005], SliceThickness=0.001)])
+        changed = {"levels": (1,), "SharedFunctionalGroupsSequence": [measures]}
+        source = write_slide(slide, tifffile.imread(drawn), syntax=JPEG2000Lossless, **changed)
+        convert(tmp_path / "drawn_vessels.geojson", "dicom-ann", slide=slide, dst=tmp_path, drawn=True)
+        (tmp_path / "drawn_vessels_annotations.dcm").rename(tmp_path / "in/slide_vessels.dcm")
+    else:
+        pixels = phantom_field((512, 640), seed=3, mpp=0.25).image
+        source = write_slide(slide, pixels, syntax=JPEG2000Lossless)
     elsewhere.run("app/app.py", "-i", tmp_path / "in", "-o", tmp_path / "out", "-m", "models", cwd=folder)
     found = read_geojson(tmp_path / "out/slide.geojson")
     assert len(found) > 0

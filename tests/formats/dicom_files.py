@@ -29,6 +29,7 @@ def write_dicom(
     spacing: str | None = None,
     bits: int | None = None,
     kind="MONOCHROME2",
+    series: str | None = None,
 ) -> Path:
     """One grey frame ``(H, W)``, uint8 or uint16, of which ``bits`` are in use."""
     allocated = 8 * pixels.dtype.itemsize
@@ -42,6 +43,7 @@ def write_dicom(
         (0x00080018, "UI", "1.2.3"),
         (0x00080060, "CS", "MG"),
         (0x00100020, "LO", patient),
+        *([(0x0020000E, "UI", series)] if series else []),
         (0x00280002, "US", 1),
         (0x00280004, "CS", kind),
         (0x00280010, "US", pixels.shape[0]),

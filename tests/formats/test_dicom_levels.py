@@ -24,7 +24,7 @@ from monai_ext.data import Cohort  # noqa: E402
 from monai_ext.formats import SlideReader, check_slide, open_levels, read_field  # noqa: E402
 from monai_ext.formats import dicom_levels as module  # noqa: E402
 from monai_ext.formats.dicom_levels import DicomLevels  # noqa: E402
-from monai_ext.formats.find import find_images  # noqa: E402
+from monai_ext.formats.find import find_images, is_image  # noqa: E402
 from monai_ext.formats.levels import WSILevels  # noqa: E402
 from tests.formats import dicom_slides as made  # noqa: E402
 from tests.formats import refused  # noqa: E402
@@ -212,6 +212,27 @@ def test_a_cohort_of_dicom_and_other_slides(tmp_path):
     failed = {Path(image).name: entry for image, entry in cohort.state.items() if entry["status"] == "failed"}
     assert list(failed) == ["a"]  # whose full resolution lies elsewhere
     assert "RESAMPLED" in failed["a"]["reason"]
+
+
+def test_a_cohort_as_an_archive_exports_it(tmp_path):
+    """Names without an ending, or UIDs: a folder of one slide, two slides in one, annotations, and no DICOM."""
+    data, source = tmp_path / "in", made.write_slide(tmp_path / "in/ST0/SE0", picture())
+    made.write_annotations(data / "ST0/SE0/a.dcm", source, [made.group(1, "POINT", [np.array([[5, 5]], np.float32)])])
+    (data / "two").mkdir()
+    for name in ("a", "b"):
+        slide(data / name)
+    for number, path in enumerate(sorted(data.rglob("*.dcm"))):
+        path.rename(data / "two" / f"1.2.840.{number}" if path.parts[-2] in "ab" else path.with_name(f"IM{number:04d}"))
+    for name in ("LICENSE", "1.2.3", "DICOM", "ST0/SE0/VERSION"):
+        (data / name).write_bytes(bytes(128) + b"none")
+    (data / "gone").symlink_to("nowhere")
+    cohort = Cohort(data, tmp_path / "out", check=check_slide)
+    assert [Path(item["image"]).relative_to(data).as_posix() for item in cohort.items] == [
+        "ST0/SE0", "two/1.2.840.4", "two/1.2.840.7"
+    ]  # fmt: skip
+    assert [is_image(data / name) for name in ("ST0/SE0/IM0002", "two/1.2.840.4", "LICENSE", "gone", "two")] == [
+        True, True, False, False, False
+    ]  # fmt: skip
 
 
 def test_a_cohort_of_the_folder_of_one_slide(tmp_path):

@@ -169,7 +169,7 @@ def test_a_segmentation_of_another_slide(folder, tmp_path_factory):
     made.write_slide(other, np.full((*SHAPE, 3), 200, np.uint8))
     frame = module._frame_beside(path, dcmread(path))
     assert frame.shape == SHAPE
-    made_of = module.slide_frame({file: module.read_dicom(file, module.HEADER) for file in other.glob("*.dcm")})
+    made_of = module.dicom_frame(other)
     with pytest.raises(InputError, match="found one of another slide"):
         read_dicom_segmentation(path, made_of)
     assert "the slide that the segmentation is of, in the same folder, found none" in refusal(

@@ -2,17 +2,22 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 
 zarr = pytest.importorskip("zarr", reason="zarr is not installed (the extra [zarr])")
 
 from monai_ext.base.errors import InputError  # noqa: E402
 from monai_ext.data import Cohort  # noqa: E402
-from monai_ext.formats import SlideReader, check_slide, open_levels, read_field  # noqa: E402
+from monai_ext.data.datalist import check_mask_item  # noqa: E402
+from monai_ext.formats import SlideReader, check_slide, open_levels, read_field, read_mask, read_points  # noqa: E402
 from monai_ext.formats import zarr_levels as module  # noqa: E402
 from monai_ext.formats.find import find_images  # noqa: E402
+from monai_ext.formats.image import is_mask  # noqa: E402
+from monai_ext.transforms import LoadFieldd  # noqa: E402
 from tests.formats import refused  # noqa: E402
 from tests.formats.torture import base, reduced  # noqa: E402
 from tests.formats.zarr_slides import write_zarr, zipped  # noqa: E402
@@ -194,3 +199,94 @@ def test_without_zarr_the_extra_is_named(tmp_path, monkeypatch):
     path = write_zarr(tmp_path / "a.zarr", picture())
     monkeypatch.setattr(module, "import_module", missing)
     assert "zarr to read it (pip install 'monai_ext[zarr]')" in refusal(path)
+
+
+# -- label images ------------------------------------------------------------------------------------------------------
+
+LABELS = np.zeros((300, 420), np.uint32)
+LABELS[20:40, 30:80], LABELS[100:130, 200:220] = 7, 70_000
+
+
+def write_labels(path: Path, names=("nuclei",), version="0.5", axes="yx", labels=LABELS) -> Path:
+    """Label images below the group ``labels`` of an image, as the standard and the package ome-zarr lay them out."""
+    root = zarr.open_group(path, mode="a", zarr_format=3 if version == "0.5" else 2)
+    group = root.create_group("labels")
+    listed = {"labels": list(names)}
+    group.attrs.update({"ome": {"version": version, **listed}} if version == "0.5" else listed)
+    for number, name in enumerate(names):
+        shown = np.where(labels > 0, labels + number, 0).astype(labels.dtype)
+        write_zarr(path / "labels" / name, shown, version=version, axes=axes)
+        inner = zarr.open_group(path / "labels" / name, mode="a")
+        about = {"version": version, "source": {"image": "../../"}}
+        if version == "0.5":
+            inner.attrs["ome"] = {**inner.attrs["ome"], "image-label": about}
+        else:
+            inner.attrs["image-label"] = about
+    return path
+
+
+@pytest.mark.parametrize("axes", ["yx", "tczyx", "xy"])
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_the_labels_of_an_image_are_its_mask(tmp_path, version, axes):
+    path = write_zarr(tmp_path / "a.ome.zarr", np.full((300, 420, 3), 200, np.uint8), version=version)
+    labels = LABELS.T if axes == "xy" else LABELS
+    write_labels(path, version=version, axes=axes, labels=labels)
+    for named in (path, path / "labels", path / "labels/nuclei"):
+        np.testing.assert_array_equal(read_mask(named), LABELS)
+        assert is_mask(named)
+    assert check_mask_item({"image": str(path), "label": str(path / "labels/nuclei")}) == []
+    item = LoadFieldd("image", mask_keys=["label"])({"image": str(path), "label": str(path)})
+    np.testing.assert_array_equal(item["label"][0], LABELS)
+    np.testing.assert_allclose(read_points(path / "labels/nuclei"), [[29.5, 54.5], [114.5, 209.5]])
+
+
+def test_a_label_image_alone_and_in_an_archive(tmp_path):
+    path = write_zarr(tmp_path / "a.zarr", LABELS, axes="yx")
+    np.testing.assert_array_equal(read_mask(path), LABELS)
+    shutil.make_archive(str(tmp_path / "b.zarr"), "zip", path)
+    np.testing.assert_array_equal(read_mask(tmp_path / "b.zarr.zip"), LABELS)
+    inside = write_zarr(tmp_path / "c.zarr", np.full((300, 420, 3), 200, np.uint8), inside="0")
+    write_labels(inside / "0")
+    for named in (inside, inside / "0/labels/nuclei"):
+        np.testing.assert_array_equal(read_mask(named), LABELS)
+
+
+def test_a_mask_in_a_data_list_and_what_a_run_wrote(tmp_path):
+    """Evaluation's truth: the label image that ``--formats ome-zarr`` writes."""
+    from monai_ext.exchange import Exchange, Results
+    from monai_ext.formats import Features, write_geojson
+
+    cells = [shapely.box(30, 20, 80, 40), shapely.box(200, 100, 220, 130)]
+    path = write_geojson(tmp_path / "a.geojson", Features(cells, ["Tumor", "Stroma"]))
+    (written,) = Exchange(["ome-zarr"]).write(Results(path, "a", shape=(300, 420), mpp=(0.25, 0.25)), tmp_path / "a")
+    objects = read_mask(written / "labels/objects")
+    assert (objects > 0).sum() == (LABELS > 0).sum()
+    np.testing.assert_array_equal(objects > 0, LABELS > 0)
+    assert sorted(np.unique(objects)) == [0, 1, 2]
+    with pytest.raises(InputError, match=r"one label image.*found labels/classes, labels/objects"):
+        read_mask(written)
+
+
+def test_an_image_that_holds_its_label_stays_an_image(tmp_path):
+    path = write_zarr(tmp_path / "in/a.ome.zarr", np.full((300, 420, 3), 200, np.uint8))
+    item = {"image": "a.ome.zarr", "label": "a.ome.zarr"}
+    (tmp_path / "in/more").mkdir()
+    (tmp_path / "in/more/dataset.json").write_text(json.dumps({"test": [{k: f"../{v}" for k, v in item.items()}]}))
+    assert [entry["image"] for entry in Cohort(tmp_path / "in", tmp_path / "out", mpp=0.25).items] == [str(path)]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda path: path / "labels/cells", "expected a label image of that name, found none"),
+        (lambda path: path / "labels/nuclei/0", "expected the group of a label image, found an array"),
+        (lambda path: write_zarr(path.with_name("rgb.zarr"), np.zeros((9, 9, 3), np.uint8)), "labels of one plane"),
+        (lambda path: write_zarr(path.with_name("half.zarr"), np.full((9, 9), 0.5), axes="yx"), "whole numbers"),
+        (lambda path: write_zarr(path.with_name("big.zarr"), LABELS + 2**31, axes="yx"), "up to 2147483647, found"),
+        (lambda path: path.with_name("none.zarr"), "expected an OME-Zarr"),
+    ],
+)
+def test_masks_that_are_none(tmp_path, spoil, expected):
+    path = write_labels(write_zarr(tmp_path / "a.zarr", np.full((300, 420, 3), 200, np.uint8)))
+    with pytest.raises(InputError, match=expected):
+        read_mask(spoil(path))

@@ -99,7 +99,13 @@ def kaggle(src: Path) -> Path:
 
 
 def dicom(src: Path) -> Path:
-    return folders(src, lambda path, pixels: write_dicom(path, pixels.astype(np.uint16) << 8), ".dcm")
+    """As the archive has it: the crop and the mask of a mass are of one series."""
+
+    def write(path: Path, pixels: np.ndarray) -> None:
+        series = "1.2." + ".".join(str(letter) for letter in path.parts[-4][-12:].encode())
+        write_dicom(path, pixels.astype(np.uint16) << 8, series=series)
+
+    return folders(src, write, ".dcm")
 
 
 def read(path: Path):

@@ -666,7 +666,7 @@ def test_qupath_problems(tmp_path):
         pytest.param({"resolutions": (1, 3)}, "resolutions", id="resolutions"),
         pytest.param({"instances": "qa"}, "instances", id="instances"),
         pytest.param({"classes": "a,a"}, "classes", id="classes"),
-        pytest.param({"ea": "gone"}, "a folder of GeoJSON files", id="folder"),
+        pytest.param({"ea": "gone"}, "a folder of GeoJSON or DICOM files", id="folder"),
     ],
 )
 def test_qupath_options(tmp_path, options, words):
@@ -698,6 +698,43 @@ def test_qupath_slide(tmp_path):
     plain = prepare_qupath(src, tmp_path / "plain", tile=256, split="test")
     first = [read_field(items(p)[1][0]["image"]).image.astype(int) for p in (path, plain)]
     assert np.abs(first[0] - first[1]).mean() > 3, "Macenko changes the colours"
+
+
+@pytest.mark.parametrize("kind", ["annotations", pytest.param("segmentation", marks=pytest.mark.slow)])
+def test_qupath_annotations_in_dicom(tmp_path, kind):
+    """Of slides in DICOM, in another folder: the same data set as by GeoJSON."""
+    pytest.importorskip("highdicom", reason="highdicom is not installed")
+    from monai_ext.exchange import convert
+    from tests.formats.dicom_slides import item, write_slide
+
+    measures = item(PixelMeasuresSequence=[item(PixelSpacing=[0.001, 0.001], SliceThickness=0.001)])
+    src, drawn = tmp_path / "src", tmp_path / "drawn"
+    cells = [shapely.box(130 + 60 * n, 140, 150 + 60 * n, 152) for n in range(6)]
+    for name in ("s0", "s1", "s2"):
+        slide, rng = np.full((512, 640, 3), 245, np.uint8), np.random.default_rng(int(name[1]))
+        tissue = rng.integers(-20, 21, (420, 520, 3)) + PINK
+        dark = rng.random(tissue.shape[:2]) < 0.3
+        slide[50:470, 60:580] = np.where(dark[..., None], tissue + np.array(PURPLE) - PINK, tissue).clip(0, 255)
+        write_slide(src / name, slide, levels=(1,), SharedFunctionalGroupsSequence=[measures])
+        features = Features(cells, ["Muscle", "Immune cells"] * 3, object_types="detection")
+        write_geojson(drawn / f"{name}.geojson", features)
+        convert(drawn / f"{name}.geojson", f"dicom-{kind[:3]}", slide=src / name, dst=src / "ssa")
+    options = {"tile": 128, "resolutions": (1, 2)}
+    _, found = items(prepare_qupath(src, tmp_path / "dicom", **options))
+    _, expected = items(prepare_qupath(src, tmp_path / "geojson", ssa=drawn, **options))
+    assert len(found) == len(expected) > 6
+    for one, other in zip(found, expected, strict=True):
+        assert one["group"] == other["group"]
+        for key in ("label", "classes"):
+            maps = [read_mask(each[key]) for each in (one, other)]
+            np.testing.assert_array_equal(*([each > 0 for each in maps] if key == "label" else maps))
+        shown = [
+            {(name, shape.bounds) for name, shape in zip(each.classes, each.geometry, strict=True)}
+            for each in (read_geojson(tmp_path / "dicom" / one["annotations"]["ssa"]),
+                         read_geojson(tmp_path / "geojson" / other["annotations"]["ssa"]))
+        ]  # fmt: skip
+        assert shown[0] == shown[1]
+    assert sum(int(read_mask(each["label"]).max()) for each in found if each["scale"] == 1) >= 18
 
 
 def _nested(path, region, cells, compress=False, **properties):

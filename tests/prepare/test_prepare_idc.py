@@ -41,8 +41,11 @@ def idc(src: Path, patients: int = 7, kinds=("2D", "3D")) -> Path:
     return src
 
 
-def test_idc(tmp_path):
+@pytest.mark.parametrize("ending", [".dcm", ""])
+def test_idc(tmp_path, ending):
     src = idc(tmp_path / "src")
+    for path in sorted(src.rglob("*.dcm")):  # as an archive may call them
+        path.rename(path.with_suffix(ending))
     content, found = items(prepare_idc(src, tmp_path / "dst", size=SIZE, squares=0))
     assert content["class_names"] == ["Lymphocyte", "Nucleus"]
     assert content["split"] == "slide"

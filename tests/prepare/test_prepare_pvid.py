@@ -14,6 +14,7 @@ import tifffile
 from monai_ext.base.errors import DataListError
 from monai_ext.data import Features, load_datalist, read_geojson, read_mask, read_points, write_geojson
 from monai_ext.data.vessels import check_vessel_item
+from monai_ext.formats import label_map_to_polygons
 from monai_ext.prepare import prepare_pvid
 from tests.formats.torture import BY_NAME
 
@@ -195,6 +196,59 @@ def test_vessels_outlined_on_slides(tmp_path):
     assert (read_mask(tmp_path / "dst" / invaded["mask"]) > 0).all()
     lists = load_datalist(tmp_path / "dst", PARTS, check_vessel_item, ["image"], ["mask"])
     assert len(lists["training"]) == 6
+
+
+@pytest.mark.parametrize("kind", ["annotations", pytest.param("segmentation", marks=pytest.mark.slow)])
+def test_vessels_outlined_in_dicom(tmp_path, kind):
+    """On slides in DICOM: the same vessels and cells as by GeoJSON."""
+    pytest.importorskip("highdicom", reason="highdicom is not installed")
+    from monai_ext.exchange import convert
+    from tests.formats.dicom_slides import write_slide
+
+    src = marked_slides(tmp_path / "src") if kind == "annotations" else outlined(tmp_path / "src")
+    for path in sorted((src / "slides").glob("*.tif")):
+        write_slide(src / "slides" / path.stem, tifffile.imread(path), overview=False)
+        path.unlink()
+    prepared = {"geojson": prepare_pvid(src, tmp_path / "geojson")}
+    for path in sorted((src / "slides").glob("*.geojson")):
+        stem = path.name.removesuffix("_vessels.geojson")
+        convert(path, f"dicom-{kind[:3]}", slide=src / "slides" / stem, dst=tmp_path / "ann", drawn=True)
+        (tmp_path / "ann" / f"{stem}_vessels_{kind}.dcm").rename(path.with_suffix(".dcm"))
+        path.unlink()
+    prepared["dicom"] = prepare_pvid(src, tmp_path / "dicom")
+    lists = {}
+    for name, path in prepared.items():
+        content = json.loads(path.read_text())
+        rows = [
+            (item["group"], part, item["label"], item.get("mpp"), read_mask(path.parent / item["mask"]).tobytes(),
+             cv2.imread(str(path.parent / item["image"])).tobytes(),
+             sorted(read_points(path.parent / item["centroids"]).tolist()) if "centroids" in item else None)
+            for part in PARTS
+            for item in content[part]
+        ]  # fmt: skip
+        lists[name] = sorted(rows, key=lambda row: row[:3])
+    assert len(lists["dicom"]) == 10
+    assert lists["dicom"] == lists["geojson"]
+
+
+def test_lumens_of_crops_in_dicom(tmp_path):
+    """Annotations of crops that are no DICOM: px of the crop."""
+    pytest.importorskip("highdicom", reason="highdicom is not installed")
+    from monai_ext.exchange import convert
+
+    src = release(tmp_path / "src", slides=5)
+    before = prepare_pvid(src, tmp_path / "png")
+    for path in sorted((src / "masks").glob("*.png")):
+        outlines = label_map_to_polygons(read_mask(path) > 0)[1]
+        drawn = write_geojson(tmp_path / f"{path.stem}.geojson", Features(outlines))
+        convert(drawn, "dicom-ann", slide=src / "images" / path.name, dst=src / "masks")
+        path.unlink()
+    after = prepare_pvid(src, tmp_path / "dicom")
+    assert after.read_bytes() == before.read_bytes()
+    masks = sorted((tmp_path / "png/masks").iterdir())
+    assert masks
+    for mask in masks:
+        np.testing.assert_array_equal(read_mask(tmp_path / "dicom/masks" / mask.name), read_mask(mask))
 
 
 def marked_slides(folder, point=(130.5, 40.5)):

@@ -1,5 +1,7 @@
 import gzip
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -92,6 +94,41 @@ def test_several_side_by_side_and_single_files(cohort):
     table = pd.read_csv(cohort / "out" / "scores.csv").set_index("name")
     assert table["iou"].tolist() == pytest.approx([1 / 3, 1])
     assert table.loc["U-Net", ["tp", "fp", "fn"]].tolist() == [1, 2, 2]
+
+
+@pytest.mark.parametrize("kind", ["annotations", "segmentation"])
+def test_dicom_counts_as_geojson_does(cohort, kind):
+    """With the slides beside it, and in one folder with what is no annotation."""
+    pytest.importorskip("highdicom", reason="highdicom is not installed")
+    pytest.importorskip("pydicom", reason="pydicom is not installed")
+    from monai_ext.exchange import convert
+    from tests.formats.dicom_slides import write_slide
+
+    expected = {}
+    for name in ("dicom", "geojson"):
+        if name == "dicom":
+            for side in ("ours/deep/a", "qupath/a", "ours/b", "qupath/b"):
+                source, slide = cohort / f"{side}.geojson", cohort / f"in_{Path(side).name}"
+                if not slide.is_dir():
+                    write_slide(slide, np.full((20, 3020, 3), 200, np.uint8), levels=(1,), overview=False)
+                folder = cohort / "dicom" / side.partition("/")[0]
+                convert(source, f"dicom-{kind[:3]}", slide=slide, dst=folder)
+                shutil.copyfile(slide / "level_1.dcm", folder / f"{slide.name}.dcm")
+        folder = cohort / "dicom" if name == "dicom" else cohort
+        compare_cells(str(folder / "ours"), str(folder / "qupath"), str(cohort / f"out_{name}"), radius_px=6)
+        expected[name] = [
+            json.loads((cohort / f"out_{name}/metrics.json").read_text())["ours"],
+            pd.read_csv(cohort / f"out_{name}/scores.csv").to_dict("records"),
+        ]
+    assert expected["dicom"] == expected["geojson"]
+    assert expected["dicom"][0]["iou"]["value"] == pytest.approx(550 / 850)
+
+
+def test_a_copy_in_dicom_of_what_a_run_wrote_is_not_compared(cohort):
+    for folder in ("ours", "qupath"):
+        (cohort / folder / "b_annotations.dcm").write_bytes(b"")
+    compare_cells(str(cohort / "ours"), str(cohort / "qupath"), str(cohort / "out"), radius_px=6)
+    assert sorted(pd.read_csv(cohort / "out/scores.csv")["image"]) == ["a", "b"]
 
 
 def test_no_cells_found(cohort):

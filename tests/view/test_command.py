@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -91,6 +92,20 @@ def test_images_and_data_sets(tmp_path, start):
     status, _, body = viewer.ask("api/slides/0/review", {"object": 0, "action": "reject"})
     assert status == 422
     assert b"nothing to review" in body
+
+
+def test_a_data_set_annotated_in_dicom(tmp_path, start):
+    """In mm on the glass, in another folder than the slide."""
+    pytest.importorskip("pydicom", reason="pydicom is not installed (the extra [dicom])")
+    from tests.formats.dicom_slides import group, on_glass, write_annotations, write_slide
+
+    slide = write_slide(tmp_path / "images/a", np.full((200, 300, 3), 200, np.uint8))
+    write_annotations(tmp_path / "labels/a.dcm", slide, [group(1, "POINT", [on_glass([[20.5, 10.5]])])], "3D")
+    item = '{"image": "images/a", "label": "labels/a.dcm", "group": "p1"}'
+    (tmp_path / "dataset.json").write_text(f'{{"training": [{item}]}}')
+    viewer = start(tmp_path)
+    assert viewer.json("api/slides/0")["objects"] == 1
+    assert viewer.json("api/slides/0/objects/0")["centre"] == pytest.approx([20.5, 10.5], abs=1e-3)
 
 
 def test_what_is_wrong_with_address_port_and_scale(run):

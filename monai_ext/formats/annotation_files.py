@@ -1,0 +1,100 @@
+"""Files of annotations, whatever they are: GeoJSON, or annotations and segmentations in DICOM."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from monai_ext.base.dicom_heads import taken_as_dicom
+from monai_ext.base.files import find_files
+from monai_ext.formats.dicom_levels import dicom_frame, is_dicom_slide
+from monai_ext.formats.dicom_segmentation import read_dicom_objects
+from monai_ext.formats.geojson import Features, geojson_stem, is_geojson, read_geojson
+from monai_ext.formats.suffixes import DICOM_SUFFIX, without_suffix
+
+__all__ = ["annotation_stem", "find_annotations", "is_annotation", "read_features"]
+
+_COPIES = ("_annotations.dcm", "_segmentation.dcm")  # what a run or ``convert`` calls its results in DICOM
+
+
+def is_annotation(path: str | os.PathLike) -> bool:
+    """Whether a file holds objects: GeoJSON by its name, or DICOM.
+
+    See :func:`~monai_ext.base.dicom_heads.taken_as_dicom` for DICOM without an ending.
+
+    Examples:
+        >>> from monai_ext.formats.annotation_files import is_annotation
+        >>> [is_annotation(name) for name in ("a.geojson", "a.json.gz", "a.dcm", "a.tif")]
+        [True, True, True, False]
+    """
+    return is_geojson(path) or taken_as_dicom(path)
+
+
+def annotation_stem(path: str | os.PathLike) -> str:
+    """The name of the image that a file of annotations is called after.
+
+    Examples:
+        >>> from monai_ext.formats.annotation_files import annotation_stem
+        >>> [annotation_stem(name) for name in ("a.1.geojson.gz", "a.1.dcm", "a.1_annotations.dcm", "SM.1.2.840")]
+        ['a.1', 'a.1', 'a.1', 'SM.1.2.840']
+    """
+    name = Path(path).name
+    if is_geojson(name):
+        return geojson_stem(name)
+    copy = next((ending for ending in _COPIES if name.lower().endswith(ending)), None)
+    return name[: -len(copy)] if copy else without_suffix(name).name
+
+
+def find_annotations(folder: str | os.PathLike, skip: str | os.PathLike | None = None) -> list[Path]:
+    """The files of annotations below a folder.
+
+    Slides in DICOM are none. Where a run wrote its objects as GeoJSON and in DICOM, its GeoJSON is taken.
+
+    Args:
+        folder: where to look.
+        skip: a folder below it that is left out.
+
+    Returns:
+        Their paths, sorted.
+
+    Examples:
+        >>> from monai_ext.formats.annotation_files import find_annotations
+        >>> for name in ("a.geojson", "a_annotations.dcm", "b.dcm", "c.txt"):
+        ...     _ = (folder / name).write_bytes(b"")
+        >>> [path.name for path in find_annotations(folder)]
+        ['a.geojson', 'b.dcm']
+    """
+    files = find_files(Path(folder), (".geojson", ".json", ".gz", DICOM_SUFFIX), skip)
+    found = [path for path in files if is_geojson(path) or (taken_as_dicom(path) and not is_dicom_slide(path))]
+    drawn = {(path.parent, geojson_stem(path)) for path in found if is_geojson(path)}
+    return [
+        path
+        for path in found
+        if not (path.name.lower().endswith(_COPIES) and (path.parent, annotation_stem(path)) in drawn)
+    ]
+
+
+def read_features(path: str | os.PathLike, slide: str | os.PathLike | None = None) -> Features:
+    """Read all that a file of annotations holds, in px of the slide's full resolution.
+
+    Args:
+        path: GeoJSON, Microscopy Bulk Simple Annotations or a segmentation in DICOM.
+        slide: the image that it is of. Where that is in DICOM, an annotation in DICOM must be of it, and its places in
+            mm or px of some level are brought to full resolution; else the slide is looked for in the file's folder.
+
+    Raises:
+        InputError: as :func:`~monai_ext.formats.geojson.read_geojson` and
+            :func:`~monai_ext.formats.dicom_segmentation.read_dicom_objects`.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats import Features, write_geojson
+        >>> from monai_ext.formats.annotation_files import read_features
+        >>> path = write_geojson(folder / "a.geojson", Features([shapely.box(0, 0, 3, 2)], classes="Tumor"))
+        >>> read_features(path).classes.tolist()
+        ['Tumor']
+    """
+    if not taken_as_dicom(path):
+        return read_geojson(path)
+    frame = None if slide is None or not is_dicom_slide(Path(slide)) else dicom_frame(Path(slide))
+    return read_dicom_objects(path, frame)
