@@ -289,7 +289,7 @@ def _check_others(command: Words, usage: Usage, others: Sequence[str], values: M
     if command in _HANDED_ON or not usage.rest:
         entries: set[str] | None = set()
     else:
-        bundle = next((o.default for o in usage.options if o.name == "bundle"), "''")
+        bundle = next((o.default for o in usage.options if o.name == "bundle"), None) or "''"
         entries = _entries(Path(str(values.get("bundle", bundle.strip("'")))))
     if entries is None:  # no bundle, which the command reports itself
         return

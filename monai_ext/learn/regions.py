@@ -28,6 +28,8 @@ __all__ = ["ANNOTATION", "Region", "classified", "find_regions", "split_regions"
 
 #: The column of a reviewer's classes.
 ANNOTATION = "ea"
+_FOLDERS = {"image": "images", "label": "labels", "known": "known"}  # of pictures, by the item's key
+_POINTS = {"label": "labels", "lookalikes": "lookalikes"}
 _DEAL = ("training", "test", "training")
 _MARGIN = 64  # px of the network's grid
 _USUAL_MPP = 0.25  # where none is known, as in the bundles
@@ -133,12 +135,12 @@ def write_regions(dst: Path, parts: Mapping[str, Sequence[Region]], kind: str, t
 def _write(dst: Path, region: Region, kind: str, target_mpp: float | None) -> dict[str, Any]:
     image = _load(region, target_mpp)
     geometry, mpp = _on_grid(region.review.geometry, image), image.meta["mpp"]
-    item: dict[str, Any] = {key: f"{key}s/{region.name}.png" for key in ("image", "label", "known")}
+    item: dict[str, Any] = {key: f"{folder}/{region.name}.png" for key, folder in _FOLDERS.items()}
     write_png(dst / item["image"], np.moveaxis(image.numpy(), 0, -1))
     write_png(dst / item["known"], _known(region, geometry, image, kind, mpp or target_mpp or _USUAL_MPP))
     if kind == "points":
+        item |= {key: f"{folder}/{region.name}.csv" for key, folder in _POINTS.items()}
         for key, members in (("label", region.kept), ("lookalikes", region.rejected)):
-            item[key] = f"{key}s/{region.name}.csv"
             write_points(dst / item[key], to_rowcol(shapely.get_coordinates(geometry[members])))
     else:
         numbers = polygons_to_label_map(geometry[region.kept], image.shape[1:])
