@@ -122,8 +122,12 @@ def learn(
         write_regions(folder / "data", parts, kind, target_mpp)
     if _CLASSES in lessons:
         write_classes(folder / "data" / _CLASSES.name, parts, names, settings["nucleus_size"], target_mpp)
-    run = PhaseRunner(root, {"seed": seed, **overrides})
-    scores = {lesson.name: _teach(run, root, lesson, begun, folder) for lesson in lessons}
+    scores = {}
+    for lesson in lessons:
+        # of a classifier it is the size of a nucleus, which belongs to its weights
+        entries = {name: value for name, value in overrides.items() if lesson is not _CLASSES or name != "patch_size"}
+        run = PhaseRunner(root, {"seed": seed, **entries})
+        scores[lesson.name] = _teach(run, root, lesson, begun, folder)
     for path in (begun / _WEIGHTS, begun / _CLASSIFIER / _WEIGHTS):  # a round is complete, to be gone on from
         if path.is_file() and not (target := folder / path.relative_to(begun)).is_file():
             copy_weights(path, target)

@@ -17,7 +17,9 @@ def batch():
 
 def test_where_all_is_known_it_is_the_loss_itself():
     logits, label = batch()
-    assert KnownPixels(DiceCELoss(**LOSS))(logits, label).item() == pytest.approx(DiceCELoss(**LOSS)(logits, label).item())
+    assert KnownPixels(DiceCELoss(**LOSS))(logits, label).item() == pytest.approx(
+        DiceCELoss(**LOSS)(logits, label).item()
+    )
 
 
 def test_what_is_unknown_has_no_part_and_no_gradient():
