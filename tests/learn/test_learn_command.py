@@ -82,7 +82,7 @@ def test_no_corrections_and_too_few(tmp_path):
 def test_right_outlines_without_a_class_teach_nothing(tmp_path):
     cells = Features([shapely.Point(xy).buffer(8) for xy in GRID])
     out = write_run(tmp_path, {"a": cells, "b": cells})
-    decide(out, dict.fromkeys("ab", [(k, "accept") for k in range(15)]))
+    decide(out, {name: [(k, "accept") for k in range(15)] for name in "ab"})
     said = refusal(out, CELLS)
     assert "rejected outlines or, for a classifier, objects with a class" in said
     assert "outlines are not learnt, as none was rejected in the fields to learn from" in said
