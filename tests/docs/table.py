@@ -129,6 +129,7 @@ ELSEWHERE = (
     Rule(r"prepare idc ", by="tests/prepare/test_prepare_idc.py::test_idc"),  # pydicom is an extra
     Rule(r"monai_ext convert ", by="tests/exchange/test_runs.py::test_convert_from_the_command_line"),
     Rule(r"monai_ext view ", by="tests/view/test_command.py::test_the_command_prints_its_address_and_ends_by_ctrl_c"),
+    Rule(r" report reviewers ", by="tests/view/test_reviewers.py::test_two_reviewers_side_by_side"),
     Rule(r"monai_ext learn ", by="tests/learn/test_learn_command.py::test_the_loop"),
     Rule(r"torchrun .*configs/cycle\.json", by=f"{CYCLE_TEST}::test_two_processes"),
     Rule(r"torchrun --(standalone|nproc).* training ", by=f"{COMMANDS_TEST}::test_two_processes_train"),
