@@ -134,30 +134,32 @@ def write_regions(dst: Path, parts: Mapping[str, Sequence[Region]], kind: str, t
 
 def _write(dst: Path, region: Region, kind: str, target_mpp: float | None) -> dict[str, Any]:
     image = _load(region, target_mpp)
-    geometry, mpp = _on_grid(region.review.geometry, image), image.meta["mpp"]
+    mpp = image.meta["mpp"]
     item: dict[str, Any] = {key: f"{folder}/{region.name}.png" for key, folder in _FOLDERS.items()}
     write_png(dst / item["image"], np.moveaxis(image.numpy(), 0, -1))
-    write_png(dst / item["known"], _known(region, geometry, image, kind, mpp or target_mpp or _USUAL_MPP))
+    write_png(dst / item["known"], _known(region, image, kind, mpp or target_mpp or _USUAL_MPP))
     if kind == "points":
         item |= {key: f"{folder}/{region.name}.csv" for key, folder in _POINTS.items()}
         for key, members in (("label", region.kept), ("lookalikes", region.rejected)):
-            write_points(dst / item[key], to_rowcol(shapely.get_coordinates(geometry[members])))
+            write_points(dst / item[key], to_rowcol(shapely.get_coordinates(_on_grid(region, members, image))))
     else:
-        numbers = polygons_to_label_map(geometry[region.kept], image.shape[1:])
+        numbers = polygons_to_label_map(_on_grid(region, region.kept, image), image.shape[1:])
         write_png(dst / item["label"], numbers.astype(np.uint16))
     return item | ({"mpp": mpp} if mpp else {}) | {"group": region.name}
 
 
-def _known(region: Region, geometry: np.ndarray, image: MetaTensor, kind: str, mpp: float) -> np.ndarray:
+def _known(region: Region, image: MetaTensor, kind: str, mpp: float) -> np.ndarray:
     """``(H, W)`` uint8: 1 where a reviewer has looked."""
     shape = image.shape[1:]
     around, beside = (um / mpp for um in _AROUND[kind])
-    near = shapely.STRtree(geometry).query(shapely.box(-around, -around, shape[1] + around, shape[0] + around))
-    others = np.setdiff1d(near, region.members)
-    seen = geometry[region.members]
+    # what lies beyond the image by less than a rim reaches into it
+    corner, sides = image.meta["corner"], np.broadcast_to(image.meta["scale"], 2)[::-1]
+    low, high = (corner + np.multiply(px, sides) for px in (-around, np.add(shape[::-1], around)))
+    others = np.setdiff1d(region.review.tree.query(shapely.box(*low, *high)), region.members)
+    seen = _on_grid(region, region.members, image)
     core = shapely.buffer(seen, _CORE_UM / mpp) if kind == "points" else seen
     known = polygons_to_mask(shapely.buffer(seen, around), shape)
-    known &= ~polygons_to_mask(shapely.buffer(geometry[others], beside), shape)
+    known &= ~polygons_to_mask(shapely.buffer(_on_grid(region, others, image), beside), shape)
     known |= polygons_to_mask(core, shape)
     if "valid" in image.meta:
         known &= image.meta["valid"][0].numpy()
@@ -194,7 +196,7 @@ def write_classes(
             members = classified(region, class_names)
             if len(members):
                 image = _load(region, target_mpp)
-                centres = shapely.centroid(_on_grid(region.review.geometry[members], image))
+                centres = shapely.centroid(_on_grid(region, members, image))
                 places = to_rowcol(shapely.get_coordinates(centres))
                 patches = crop_patches(np.moveaxis(image.numpy(), 0, -1), places, size)
                 names = {ANNOTATION: region.review.classes[members]}
@@ -214,7 +216,7 @@ def _load(region: Region, target_mpp: float | None) -> MetaTensor:
     return load_region(region.review.image, region.location, region.size, target_mpp, region.review.mpp, _MARGIN)
 
 
-def _on_grid(geometry: np.ndarray, image: MetaTensor) -> np.ndarray:
-    """Geometries in px of a loaded region, from its corner."""
+def _on_grid(region: Region, members: np.ndarray, image: MetaTensor) -> np.ndarray:
+    """Some objects of a slide in px of a loaded region, from its corner."""
     sides = np.broadcast_to(image.meta["scale"], 2)[::-1]
-    return shapely.transform(geometry, lambda xy: (xy - image.meta["corner"]) / sides)
+    return shapely.transform(region.review.geometry[members], lambda xy: (xy - image.meta["corner"]) / sides)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,11 @@ class SlideReview:
     geometry: np.ndarray
     verdict: np.ndarray
     classes: np.ndarray
+
+    @cached_property
+    def tree(self) -> shapely.STRtree:
+        """Finds objects by place."""
+        return shapely.STRtree(self.geometry)
 
 
 def read_reviews(
