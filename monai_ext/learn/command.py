@@ -36,6 +36,7 @@ __all__ = ["learn"]
 _LEAST, _LEAST_REGIONS = 10, 2  # objects that were reviewed; fields with objects in them: one to learn, one to score
 _WEIGHTS, _STATE = "model.pt", "training_state.pt"
 _CLASSIFIER = "classifier"
+_ON_SLIDES = "['configs/inference.json','configs/slides.json']"
 _SETTINGS = ("thresholds.json", "instances.json")  # of post-processing: old and new weights are scored with the same
 
 
@@ -260,7 +261,7 @@ def _use(root: Path, folder: Path, src: Path, reviews: Sequence[SlideReview]) ->
     where = images[0] if len(images) == 1 else Path(os.path.commonpath([path.parent for path in images]))
     slides = any(src.rglob("*_plan.json")) and (root / "configs/slides.json").is_file()
     options = {
-        "config_file": "['configs/inference.json','configs/slides.json']" if slides else "configs/inference.json",
+        "config_file": _ON_SLIDES if slides else "configs/inference.json",
         "dataset_dir": where,
         "ckpt_dir": folder,
         "output_dir": src.resolve().with_name(f"{src.resolve().name}_{folder.name}"),
@@ -269,4 +270,5 @@ def _use(root: Path, folder: Path, src: Path, reviews: Sequence[SlideReview]) ->
         options["classifier_path"] = folder / _CLASSIFIER / _WEIGHTS
     words = ["python", "-m", "monai.bundle", "run"]
     words += [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    return f"cd {shlex.quote(str(root.resolve()))} && {shlex.join(words)}"
+    typed = shlex.join(words).replace(shlex.quote(_ON_SLIDES), f'"{_ON_SLIDES}"')  # as people quote it
+    return f"cd {shlex.quote(str(root.resolve()))} && {typed}"
