@@ -49,6 +49,15 @@ def test_each_object_is_in_one_region(tmp_path):
     }
 
 
+def test_an_object_on_the_far_edge_is_in_the_last_region(tmp_path):
+    out = write_run(tmp_path, {"a": Features([shapely.Point(300, 299.5)], "Mitosis")})
+    decide(out, {"a": [(0, "reject")]})
+    [review] = read_reviews(out, points=True)
+    [region], [item] = written(tmp_path, review, "points")
+    assert region.name == "a/200_200"
+    assert read_mask(item["known"])[-1, -1] == 1
+
+
 def test_an_outline_and_its_rim_are_known_and_others_are_not(tmp_path):
     # reviewed at 50, unseen beside it at 70; another region's at 140
     review = reviewed(tmp_path, [(50, 50), (70, 50), (140, 50)], [(0, "accept"), (2, "reject")])
