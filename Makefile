@@ -48,6 +48,7 @@ demo: $(READY)
 		--config_file configs/inference.json \
 		--dataset_dir $(DEMO)/data --ckpt_dir $(DEMO)/models --output_dir $(DEMO)/inference
 	@echo; echo "Open $(DEMO)/evaluation/report.html and $(DEMO)/inference/report.html in a browser."
+	@echo "See and correct what was found: $(BIN)/python -m monai_ext view $(DEMO)/inference"
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)

@@ -31,6 +31,7 @@ COMMANDS: dict[Words, str] = {
     ("doctor",): "monai_ext.doctor:doctor",
     ("export",): "monai_ext.distribution.export:export_bundles",
     ("hand_in",): "monai_ext.reports.challenges:hand_in",
+    ("learn",): "monai_ext.learn.command:learn",
     ("phantom", "mitosis"): _DATASET,
     ("phantom", "metastasis"): _DATASET,
     ("phantom", "cells"): _DATASET,
@@ -74,6 +75,7 @@ COMMANDS: dict[Words, str] = {
     ("report", "folds"): "monai_ext.reports.folds:compare_folds",
     ("report", "instances"): "monai_ext.reports.comparison:compare_instances",
     ("report", "pictures"): "monai_ext.reports.instance_pictures:picture_instances",
+    ("report", "reviewers"): "monai_ext.view.reviewers:compare_reviewers",
     ("report", "slides"): "monai_ext.reports.slide_evaluation:evaluate_slides",
     ("templates",): "monai_ext.prepare.templates:choose_templates",
     ("tune", "mitosis"): "monai_ext.tuning.mitosis:tune_mitosis",
@@ -91,6 +93,7 @@ _ABOUT = {
     "doctor": "try what is installed: packages, readers of images, devices, optional extras",
     "export": "write a bundle as a zip that runs without this repository",
     "hand_in": "write detections as a challenge of mitosis detection takes them",
+    "learn": "fine-tune a bundle with a reviewer's corrections, and compare it before and after",
     "phantom": "write a synthetic data set, slide or release, with complete ground truth",
     "prepare": "convert an official release into a bundle's data set, or cut tiles",
     "report": "turn the files of finished runs into numbers with intervals and a page",
@@ -287,7 +290,7 @@ def _check_others(command: Words, usage: Usage, others: Sequence[str], values: M
     if command in _HANDED_ON or not usage.rest:
         entries: set[str] | None = set()
     else:
-        bundle = next((o.default for o in usage.options if o.name == "bundle"), "''")
+        bundle = next((o.default for o in usage.options if o.name == "bundle"), None) or "''"
         entries = _entries(Path(str(values.get("bundle", bundle.strip("'")))))
     if entries is None:  # no bundle, which the command reports itself
         return

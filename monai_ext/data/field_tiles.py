@@ -85,6 +85,8 @@ class FieldTiles(Dataset):
         image_key: the key of the image.
         lookalikes_key: the key of the look-alikes, ``(N, 2)``; a field may lack it.
         group_key: the key of the case, in the items of the list; a field without one is a case of its own.
+        known_key: the key of a mask ``(1, H, W)``, not 0 where the labels are known: a tile without any such pixel
+            teaches nothing and is no item. A field without one is known as a whole.
 
     Raises:
         InputError: both or neither of ``positive`` and ``multipliers``, a share out of range, or a share of
@@ -115,6 +117,7 @@ class FieldTiles(Dataset):
         image_key: str = "image",
         lookalikes_key: str = "lookalikes",
         group_key: str = "group",
+        known_key: str = "known",
     ) -> None:
         super().__init__(data, transform)
         self.fields = data
@@ -122,7 +125,7 @@ class FieldTiles(Dataset):
             self.fields = CacheDataset(data, load, cache_rate=cache_rate, copy_cache=False, progress=False)
         self.size = ensure_tuple_rep(size, 2)
         self.keys = {_FIGURE: points_key, _LOOKALIKE: lookalikes_key if lookalikes else None}
-        self._image_key, self._group_key = image_key, group_key
+        self._image_key, self._group_key, self._known_key = image_key, group_key, known_key
         if points_key is not None and (positive is None) is (multipliers is None):
             raise InputError("FieldTiles", "either positive or multipliers", f"{positive} and {multipliers}")
         for name, value in (("positive", positive), ("lookalikes", lookalikes)):
@@ -152,6 +155,10 @@ class FieldTiles(Dataset):
         }
         extent = tuple(min(pair) for pair in zip(self.size, shape, strict=True))
         corners = tile_corners(shape, extent)
+        if self._known_key in item:
+            known = convert_to_numpy(item[self._known_key])[0]
+            kept = [known[row : row + extent[0], col : col + extent[1]].any() for row, col in corners]
+            corners = corners[kept]
         kinds = np.full(len(corners), _OTHER)
         for kind in (_LOOKALIKE, _FIGURE):
             if kind in points:

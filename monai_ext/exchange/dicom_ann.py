@@ -71,7 +71,7 @@ def write(results: Results, path: Path) -> None:
             annotated_property_type=code_of(name, results.geojson),
             graphic_type=kind,
             graphic_data=groups[name, kind].places,
-            algorithm_type="MANUAL" if results.drawn else "AUTOMATIC",
+            algorithm_type="MANUAL" if results.drawn else "SEMIAUTOMATIC" if results.checked else "AUTOMATIC",
             algorithm_identification=None if results.drawn else algorithm,
             measurements=_measurements(groups[name, kind]),
             display_color=highdicom.color.CIELabColor.from_rgb(*legend[name]),

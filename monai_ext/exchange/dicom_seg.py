@@ -48,7 +48,7 @@ def write(results: Results, path: Path) -> None:
             segment_label=name,
             segmented_property_category=codes.SCT.AnatomicalStructure,
             segmented_property_type=code_of(name, results.geojson),
-            algorithm_type="MANUAL" if results.drawn else "AUTOMATIC",
+            algorithm_type="MANUAL" if results.drawn else "SEMIAUTOMATIC" if results.checked else "AUTOMATIC",
             algorithm_identification=None if results.drawn else algorithm,
             display_color=highdicom.color.CIELabColor.from_rgb(*colour),
         )

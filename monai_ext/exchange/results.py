@@ -20,6 +20,7 @@ __all__ = ["NO_CLASS", "NothingFoundError", "Results", "Survey"]
 #: What objects without a class are called where a format asks for one.
 NO_CLASS = "object"
 _HEATMAP, _PLAN = "_heatmap.ome.tif", "_plan.json"  # what a run's files end with
+_REVIEWED = "_reviewed"  # what the name of a reviewer's GeoJSON ends with, before its suffix
 
 
 class NothingFoundError(InputError):
@@ -64,6 +65,7 @@ class Results:
         classes: names of classes in the order of their numbers in maps, from 1; others follow in alphabetical order.
         colours: RGB of classes, 0 to 255; by default what the GeoJSON states.
         drawn: a person drew the objects; else a program found them.
+        checked: a person has looked through what a program found, and corrected it.
 
     Examples:
         >>> import shapely
@@ -85,6 +87,7 @@ class Results:
     classes: Sequence[str] = ()
     colours: Mapping[str, RGB] = field(default_factory=dict)
     drawn: bool = False
+    checked: bool = False
 
     def batches(self) -> Iterator[Features]:
         """The objects in the file's order, 20,000 at a time."""
@@ -93,10 +96,18 @@ class Results:
     def with_plan(self) -> Results:
         """With what a run over slides wrote beside the GeoJSON: its plan's geometry, and the heat map.
 
+        A reviewer's GeoJSON has those of the result that it was made from, and is marked as checked.
+
         Raises:
             InputError: there is a plan that no run wrote.
         """
         stem = geojson_stem(self.geojson)
+        result = stem.removesuffix(_REVIEWED)
+        if result != stem and self.geojson.with_name(f"{result}.geojson").is_file():
+            return replace(self._with_plan(result), checked=True)
+        return self._with_plan(stem)
+
+    def _with_plan(self, stem: str) -> Results:
         plan, heatmap = (self.geojson.with_name(f"{stem}{suffix}") for suffix in (_PLAN, _HEATMAP))
         if not plan.is_file():
             return self

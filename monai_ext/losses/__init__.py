@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from monai_ext.losses.distillation import DistillationLoss
     from monai_ext.losses.ghmc import GHMCLoss
     from monai_ext.losses.grid_locating import GridLocatingLoss, KnownGridLoss
+    from monai_ext.losses.known_pixels import KnownPixels
     from monai_ext.losses.loopback import LoopbackLoss
     from monai_ext.losses.self_training import SelfTrainingLoss
 
@@ -18,6 +19,7 @@ __all__ = [
     "GHMCLoss",
     "GridLocatingLoss",
     "KnownGridLoss",
+    "KnownPixels",
     "LoopbackLoss",
     "SelfTrainingLoss",
 ]

@@ -9,7 +9,18 @@ if TYPE_CHECKING:
     from monai_ext.view.command import view
     from monai_ext.view.object_index import ObjectIndex
     from monai_ext.view.review_log import Decision, ReviewLog, reviewed
+    from monai_ext.view.reviewers import compare_reviewers
 
-__all__ = ["Case", "Cases", "Decision", "ObjectIndex", "ReviewLog", "find_cases", "reviewed", "view"]
+__all__ = [
+    "Case",
+    "Cases",
+    "Decision",
+    "ObjectIndex",
+    "ReviewLog",
+    "compare_reviewers",
+    "find_cases",
+    "reviewed",
+    "view",
+]
 
 __getattr__ = lazy_names(__name__, __file__)

@@ -26,6 +26,7 @@ def view(
     classes: Sequence[str] | str | None = None,
     reviewer: str | None = None,
     mpp: float | None = None,
+    formats: Sequence[str] | str | None = None,
     host: str = "127.0.0.1",
     port: int = 8777,
 ) -> str:
@@ -37,6 +38,7 @@ def view(
         classes: that objects may be given, besides those that the result has.
         reviewer: whose corrections these are; by default the name that you are logged in by.
         mpp: um/px of the images, in place of what they state.
+        formats: that corrected objects are written in besides GeoJSON, such as ``csv,dicom-ann``; those of ``convert``.
         host: address to listen at. Any other than this machine's own asks for a token, which is in the address that
             is printed; what is sent is not encrypted.
         port: to listen at; 0 for any that is free.
@@ -51,14 +53,15 @@ def view(
         raise InputError("view", 'the packages of pip install "monai_ext[view]"', f"no {', '.join(missing)}")
     import uvicorn
 
+    from monai_ext.exchange.registry import Exchange
     from monai_ext.view.cases import find_cases
     from monai_ext.view.opened import Settings, Shelf
     from monai_ext.view.server import application
 
-    names = [name.strip() for name in (classes.split(",") if isinstance(classes, str) else classes or ())]
     if mpp is not None and not (isinstance(mpp, int | float) and mpp > 0):
         raise InputError("--mpp", "um/px, a positive number", repr(mpp))
-    settings = Settings(reviewer=str(reviewer or _user()), classes=names, mpp=mpp)
+    exchange = Exchange(_names(formats))
+    settings = Settings(str(reviewer or _user()), _names(classes), mpp, exchange.names)
     shelf = Shelf(find_cases(src, slides), settings)
     token = "" if _is_loopback(host) else secrets.token_urlsafe(24)
     with listen(host, port) as listening:
@@ -97,6 +100,11 @@ def listen(host: str, port: int) -> socket.socket:
         expected = "an address of this machine, and a port that is free; --port 0 takes any"
         raise InputError("--host and --port", expected, f"{host} {port}: {error.strerror}") from error
     return listening
+
+
+def _names(listed: Sequence[str] | str | None) -> list[str]:
+    """Of a list, or of text with commas."""
+    return [name.strip() for name in (listed.split(",") if isinstance(listed, str) else listed or ())]
 
 
 def _is_loopback(host: str) -> bool:

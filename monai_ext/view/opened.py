@@ -15,6 +15,7 @@ import shapely
 
 from monai_ext.base.colours import class_colours
 from monai_ext.base.errors import InputError
+from monai_ext.exchange.conversion import convert
 from monai_ext.exchange.results import Results
 from monai_ext.formats.annotation_files import read_features
 from monai_ext.formats.geojson import Color, Features, GeoJSONWriter
@@ -38,11 +39,13 @@ class Settings:
         reviewer: whose corrections these will be.
         classes: that objects may be given besides those that the result has.
         mpp: um/px of all slides, in place of what they state.
+        formats: that corrected objects are written in, besides GeoJSON; see :data:`~monai_ext.exchange.FORMATS`.
     """
 
     reviewer: str
     classes: Sequence[str] = ()
     mpp: float | None = None
+    formats: Sequence[str] = ()
 
 
 class Opened:
@@ -191,18 +194,22 @@ class Opened:
         """The objects as reviewers have corrected them."""
         return reviewed(self.features, self.log.decisions() if self.log is not None else {}, self.colours)
 
-    def export(self) -> Path:
-        """Write the corrected objects beside the result, which stays as it is; the file.
+    def export(self) -> list[Path]:
+        """Write the corrected objects beside the result, which stays as it is; the files.
 
         Raises:
-            InputError: there is nothing to correct.
+            InputError: there is nothing to correct, or a format cannot hold what there is.
             OSError: the file cannot be written.
         """
         if self.case.reviewed is None:
             raise InputError(self.case.name, "results of a run", "none: there is nothing to review")
         with GeoJSONWriter(self.case.reviewed) as writer:
             writer.write(self.corrected())
-        return writer.path
+        if not self.settings.formats:
+            return [writer.path]
+        mpp = self.settings.mpp or self.case.mpp
+        written = convert(writer.path, self.settings.formats, slide=self.case.image, mpp=mpp)
+        return [writer.path, *map(Path, written.splitlines())]
 
 
 class Shelf:

@@ -99,6 +99,15 @@ class ReviewLog:
             self._read()
             return {decision.object: decision for decision in self._said.values()}
 
+    def by_reviewer(self) -> dict[str, dict[int, Decision]]:
+        """As :meth:`decisions`, of each reviewer by themselves."""
+        with self._lock:
+            self._read()
+            said: dict[str, dict[int, Decision]] = {}
+            for decision in self._said.values():
+                said.setdefault(decision.reviewer, {})[decision.object] = decision
+            return said
+
     def decide(self, number: int, action: str, name: str | None = None, *, reviewer: str) -> Decision:
         """Add what a reviewer says of an object.
 

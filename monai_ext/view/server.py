@@ -266,7 +266,7 @@ class _Answers:
         return Response(content, media_type="application/geo+json", headers=headers)
 
     def export(self, request: Request, sent: Any) -> Response:  # noqa: ARG002
-        return _json({"file": self._slide(request).export().name})
+        return _json({"files": [path.name for path in self._slide(request).export()]})
 
     def _slide(self, request: Request) -> Any:
         return self.shelf[request.path_params["slide"]]

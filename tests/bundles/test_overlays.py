@@ -71,6 +71,9 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         "student": {"ckpt_dir"},
         "pretrained_classifier": {*INPUT, *OTHER_NETWORK},
         "finetune": {"ckpt_dir", "teacher_labels", "convention", "convention#weights"},  # experts teach
+        "reviewed": {"backbone_weights", "convention", "mpp"},  # it goes on from trained weights; nothing is validated
+        # all that was reviewed teaches; a seed that draws nuclei has none to draw
+        "reviewed_classes": {"student_dir", "per_class", "expert_split", "held", "seed"},
     },
     "metastasis_evidence_localization": {
         "pretrained": {*INPUT, *OTHER_NETWORK, "context"},  # the exact windows have none
@@ -89,6 +92,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         "paper": {"patches_per_field"},  # an epoch is 1,000 patches, however many fields there are
         "hematoxylin": {"start_from", "backbone_weights", "freeze_norm", *NO_NETWORK},
         "final": {"mpp", "match_radius_px"},  # nothing is validated
+        "reviewed": {"start_from", "mpp", "match_radius_px"},  # the same, from trained weights
         # fields are brought to one size, whatever their resolution, and their masks are scored
         "mammography": {"mpp", "target_mpp", "match_radius_px", "convention"},
         "mammography_evaluate": {"target_mpp", "match_radius_px"},
@@ -105,6 +109,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         "paper": {"backbone_weights"},
         "paper_front": {"backbone_weights"},
         "ignore_unlabelled": {"unlabelled"},
+        "reviewed": {"start_from", "unlabelled", "mpp"},  # nothing is validated
         "otsu": {"backbone_weights", "start_from", "freeze_norm", "unlabelled", *NO_NETWORK},
         "fully_supervised": {"ckpt_dir"},
         **{name: {"score"} for name in ("hovernet", "kg_instance")},  # they have thresholds of their own

@@ -127,6 +127,15 @@ def test_one_kind_alone_has_all_draws(points, options):
     assert tiles[0]["tile"].size == (50, 40)
 
 
+def test_tiles_in_which_nothing_is_known_are_none():
+    known = np.zeros((1, 100, 300), bool)
+    known[0, 50, 250] = True
+    fields = [{"image": np.zeros((3, 100, 300)), "label": [[5, 5], [50, 260]], "known": known}, field((100, 200))]
+    tiles = FieldTiles(fields, lambda item: item["tile"].corner, size=100, positive=0.5)
+    assert list(tiles) == [(0, 200), (0, 0), (0, 100)]
+    assert tiles.weights.tolist() == [0.5, 0.25, 0.25]
+
+
 def test_fields_without_points_count_by_tile():
     fields = [{"image": MetaTensor(torch.zeros(1, 100, 300), meta={"filename_or_obj": "x/mass.png"})}]
     tiles = FieldTiles(fields, lambda item: item["tile"].corner, size=100, points_key=None)

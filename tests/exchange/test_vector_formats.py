@@ -8,13 +8,14 @@ import json
 import sqlite3
 
 import numpy as np
+import pandas as pd
 import pytest
 import shapely
 import shapely.affinity
 from hypothesis import HealthCheck, given, settings
 
 from monai_ext.base.errors import InputError
-from monai_ext.exchange import Results
+from monai_ext.exchange import Exchange, Results
 from monai_ext.exchange.dicom_ann import bridged
 from monai_ext.exchange.results import NO_CLASS
 from monai_ext.formats import Features, read_asap, read_dicom_annotations, write_geojson
@@ -71,13 +72,26 @@ def from_anndata(path):
     return shapes, table.obs["class"].tolist(), scores
 
 
+def from_csv(path):
+    table = pd.read_csv(path)
+    shapes = shapely.from_wkt(table["outline"].to_numpy(object))
+    np.testing.assert_allclose(table[["x", "y"]], shapely.get_coordinates(shapely.centroid(shapes)), atol=0.0051)
+    return shapes, table["class"].tolist(), table["score"] if "score" in table else np.full(len(shapes), np.nan)
+
+
 def from_dicom(path):
     features = read_dicom_annotations(path)
     shapes = valid_areas(features.geometry)
     return shapes, features.classes, features.measurements.get("score", np.full(len(shapes), np.nan))
 
 
-READERS = {"dsa": from_dsa, "annotation-store": from_store, "anndata": from_anndata, "dicom-ann": from_dicom}
+READERS = {
+    "csv": from_csv,
+    "dsa": from_dsa,
+    "annotation-store": from_store,
+    "anndata": from_anndata,
+    "dicom-ann": from_dicom,
+}
 
 
 def comes_back(folder, name, features):
@@ -218,6 +232,21 @@ def test_objects_that_a_person_drew_are_manual(folder):
     [group] = highdicom.ann.annread(path).get_annotation_groups()
     assert group.algorithm_type.value == "MANUAL"
     assert read_dicom_annotations(path).object_types.tolist() == ["annotation"]
+
+
+def test_objects_that_a_person_has_checked_say_so_and_know_their_slide(folder):
+    highdicom = pytest.importorskip("highdicom")
+    write_geojson(folder / "a.geojson", Features([RING], classes="Tumor"))
+    plan = {"stretch": [1.0, 1.0], "resolution_source": "TIFF", "level0_shape": [40, 60], "base_mpp": 0.25}
+    (folder / "a_plan.json").write_text(json.dumps(plan | {"scale": 4.0, "step": 8}))
+    path = write_geojson(folder / "a_reviewed.geojson", Features([RING], classes="Stroma"))
+    results = Results(path, "a").with_plan()
+    assert (results.geojson, results.shape, results.mpp, results.checked) == (path, (40, 60), (0.25, 0.25), True)
+    [written_to] = Exchange("dicom-ann").write(results, folder / "a_reviewed")
+    [group] = highdicom.ann.annread(written_to).get_annotation_groups()
+    assert (group.label, group.algorithm_type.value) == ("Stroma", "SEMIAUTOMATIC")
+    (folder / "a.geojson").unlink()  # then it is a result of an image that is called so
+    assert not Results(path, "a_reviewed").with_plan().checked
 
 
 def test_wsidicom_reads_the_annotations(folder):

@@ -118,6 +118,10 @@ def test_what_is_wrong_with_address_port_and_scale(run):
     assert "um/px" in refusal(run, mpp=-1)
 
 
+def test_formats_that_are_none(run):
+    assert "--formats: expected csv or" in refusal(run, formats="cvs,dicom-ann")
+
+
 def test_a_package_that_is_missing(run, monkeypatch):
     monkeypatch.setattr(command, "find_spec", lambda name: None if name == "uvicorn" else True)
     assert refusal(run) == 'view: expected the packages of pip install "monai_ext[view]", found no uvicorn'

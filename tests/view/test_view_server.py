@@ -1,6 +1,7 @@
 """What the viewer answers, to whom, and what it never gives."""
 
 import base64
+import csv
 import hashlib
 import json
 import re
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 
 from monai_ext.base.overlay import overlay
-from monai_ext.formats import SlideReader, read_geojson
+from monai_ext.formats import SlideReader, read_dicom_annotations, read_geojson
+from monai_ext.view import find_cases
 from monai_ext.view.server import POLICY
 from tests.view.conftest import CELL, EVIL, NAME, SHAPE
 
@@ -99,7 +101,7 @@ def test_corrections_are_saved_at_once_shown_again_and_exported(run, start):
     assert sorted(undone["decisions"]) == ["7", "8"]
     again = start(run, classes=["Mitosis"])  # another process would see the same files
     assert again.json("api/slides/0/review") == undone["decisions"]
-    assert again.json("api/slides/0/export", {}) == {"file": f"{NAME}_reviewed.geojson"}
+    assert again.json("api/slides/0/export", {}) == {"files": [f"{NAME}_reviewed.geojson"]}
     features, read = read_geojson(result), read_geojson(run / f"{NAME}_reviewed.geojson")
     kept = [number for number in range(200) if number != 7]
     assert [shape.wkt for shape in read.geometry] == [features.geometry[number].wkt for number in kept]
@@ -110,6 +112,22 @@ def test_corrections_are_saved_at_once_shown_again_and_exported(run, start):
     (run / "asked.geojson").write_bytes(body)
     assert read_geojson(run / "asked.geojson").classes.tolist() == read.classes.tolist()
     assert result.read_bytes() == before
+
+
+def test_corrected_objects_in_other_formats(run, start):
+    pytest.importorskip("highdicom")
+    viewer = start(run, formats=["csv", "dicom-ann"])
+    viewer.json("api/slides/0/review", {"object": 7, "action": "reject"})
+    viewer.json("api/slides/0/review", {"object": 8, "action": "class", "class": "Tumor"})
+    files = viewer.json("api/slides/0/export", {})["files"]
+    endings = ("reviewed.geojson", "reviewed_objects.csv", "reviewed_annotations.dcm")
+    assert files == [f"{NAME}_{ending}" for ending in endings]
+    with (run / files[1]).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 199
+    assert rows[7]["class"] == "Tumor"
+    assert len(read_dicom_annotations(run / files[2])) == 199
+    assert find_cases(run).cases[0].objects == run / f"{NAME}.geojson"
 
 
 def test_a_result_that_changed_takes_no_old_corrections(run, start):

@@ -537,7 +537,7 @@ function undo() {
 const write = told(async () => {
   if (!slide || !slide.review) return;
   const answer = await post(of("/export"), {});
-  say(`Written: ${answer.file}`);
+  say(`Written: ${answer.files.join(", ")}`);
 });
 
 // ---- keys and buttons

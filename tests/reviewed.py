@@ -1,0 +1,45 @@
+"""Finished runs over small images, with a reviewer's corrections."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from monai_ext.formats import Features, write_geojson
+from monai_ext.view import find_cases
+from monai_ext.view.opened import Opened, Settings
+
+SIDE = 300  # px
+
+
+def write_run(folder: Path, results: Mapping[str, Features], mpp: float = 0.25, side: int = SIDE) -> Path:
+    """Images of noise below ``in``, and below ``out`` what a run would have written of them."""
+    rng = np.random.default_rng(0)
+    (folder / "in").mkdir(parents=True)
+    state, rows = {}, []
+    for name, features in results.items():
+        path = folder / "in" / f"{name}.tif"
+        pixels = rng.integers(0, 255, (side, side, 3), np.uint8)
+        dots = (10_000 / mpp, 10_000 / mpp)
+        tifffile.imwrite(path, pixels, photometric="rgb", resolution=dots, resolutionunit="CENTIMETER")
+        write_geojson(folder / "out" / f"{name}.geojson", features)
+        state[str(path)] = {"status": "done", "name": path.name}
+        rows.append([path.name, len(features)])
+    (folder / "out/state.json").write_text(json.dumps(state))
+    with (folder / "out/summary.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["image", "count"], *rows])
+    return folder / "out"
+
+
+def decide(out: Path, said: Mapping[str, Sequence[tuple]], reviewer: str = "ada") -> None:
+    """Corrections through the viewer's own log: ``(object, action[, class])`` by the image's name."""
+    for case in find_cases(out).cases:
+        names = sorted({each[2] for each in said.get(Path(case.name).stem, ()) if len(each) > 2})
+        opened = Opened(case, Settings(reviewer, names))
+        for number, *rest in said.get(Path(case.name).stem, ()):
+            opened.log.decide(number, *rest, reviewer=reviewer)
