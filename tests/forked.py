@@ -58,7 +58,10 @@ def _interpret(words: Sequence[str], folder: str, surroundings: Mapping[str, str
         with Path(path).open("ab") as file:
             os.dup2(file.fileno(), number)
     try:
-        if words[0] == "-m":
+        if words[0] == "-c":
+            sys.argv, sys.path[0] = ["-c", *words[2:]], ""
+            exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})
+        elif words[0] == "-m":
             sys.argv, sys.path[0] = list(words[1:]), folder
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)
         else:
@@ -77,7 +80,7 @@ def run_python(
     """Run ``python WORDS``.
 
     Args:
-        words: ``-m``, a module and its arguments, or a script and its arguments.
+        words: ``-m`` and a module, ``-c`` and code, or a script; then its arguments.
         cwd: where.
         env: the environment; of ``PYTHON...`` and of the threads only what the first call says counts.
         timeout: seconds; a process that takes longer is killed, with exit code -9.

@@ -254,6 +254,7 @@ SHORTER = (
     Rule(r"phantom vessels ", add=("--slides", "6", "--vessels", "1", "--radius", "(60,75)")),
     Rule(r"prepare tiles --src SLIDES", add=("--size", "64")),
     Rule(r"prepare qupath ", add=("--mpp", "0.25")),
+    Rule(r"prepare nucls ", replace={r"^docs/nucls_split\.csv$": "random"}),  # which lists the real fields
     Rule(r"phantom camelyon16 ", add=("--size", "768")),
     Rule(r"phantom slide ", add=("--size", "(512,768)")),
     # placeholders that stand for something else than in the other commands of the folder
