@@ -174,6 +174,7 @@ NOT_RUN = (
     ),
     Rule(r"--output_dir data/seeds_\d+ ", why="goes on from the front end that the bundle's page trains"),
     Rule(r"benchmarks/pretraining\.py", why="thirty trainings"),
+    Rule(r"--backbone_weights hub", why="weights that are downloaded, with a token"),
     Rule(rf"{NUCLEI}.*models/cycle/cycle_", why="goes on from a cycle of half an hour"),
     Rule(r"--ckpt_dir models/resnet18( |$)", why="on the bundle's page the same runs with the ResNet18 trained there"),
 )
@@ -201,7 +202,7 @@ SHORTER = (
     Rule(r"prepare pcam --src RELEASE", add=("--limit", "24")),
     Rule(rf"{CELLS}\$ .* training .*configs/train", add=(*TRAIN, "--patch_size", "64", "--patches_per_field", "1")),
     Rule(rf"{CELLS}\$ .* training .*/classify\.json", add=TRAIN, replace={"^100$": "4"}),
-    Rule(r"expert_split remainder", add=("--processes", "1")),
+    Rule(r"tune .*expert_split remainder", add=("--processes", "1")),
     Rule(rf"{NUCLEI}\$ .* training .*configs/train", add=(*TRAIN, "--patch_size", "64")),
     Rule(rf"{VESSELS}\$ .* training ", add=("--stage1_epochs", "1", "--stage2_epochs", "1", "--warmup_epochs", "1")),
     Rule(rf"{VESSELS}\$ (?!.*/network/).*/paper\.json", add=("--network_def#backbone", "resnet10")),
