@@ -20,7 +20,7 @@ _logger = logging.getLogger(__name__)
 
 LIMIT_S = 600
 TOLD = 3000  # characters
-COPIED = ("bundles", "benchmarks")
+COPIED = ("bundles", "benchmarks", "monai_deploy_app")
 SURROUNDINGS = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "PYTHONWARNINGS": "ignore"}
 
 
