@@ -125,6 +125,7 @@ def command(folder, *arguments):
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_stops_before_it_begins(folder):
     code, _, errors = command(folder, "run", "--train#trainer#max_epoch", "4")
     assert code == 1

@@ -16,12 +16,12 @@ from monai.data import MetaTensor
 
 from monai_ext.base.files import atomic_path, write_png
 from monai_ext.data.nuclei import crop_patches, write_nuclei
+from monai_ext.data.regions import load_region
 from monai_ext.data.split import random_split
 from monai_ext.formats.geojson import to_rowcol
 from monai_ext.formats.outlines import polygons_to_label_map, polygons_to_mask
 from monai_ext.formats.point_files import write_points
 from monai_ext.formats.reader import SlideReader
-from monai_ext.label.regions import load_region
 from monai_ext.learn.reviews import KEPT, REJECTED, UNSEEN, SlideReview
 
 __all__ = ["ANNOTATION", "Region", "classified", "find_regions", "split_regions", "write_classes", "write_regions"]

@@ -170,7 +170,7 @@ def _lesions(
     shape = tuple(int(np.ceil(side / scale)) for side in plan["level0_shape"])
     on_file = file_scale(scale, tuple(plan.get("stretch", (1, 1))))  # places and annotations are in px of the file
     path = folder / entry["annotation"]
-    areas = read_areas(path, classes, folder / entry["image"])
+    areas = read_areas(path, classes, folder / entry["image"] if "image" in entry else None)
     if not len(areas):
         raise InputError(path, f"outlines of {' or '.join(classes or ['tumour'])}", "none")
     tumour = rasterize(areas, shape, scale=on_file)[0] > 0

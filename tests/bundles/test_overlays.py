@@ -76,7 +76,7 @@ INTENDED: dict[str, dict[str, set[str]]] = {
         "reviewed_classes": {"student_dir", "per_class", "expert_split", "held", "seed"},
     },
     "metastasis_evidence_localization": {
-        "pretrained": {*INPUT, *OTHER_NETWORK, "context"},  # the exact windows have none
+        "pretrained": {*INPUT, *OTHER_NETWORK},
         "paper_pcam": {"target_mpp"},
         "paper_camelyon16": {"target_mpp"},
         "hematoxylin": {"window", *NO_NETWORK},

@@ -114,6 +114,7 @@ def test_processes_that_record_at_the_same_time_lose_nothing(images, out):
     )
 
 
+@pytest.mark.slow
 def test_a_run_may_be_closed_while_others_still_record(images, out, capsys, monkeypatch):
     """Closing removes the database, in the middle of what threads and another process record."""
     first = cohort(images, out)
@@ -152,6 +153,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"),
     [

@@ -56,9 +56,10 @@ class Desk:
         for index in (words.index(option) + 1 for option in ("--src", "--dst") if option in words):
             name = words[index]
             path = self.tree / folder / name
+            laid = path.exists() and not any(other.startswith(f"{name}/") for other in here)
             if words[index - 1] == "--dst" and (name in here or path.exists()):
                 words[index] = next(new for n in count(1) if not (self.tree / folder / (new := f"{name}_{n}")).exists())
-            elif words[index - 1] == "--src" and name not in here and not path.exists():
+            elif words[index - 1] == "--src" and name not in here and not laid:
                 words[index] = str(self.release(words[4]))
         return tuple(words)
 

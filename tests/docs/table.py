@@ -169,7 +169,7 @@ NOT_RUN = (
     Rule(r"--nnodes=|\$ scontrol|\$ head|\$ -m ", why="several machines"),
     Rule(r"_trt\.json|trt_export", why="a GPU and TensorRT"),
     Rule(
-        r"^(?!.*( phantom |from_classifier\.json)).*(--seed |(data|eval)/\w+_)[1-4]( |$)",
+        r"^(?!.*( phantom |from_classifier\.json)).*(--seed |(data|eval)/(?!masks_)\w+_)[1-4]( |$)",
         why="another seed of a command that is run",
     ),
     Rule(r"--output_dir data/seeds_\d+ ", why="goes on from the front end that the bundle's page trains"),

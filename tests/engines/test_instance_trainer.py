@@ -105,6 +105,7 @@ def test_the_history_has_the_mean_loss(tmp_path):
     assert torch.load(tmp_path / "model.pt", weights_only=True)["weight"].item() == 1
 
 
+@pytest.mark.slow
 def test_a_network_learns_discs():
     torch.manual_seed(0)
     network = NucleiMaskRCNN("resnet18", channels=16, box_channels=16, proposals=(200, 100))

@@ -393,6 +393,7 @@ def located(run):
     return metric.aggregate()["dice"].item(), right
 
 
+@pytest.mark.slow
 def test_the_loop_locates_what_no_label_shows(tmp_path):
     """Table 4: without the loop no patch is ever called cancerous."""
     options = {"items": vessels(32), "epochs": 40, "stage1": 20, "batch_size": 8, "optimizer": torch.optim.Adam}

@@ -83,6 +83,7 @@ def slow_maps(network, image, alpha, beta, sigma, saliency):
     return maps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saliency", ["minmax", "abs"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_equals_three_passes_of_monai_one_image_at_a_time(celnet, exact, images, saliency, dtype):
@@ -279,6 +280,7 @@ def test_turns_with_the_image(symmetric, turn):
         torch.testing.assert_close(turned[name], turn(straight[name]), atol=CLOSE, rtol=0, msg=name)
 
 
+@pytest.mark.slow
 def test_images_do_not_see_each_other(exact, images):
     evidence, images = EvidenceMap(exact), images.double()
     together = evidence(images)

@@ -160,6 +160,7 @@ def test_more_than_four_hundred():
     assert maps["instances"].max() == 24**2
 
 
+@pytest.mark.slow
 def test_a_network():
     torch.manual_seed(0)
     network = NucleiMaskRCNN("resnet18", channels=16, box_channels=32, score_threshold=0.0)

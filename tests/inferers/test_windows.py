@@ -116,6 +116,7 @@ def stitched(predict, image, tile_px):
     return heat, plan.tile_count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [12, 24, 96])
 def test_map_does_not_depend_on_the_size_of_tiles(step):
     """With attention too: it is computed on a lattice that all tiles share, and the context holds what it sees."""

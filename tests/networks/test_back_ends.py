@@ -130,6 +130,7 @@ def test_nothing_known_at_all(build):
     assert loss.isfinite()
 
 
+@pytest.mark.slow
 def test_statistics_can_be_frozen(build):
     network = build(freeze_norm="true").train()
     images, targets = batch()
@@ -141,6 +142,7 @@ def test_statistics_can_be_frozen(build):
     assert not torch.equal(network.backbone.bn1.running_mean, before)
 
 
+@pytest.mark.slow
 def test_swin(build):
     network = build("swin_t")
     images, targets = batch(1)

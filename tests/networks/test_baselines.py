@@ -66,6 +66,7 @@ def patches(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overlays",
     [

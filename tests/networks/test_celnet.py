@@ -84,6 +84,7 @@ def test_attention_is_the_equation(kernels):
     torch.testing.assert_close(module(x), expected)
 
 
+@pytest.mark.slow
 def test_attention_gradients():
     torch.manual_seed(0)
     module = MultiBranchAttention(8, reduction=4).double()

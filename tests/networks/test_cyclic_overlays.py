@@ -74,6 +74,7 @@ BACK_ENDS = [
 APPLIED = [(), ("paper_mask_rcnn",), ("hovernet",), ("mask_rcnn",), ("kg_instance",)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
     [
@@ -110,6 +111,7 @@ def test_what_is_trained_is_the_network_with_that_backbone(overlay, backbone_fil
         assert torch.equal(trained[f"backbone.{name}"], value)
 
 
+@pytest.mark.slow
 def test_ignore_is_an_overlay_that_reaches_every_back_end():
     for back_end in BACK_ENDS:
         assert network("train", *back_end, "ignore_unlabelled").unlabelled == "ignore"

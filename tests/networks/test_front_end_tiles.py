@@ -60,6 +60,7 @@ def test_a_training_crop_is_drawn_anew_and_a_validation_crop_is_not(marked):
     assert np.allclose(validate[0]["image"], validate[0]["image"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("over", [(), ("configs/overlays/paper/paper_front.json",)], ids=["ours", "paper"])
 def test_the_f1_of_the_test_list(marked, tmp_path, over):
     """Table IV: crops of the test tiles, none of which was trained on or chosen by."""

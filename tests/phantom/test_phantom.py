@@ -149,6 +149,7 @@ def test_seed_decides_everything():
     assert first.slide.scanner != other.slide.scanner
 
 
+@pytest.mark.slow
 def test_four_tiles_equal_the_whole():
     slide, origin = phantom_slide(2, tissue=BUSY), (400, 300)
     whole = phantom_field((300, 400), slide=slide, origin=origin)
@@ -293,6 +294,7 @@ def pooled_f1(fields, smallest, largest) -> float:
     return 2 * hits / (found + present)
 
 
+@pytest.mark.slow
 def test_threshold_on_hematoxylin_is_not_enough():
     """The best of all thresholds and area limits, chosen with the answers in view, with each slide's true stains."""
     maps = []
@@ -314,6 +316,7 @@ def test_threshold_on_hematoxylin_is_not_enough():
 # ---- slides
 
 
+@pytest.mark.slow
 def test_lossless_slide_is_the_field_in_both_readers(tmp_path):
     size = (700, 1100)
     path = write_slide(tmp_path / "slide.tif", size, 3, compression="deflate")
@@ -338,6 +341,7 @@ def test_lossless_slide_is_the_field_in_both_readers(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["slide.geojson", "slide.tif"]
 
 
+@pytest.mark.slow
 def test_jpeg_slide_has_its_colours(tmp_path):
     path = write_slide(tmp_path / "slide.tif", 700, 3, quality=95)
     expected = phantom_field((700, 700), slide=phantom_slide(3, size=(700, 700))).image
@@ -459,6 +463,7 @@ def test_nuclei_set_has_images_with_and_without(listing_of):
         assert bool(tifffile.imread(listing.parent / item["label"]).any()) == bool(item["has_nuclei"])
 
 
+@pytest.mark.slow
 def test_data_set_is_reproducible_and_replaces_only_its_own(tmp_path):
     small = {"slides": 3, "fields": 1, "size": 64}
     first = write_dataset("mitosis", tmp_path / "a", **small)

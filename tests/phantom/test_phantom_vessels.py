@@ -74,6 +74,7 @@ def test_templates_are_tight_crops_of_cells(dataset):
     assert max(sides) <= 50
 
 
+@pytest.mark.slow
 def test_label_noise_is_of_the_training_list_only_and_stated(tmp_path):
     content = json.loads(write_vessels(tmp_path / "set", **{**SMALL, "label_noise": 1.0}).read_text())
     assert all(item["label"] == 1 - item["true_label"] for item in content["training"])
@@ -82,6 +83,7 @@ def test_label_noise_is_of_the_training_list_only_and_stated(tmp_path):
     assert len(items_of(tmp_path / "set")) == 12
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_files(dataset, tmp_path):
     again = write_vessels(tmp_path / "set", **SMALL).parent
     files = sorted(path.relative_to(dataset) for path in dataset.rglob("*") if path.is_file())
@@ -123,6 +125,7 @@ def test_some_healthy_vessels_hold_what_looks_cancerous():
     assert set(counts) == {0, 1, 2, 3}
 
 
+@pytest.mark.slow
 def test_the_size_of_nuclei_does_not_tell_cancerous_cells():
     """Large cells are as large: the best threshold on a nucleus' true area errs often."""
     areas = {False: [], True: []}
@@ -144,6 +147,7 @@ def test_the_size_of_nuclei_does_not_tell_cancerous_cells():
 # ---- slides
 
 
+@pytest.mark.slow
 def test_a_slide_and_the_outlines_of_its_vessels(tmp_path):
     path = write_vessel_slide(tmp_path / "slide.tif", 2048, 2, radius=(50, 60), invaded=0.5)
     features = read_geojson(tmp_path / "slide_vessels.geojson")

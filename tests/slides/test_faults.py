@@ -94,6 +94,7 @@ def test_undisturbed_run_twice_gives_the_same_bytes(slides, undisturbed, run, tm
     assert set(results(undisturbed)) == {f"{name}{suffix}" for name in "abc" for suffix in OUTPUTS} | {"summary.csv"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stripes", [pytest.param(0, marks=SLOW), pytest.param(1, marks=SLOW), 2])
 def test_killed_in_the_middle_and_resumed(slides, undisturbed, stripes, start, run, tmp_path):
     process, _ = start(slides, tmp_path, "--pause", 0.15)

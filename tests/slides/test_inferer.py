@@ -408,6 +408,7 @@ def test_resume_from_the_command_line(slides, text, tmp_path):
     assert [result.name for result in again] == ["a"]
 
 
+@pytest.mark.slow
 def test_two_runs_do_not_work_on_one_slide(slides, tmp_path):
     class Nested(ConvPredictor):
         def __call__(self, tiles):

@@ -232,6 +232,7 @@ def network(**options):
     return NucleiMaskRCNN("resnet18", channels=16, box_channels=32, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize("autocast", [False, True])
 def test_a_network(autocast, tmp_path):

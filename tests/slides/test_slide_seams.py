@@ -211,6 +211,7 @@ def slide(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("windows", [10, -1, -4])
 def test_stopped_and_resumed(windows, slide, tmp_path, monkeypatch):
     """Between stripes, and while what they cut is computed again."""
@@ -243,6 +244,7 @@ def _killed_at(windows, slide, output):
     inferer(output, 200, by_network(halo=32))(slide / "a.tif")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before_the_end", [1, 3, 20])
 def test_killed_and_resumed(before_the_end, slide, tmp_path):
     network = DarkObjects()

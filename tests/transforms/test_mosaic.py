@@ -85,6 +85,7 @@ def test_background_can_be_kept_but_not_what_is_blank():
     assert len(patches) == 5
 
 
+@pytest.mark.slow
 def test_a_vessel_of_10_000_px_is_cut_a_strip_at_a_time():
     image = np.full((3, 10_000, 10_000), 255, np.uint8)
     mask = np.zeros((1, 10_000, 10_000), bool)
