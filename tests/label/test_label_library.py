@@ -8,6 +8,7 @@ import torch
 from monai.data import MetaTensor
 
 from monai_ext.base.errors import InputError
+from monai_ext.data import regions
 from monai_ext.formats.geojson import Features, write_geojson
 from monai_ext.label import (
     as_annotation,
@@ -19,7 +20,6 @@ from monai_ext.label import (
     load_vessel_region,
     object_map,
     object_points,
-    regions,
     training_label,
     uncertainty,
 )
