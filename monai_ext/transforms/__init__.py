@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from monai_ext.transforms.fields import LoadFieldd
     from monai_ext.transforms.geojson import LoadGeoJSON, LoadGeoJSONd
     from monai_ext.transforms.grid_crops import GridCrops, GridCropsd
-    from monai_ext.transforms.ignore_unknown import IgnoreUnknownd
     from monai_ext.transforms.instance_mask import InstancesToMask, InstancesToMaskd
     from monai_ext.transforms.instance_targets import InstancesToTargetd, KeepSured, MergeInstancesd, PickInstancesd
     from monai_ext.transforms.instances import NucleusInstances, NucleusInstancesd
@@ -64,7 +63,6 @@ __all__ = [
     "FindCellsd",
     "GridCrops",
     "GridCropsd",
-    "IgnoreUnknownd",
     "InstancesToMask",
     "InstancesToMaskd",
     "InstancesToTargetd",
