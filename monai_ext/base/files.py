@@ -13,11 +13,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from filelock import FileLock
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from monai_ext.base.companions import companions
 from monai_ext.base.dicom_heads import taken_as_dicom
 
-__all__ = ["atomic_path", "find_files", "path_below", "remove_path", "write_png"]
+__all__ = ["atomic_path", "find_files", "locked", "path_below", "remove_path", "write_png"]
 
 _DICOM = ".dcm"
 _IMAGE_FOLDER = ".zarr"  # one image, of thousands of files
@@ -39,6 +45,40 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         remove_path(temporary)
+
+
+@contextmanager
+def locked(path: str | os.PathLike) -> Iterator[None]:
+    """Exclude other processes, and other threads of this one, from the block; waits for as long as they take.
+
+    Where there is ``flock`` it is called itself: :class:`filelock.FileLock` 4.1 takes thirty times as long, .15 ms,
+    which counts where it comes once an image.
+
+    Args:
+        path: a file that is locked; it is made, with its folders, and left. Not reentrant.
+
+    Examples:
+        >>> from monai_ext.base.files import locked
+        >>> with locked(folder / "results" / ".lock"):
+        ...     (folder / "results" / ".lock").is_file()
+        True
+    """
+    path = Path(path)
+    if fcntl is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path):
+            yield
+        return
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)  # which releases it, and is done for a process that is killed too
 
 
 def remove_path(path: str | os.PathLike) -> None:

@@ -11,18 +11,16 @@ import sys
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 from monai.data import MetaTensor
 
 from monai_ext.base.errors import InputError
-from monai_ext.base.files import atomic_path, find_files, path_below, write_png
+from monai_ext.base.files import atomic_path, find_files, locked, path_below, write_png
 from monai_ext.data.geometry import image_resolution
 from monai_ext.data.run_state import RewriteSchedule
 from monai_ext.exchange.registry import Exchange, is_exchanged
@@ -61,8 +59,6 @@ SEEDS, SEED_STEPS = "seeds.png", "seed_steps.png"
 MAP = ".tif"
 #: What the names of a review of a result end with: the corrected objects, and the corrections.
 REVIEWED, REVIEW_LOG = "_reviewed.geojson", "_review.jsonl"
-
-_lock = lru_cache(FileLock)  # the same object for a file: making one takes longer than the lock
 
 
 def is_result(path: Path) -> bool:
@@ -120,6 +116,7 @@ class SummaryTable:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock_path = path.with_name(".summary.lock")
         self._schedule = RewriteSchedule()
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -132,8 +129,7 @@ class SummaryTable:
             InputError: the file is another table.
         """
         cells = {name: "" if pd.isna(value) else value for name, value in row.items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(self.path.with_name(".summary.lock")):
+        with locked(self._lock_path):
             if not self._schedule.is_due() and self._append(cells):
                 self._schedule.changes += 1
             else:
@@ -142,7 +138,7 @@ class SummaryTable:
     def order(self) -> None:
         """Bring the rows into order, if there are any."""
         if self.path.is_file():
-            with _lock(self.path.with_name(".summary.lock")):
+            with locked(self._lock_path):
                 self._write()
 
     def close(self) -> None:

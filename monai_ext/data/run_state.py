@@ -15,10 +15,9 @@ from types import FrameType
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
 
 from monai_ext.base.errors import InputError
-from monai_ext.base.files import atomic_path
+from monai_ext.base.files import atomic_path, locked
 
 __all__ = ["RewriteSchedule", "RunState", "exit_on_sigterm"]
 
@@ -36,11 +35,11 @@ _ANEW = "choose another --output_dir, or begin anew with --resume false"
 class RewriteSchedule:
     """When a file that is only written as a whole is to be written, so that it costs little however long it gets.
 
-    That is after each change while it has no more than 100 entries; then when a tenth of them changed, or a hundred
+    That is after each change while it has no more than 20 entries; then when a quarter of them changed, or a hundred
     times as long has passed as the last writing took, which is after each change where changes take long.
     """
 
-    _SMALL, _SHARE, _PAUSE = 100, 0.1, 100
+    _SMALL, _SHARE, _PAUSE = 20, 0.25, 100
 
     def __init__(self) -> None:
         self.changes = self._size = 0
@@ -130,7 +129,7 @@ class RunState:
             if database is not None:
                 _write(database, {image: entry})
         if database is None:
-            with FileLock(self.path.with_name(".state.lock")):
+            with locked(self.path.with_name(".state.lock")):
                 self._export(_as_json(self._read_json() | {image: entry}))
         elif self._schedule.is_due():
             self.export()

@@ -1,15 +1,17 @@
 """Files that appear whole or not at all."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from monai_ext.base.files import atomic_path, find_files, path_below, write_png
+from monai_ext.base.files import atomic_path, find_files, locked, path_below, write_png
 
 LIBRARY = Path(__file__).parents[2] / "monai_ext"
 
@@ -124,3 +126,30 @@ def test_paths_below_a_folder_keep_the_names_of_links(tmp_path):
     assert path_below(tmp_path / "images/a.svs", tmp_path) == Path("images/a.svs")
     assert path_below(tmp_path / "store/a.svs", tmp_path / "images") == Path("a.svs")
     assert path_below("/elsewhere/../b/a.svs", tmp_path) == Path("b/a.svs")
+
+
+def add_one(path):
+    for _ in range(200):
+        with locked(path.parent / "deep" / ".lock"):
+            path.write_text(str(int(path.read_text()) + 1))
+
+
+@pytest.mark.parametrize("kind", [threading.Thread, multiprocessing.get_context("fork").Process])
+@pytest.mark.parametrize("without_flock", [False, True])
+def test_a_locked_block_is_in_one_thread_and_process_at_a_time(tmp_path, monkeypatch, kind, without_flock):
+    if without_flock:
+        monkeypatch.setattr("monai_ext.base.files.fcntl", None)
+    (tmp_path / "count").write_text("0")
+    workers = [kind(target=add_one, args=(tmp_path / "count",)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert (tmp_path / "count").read_text() == "800"
+
+
+def test_a_block_that_fails_leaves_no_lock(tmp_path):
+    with pytest.raises(RuntimeError, match="of the block"), locked(tmp_path / ".lock"):
+        raise RuntimeError("of the block")
+    with locked(tmp_path / ".lock"):
+        pass

@@ -66,10 +66,10 @@ def test_small_tables_are_in_order_at_any_time_and_all_have_every_row(tmp_path):
     table = SummaryTable(tmp_path / "summary.csv")
     for number in range(500):
         table.add({"image": f"{(7 * number) % 500:03d}"})
-        if number in (0, 1, 50, 99, 300, 499):
+        if number in (0, 1, 10, 19, 50, 300, 499):
             images = pd.read_csv(table.path, dtype=str)["image"].tolist()
             assert sorted(images) == sorted(f"{(7 * k) % 500:03d}" for k in range(number + 1))
-            assert number >= 100 or images == sorted(images)
+            assert number >= 20 or images == sorted(images)
 
 
 def add(folder, numbers):
@@ -123,7 +123,7 @@ def test_rows_are_appended_once_a_table_is_long(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "_write", counted)
     for number in range(3000):
         table.add({"image": f"{number:04d}"})
-    assert 100 < len(written) < 200
+    assert 20 < len(written) < 60
     with table.path.open() as file:
         assert [row["image"] for row in csv.DictReader(file)] == [f"{number:04d}" for number in range(3000)]
 
