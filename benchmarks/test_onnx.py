@@ -1,4 +1,4 @@
-"""The shipped networks by torch and by onnxruntime: the same weights, the same batch, the same number of threads."""
+"""The shipped networks by torch, onnxruntime and OpenVINO: the same weights, batch and number of threads."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.networks import convert_to_onnx
 
-from monai_ext.networks import OnnxNetwork, load_weights
+from monai_ext.networks import OnnxNetwork, OpenVinoNetwork, load_weights
 
 pytest.importorskip("onnxruntime")
 EXPORT = "configs/overlays/deploy/onnx_export.json"
@@ -32,7 +32,7 @@ def pair(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("runtime", ["torch", "torch, channels last", "onnxruntime"])
+@pytest.mark.parametrize("runtime", ["torch", "torch, channels last", "onnxruntime", "openvino"])
 def test_network(benchmark, pair, runtime, threads):
     name, network, path, shape = pair
     benchmark.group = f"{name}, {shape}, {threads} thread(s)"
@@ -44,6 +44,10 @@ def test_network(benchmark, pair, runtime, threads):
             run = network
             if runtime == "onnxruntime":
                 run = OnnxNetwork(path)
+            elif runtime == "openvino":
+                pytest.importorskip("openvino")
+                engine = OpenVinoNetwork(path)
+                run = lambda batch: next(iter(engine(batch).values()))  # noqa: E731
             elif runtime != "torch":
                 images = images.contiguous(memory_format=torch.channels_last)
                 run = network.to(memory_format=torch.channels_last)

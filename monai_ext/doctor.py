@@ -357,6 +357,13 @@ def _view() -> str:
     return f"uvicorn {uvicorn.__version__}, starlette {metadata.version('starlette')}"
 
 
+def _openvino() -> str:
+    """Find a device that computes."""
+    import openvino
+
+    return f"{metadata.version('openvino')}, {', '.join(openvino.Core().available_devices)}"
+
+
 def _imported(module: str, package: str) -> str:
     importlib.import_module(module)
     return metadata.version(package)
@@ -364,6 +371,7 @@ def _imported(module: str, package: str) -> str:
 
 _EXTRAS: dict[str, Callable[[], str]] = {
     "ONNX Runtime": _onnxruntime,
+    "OpenVINO": _openvino,
     "TensorRT": _tensorrt,
     "Torch-TensorRT": partial(_imported, "torch_tensorrt", "torch-tensorrt"),
     "cuCIM (slides by the GPU)": partial(_imported, "cucim", "cucim"),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         save_weights,
     )
     from monai_ext.networks.onnx_network import OnnxNetwork
+    from monai_ext.networks.runtime import OpenVinoNetwork, RuntimeNetwork, with_runtime
     from monai_ext.networks.tissue_check import TissueCheck, TissueDistribution, TissueWatch
     from monai_ext.networks.tissue_features import TissueFeatures
     from monai_ext.networks.utils import load_weights, read_caffemodel, weights_digest
@@ -24,6 +25,8 @@ __all__ = [
     "IMAGENET",
     "InputConvention",
     "OnnxNetwork",
+    "OpenVinoNetwork",
+    "RuntimeNetwork",
     "TissueCheck",
     "TissueDistribution",
     "TissueFeatures",
@@ -38,6 +41,7 @@ __all__ = [
     "read_convention",
     "save_weights",
     "weights_digest",
+    "with_runtime",
 ]
 
 __getattr__ = lazy_names(__name__, __file__)

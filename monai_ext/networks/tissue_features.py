@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from monai_ext.base.errors import InputError
 from monai_ext.base.stain import BETA, SOURCE_INTENSITY
 from monai_ext.networks.convention import InputConvention
+from monai_ext.networks.runtime import RuntimeNetwork
 
 __all__ = ["TissueFeatures"]
 
@@ -30,7 +32,8 @@ class TissueFeatures:
     than a quarter is tissue are left out.
 
     Args:
-        network: the network; any of its methods that runs its first convolution on images and then all ``layers``.
+        network: the network; any of its methods that runs its first convolution on images and then all ``layers``. Of a
+            :class:`~monai_ext.networks.RuntimeNetwork` the layers that it was told of.
         layers: names of modules that give maps ``(B, C, h, w)``, or mappings of maps, in the order they run; of a
             mapping, ``"backbone:3"`` is the map with key ``"3"``.
         tile: px of the network's input.
@@ -51,28 +54,40 @@ class TissueFeatures:
         take: Callable[[Tensor, Tensor], None],
     ) -> None:
         self.layers, self.tile, self.convention, self.take = list(layers), tile, convention, take
+        self._tissue: Tensor | None = None
+        self._grid = (1, 1)
+        self._seen: dict[str, Tensor] = {}
+        if isinstance(network, RuntimeNetwork):
+            if not set(self.layers) <= set(network.layers):
+                raise InputError("runtime", f"the layers {', '.join(self.layers)}", ", ".join(network.layers) or "none")
+            network.listeners.append(self._heard)
+            self._undo = [partial(network.listeners.remove, self._heard)]
+            return
         named = dict(network.named_modules())
         missing = [name for name in self.layers if name.split(":")[0] not in named]
         entry = next((module for module in named.values() if isinstance(module, nn.Conv2d)), None)
         if missing or entry is None:
             raise InputError(type(network).__name__, f"the layers {', '.join(self.layers)}", "a network without them")
-        self._tissue: Tensor | None = None
-        self._grid = (1, 1)
-        self._seen: dict[str, Tensor] = {}
         hooks = [entry.register_forward_pre_hook(self._begin)]
         by_module: dict[str, list[str]] = {}
         for name in self.layers:
             by_module.setdefault(name.split(":")[0], []).append(name)
         hooks += [named[name].register_forward_hook(self._listener(names)) for name, names in by_module.items()]
-        self._hooks = hooks
+        self._undo = [hook.remove for hook in hooks]
 
     def remove(self) -> None:
         """Listen no more."""
-        for hook in self._hooks:
-            hook.remove()
+        for undo in self._undo:
+            undo()
+
+    def _heard(self, images: Tensor, maps: Mapping[str, Tensor]) -> None:
+        """A pass of a network whose layers another engine computes."""
+        self._begin(network=None, inputs=(images,))
+        for name in self.layers:
+            self._add(name, maps[name])
 
     @torch.no_grad()
-    def _begin(self, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _begin(self, network: nn.Module | None, inputs: tuple[Any, ...]) -> None:  # noqa: ARG002 - a hook's arguments
         images = convert_to_tensor(inputs[0].detach(), dtype=torch.float32, track_meta=False)
         self._seen = {}
         self._grid = tuple(max(1, side // self.tile) for side in images.shape[2:])
@@ -81,18 +96,21 @@ class TissueFeatures:
         self._tissue = (light.prod(1, keepdim=True) < _DARKNESS).float()
 
     def _listener(self, names: list[str]) -> Callable[..., None]:
-        @torch.no_grad()
         def listen(_: nn.Module, __: Any, output: Any) -> None:
-            if self._tissue is None:
-                return
             for name in names:
                 key = name.partition(":")[2]
-                maps = output[key] if isinstance(output, Mapping) else output
-                self._seen[name] = self._pooled(convert_to_tensor(maps.detach(), track_meta=False), self._tissue)
-            if len(self._seen) == len(self.layers):
-                self._finish()
+                self._add(name, output[key] if isinstance(output, Mapping) else output)
 
         return listen
+
+    @torch.no_grad()
+    def _add(self, name: str, maps: Tensor) -> None:
+        """Take in a layer's maps; of a pass that did not begin with the first convolution they are none."""
+        if self._tissue is None:
+            return
+        self._seen[name] = self._pooled(convert_to_tensor(maps.detach(), track_meta=False), self._tissue)
+        if len(self._seen) == len(self.layers):
+            self._finish()
 
     def _pooled(self, maps: Tensor, tissue: Tensor) -> Tensor:
         """Mean and deviation of each channel over the tissue of each tile, ``(B * tiles, 2 C)``."""

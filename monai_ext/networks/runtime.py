@@ -1,0 +1,298 @@
+"""Another engine in the place of torch, once it was seen to give the same."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.utils import convert_to_numpy, optional_import
+from torch import Tensor, nn
+
+from monai_ext.base.errors import InputError
+from monai_ext.base.files import atomic_path
+from monai_ext.networks.onnx_network import OnnxNetwork
+from monai_ext.networks.utils import weights_digest
+
+__all__ = ["RUNTIMES", "OpenVinoNetwork", "RuntimeNetwork", "with_runtime"]
+
+RUNTIMES = ("torch", "auto", "onnxruntime", "openvino")
+
+_AGREE = 1e-3  # of probabilities
+_SIZES = 3  # so many sizes of images are compared; slides have no more
+_EXAMPLE = (2, 3, 128, 160)  # sides that differ, and differ from the batch: none is taken for another
+_RESULT = "pred"
+
+
+class OpenVinoNetwork(nn.Module):
+    """Runs an ONNX file by OpenVINO on the CPU, in float32: torch tensors in and out.
+
+    Args:
+        path: a file with one input.
+        threads: by default as many as torch has.
+
+    Raises:
+        InputError: no OpenVINO, no such file, or one that it cannot use.
+    """
+
+    def __init__(self, path: str | os.PathLike, threads: int | None = None) -> None:
+        super().__init__()
+        openvino, installed = optional_import("openvino")
+        if not installed:
+            raise InputError("openvino", "the package (pip install openvino)", "none")
+        settings = {"INFERENCE_NUM_THREADS": threads or torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+        try:
+            self.compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+        except RuntimeError as error:
+            raise InputError(path, "an ONNX file", " ".join(str(error).split())[:200]) from error
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """What the network gives for ``(B, C, H, W)`` of any floating type: float32, by the names of its outputs."""
+        found = self.compiled(np.ascontiguousarray(convert_to_numpy(images.float())))
+        return {output.any_name: torch.from_numpy(each).to(images.device) for output, each in found.items()}
+
+
+class _WithMaps(nn.Module):
+    """A network that gives maps of some of its layers besides: of a layer that gives several, ``layer:key``."""
+
+    def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
+        super().__init__()
+        self.network, self.layers = network, tuple(layers)
+        self.eval()  # what exports a module puts it, and all that it holds, back into the mode that it had
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        maps: dict[str, Tensor] = {}
+
+        def keep(name: str, key: str) -> Callable[..., None]:
+            return lambda _, __, output: maps.update({name: output[key] if key else output})
+
+        parts = [(name, *name.partition(":")[::2]) for name in self.layers]
+        hooks = [self.network.get_submodule(layer).register_forward_hook(keep(name, key)) for name, layer, key in parts]
+        try:
+            return {_RESULT: self.network(images), **maps}
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+class _OnnxByName(OnnxNetwork):
+    """One output comes by its name too."""
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        found = super().forward(images)
+        return found if isinstance(found, dict) else {_RESULT: found}
+
+
+_ENGINES: dict[str, Callable[[Path], nn.Module]] = {"openvino": OpenVinoNetwork, "onnxruntime": _OnnxByName}
+_EXTRAS = {"openvino": "openvino", "onnxruntime": "onnx"}  # of this package
+
+
+def with_runtime(
+    network: nn.Module,
+    runtime: str = "torch",
+    layers: Sequence[str] = (),
+    cache_dir: str | os.PathLike | None = None,
+) -> nn.Module:
+    """A network that is computed by another engine where that is possible, and by torch where not.
+
+    Args:
+        network: of one tensor ``(B, 3, H, W)`` in and one out, of any batch and size.
+        runtime: ``torch``; ``onnxruntime`` or ``openvino``; ``auto`` for the fastest of those that are installed.
+        layers: see :class:`RuntimeNetwork`, as is the next.
+        cache_dir: where exported networks are kept.
+
+    Returns:
+        the network itself for ``torch``, else a :class:`RuntimeNetwork`.
+
+    Raises:
+        InputError: an unknown runtime.
+
+    Examples:
+        >>> import torch
+        >>> from monai_ext.networks import with_runtime
+        >>> network = torch.nn.Conv2d(3, 1, 3)
+        >>> with_runtime(network, "torch") is network
+        True
+    """
+    if runtime not in RUNTIMES:
+        raise InputError("runtime", ", ".join(RUNTIMES), repr(runtime))
+    return network if runtime == "torch" else RuntimeNetwork(network, runtime, layers, cache_dir)
+
+
+class RuntimeNetwork(nn.Module):
+    """Computes a torch network by ONNX Runtime or OpenVINO, once they were seen to agree on the images at hand.
+
+    The first batch is computed by torch and by each engine that comes into question. An engine is used if no
+    probability (the sigmoid of an output) differs by more than .001, and, with ``auto``, if it is the fastest; the
+    first batches of two further sizes are compared as well. Which one computes, how much faster it is and by how much
+    it differs is printed to standard error. Whatever stands against it (a package that is missing, a network that
+    cannot be exported, a GPU, gradients, lower precision) is said in one line, and torch computes.
+
+    Args:
+        network: of one tensor ``(B, 3, H, W)`` in and one out, of any batch and size.
+        runtime: ``auto``, ``onnxruntime`` or ``openvino``.
+        layers: whose maps are handed to who listens, see :class:`~monai_ext.networks.TissueFeatures`; no other can be
+            listened to.
+        cache_dir: where exported networks are kept under the digest of their weights and the versions of what exported
+            them; ``None`` for ``monai_ext`` beside torch's own cache (``TORCH_HOME``).
+
+    Attributes:
+        chosen: the engine that computes; ``None`` before the first batch.
+        difference: the largest that was seen between the probabilities of it and of torch.
+        listeners: each is called with the images and the maps of the layers, once for each batch.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        runtime: str = "auto",
+        layers: Sequence[str] = (),
+        cache_dir: str | os.PathLike | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.runtime, self.layers = network.eval(), runtime, tuple(layers)
+        self.listeners: list[Callable[[Tensor, Mapping[str, Tensor]], None]] = []
+        self.cache_dir = Path(cache_dir) if cache_dir else Path(torch.hub.get_dir()).parent / "monai_ext"
+        self.chosen: str | None = None
+        self.difference = 0.0
+        self._engine: list[nn.Module] = []  # no layer of this one: its weights would be counted twice
+        self._compared: set[tuple[int, ...]] = set()
+
+    def extra_repr(self) -> str:
+        """Which engine was asked for: part of what tells results apart."""
+        return f"runtime={self.runtime}"
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What the network gives for a batch ``(B, 3, H, W)``."""
+        if self.chosen is None:
+            maps = self._choose(images)
+        elif self.chosen == "torch" or not self._possible(images):
+            maps = self._by_torch(images)
+        else:
+            maps = self._engine[0](images)
+            if tuple(images.shape[2:]) not in self._compared and len(self._compared) < _SIZES:
+                maps = self._compare(images, maps)
+        for listener in self.listeners:
+            listener(images, maps)
+        return maps[_RESULT]
+
+    def _possible(self, images: Tensor) -> bool:
+        """Whether engines can compute this batch."""
+        return not (images.requires_grad or torch.is_autocast_enabled(images.device.type))
+
+    def _choose(self, images: Tensor) -> dict[str, Tensor]:
+        """Decide by the first batch; what torch gives for it."""
+        if images.device.type != "cpu":
+            return self._torch(images, f"no engine but torch is used on {images.device.type}")
+        if not self._possible(images):
+            return self._torch(images, "in lower precision and for gradients only torch computes")
+        names = list(_ENGINES) if self.runtime == "auto" else [self.runtime]
+        installed = [name for name in names if _version(name)]
+        if not installed:
+            missing = "no other is installed" if self.runtime == "auto" else "it is not installed"
+            return self._torch(images, f'{missing} (pip install "monai_ext[{_EXTRAS[names[0]]}]")')
+        try:
+            path = self._exported()
+        except Exception as error:
+            return self._torch(images, f"the network cannot be exported to ONNX ({_line(error)})")
+        expected, torch_s = _timed(self._by_torch, images)
+        best, reasons = (math.inf, "", None, 0.0), []
+        for name in installed:
+            try:
+                engine = _ENGINES[name](path)
+                found, seconds = _timed(engine, images)
+            except Exception as error:
+                reasons.append(f"{name} cannot use the network ({_line(error)})")
+                continue
+            difference = _difference(found, expected)
+            if not difference <= _AGREE:
+                reasons.append(f"{name} differs by {difference:.2g}")
+            elif seconds < best[0]:
+                best = (seconds, name, engine, difference)
+        seconds, name, engine, difference = best
+        if engine is None or (self.runtime == "auto" and seconds >= torch_s):
+            return self._torch(images, "; ".join(reasons) or "it is the fastest here", expected)
+        self.chosen, self.difference = name, difference
+        self._engine = [engine]
+        self._compared.add(tuple(images.shape[2:]))
+        speed = f"{torch_s / seconds:.2f} times as fast as torch on the first images"
+        print(f"runtime: {name}, {speed}, probabilities differ by {difference:.1g}", file=sys.stderr)
+        return expected
+
+    def _compare(self, images: Tensor, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What an engine found for images of a size that is new, or what torch does if that is something else."""
+        expected = self._by_torch(images)
+        difference = _difference(found, expected)
+        if not difference <= _AGREE:
+            size = " x ".join(str(side) for side in images.shape[:1:-1])
+            return self._torch(images, f"{self.chosen} differs by {difference:.2g} on images of {size} px", expected)
+        self._compared.add(tuple(images.shape[2:]))
+        self.difference = max(self.difference, difference)
+        return found
+
+    def _torch(self, images: Tensor, reason: str, found: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        self.chosen, self._engine = "torch", []
+        print(f"runtime: torch instead of {self.runtime}: {reason}", file=sys.stderr)
+        return self._by_torch(images) if found is None else found
+
+    def _by_torch(self, images: Tensor) -> dict[str, Tensor]:
+        return _WithMaps(self.network, self.layers)(images)
+
+    def _exported(self) -> Path:
+        """The network as ONNX, exported unless the cache has it."""
+        versions = [f"{name} {metadata.version(name)}" for name in ("torch", "onnx")]
+        name = hashlib.sha256("\n".join([weights_digest(self.network), *self.layers, *versions]).encode()).hexdigest()
+        path = self.cache_dir / f"{name}.onnx"
+        if path.is_file():
+            return path
+        device = next(self.network.parameters()).device
+        with atomic_path(path) as temporary, warnings.catch_warnings():
+            # that the older exporter is deprecated, and of Python values of sizes, which the comparison judges
+            warnings.simplefilter("ignore")
+            names = [_RESULT, *self.layers]
+            torch.onnx.export(
+                _WithMaps(self.network, self.layers),
+                (torch.rand(_EXAMPLE, device=device),),
+                temporary,
+                dynamo=False,
+                input_names=["image"],
+                output_names=names,
+                dynamic_axes={name: [0, 2, 3] for name in ("image", *names)},
+            )
+        return path
+
+
+def _version(name: str) -> str | None:
+    """The version of an engine and of onnx, which writes what it reads; ``None`` where one of them is missing."""
+    try:
+        return f"{metadata.version(name)}, {metadata.version('onnx')}"
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _timed(network: Callable[[Tensor], dict[str, Tensor]], images: Tensor) -> tuple[dict[str, Tensor], float]:
+    """What a network gives, and the seconds of the second time."""
+    network(images)
+    began = time.perf_counter()
+    found = network(images)
+    return found, time.perf_counter() - began
+
+
+def _difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """The largest difference of probabilities; not a number where something is none, or of another shape."""
+    result, right = found[_RESULT], expected[_RESULT]
+    if result.shape != right.shape:
+        return math.nan
+    return float((result.float().sigmoid() - right.float().sigmoid()).abs().max())
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:160]

@@ -1,0 +1,188 @@
+"""Another engine computes only what torch was seen to give as well."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from monai_ext.base.errors import InputError
+from monai_ext.networks import InputConvention, TissueFeatures, with_runtime
+from monai_ext.networks import runtime as module
+
+SIZES = [(1, 3, 64, 96), (2, 3, 32, 32), (1, 3, 48, 80), (3, 3, 33, 50)]
+
+
+class Small(nn.Module):
+    """With what differs between training and inference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.drop, self.head = nn.Dropout(0.5), nn.ConvTranspose2d(8, 1, 2, stride=2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.drop(self.stem(images)))
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    network = Small()
+    for _ in range(3):  # statistics of its own
+        network(torch.rand(4, 3, 32, 32))
+    return network.eval()
+
+
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def engine(request):
+    pytest.importorskip(request.param)
+    return request.param
+
+
+def images(*shape):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+class Shifted(nn.Module):
+    """An engine that is wrong, from the call of some number on."""
+
+    def __init__(self, network, after=0):
+        super().__init__()
+        self.network, self.calls, self.after = network, 0, after
+
+    def forward(self, batch):
+        self.calls += 1
+        return {"pred": self.network(batch) + (self.calls > self.after)}
+
+
+@pytest.mark.slow  # exports
+@torch.no_grad()
+def test_an_engine_gives_what_torch_gives_at_any_size(network, engine, tmp_path, capsys):
+    expected = [network(images(*size)) for size in SIZES]
+    run = with_runtime(network, engine, cache_dir=tmp_path)
+    for size, right in zip(SIZES, expected, strict=True):
+        torch.testing.assert_close(run(images(*size)), right, rtol=0, atol=1e-5)
+    assert run.chosen == engine
+    assert run.difference < 1e-5
+    assert f"runtime: {engine}," in capsys.readouterr().err
+    # the export left the network as it was
+    assert not any(part.training for part in network.modules())
+    torch.testing.assert_close(network(images(*SIZES[0])), expected[0], rtol=0, atol=0)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_an_exported_network_is_kept_for_its_weights(network, engine, tmp_path, monkeypatch):
+    with_runtime(network, engine, cache_dir=tmp_path)(images(*SIZES[0]))
+    (kept,) = tmp_path.iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.onnx, "export", lambda *_, **__: pytest.fail("exported again"))
+        assert with_runtime(network, engine, cache_dir=tmp_path)(images(*SIZES[0])).shape == (1, 1, 64, 96)
+    network.head.bias += 1
+    with_runtime(network, engine, cache_dir=tmp_path)(images(*SIZES[0]))
+    assert len(list(tmp_path.iterdir())) == 2
+    assert kept.is_file()
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_layers_are_listened_to_as_in_torch(network, engine, tmp_path):
+    def heard(run):
+        found = []
+        listening = TissueFeatures(run, ["stem"], 16, InputConvention(), lambda *seen: found.append(seen))
+        for size in SIZES[:3]:
+            run(images(*size))
+        listening.remove()
+        run(images(*SIZES[0]))
+        return found
+
+    expected = heard(network)
+    found = heard(with_runtime(network, engine, ["stem"], tmp_path))
+    assert len(found) == len(expected) == 3  # once a batch, the compared ones too
+    for (features, tissue), (right, right_tissue) in zip(found, expected, strict=True):
+        torch.testing.assert_close(features, right, rtol=0, atol=1e-5)
+        assert torch.equal(tissue, right_tissue)
+    with pytest.raises(InputError, match="expected the layers head, found stem"):
+        TissueFeatures(with_runtime(network, engine, ["stem"]), ["head"], 16, InputConvention(), lambda *_: None)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("after", "message"),
+    [(0, "differs by 0."), (2, r"differs by 0.\d+ on images of 32 x 32 px")],
+    ids=["at once", "at the next size"],
+)
+def test_an_engine_that_differs_is_not_used(network, monkeypatch, tmp_path, capsys, after, message):
+    wrong = Shifted(network, after)
+    monkeypatch.setattr(module, "_ENGINES", {"openvino": lambda _: wrong})
+    monkeypatch.setattr(module, "_version", lambda _: "1")
+    monkeypatch.setattr(module.RuntimeNetwork, "_exported", lambda _: tmp_path)
+    run = with_runtime(network, "openvino")
+    for size in SIZES:
+        assert torch.equal(run(images(*size)), network(images(*size)))
+    assert run.chosen == "torch"
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 + (after > 0)
+    assert re.search(message, told)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fast", [True, False])
+def test_auto_takes_the_fastest(network, monkeypatch, tmp_path, fast, capsys):
+    right = Shifted(network, 10**9)
+    seconds = {"torch": 2.0, "openvino": 1.0 if fast else 3.0, "onnxruntime": 4.0}
+    names = iter(seconds)
+    monkeypatch.setattr(module, "_timed", lambda run, batch: (run(batch), seconds[next(names)]))
+    monkeypatch.setattr(module, "_ENGINES", {"openvino": lambda _: right, "onnxruntime": lambda _: right})
+    monkeypatch.setattr(module, "_version", lambda _: "1")
+    monkeypatch.setattr(module.RuntimeNetwork, "_exported", lambda _: tmp_path)
+    run = with_runtime(network, "auto")
+    run(images(*SIZES[0]))
+    assert run.chosen == ("openvino" if fast else "torch")
+    assert ("2.00 times as fast as torch" if fast else "it is the fastest here") in capsys.readouterr().err
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("runtime", ["auto", "openvino", "onnxruntime"])
+def test_without_an_engine_torch_computes(network, monkeypatch, capsys, runtime):
+    monkeypatch.setattr(module, "_version", lambda _: None)
+    run = with_runtime(network, runtime)
+    for size in SIZES[:2]:
+        assert torch.equal(run(images(*size)), network(images(*size)))
+    extra = "onnx" if runtime == "onnxruntime" else "openvino"
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert f"torch instead of {runtime}" in told
+    assert f"monai_ext[{extra}]" in told
+
+
+@torch.no_grad()
+def test_what_cannot_be_exported_is_computed_by_torch(network, monkeypatch, tmp_path, capsys):
+    class Listed(Small):
+        def forward(self, batch):
+            return super().forward(batch) * torch.linalg.eigvals(batch[0, 0, :8, :8]).abs().max()
+
+    monkeypatch.setattr(module, "_version", lambda _: "1")
+    other = Listed().eval()
+    other.load_state_dict(network.state_dict())
+    run = with_runtime(other, "onnxruntime", cache_dir=tmp_path)
+    assert torch.equal(run(images(*SIZES[0])), other(images(*SIZES[0])))
+    assert "cannot be exported to ONNX" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_gradients_and_lower_precision_are_torch_s(network, monkeypatch, capsys):
+    monkeypatch.setattr(module, "_version", lambda _: pytest.fail("an engine was looked for"))
+    batch = images(*SIZES[0]).requires_grad_()
+    with_runtime(network, "auto")(batch).sum().backward()
+    assert batch.grad is not None
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert with_runtime(network, "auto")(images(*SIZES[0])).dtype == torch.bfloat16
+    assert capsys.readouterr().err.count("only torch computes") == 2
+
+
+def test_runtimes_have_names(network):
+    assert with_runtime(network, "torch") is network
+    with pytest.raises(InputError, match=r"expected torch, auto, onnxruntime, openvino, found 'tensorflow'"):
+        with_runtime(network, "tensorflow")
