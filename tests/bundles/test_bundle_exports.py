@@ -14,7 +14,7 @@ from monai_ext.phantom import write_slide
 from tests.configs import config_files
 
 pytest.importorskip("onnxruntime")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.dear]
 LOGITS = 1e-4
 HEAT = 1e-4  # probabilities
 UNEQUAL = 1e-4  # share of a label image's pixels

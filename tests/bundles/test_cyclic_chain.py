@@ -146,6 +146,7 @@ def test_a_killed_run_goes_on_to_the_same_end(place, whole):
     assert told.count("done before, ") == PHASES
 
 
+@pytest.mark.exhaustive  # minutes; processes that share the work are tested for each of its phases
 def test_two_processes(place):
     steps = {"front_settings#epochs": 36}  # an epoch of two ranks has half the steps; with too few no seed is found
     options = arguments(place, "ranks", "configs/overlays/multi_gpu/multi_gpu_cycle.json", cycles=1, **steps)
