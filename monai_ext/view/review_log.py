@@ -272,7 +272,7 @@ class ReviewLog:
                 self._said[number] = decision
             else:
                 self.torn += 1
-        except (AttributeError, KeyError, IndexError, TypeError, ValueError, shapely.GEOSException):
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError, shapely.errors.ShapelyError):
             self.torn += 1
 
     def _take_drawing(self, decision: Decision, geometry: Mapping[str, Any]) -> None:
