@@ -98,10 +98,8 @@ def _review(
     for decision in sorted(decisions.values(), key=lambda each: each.number):  # of two about one, the later
         number = unit[decision.object]
         name = decision.name or features.classes[decision.object]
-        if drawn[number]:
-            renamed = bool(found) and name not in found
-        else:
-            renamed = name != features.classes[decision.object]
+        own = found if drawn[number] else {features.classes[decision.object]}
+        renamed = bool(own) and name not in own
         verdict[number] = REJECTED if decision.action == "reject" or (points and renamed) else KEPT
         if decision.action == "class":
             classes[number] = decision.name

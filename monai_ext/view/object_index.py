@@ -77,7 +77,7 @@ class ObjectIndex:
         return np.sort(np.concatenate(found))
 
     def order(self, by: str) -> np.ndarray:
-        """All objects that there are, ``(N,)`` places in the file, the least certain first, the surest first, or as in the file.
+        """All objects that there are, ``(N,)`` places in the file: the least certain first, the surest, or as there.
 
         Where the file has no number for it, an object comes last.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -138,15 +138,22 @@ class Opened:
     @cached_property
     def colours(self) -> dict[str, Color]:
         """Classes that objects have or may be given, and the colour of each."""
-        present = sorted({name for name in self.written.classes if name is not None})
-        return class_colours(list(dict.fromkeys([*present, *self.settings.classes])), self.written.colors)
+        names = self._class_names() if self.log is None else self.log.classes
+        return class_colours(list(names), self.written.colors)
+
+    def _class_names(self, said: Iterable[str | None] = ()) -> tuple[str, ...]:
+        """Of the result, of the settings, and of what was said before with other settings; each once."""
+        present, said = (sorted({name for name in names if name is not None}) for names in (self.written.classes, said))
+        return tuple(dict.fromkeys([*present, *self.settings.classes, *said]))
 
     @cached_property
     def log(self) -> ReviewLog | None:
         """The corrections; ``None`` where there is nothing to correct."""
         if self.case.log is None:
             return None
-        return ReviewLog(self.case.log, content_of(self.case.objects), len(self.written), list(self.colours))
+        log = ReviewLog(self.case.log, content_of(self.case.objects), len(self.written))
+        log.classes = self._class_names(decision.name for decision in log.decisions().values())
+        return log
 
     def facts(self) -> dict[str, Any]:
         """What the page has to know of the slide before it shows anything."""

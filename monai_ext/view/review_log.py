@@ -59,10 +59,10 @@ def content_of(path: str | os.PathLike) -> str:
 class ReviewLog:
     """Corrections of a result, a JSON object a line, which are only ever added to.
 
-    When :meth:`decide`, :meth:`draw` or :meth:`undo` returns, the line is on the disk. A line that was torn, by a power cut or a full
-    disk, counts for nothing and hides no other. Several processes may add to the file; each sees what the others did
-    when it looks next. Lines about another content of the result's file, such as that of an earlier run, stay in the
-    file and are not applied.
+    When :meth:`decide`, :meth:`draw` or :meth:`undo` returns, the line is on the disk. A line that was torn, by a power
+    cut or a full disk, counts for nothing and hides no other. Several processes may add to the file; each sees what the
+    others did when it looks next. Lines about another content of the result's file, such as an earlier run's, stay in
+    the file and are not applied.
 
     Args:
         path: the file; it is made with the first correction.
@@ -262,26 +262,31 @@ class ReviewLog:
                 undone = self._said.pop(int(entry["undoes"]), None)
                 if undone is not None and undone.action == _DRAW:
                     self._drawn = None
-            elif entry["action"] in (*ACTIONS, _DRAW):
-                about, texts = int(entry["object"]), (str(entry[key]) for key in ("reviewer", "time"))
-                decision = Decision(about, entry["action"], entry["name"], *texts, number)
-                if decision.action == _DRAW:
-                    self._take_drawing(decision, entry["geometry"])
-                elif not (0 <= about < self.count or about in self._shapes):
-                    raise ValueError(about)
-                self._said[number] = decision
+            elif entry["action"] == _DRAW and self._is_drawing(entry):
+                self._said[number] = decision = _decision(entry)
+                self._shapes[decision.object] = (shapely.geometry.shape(entry["geometry"]), decision)
+                self._drawn = None
+            elif entry["action"] in ACTIONS and self._is_known(int(entry["object"])):
+                self._said[number] = _decision(entry)
             else:
                 self.torn += 1
         except (AttributeError, KeyError, IndexError, TypeError, ValueError, shapely.errors.ShapelyError):
             self.torn += 1
 
-    def _take_drawing(self, decision: Decision, geometry: Mapping[str, Any]) -> None:
-        shape = shapely.geometry.shape(geometry)
-        is_next = self.count + len(self._shapes) <= decision.object <= self.count + decision.number
-        if not is_next or decision.object in self._shapes or shape.is_empty or not shape.is_valid:
-            raise ValueError(decision.object)
-        self._shapes[decision.object] = (shape, decision)
-        self._drawn = None
+    def _is_known(self, number: int) -> bool:
+        return 0 <= number < self.count or number in self._shapes
+
+    def _is_drawing(self, entry: Mapping[str, Any]) -> bool:
+        """Whether a line has a shape, and a place that is not taken and that so many lines can lead to."""
+        shape, about = shapely.geometry.shape(entry["geometry"]), int(entry["object"])
+        is_free = about not in self._shapes and self.count <= about < self.count + int(entry["number"])
+        return is_free and not shape.is_empty and bool(shape.is_valid)
+
+
+def _decision(entry: Mapping[str, Any]) -> Decision:
+    name = None if entry["name"] is None else str(entry["name"])
+    texts = (str(entry[key]) for key in ("reviewer", "time"))
+    return Decision(int(entry["object"]), entry["action"], name, *texts, int(entry["number"]))
 
 
 def _is_json(line: bytes) -> bool:

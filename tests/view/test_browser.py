@@ -136,7 +136,7 @@ def test_draw_a_polygon_a_point_and_by_hand_undo_reload_and_export(run, start, p
 
     page.keyboard.press("b")
     centre, angles = np.array([left + 60, top + 180]), np.linspace(0, 2 * np.pi, 40)
-    page.mouse.move(*screen(*(centre + [30, 0])))
+    page.mouse.move(*screen(centre[0] + 30, centre[1]))
     page.mouse.down()
     for angle in angles:
         page.mouse.move(*screen(*(centre + 30 * np.array([np.cos(angle), np.sin(angle)]))))
@@ -175,6 +175,16 @@ def test_what_cannot_be_drawn_is_told_and_another_page_shows_what_was(run, start
         page.wait_for_timeout(350)
     page.keyboard.press("Enter")
     shows(page, "status", "expected an outline around at least 1 square px")
+    page.keyboard.press("Escape")
+    shows(page, "drawing", "")
+    page.keyboard.press("p")
+    for x, y in ((300, 300), (400, 300)):
+        page.mouse.click(*screen(x, y), delay=20)
+        page.wait_for_timeout(350)
+    page.mouse.dblclick(*screen(400, 400))
+    shows(page, "status", "Saved: 200 drawn, Tumor")
+    [triangle] = viewer.shelf[0].log.drawn().geometry
+    assert shapely.hausdorff_distance(triangle, shapely.Polygon([(300, 300), (400, 300), (400, 400)])) < 2
     viewer.json("api/slides/0/review", {"action": "draw", "type": "point", "points": [[300, 300]], "class": "Tumor"})
     page.evaluate("window.dispatchEvent(new Event('focus'))")
-    shows(page, "progress", "1 of 201 reviewed")
+    shows(page, "progress", "2 of 202 reviewed")

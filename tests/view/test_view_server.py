@@ -231,6 +231,14 @@ def test_on_a_result_without_objects_or_classes_the_first_is_drawn(run, start):
     assert viewer.ask("api/slides/0/review", draw([[5, 5]], "point", "Cat"))[0] == 422
 
 
+def test_a_class_that_was_given_by_an_earlier_viewer_is_still_one(run, start):
+    start(run, classes=["Mitosis"]).json("api/slides/0/review", draw([[5, 5]], "point", "Mitosis"))
+    viewer = start(run)
+    names = [each["name"] for each in viewer.json("api/slides/0")["classes"]]
+    assert names == [*sorted(["Tumor", EVIL]), "Mitosis"]
+    assert viewer.json("api/slides/0/order?by=doubt")["classes"][-1] == 2
+
+
 def test_nothing_is_drawn_into_what_is_no_result(run, start):
     status, _, body = start(run.parent / "in").ask("api/slides/0/review", draw([[5, 5]], "point"))
     assert status == 422
