@@ -639,7 +639,13 @@ function save(type, corners) {
   if (name === undefined) return;
   const points = corners.map(({ x, y }) => [Number(x.toFixed(2)), Number(y.toFixed(2))]);
   saving = saving.then(told(async () => {
-    const answer = await post(`api/slides/${number}/review`, { action: "draw", type, points, class: name });
+    const answer = await post(`api/slides/${number}/review`, { action: "draw", type, points, class: name }).catch((error) => {
+      if (type === "polygon" && tool && tool !== "point" && !sketch.length && number === slide.number) { // Enter tries again
+        sketch = corners;
+        drawSketch();
+      }
+      throw error;
+    });
     if (number !== slide.number) return;
     await take(answer.decisions);
     await choose(answer.object, false);
@@ -700,7 +706,7 @@ document.addEventListener("keydown", (event) => {
     if (each) give(each.name);
     else say(`There are ${slide.classes.length} classes`);
   } else if (tool && key === "Escape") sketch.length ? (sketch = [], drawSketch()) : use(null);
-  else if (tool === "polygon" && sketch.length && key === "Enter") close();
+  else if (tool && sketch.length && key === "Enter") close();
   else if (tool === "polygon" && sketch.length && key === "Backspace") { sketch.pop(); drawSketch(); }
   else if (Object.hasOwn(KEYS, key)) KEYS[key]();
   else return;
