@@ -37,9 +37,15 @@ def write_run(folder: Path, results: Mapping[str, Features], mpp: float = 0.25, 
 
 
 def decide(out: Path, said: Mapping[str, Sequence[tuple]], reviewer: str = "ada") -> None:
-    """Corrections through the viewer's own log: ``(object, action[, class])`` by the image's name."""
+    """Corrections through the viewer's own log, by the image's name: ``(object, action[, class])``.
+
+    What is drawn has a geometry in place of the object's number: ``(geometry, "draw", class)``.
+    """
     for case in find_cases(out).cases:
         names = sorted({each[2] for each in said.get(Path(case.name).stem, ()) if len(each) > 2})
         opened = Opened(case, Settings(reviewer, names))
-        for number, *rest in said.get(Path(case.name).stem, ()):
-            opened.log.decide(number, *rest, reviewer=reviewer)
+        for what, action, *name in said.get(Path(case.name).stem, ()):
+            if action == "draw":
+                opened.log.draw(what, *name, reviewer=reviewer)
+            else:
+                opened.log.decide(what, action, *name, reviewer=reviewer)

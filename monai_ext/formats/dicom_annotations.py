@@ -22,7 +22,7 @@ from monai_ext.formats.dicom import (
     referenced_series,
     stated,
 )
-from monai_ext.formats.geojson import Features
+from monai_ext.formats.geojson import Features, join_features
 
 __all__ = ["read_dicom_annotations"]
 
@@ -73,7 +73,7 @@ def read_dicom_annotations(path: str | os.PathLike, frame: SlideFrame | None = N
         where = f"{path}, group {getattr(group, 'AnnotationGroupNumber', '?')}"
         with stated(where):
             parts.append(_group(group, dimensions, place, where))
-    return _joined(parts)
+    return join_features(*parts)
 
 
 def _placing(data: Any, path: Path, frame: SlideFrame | None) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
@@ -195,14 +195,3 @@ def _measurements(group: Any, count: int, where: str) -> dict[str, np.ndarray]:
 def _meaning(codes: Any) -> str:
     """The text of a code, which should be there; else the code."""
     return str(getattr(codes[0], "CodeMeaning", "") or codes[0].CodeValue)
-
-
-def _joined(parts: list[Features]) -> Features:
-    names = {name: None for part in parts for name in part.measurements}
-    measured = {
-        name: np.concatenate([part.measurements.get(name, np.full(len(part), np.nan)) for part in parts])
-        for name in names
-    }
-    columns = ("geometry", "classes", "object_types", "names")
-    joined = {name: np.concatenate([[], *(getattr(part, name) for part in parts)]) for name in columns}
-    return Features(**joined, measurements=measured)

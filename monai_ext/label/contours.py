@@ -12,7 +12,7 @@ import shapely
 from monai.utils import convert_to_numpy
 
 from monai_ext.data.geometry import image_resolution
-from monai_ext.formats.geojson import Color, Features
+from monai_ext.formats.geojson import Color, Features, join_features
 from monai_ext.transforms.diagnose_vessel import HEALTHY_CLASSES, VesselDiagnosis
 from monai_ext.transforms.save_detections import detection_features
 from monai_ext.transforms.save_evidence import evidence_features
@@ -47,8 +47,8 @@ def found_features(data: Mapping[str, Any], image_key: str = "source") -> Featur
         names = np.array([name or _NUCLEUS for name in features.classes], dtype=object)
         return Features(features.geometry, names, features.measurements, colors=features.colors)
     if "points" in data:
-        return _joined(
-            detection_features(convert_to_numpy(data["points"]), convert_to_numpy(data["blobs"]), **resolution)
+        return join_features(
+            *detection_features(convert_to_numpy(data["points"]), convert_to_numpy(data["blobs"]), **resolution)
         )
     return evidence_features(convert_to_numpy(data["pieces"])[0], convert_to_numpy(data["evidence"])[0], **resolution)
 
@@ -57,14 +57,7 @@ def _vessel_features(diagnosis: VesselDiagnosis) -> Features:
     """A vessel's outline, which is its verdict, and its cells; cancerous ones and patches of invaded vessels only."""
     sure = {"confidence": abs(2 * diagnosis.score - 1)}
     parts = [part for part in diagnosis.features() if diagnosis.invaded or part.classes[0] in HEALTHY_CLASSES]
-    return _joined([replace(part, measurements=sure) for part in parts])
-
-
-def _joined(parts: Sequence[Features]) -> Features:
-    """Parts with the same measurements as one."""
-    measurements = {name: np.concatenate([part.measurements[name] for part in parts]) for name in parts[0].measurements}
-    geometry, classes = (np.concatenate([getattr(part, key) for part in parts]) for key in ("geometry", "classes"))
-    return Features(geometry, classes, measurements, colors=parts[0].colors)
+    return join_features(*(replace(part, measurements=sure) for part in parts))
 
 
 def as_annotation(

@@ -199,16 +199,16 @@ def _lessons(
     if kind == "points":
         return [_POINTS], []
     lessons, notes = [], []
-    if any(len(region.rejected) for region in parts["training"]):
+    if any(len(region.rejected) or region.review.drawn[region.kept].any() for region in parts["training"]):
         lessons.append(_OUTLINES)
     else:  # all of them would be the network's own
-        notes.append("outlines are not learnt, as none was rejected in the fields to learn from")
+        notes.append("outlines are not learnt, as none was rejected or drawn in the fields to learn from")
     if names and all(any(len(classified(region, names)) for region in regions) for regions in parts.values()):
         lessons.append(_CLASSES)
     elif names:
         notes.append(f"classes are not learnt, as some of {', '.join(names)} are needed in both parts")
     if not lessons:
-        raise InputError(src, "rejected outlines or, for a classifier, objects with a class", "; ".join(notes))
+        raise InputError(src, "rejected or drawn outlines or, for a classifier, objects with a class", "; ".join(notes))
     return lessons, notes
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,9 +32,10 @@ class SlideReview:
         name: of its files below the run's folder, without a suffix.
         image: its file.
         mpp: um/px of the file where it does not state them.
-        geometry: ``(N,)``, px of the file.
+        geometry: ``(N,)``, px of the file; after the result's objects those that were drawn.
         verdict: ``(N,)`` of :data:`KEPT`, :data:`REJECTED`, :data:`UNSEEN`.
         classes: ``(N,)`` names as they were corrected, or ``None``.
+        drawn: ``(N,)`` whether a reviewer added it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class SlideReview:
     geometry: np.ndarray
     verdict: np.ndarray
     classes: np.ndarray
+    drawn: np.ndarray
 
     @cached_property
     def tree(self) -> shapely.STRtree:
@@ -59,7 +61,7 @@ def read_reviews(
         src: the output folder of a run, with the logs that ``monai-ext view`` wrote.
         slides: see :func:`~monai_ext.view.find_cases`.
         points: objects are places: a detection and its outline are one, and what was given another class than the
-            run's is none.
+            run's is none. Without it objects are outlines, and a place that was drawn says nothing.
         mpp: um/px of all images, in place of what they state.
 
     Raises:
@@ -69,34 +71,44 @@ def read_reviews(
     if lost := [case.name for case in cases if case.image is None]:
         expected = "slides where the run found them, or --slides with the folder that they are in now"
         raise InputError(src, expected, f"{len(lost)} with corrections elsewhere, the first: {lost[0]}")
-    reviews, others = [], 0
+    seen, others = [], 0
     for case in cases:
         opened = Opened(case, Settings(reviewer="", mpp=mpp))
-        decisions = opened.log.decisions()
+        if decisions := opened.log.decisions():
+            seen.append((opened, decisions))
         others += opened.log.of_others
-        if decisions:
-            name = path_below(case.stem, src).as_posix()
-            reviews.append(_review(name, opened, decisions, points))
-    if not reviews:
+    if not seen:
         found = f"{others} corrections of an earlier result" if others else "none"
         raise InputError(src, "corrections of its objects, made with monai-ext view", found)
-    return reviews
+    found_classes = {name for opened, _ in seen for name in opened.written.classes}
+    return [_review(src, opened, decisions, points, found_classes) for opened, decisions in seen]
 
 
-def _review(name: str, opened: Opened, decisions: Mapping[int, Decision], points: bool) -> SlideReview:
+def _review(
+    src: str | os.PathLike, opened: Opened, decisions: Mapping[int, Decision], points: bool, found: Set[str | None]
+) -> SlideReview:
+    """Of one slide; ``found`` are the classes that the run finds: what is drawn as another one is none of its kind."""
     features, reader = opened.features, opened.tiles.reader
-    unit = _units(features.geometry) if points else np.arange(len(features))
-    geometry = shapely.centroid(features.geometry) if points else features.geometry
+    unit, drawn = np.arange(len(features)), np.arange(len(features)) >= len(opened.written)
+    geometry = features.geometry
     verdict, classes = np.full(len(features), UNSEEN), features.classes.copy()
+    if points:
+        unit[~drawn] = _units(geometry[~drawn])
+        geometry = shapely.centroid(geometry)
     for decision in sorted(decisions.values(), key=lambda each: each.number):  # of two about one, the later
         number = unit[decision.object]
-        renamed = decision.action == "class" and decision.name != features.classes[decision.object]
+        name = decision.name or features.classes[decision.object]
+        own = found if drawn[number] else {features.classes[decision.object]}
+        renamed = bool(own) and name not in own
         verdict[number] = REJECTED if decision.action == "reject" or (points and renamed) else KEPT
         if decision.action == "class":
             classes[number] = decision.name
-    first = unit == np.arange(len(unit))
+    if not points:
+        verdict[drawn & (shapely.area(geometry) == 0)] = UNSEEN
+    name = path_below(opened.case.stem, src).as_posix()
+    first = (unit == np.arange(len(unit))) & ~shapely.is_missing(geometry)
     told = reader.base_mpp if reader.resolution_source == "mpp" else None
-    return SlideReview(name, opened.case.image, told, geometry[first], verdict[first], classes[first])
+    return SlideReview(name, opened.case.image, told, geometry[first], verdict[first], classes[first], drawn[first])
 
 
 def _units(geometry: np.ndarray) -> np.ndarray:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
 import shapely
 
 from monai_ext.base.errors import InputError
-from monai_ext.formats.geojson import Features
+from monai_ext.formats.geojson import Features, join_features
 
 __all__ = ["ORDERS", "ObjectIndex"]
 
@@ -45,11 +46,11 @@ class ObjectIndex:
     """
 
     def __init__(self, features: Features, stretch: Sequence[float] = (1, 1)) -> None:
-        self.features = features
+        self.features, self._stretch = features, tuple(stretch)
         self.geometry = features.geometry
         if tuple(stretch) != (1, 1):
             self.geometry = shapely.transform(features.geometry, lambda xy: xy * tuple(stretch)[::-1])
-        self.tree = shapely.STRtree(self.geometry)
+        self._trees = [shapely.STRtree(self.geometry)]
         self.bounds = shapely.bounds(self.geometry).reshape(-1, 4)
         self.certainty = np.full(len(features), np.nan)
         for name in _SURE:
@@ -59,8 +60,24 @@ class ObjectIndex:
         # where not all can be drawn, those that are stay the same while one moves
         self._rank = np.random.default_rng(0).permutation(len(features))
 
+    def with_more(self, features: Features) -> ObjectIndex:
+        """The same with a few more objects after its own, which are drawn before all others; some may be missing."""
+        more, joined = ObjectIndex(features, self._stretch), copy(self)
+        joined.features = join_features(self.features, features)
+        for name in ("geometry", "bounds", "certainty"):
+            setattr(joined, name, np.concatenate([getattr(self, name), getattr(more, name)]))
+        joined._rank = np.concatenate([self._rank, np.full(len(features), -1)])
+        joined._trees = [*self._trees, *more._trees]
+        return joined
+
+    def _query(self, *args: Any, **options: Any) -> np.ndarray:
+        """Places of the objects that a tree finds, in their order."""
+        first = np.cumsum([0, *map(len, self._trees)])
+        found = [tree.query(*args, **options) + start for tree, start in zip(self._trees, first, strict=False)]
+        return np.sort(np.concatenate(found))
+
     def order(self, by: str) -> np.ndarray:
-        """All objects, ``(N,)`` places in the file, the least certain first, the surest first, or as in the file.
+        """All objects that there are, ``(N,)`` places in the file: the least certain first, the surest, or as there.
 
         Where the file has no number for it, an object comes last.
 
@@ -70,8 +87,10 @@ class ObjectIndex:
         if by not in ORDERS:
             raise InputError("order", " or ".join(ORDERS), repr(by))
         if by == "file":
-            return np.arange(len(self.certainty))
-        return np.argsort(self.certainty if by == "doubt" else -self.certainty, kind="stable")
+            places = np.arange(len(self.certainty))
+        else:
+            places = np.argsort(self.certainty if by == "doubt" else -self.certainty, kind="stable")
+        return places[~shapely.is_missing(self.geometry[places])]
 
     def within(self, box: tuple[float, float, float, float], px: float, most: int = 20_000) -> dict[str, Any]:
         """What is to be drawn of a window.
@@ -85,7 +104,7 @@ class ObjectIndex:
             ``total`` that meet the window's box, ``shown`` of them; ``dots`` with ``ids`` and ``xy``; ``rings`` with
             ``ids`` (one for each ring), ``ends`` (how many points there are up to its end) and ``xy``, flat.
         """
-        found = np.sort(self.tree.query(shapely.box(*box)))
+        found = self._query(shapely.box(*box))
         total = len(found)
         if total > most:
             found = np.sort(found[np.argpartition(self._rank[found], most)[:most]])
@@ -125,7 +144,7 @@ class ObjectIndex:
             reach: how far off it may be.
         """
         place = shapely.Point(x, y)
-        near = self.tree.query(place, predicate="dwithin", distance=max(reach, 0.0))
+        near = self._query(place, predicate="dwithin", distance=max(reach, 0.0))
         if not len(near):
             return None
         distance, size = shapely.distance(self.geometry[near], place), shapely.area(self.geometry[near])
@@ -142,7 +161,7 @@ class ObjectIndex:
         Raises:
             IndexError: there is no such object.
         """
-        if not 0 <= number < len(self.features):
+        if not 0 <= number < len(self.features) or self.geometry[number] is None:
             raise IndexError(number)
         low_x, low_y, high_x, high_y = bounds = self.bounds[number].tolist()
         measured = {name: float(values[number]) for name, values in self.features.measurements.items()}

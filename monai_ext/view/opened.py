@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
@@ -21,6 +21,7 @@ from monai_ext.formats.annotation_files import read_features
 from monai_ext.formats.geojson import Color, Features, GeoJSONWriter
 from monai_ext.formats.point_files import read_points
 from monai_ext.view.cases import Case, Cases
+from monai_ext.view.drawing import drawn_shape
 from monai_ext.view.object_index import ObjectIndex
 from monai_ext.view.pictures import HeatTiles, SlideTiles
 from monai_ext.view.review_log import ReviewLog, content_of, reviewed
@@ -59,6 +60,7 @@ class Opened:
     def __init__(self, case: Case, settings: Settings) -> None:
         self.case, self.settings = case, settings
         self._lock = RLock()
+        self._joined: tuple[Features, ObjectIndex] | None = None  # what was drawn, and all with it
 
     @cached_property
     def results(self) -> Results | None:
@@ -93,7 +95,7 @@ class Opened:
         return HeatTiles(self.results.heatmap) if self.results and self.results.heatmap else None
 
     @cached_property
-    def features(self) -> Features:
+    def written(self) -> Features:
         """The objects as they were written, in px of the file.
 
         Raises:
@@ -111,23 +113,47 @@ class Opened:
             raise InputError(path, f"objects of {self.case.image} ({cols} x {rows} px)", found)
         return features
 
-    @cached_property
+    @property
+    def features(self) -> Features:
+        """As :attr:`written`, then what reviewers have drawn; the geometry is missing where a drawing was undone."""
+        return self.index.features
+
+    @property
     def index(self) -> ObjectIndex:
-        """The objects by place and certainty."""
-        return ObjectIndex(self.features, self.tiles.reader.stretch)
+        """The :attr:`features` by place and certainty."""
+        with self._lock:
+            drawn = None if self.log is None else self.log.drawn()
+            if drawn is None or not len(drawn):
+                return self._written_index
+            if self._joined is None or self._joined[0] is not drawn:
+                types = self.written.object_types  # drawn objects are of the kind that the result has
+                like = replace(drawn, object_types=types[0] if len(types) else "annotation")
+                self._joined = drawn, self._written_index.with_more(like)
+            return self._joined[1]
+
+    @cached_property
+    def _written_index(self) -> ObjectIndex:
+        return ObjectIndex(self.written, self.tiles.reader.stretch)
 
     @cached_property
     def colours(self) -> dict[str, Color]:
         """Classes that objects have or may be given, and the colour of each."""
-        present = sorted({name for name in self.features.classes if name is not None})
-        return class_colours(list(dict.fromkeys([*present, *self.settings.classes])), self.features.colors)
+        names = self._class_names() if self.log is None else self.log.classes
+        return class_colours(list(names), self.written.colors)
+
+    def _class_names(self, said: Iterable[str | None] = ()) -> tuple[str, ...]:
+        """Of the result, of the settings, and of what was said before with other settings; each once."""
+        present, said = (sorted({name for name in names if name is not None}) for names in (self.written.classes, said))
+        return tuple(dict.fromkeys([*present, *self.settings.classes, *said]))
 
     @cached_property
     def log(self) -> ReviewLog | None:
         """The corrections; ``None`` where there is nothing to correct."""
         if self.case.log is None:
             return None
-        return ReviewLog(self.case.log, content_of(self.case.objects), len(self.features), list(self.colours))
+        log = ReviewLog(self.case.log, content_of(self.case.objects), len(self.written))
+        log.classes = self._class_names(decision.name for decision in log.decisions().values())
+        return log
 
     def facts(self) -> dict[str, Any]:
         """What the page has to know of the slide before it shows anything."""
@@ -155,8 +181,8 @@ class Opened:
                 "name": self.case.name,
                 "slide": self.tiles.geometry() | {"mpp": reader.base_mpp if measured else None},
                 "heat": heat,
-                "objects": len(self.features),
-                "certain": bool(np.isfinite(self.index.certainty).any()),
+                "objects": len(self.written),
+                "certain": bool(np.isfinite(self._written_index.certainty).any()),
                 "classes": [{"name": name, "colour": list(rgb)} for name, rgb in self.colours.items()],
                 "review": review,
                 "notes": notes,
@@ -169,26 +195,43 @@ class Opened:
             box: ``x0, y0, x1, y1`` in square px of level 0.
             px: those per px of the screen.
         """
-        drawn = self.index.within(box, px)
+        index = self.index
+        drawn = index.within(box, px)
         for kind in ("dots", "rings"):
-            drawn[kind]["classes"] = self._class_numbers[drawn[kind]["ids"]]
+            drawn[kind]["classes"] = self._class_numbers(index.features.classes[drawn[kind]["ids"]])
         return drawn
 
     def order(self, by: str) -> dict[str, Any]:
         """All objects in one of the orders of :class:`ObjectIndex`: their places in the file, certainty, classes."""
-        places = self.index.order(by)
-        certainty = self.index.certainty[places].round(4)
-        return {"objects": places, "certainty": certainty, "classes": self._class_numbers[places]}
+        index = self.index
+        places = index.order(by)
+        classes = self._class_numbers(index.features.classes[places])
+        return {"objects": places, "certainty": index.certainty[places].round(4), "classes": classes}
 
-    @cached_property
-    def _class_numbers(self) -> np.ndarray:
-        """The class of each object by its place among :attr:`colours`; -1 for none."""
+    def _class_numbers(self, classes: np.ndarray) -> np.ndarray:
+        """Of names their places among :attr:`colours`; -1 for none."""
         number = {name: k for k, name in enumerate(self.colours)}
-        return np.array([number.get(name, -1) for name in self.features.classes], np.int64)
+        return np.array([number.get(name, -1) for name in classes], np.int64)
 
     def decisions(self) -> dict[int, dict[str, Any]]:
         """What a reviewer said, by the object."""
         return {k: asdict(each) for k, each in self.log.decisions().items()} if self.log is not None else {}
+
+    def draw(self, kind: Any, points: Any, name: str | None) -> int:
+        """Save an object that the result lacks; its place.
+
+        Args:
+            kind: ``"point"`` or ``"polygon"``.
+            points: ``(N, 2)`` ``x, y`` in square px of level 0.
+            name: its class.
+
+        Raises:
+            InputError: there is nothing to correct, or it cannot be drawn; see :func:`drawn_shape`.
+            OSError: the log cannot be written.
+        """
+        reader = self.tiles.reader
+        shape = drawn_shape(kind, points, reader.file_shape, reader.stretch)
+        return self.log.draw(shape, name, reviewer=self.settings.reviewer).object
 
     def corrected(self) -> Features:
         """The objects as reviewers have corrected them."""

@@ -13,6 +13,7 @@ from threading import RLock
 from typing import Any
 
 import numpy as np
+import shapely
 from filelock import FileLock
 
 from monai_ext.base.errors import InputError
@@ -22,7 +23,7 @@ __all__ = ["ACTIONS", "Decision", "ReviewLog", "content_of", "reviewed"]
 
 #: What a reviewer can say of an object.
 ACTIONS = ("accept", "reject", "class")
-_UNDO = "undo"
+_DRAW, _UNDO = "draw", "undo"
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Decision:
     """What a reviewer said of an object.
 
     Attributes:
-        object: its place in the result's file, from 0.
-        action: one of :data:`ACTIONS`.
-        name: the class that it belongs to, for ``class``.
+        object: its place in the result's file, from 0; those that were drawn come after the file's.
+        action: one of :data:`ACTIONS`, or ``draw``.
+        name: the class that it belongs to, for ``class`` and ``draw``.
         reviewer: who said so.
         time: when, UTC, as ISO 8601.
         number: of the line in the log, from 1.
@@ -58,10 +59,10 @@ def content_of(path: str | os.PathLike) -> str:
 class ReviewLog:
     """Corrections of a result, a JSON object a line, which are only ever added to.
 
-    When :meth:`decide` or :meth:`undo` returns, the line is on the disk. A line that was torn, by a power cut or a full
-    disk, counts for nothing and hides no other. Several processes may add to the file; each sees what the others did
-    when it looks next. Lines about another content of the result's file, such as that of an earlier run, stay in the
-    file and are not applied.
+    When :meth:`decide`, :meth:`draw` or :meth:`undo` returns, the line is on the disk. A line that was torn, by a power
+    cut or a full disk, counts for nothing and hides no other. Several processes may add to the file; each sees what the
+    others did when it looks next. Lines about another content of the result's file, such as an earlier run's, stay in
+    the file and are not applied.
 
     Args:
         path: the file; it is made with the first correction.
@@ -75,12 +76,15 @@ class ReviewLog:
         of_others: lines about another result.
 
     Examples:
+        >>> import shapely
         >>> from monai_ext.view import ReviewLog
         >>> log = ReviewLog(folder / "a_review.jsonl", "0123456789abcdef", count=3, classes=["Tumor"])
         >>> _ = log.decide(2, "reject", reviewer="ada")
         >>> _ = log.decide(0, "class", "Tumor", reviewer="ada")
         >>> log.undo("ada").object, {k: each.action for k, each in log.decisions().items()}
         (0, {2: 'reject'})
+        >>> log.draw(shapely.box(0, 0, 9, 9), "Tumor", reviewer="ada").object, log.drawn().classes.tolist()
+        (3, ['Tumor'])
     """
 
     def __init__(self, path: str | os.PathLike, result: str, count: int, classes: Sequence[str] = ()) -> None:
@@ -92,12 +96,31 @@ class ReviewLog:
         self.torn = self.of_others = self._offset = self._last = 0
         self._ended = True  # with a line's end
         self._said: dict[int, Decision] = {}  # by the line's number, in the file's order
+        self._shapes: dict[int, tuple[shapely.Geometry, Decision]] = {}  # by the object; also those undone
+        self._drawn: Features | None = None
 
     def decisions(self) -> dict[int, Decision]:
         """What holds of each object that anything was said of, the last that was not undone."""
         with self._lock:
             self._read()
-            return {decision.object: decision for decision in self._said.values()}
+            return {decision.object: decision for decision in self._said.values() if self._is_there(decision.object)}
+
+    def drawn(self) -> Features:
+        """The objects that were drawn, as they were drawn, in px of the file.
+
+        The first has the place after the result's last, and so on; an object keeps its place for ever. Where a drawing
+        was undone, the geometry is missing. While no more is drawn or undone, the same object is returned.
+        """
+        with self._lock:
+            self._read()
+            if self._drawn is None:
+                count = max(self._shapes, default=self.count - 1) + 1 - self.count
+                shapes, classes = np.full(count, None), np.full(count, None)
+                for number, (shape, decision) in self._shapes.items():
+                    if self._is_there(number):
+                        shapes[number - self.count], classes[number - self.count] = shape, decision.name
+                self._drawn = Features(shapes, classes)
+            return self._drawn
 
     def by_reviewer(self) -> dict[str, dict[int, Decision]]:
         """As :meth:`decisions`, of each reviewer by themselves."""
@@ -105,14 +128,19 @@ class ReviewLog:
             self._read()
             said: dict[str, dict[int, Decision]] = {}
             for decision in self._said.values():
-                said.setdefault(decision.reviewer, {})[decision.object] = decision
+                if self._is_there(decision.object):
+                    said.setdefault(decision.reviewer, {})[decision.object] = decision
             return said
+
+    def _is_there(self, number: int) -> bool:
+        drawn = self._shapes.get(number)
+        return 0 <= number < self.count or (drawn is not None and drawn[1].number in self._said)
 
     def decide(self, number: int, action: str, name: str | None = None, *, reviewer: str) -> Decision:
         """Add what a reviewer says of an object.
 
         Args:
-            number: the object's place in the result's file, from 0.
+            number: the object's place in the result's file, from 0, or that of one which was drawn.
             action: one of :data:`ACTIONS`.
             name: its class, for ``class``.
             reviewer: who says so.
@@ -121,14 +149,47 @@ class ReviewLog:
             InputError: no such object, action or class.
             OSError: the file cannot be written; nothing was added.
         """
-        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < self.count:
-            raise InputError("object", f"a whole number 0 to {self.count - 1}", repr(number))
+        is_number = isinstance(number, int) and not isinstance(number, bool)
+        with self._lock:
+            self._read()
+            if not (is_number and self._is_there(number)):
+                drawn = ", or that of a drawn object that is there" if self._shapes else ""
+                raise InputError("object", f"a whole number 0 to {self.count - 1}{drawn}", repr(number))
         if action not in ACTIONS:
-            raise InputError("action", " or ".join((*ACTIONS, _UNDO)), repr(action))
-        if action == "class" and name not in self.classes:
-            raise InputError("class", " or ".join(self.classes) or "a name given by --classes", repr(name))
+            raise InputError("action", " or ".join((*ACTIONS, _DRAW, _UNDO)), repr(action))
+        if action == "class":
+            self._check_class(name)
         decision = Decision(number, action, name if action == "class" else None, reviewer, _now(), 0)
-        return self._add(decision)
+        with self._lock, self._file_lock():
+            self._read()
+            return self._add(decision)
+
+    def draw(self, shape: shapely.Geometry, name: str | None = None, *, reviewer: str) -> Decision:
+        """Add an object that the result lacks.
+
+        Args:
+            shape: px of the file; see :func:`~monai_ext.view.drawing.drawn_shape`.
+            name: its class; ``None`` only where there are no classes.
+            reviewer: who has drawn it.
+
+        Returns:
+            what was added, with the new object's place.
+
+        Raises:
+            InputError: no such class.
+            OSError: the file cannot be written; nothing was added.
+        """
+        if self.classes or name is not None:
+            self._check_class(name)
+        with self._lock, self._file_lock():
+            self._read()
+            number = max(self._shapes, default=self.count - 1) + 1
+            decision = Decision(number, _DRAW, name, reviewer, _now(), 0)
+            return self._add(decision, {"geometry": shapely.geometry.mapping(shape)})
+
+    def _check_class(self, name: str | None) -> None:
+        if name not in self.classes:
+            raise InputError("class", " or ".join(self.classes) or "a name given by --classes", repr(name))
 
     def undo(self, reviewer: str) -> Decision | None:
         """Take back what a reviewer said last and has not taken back yet, by a further line.
@@ -147,12 +208,10 @@ class ReviewLog:
                 self._append({"number": self._last + 1, **line})
             return last
 
-    def _add(self, decision: Decision) -> Decision:
-        with self._lock, self._file_lock():
-            self._read()
-            decision = replace(decision, number=self._last + 1)
-            self._append(asdict(decision))
-            return decision
+    def _add(self, decision: Decision, more: Mapping[str, Any] | None = None) -> Decision:
+        decision = replace(decision, number=self._last + 1)
+        self._append({**asdict(decision), **(more or {})})
+        return decision
 
     def _file_lock(self) -> FileLock:
         return FileLock(self.path.with_name(f".{self.path.name}.lock"))
@@ -200,14 +259,34 @@ class ReviewLog:
             if not of_this:
                 self.of_others += 1
             elif entry["action"] == _UNDO:
-                self._said.pop(int(entry["undoes"]), None)
-            elif entry["action"] in ACTIONS and 0 <= int(entry["object"]) < self.count:
-                texts = (str(entry[key]) for key in ("reviewer", "time"))
-                self._said[number] = Decision(int(entry["object"]), entry["action"], entry["name"], *texts, number)
+                undone = self._said.pop(int(entry["undoes"]), None)
+                if undone is not None and undone.action == _DRAW:
+                    self._drawn = None
+            elif entry["action"] == _DRAW and self._is_drawing(entry):
+                self._said[number] = decision = _decision(entry)
+                self._shapes[decision.object] = (shapely.geometry.shape(entry["geometry"]), decision)
+                self._drawn = None
+            elif entry["action"] in ACTIONS and self._is_known(int(entry["object"])):
+                self._said[number] = _decision(entry)
             else:
                 self.torn += 1
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError, shapely.errors.ShapelyError):
             self.torn += 1
+
+    def _is_known(self, number: int) -> bool:
+        return 0 <= number < self.count or number in self._shapes
+
+    def _is_drawing(self, entry: Mapping[str, Any]) -> bool:
+        """Whether a line has a shape, and a place that is not taken and that so many lines can lead to."""
+        shape, about = shapely.geometry.shape(entry["geometry"]), int(entry["object"])
+        is_free = about not in self._shapes and self.count <= about < self.count + int(entry["number"])
+        return is_free and not shape.is_empty and bool(shape.is_valid)
+
+
+def _decision(entry: Mapping[str, Any]) -> Decision:
+    name = None if entry["name"] is None else str(entry["name"])
+    texts = (str(entry[key]) for key in ("reviewer", "time"))
+    return Decision(int(entry["object"]), entry["action"], name, *texts, int(entry["number"]))
 
 
 def _is_json(line: bytes) -> bool:
@@ -226,7 +305,7 @@ def reviewed(features: Features, decisions: Mapping[int, Decision], colours: Map
     """The objects as a reviewer has corrected them: without those rejected, with the classes that were given.
 
     Args:
-        features: the result, whole and in the file's order.
+        features: the result, whole and in the file's order, then what was drawn.
         decisions: of :meth:`ReviewLog.decisions`.
         colours: RGB of classes.
 
@@ -238,7 +317,7 @@ def reviewed(features: Features, decisions: Mapping[int, Decision], colours: Map
         >>> reviewed(cells, {1: said}, {}).classes.tolist()
         ['Other', 'Tumor']
     """
-    classes, keep = features.classes.copy(), np.ones(len(features), bool)
+    classes, keep = features.classes.copy(), ~shapely.is_missing(features.geometry)
     for number, decision in decisions.items():
         if decision.action == "reject":
             keep[number] = False

@@ -12,7 +12,7 @@ import pandas as pd
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
-from monai_ext.formats.geojson import read_geojson
+from monai_ext.formats.geojson import join_features, read_geojson
 from monai_ext.metrics.bootstrap import Interval, bootstrap_ci
 from monai_ext.reports.pages import write_report
 from monai_ext.view.cases import find_cases
@@ -51,8 +51,8 @@ def compare_reviewers(
 ) -> str:
     """Compare what reviewers said of the same objects of a run: kappa of their labels, F1 of what they accepted.
 
-    A label is the class that an object was given, its own where it was accepted, or that it was rejected. Intervals are
-    over slides. Each reviewer starts ``monai-ext view`` with a ``--reviewer`` of their own.
+    A label is the class that an object was given, its own where it was accepted or drawn, or that it was rejected.
+    Intervals are over slides. Each reviewer starts ``monai-ext view`` with a ``--reviewer`` of their own.
 
     Args:
         src: the output folder of a run, with corrections.
@@ -101,10 +101,11 @@ def _said(src: str | os.PathLike, slides: str | os.PathLike | None) -> pd.DataFr
             continue
         features = read_geojson(case.objects)
         log = ReviewLog(case.log, content_of(case.objects), len(features))
+        features = join_features(features, log.drawn())
         for reviewer, decisions in log.by_reviewer().items():
             for number, decision in decisions.items():
                 own = features.classes[number] or _NO_CLASS
-                label = {"reject": _REJECTED, "accept": own}.get(decision.action, decision.name)
+                label = {"reject": _REJECTED, "class": decision.name}.get(decision.action, own)
                 rows.append((case.name, number, reviewer, label))
     return pd.DataFrame(rows, columns=["slide", "object", "reviewer", "label"])
 

@@ -57,7 +57,7 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-_MOST_BYTES = 10_000  # of what a page sends
+_MOST_BYTES = 150_000  # of what a page sends: an outline is the longest
 _WHOLE = 2**53  # no place is further out
 
 
@@ -246,16 +246,19 @@ class _Answers:
         return _json(self._slide(request).decisions())
 
     def decide(self, request: Request, sent: dict[str, Any]) -> Response:
-        """Add a correction, or take the last one back; all corrections, and the object that this was about."""
+        """Add a correction or an object, or take the last one back; all corrections, and the object of this one."""
         slide = self._slide(request)
         log, reviewer = slide.log, self.shelf.settings.reviewer
         if log is None:
             raise InputError(slide.case.name, "results of a run", "none: there is nothing to review")
         if sent.get("action") == "undo":
             done = log.undo(reviewer)
+            number = done and done.object
+        elif sent.get("action") == "draw":
+            number = slide.draw(sent.get("type"), sent.get("points"), sent.get("class"))
         else:
-            done = log.decide(sent.get("object"), sent.get("action"), sent.get("class"), reviewer=reviewer)
-        return _json({"object": done and done.object, "decisions": slide.decisions()})
+            number = log.decide(sent.get("object"), sent.get("action"), sent.get("class"), reviewer=reviewer).object
+        return _json({"object": number, "decisions": slide.decisions()})
 
     def corrected(self, request: Request, sent: Any) -> Response:  # noqa: ARG002
         slide = self._slide(request)

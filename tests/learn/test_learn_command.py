@@ -18,7 +18,8 @@ from monai_ext.base.files import write_png
 from monai_ext.formats import Features, read_geojson, read_points
 from monai_ext.formats.image import read_mask
 from monai_ext.formats.outlines import polygons_to_mask
-from monai_ext.learn import find_regions, learn, read_reviews, write_regions
+from monai_ext.learn import find_regions, learn, read_reviews, split_regions, write_regions
+from monai_ext.learn.command import _lessons
 from monai_ext.options import check_options
 from monai_ext.phantom import write_dataset
 from tests.configs import config_files
@@ -84,8 +85,17 @@ def test_right_outlines_without_a_class_teach_nothing(tmp_path):
     out = write_run(tmp_path, {"a": cells, "b": cells})
     decide(out, {name: [(k, "accept") for k in range(15)] for name in "ab"})
     said = refusal(out, CELLS)
-    assert "rejected outlines or, for a classifier, objects with a class" in said
-    assert "outlines are not learnt, as none was rejected in the fields to learn from" in said
+    assert "rejected or drawn outlines or, for a classifier, objects with a class" in said
+    assert "outlines are not learnt, as none was rejected or drawn in the fields to learn from" in said
+
+
+def test_drawn_outlines_teach_outlines(tmp_path):
+    cells = Features([shapely.Point(xy).buffer(8) for xy in GRID])
+    out = write_run(tmp_path, {"a": cells, "b": cells})
+    decide(out, {name: [*((k, "accept") for k in range(15)), (shapely.box(5, 5, 9, 9), "draw")] for name in "ab"})
+    regions = [each for review in read_reviews(out) for each in find_regions(review, 256, 0.25)]
+    lessons, notes = _lessons(out, "outlines", split_regions(regions), [])
+    assert ([lesson.name for lesson in lessons], notes) == (["outlines"], [])
 
 
 # -- what is not known takes no part -----------------------------------------------------------------------------------

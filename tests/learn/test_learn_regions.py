@@ -122,3 +122,31 @@ def test_classes_of_reviewed_nuclei_alone(tmp_path):
     table = read_nuclei(path.parent / content["training"][0]["label"])
     assert table["ea"].tolist() == ["b", "a"]
     assert table[["row", "col"]].round(1).to_numpy().tolist() == [[49.5, 49.5], [99.5, 49.5]]
+
+
+def test_what_was_drawn_is_known_and_is_an_object(tmp_path):
+    out = write_run(tmp_path, {"a": cells([(30, 30)])})
+    decide(out, {"a": [(shapely.box(50, 60, 70, 72), "draw", "a")]})
+    [review] = read_reviews(out)
+    [region], [item] = written(tmp_path, review, "outlines")
+    assert (region.location, region.kept.tolist()) == ((0, 0), [1])
+    label, known = (read_mask(item[key]) for key in ("label", "known"))
+    expected = np.zeros(label.shape, bool)
+    expected[60:72, 50:70] = True
+    np.testing.assert_array_equal(label > 0, expected)
+    assert known[expected].all()
+    assert not known[:45, :45].any()  # nobody has seen that one
+
+
+def test_drawn_points_are_points_to_learn_from(tmp_path):
+    out = write_run(tmp_path, {"a": Features.from_points([[20, 30]], classes="Mitosis")})
+    said = [(shapely.Point(60.5, 70.5), "draw", "Mitosis"), (shapely.Point(10.5, 90.5), "draw", "Look-alike")]
+    decide(out, {"a": said})
+    [review] = read_reviews(out, points=True)
+    _, [item] = written(tmp_path, review, "points")
+    assert read_points(item["label"]).tolist() == [[70, 60]]
+    assert read_points(item["lookalikes"]).tolist() == [[90, 10]]
+    known = read_mask(item["known"])
+    assert known[70, 60]
+    assert known[90, 10]
+    assert not known[20, 30]

@@ -4,8 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import shapely
 
+from monai_ext.formats import read_geojson
 from tests.view.conftest import EVIL, NAME
 
 CHROMIUM = shutil.which("chromium")
@@ -76,3 +79,113 @@ def test_open_go_on_reject_change_undo_and_open_again(run, start, page):
         return c.getContext("2d").getImageData(0, 0, c.width, c.height).data.some((value) => value > 0); }"""
     assert page.evaluate(inked)
     assert page.said == []
+
+
+class Screen:
+    """Where places of the slide are on the page, by the address that the page keeps."""
+
+    def __init__(self, page):
+        page.wait_for_timeout(700)  # until it stands still
+        view = dict(pair.split("=") for pair in page.url.split("#")[1].split("&"))
+        box = page.locator("#viewer").bounding_box()
+        self.middle = np.array([box["x"] + box["width"] / 2, box["y"] + box["height"] / 2])
+        self.centre, self.zoom = np.array([float(view["x"]), float(view["y"])]), float(view["zoom"])
+
+    def __call__(self, x, y):
+        return (self.middle + (np.array([x, y]) - self.centre) * self.zoom).tolist()
+
+
+def test_draw_a_polygon_a_point_and_by_hand_undo_reload_and_export(run, start, page):
+    viewer = start(run)
+    page.goto(viewer.url)
+    shows(page, "status", "200 objects")
+    for _ in range(2):
+        page.keyboard.press("+")
+    for _ in range(2):
+        page.keyboard.press("ArrowRight")
+    screen = Screen(page)
+    left, top = screen.centre - 100
+    corners = [(left, top), (left + 120, top + 10), (left + 90, top + 80), (left + 20, top + 110)]
+
+    page.keyboard.press("p")
+    page.mouse.click(*screen(left, top))
+    shows(page, "status", "Choose the class first: 1 to 9")
+    page.keyboard.press("2")
+    shows(page, "drawing", "Click corners; Enter closes: Tumor")
+    for corner in corners[:3]:
+        page.mouse.click(*screen(*corner), delay=20)
+        page.wait_for_timeout(350)  # two clicks in a short while are a double one
+    page.keyboard.press("Escape")  # all of it again
+    for corner in (*corners[:3], (left, top + 50), corners[3]):
+        page.mouse.click(*screen(*corner), delay=20)
+        page.wait_for_timeout(350)
+        if corner == (left, top + 50):
+            page.keyboard.press("Backspace")
+    page.keyboard.press("Enter")
+    shows(page, "status", "Saved: 200 drawn, Tumor")
+    shows(page, "about", "number200")
+
+    page.keyboard.press(".")
+    page.mouse.click(*screen(left + 150, top + 40))
+    shows(page, "status", "Saved: 201 drawn, Tumor")
+    page.wait_for_timeout(350)
+    page.mouse.click(*screen(left + 160, top + 120))
+    shows(page, "status", "Saved: 202 drawn, Tumor")
+    page.keyboard.press("u")
+    shows(page, "status", "Undone: 202")
+
+    page.keyboard.press("b")
+    centre, angles = np.array([left + 60, top + 180]), np.linspace(0, 2 * np.pi, 40)
+    page.mouse.move(*screen(centre[0] + 30, centre[1]))
+    page.mouse.down()
+    for angle in angles:
+        page.mouse.move(*screen(*(centre + 30 * np.array([np.cos(angle), np.sin(angle)]))))
+    page.mouse.up()
+    shows(page, "status", "Saved: 203 drawn, Tumor")
+    assert [line["action"] for line in lines(run)] == ["draw", "draw", "draw", "undo", "draw"]
+
+    page.reload()
+    shows(page, "status", "203 objects")
+    shows(page, "progress", "3 of 203 reviewed")
+    shows(page, "about", "number203")
+    now = Screen(page)
+    np.testing.assert_allclose([*now.centre, now.zoom], [*screen.centre, screen.zoom], rtol=1e-3)
+    page.keyboard.press("e")
+    shows(page, "status", "Written")
+    polygon, point, drawn = read_geojson(run / f"{NAME}_reviewed.geojson")[200:].geometry
+    assert shapely.hausdorff_distance(polygon, shapely.Polygon(corners)) < 1.5
+    assert shapely.hausdorff_distance(point, shapely.Point(left + 150, top + 40)) < 1.5
+    assert shapely.hausdorff_distance(drawn, shapely.Point(centre).buffer(30)) < 2.5
+    page.mouse.click(*now(left + 150, top + 41))  # without a tool a click chooses
+    shows(page, "about", "number201")
+    page.keyboard.press("x")
+    shows(page, "status", "Saved: 201 rejected")
+    assert page.said == []
+
+
+def test_what_cannot_be_drawn_is_told_and_another_page_shows_what_was(run, start, page):
+    viewer = start(run)
+    page.goto(viewer.url)
+    shows(page, "status", "200 objects")
+    screen = Screen(page)
+    page.keyboard.press("p")
+    page.keyboard.press("2")
+    for x in (300, 400, 500):  # in a row
+        page.mouse.click(*screen(x, 300), delay=20)
+        page.wait_for_timeout(350)
+    page.keyboard.press("Enter")
+    shows(page, "status", "expected an outline around at least 1 square px")
+    page.keyboard.press("Enter")  # what was refused is still there
+    page.keyboard.press("Backspace")
+    page.keyboard.press("Backspace")
+    page.keyboard.press("Backspace")
+    for x, y in ((300, 300), (400, 300)):
+        page.mouse.click(*screen(x, y), delay=20)
+        page.wait_for_timeout(350)
+    page.mouse.dblclick(*screen(400, 400))
+    shows(page, "status", "Saved: 200 drawn, Tumor")
+    [triangle] = viewer.shelf[0].log.drawn().geometry
+    assert shapely.hausdorff_distance(triangle, shapely.Polygon([(300, 300), (400, 300), (400, 400)])) < 2
+    viewer.json("api/slides/0/review", {"action": "draw", "type": "point", "points": [[300, 300]], "class": "Tumor"})
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+    shows(page, "progress", "2 of 202 reviewed")

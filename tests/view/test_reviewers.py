@@ -50,3 +50,19 @@ def test_one_reviewer_alone(tmp_path):
     with pytest.raises(InputError, match=f"{expected}, found corrections of ada"):
         compare_reviewers(out, tmp_path / "agreement")
     assert not (tmp_path / "agreement").exists()
+
+
+def test_drawn_objects_count_with_what_the_others_said_of_them(tmp_path):
+    out = write_run(tmp_path, {"a": cells(2)})
+    missed = [shapely.box(200, 200 + 20 * k, 210, 210 + 20 * k) for k in range(4)]
+    decide(out, {"a": [(0, "accept"), *((shape, "draw", "tumour") for shape in missed)]}, "ada")
+    decide(out, {"a": [(0, "accept"), (2, "accept"), (3, "reject"), (4, "class", "stroma")]}, "bob")
+    path = compare_reviewers(out, tmp_path / "agreement")
+    [row] = pd.read_csv(path).to_dict("records")
+    assert row["objects"] == 4
+    # ada: tumour four times; bob: tumour, tumour, rejected, stroma
+    assert row["F1 of accepted"] == pytest.approx(2 * 3 / (4 + 3))
+    assert row["kappa"] == pytest.approx(0)
+    report = (tmp_path / "agreement/report.html").read_text()
+    assert "stroma" in report
+    assert "rejected" in report

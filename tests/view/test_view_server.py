@@ -11,9 +11,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import shapely
 
 from monai_ext.base.overlay import overlay
-from monai_ext.formats import SlideReader, read_dicom_annotations, read_geojson
+from monai_ext.formats import Features, SlideReader, read_dicom_annotations, read_geojson, write_geojson
 from monai_ext.view import find_cases
 from monai_ext.view.server import POLICY
 from tests.view.conftest import CELL, EVIL, NAME, SHAPE
@@ -130,6 +131,120 @@ def test_corrected_objects_in_other_formats(run, start):
     assert find_cases(run).cases[0].objects == run / f"{NAME}.geojson"
 
 
+def draw(points, kind="polygon", name="Tumor"):
+    return {"action": "draw", "type": kind, "points": points, "class": name}
+
+
+def test_drawn_objects_are_shown_exported_and_there_after_a_new_start(run, start):
+    pytest.importorskip("highdicom")
+    viewer = start(run, formats=["csv", "dicom-ann"])
+    square, bow = [[10, 20], [50, 20], [50, 60.5], [10, 60.5]], [[100, 100], [120, 120], [120, 100], [100, 120]]
+    for number, content in enumerate([draw(square), draw([[70.25, 80]], "point"), draw(bow), draw([[9, 9]], "point")]):
+        assert viewer.json("api/slides/0/review", content)["object"] == 200 + number
+    assert viewer.json("api/slides/0/review", {"action": "undo"})["object"] == 203
+    assert viewer.json("api/slides/0/objects/201")["centre"] == [70.25, 80]
+    assert viewer.ask("api/slides/0/objects/203")[0] == 404
+    assert viewer.json("api/slides/0/at?place=70,81,3")["object"] == 201
+    for each in (viewer, start(run)):  # another process would see the same files
+        for by in ("doubt", "sure", "file"):
+            assert each.json(f"api/slides/0/order?by={by}")["objects"][-3:] == [200, 201, 202]
+        shown = each.json("api/slides/0/objects?box=0,0,900,600&px=0.5")
+        assert {200, 202} <= {*shown["rings"]["ids"]}
+        assert 201 in shown["dots"]["ids"]
+        names = [every["name"] for every in each.json("api/slides/0")["classes"]]
+        assert names[shown["rings"]["classes"][shown["rings"]["ids"].index(200)]] == "Tumor"
+    files = viewer.json("api/slides/0/export", {})["files"]
+    features, read = read_geojson(run / f"{NAME}.geojson"), read_geojson(run / f"{NAME}_reviewed.geojson")
+    assert [shape.wkt for shape in read.geometry[:200]] == [shape.wkt for shape in features.geometry]
+    assert read.geometry[200].equals(shapely.box(10, 20, 50, 60.5))
+    assert read.geometry[201].equals(shapely.Point(70.25, 80))
+    halves = (shapely.Polygon([(x, 100), (110, 110), (x, 120)]) for x in (100, 120))
+    assert read.geometry[202].equals(shapely.MultiPolygon(list(halves)))
+    assert read.classes.tolist()[200:] == ["Tumor"] * 3
+    assert read.object_types.tolist()[200:] == ["detection"] * 3
+    with (run / files[1]).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows[200:]] == ["Tumor"] * 3
+    drawn = read_dicom_annotations(run / files[2])
+    assert shapely.dwithin(drawn.geometry, shapely.Point(70.25, 80), 0.01).any()
+    assert any(shapely.hausdorff_distance(shape, shapely.box(10, 20, 50, 60.5)) < 0.01 for shape in drawn.geometry)
+
+
+def test_drawings_on_a_file_with_oblong_px_lie_where_they_were_drawn(run, start, monkeypatch):
+    viewer = start(run)
+    monkeypatch.setattr(viewer.shelf[0].tiles.reader, "stretch", (2.0, 1.0))  # twice as high as wide
+    number = viewer.json("api/slides/0/review", draw([[10, 20], [50, 20], [50, 60]]))["object"]
+    assert viewer.shelf[0].log.drawn().geometry[0].equals(shapely.Polygon([(10, 10), (50, 10), (50, 30)]))
+    assert viewer.json(f"api/slides/0/objects/{number}")["bounds"] == [10, 20, 50, 60]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (draw([[0, 0], [9, 9]]), "3 to 4000 pairs of numbers, found 2 of them"),
+        (draw([[0, 0]] * 4001), "found 4001 of them"),
+        (draw([[0, 0], [9, 9], [18, 18]]), "an outline around at least 1 square px, found 0"),
+        (draw([[0, 0], [0.5, 0], [0.5, 0.5]]), "found 0.12"),
+        (draw([[0, 0], [901, 0], [9, 9]]), "within the image (900 x 600 px), found x 901, y 0"),
+        (draw([[0, 0], [90, -0.01], [9, 9]]), "found x 90, y -0.01"),
+        (draw([[0, 0], [9, "9"], [9, 0]]), "found 3 of them"),
+        (draw([[0, 0], [9], [9, 0]]), "3 to 4000 pairs of numbers"),
+        (draw([[0, 0, 0], [9, 9, 9], [9, 0, 0]]), "pairs of numbers"),
+        (draw([[0, 0], [float("inf"), 9], [9, 0]]), "request: expected JSON"),
+        (draw([[True, False], [True, True], [False, True]]), "pairs of numbers"),
+        (draw({"x": 1}), "found others"),
+        (draw(None), "found others"),
+        (draw([]), "found others"),
+        (draw([[1, 1], [2, 2]], "point"), "one pair of numbers, found 2 of them"),
+        (draw([[1, 1]], "circle"), "a point or a polygon, found 'circle'"),
+        (draw([[1, 1]], ["point"]), "a point or a polygon"),
+        (draw([[1, 1]], "point", "Cat"), "found 'Cat'"),
+        (draw([[1, 1]], "point", None), "found None"),
+        (draw([[1, 1]], "point", ["Tumor"]), "found ['Tumor']"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told_in_one_line_and_not_saved(viewer, content, expected):
+    status, _, body = viewer.ask("api/slides/0/review", content)
+    assert status == 422
+    assert expected in json.loads(body)["error"]
+    assert "\n" not in json.loads(body)["error"]
+    assert not viewer.shelf.cases.cases[0].log.exists()
+
+
+def test_an_outline_by_hand_of_the_most_corners_is_taken_and_its_slip_is_left_out(run, start):
+    angle = np.linspace(0, 2 * np.pi, 3990)
+    circle = (np.stack([450 + 123.45 * np.cos(angle), 300 + 123.45 * np.sin(angle)], 1)).round(2).tolist()
+    slip = [[573, 301.0], [575, 303], [576, 298]]  # beyond where it began
+    viewer = start(run)
+    viewer.json("api/slides/0/review", draw(circle + slip))
+    [shape] = viewer.shelf[0].log.drawn().geometry
+    assert shape.geom_type == "Polygon"
+    assert shape.area == pytest.approx(np.pi * 123.45**2, rel=1e-3)
+
+
+def test_on_a_result_without_objects_or_classes_the_first_is_drawn(run, start):
+    write_geojson(run / f"{NAME}.geojson", Features([]))
+    viewer = start(run)
+    assert viewer.json("api/slides/0/order?by=file")["objects"] == []
+    assert viewer.json("api/slides/0/review", draw([[5, 5]], "point", None))["object"] == 0
+    assert viewer.json("api/slides/0/objects?box=0,0,90,60&px=1")["dots"] == {"ids": [0], "xy": [5, 5], "classes": [-1]}
+    assert viewer.ask("api/slides/0/review", draw([[5, 5]], "point", "Cat"))[0] == 422
+
+
+def test_a_class_that_was_given_by_an_earlier_viewer_is_still_one(run, start):
+    start(run, classes=["Mitosis"]).json("api/slides/0/review", draw([[5, 5]], "point", "Mitosis"))
+    viewer = start(run)
+    names = [each["name"] for each in viewer.json("api/slides/0")["classes"]]
+    assert names == [*sorted(["Tumor", EVIL]), "Mitosis"]
+    assert viewer.json("api/slides/0/order?by=doubt")["classes"][-1] == 2
+
+
+def test_nothing_is_drawn_into_what_is_no_result(run, start):
+    status, _, body = start(run.parent / "in").ask("api/slides/0/review", draw([[5, 5]], "point"))
+    assert status == 422
+    assert "nothing to review" in json.loads(body)["error"]
+
+
 def test_a_result_that_changed_takes_no_old_corrections(run, start):
     start(run).json("api/slides/0/review", {"object": 7, "action": "reject"})
     result = run / f"{NAME}.geojson"
@@ -144,7 +259,7 @@ def test_a_result_that_changed_takes_no_old_corrections(run, start):
         ("api/slides/0/review", {"object": 1, "action": "class", "class": "Cat"}, 422, "found 'Cat'"),
         ("api/slides/0/review", {"object": 200, "action": "reject"}, 422, "0 to 199, found 200"),
         ("api/slides/0/review", [1], 422, "expected a JSON object"),
-        ("api/slides/0/review", "x" * 20_000, 422, "at most 10000 bytes"),
+        ("api/slides/0/review", "x" * 200_000, 422, "at most 150000 bytes"),
         ("api/slides/1", None, 404, "no such slide"),
         ("api/slides/0/tiles/9/0_0.jpg", None, 404, "no such slide, tile"),
         ("api/slides/0/tiles/0/4_0.jpg", None, 404, "no such slide, tile"),

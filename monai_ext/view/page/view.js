@@ -7,12 +7,15 @@ const REJECTED = [130, 130, 130];
 const NONE = [0, 190, 210]; // without a class
 const MANY = 2000; // numbers of places above which dots are squares, which take less time
 const LARGEST = 4; // px of the screen for a px of the slide
+const MOST = 4000; // corners of an outline
+const STEP = 2; // px of the screen between those of an outline drawn by hand, and of two clicks that are one
 
 let table, slide = null, viewer = null, heat = null, marks = null;
 let order = { objects: [], certainty: [], classes: [] };
 let places = new Map(); // object -> its place in the order
 let decisions = {}, chosen = null, drawn = null, painted = null, hidden = new Set();
 let asked = null, asking = 0, opening = 0;
+let tool = null, sketch = [], pointer = null, drawClass = null, pad = null; // sketch: corners, px of the slide
 
 // ---- the server
 
@@ -140,18 +143,21 @@ const open = told(async (number, view = {}) => {
   decisions = {};
   chosen = drawn = painted = asked = null;
   hidden = new Set();
+  drawClass = null;
+  use(null);
   for (const row of $("table").tBodies[0].rows) row.setAttribute("aria-current", String(Number(row.dataset.slide) === number));
   $("name").textContent = facts.name;
   $("notes").replaceChildren(...facts.notes.map((note) => element("li", note)));
   $("review").hidden = !facts.review;
-  $("list_part").hidden = !facts.objects;
+  $("list_part").hidden = !facts.objects && !facts.review;
   $("heat_row").hidden = !facts.heat;
   $("download").href = of("/review.geojson");
   showAbout(null);
   startViewer(view);
-  await Promise.all([loadReview(), loadOrder(view.by || (facts.certain ? "doubt" : "file"))]);
+  $("order").value = view.by || (facts.certain ? "doubt" : "file");
+  await Promise.all([loadReview(), loadOrder()]);
   if (turn !== opening) return;
-  say(facts.objects ? `${facts.objects} objects` : "No objects");
+  say(order.objects.length ? `${order.objects.length} objects` : "No objects");
   if (view.object !== undefined && places.has(view.object)) await choose(view.object, false);
 });
 
@@ -173,7 +179,8 @@ function startViewer(view) {
     imageSmoothingEnabled: true,
   });
   marks = element("canvas", undefined, "marks");
-  viewer.canvas.append(marks);
+  pad = element("canvas", undefined, "sketch");
+  viewer.canvas.append(marks, pad);
   viewer.addHandler("open", () => {
     if (slide.heat) {
       viewer.addTiledImage({
@@ -195,21 +202,40 @@ function startViewer(view) {
   viewer.addHandler("open-failed", (event) => say(event.message, true));
   viewer.addHandler("tile-load-failed", (event) => say(`A tile cannot be read: ${event.message}`, true));
   viewer.addHandler("update-viewport", follow);
+  viewer.addHandler("update-viewport", drawSketch);
   viewer.addHandler("animation", () => ask());
   viewer.addHandler("animation-finish", () => { draw(); ask(); remember(); });
   viewer.addHandler("resize", () => { draw(); ask(); });
   viewer.addHandler("canvas-key", (event) => { event.preventDefaultAction = true; }); // the document's keys
   viewer.addHandler("canvas-click", told(async (event) => {
-    if (!event.quick || !slide.objects) return;
+    if (!event.quick || !hasObjects()) return;
+    if (tool) { clicked(event.position); return; }
     const { x, y } = onSlide(viewer.viewport.pointFromPixel(event.position, true));
     const found = await get(of(`/at?place=${x},${y},${6 / scale()}`));
     if (found) select(found, false);
     else { chosen = null; showAbout(null); showRows(); draw(); remember(); }
   }));
+  viewer.addHandler("canvas-double-click", (event) => { if (tool) { event.preventDefaultAction = true; close(); } });
+  viewer.addHandler("canvas-press", (event) => {
+    if (tool !== "brush" || classOfDrawn() === undefined) return;
+    sketch = [placeOf(event.position)];
+    drawSketch();
+  });
+  viewer.addHandler("canvas-drag", (event) => {
+    if (tool !== "brush") return; // with the others a drag moves the slide
+    event.preventDefaultAction = true;
+    if (!sketch.length) return;
+    extend(event.position);
+    drawSketch();
+  });
+  viewer.addHandler("canvas-drag-end", (event) => { if (tool === "brush") event.preventDefaultAction = true; });
+  viewer.addHandler("canvas-release", () => { if (tool === "brush") close(); });
   viewer.canvas.addEventListener("pointermove", (event) => {
     const box = viewer.canvas.getBoundingClientRect();
     const at = viewer.viewport && onSlide(viewer.viewport.pointFromPixel(new OpenSeadragon.Point(event.clientX - box.left, event.clientY - box.top), true));
     if (!at) return;
+    pointer = at;
+    if (tool === "polygon" && sketch.length) drawSketch();
     const { mpp } = slide.slide;
     const text = (px) => (mpp ? `${(px * mpp).toFixed(1)}` : px.toFixed(0));
     $("place").textContent = `x ${text(at.x)}, y ${text(at.y)} ${mpp ? "um" : "px"}`;
@@ -245,10 +271,12 @@ function remembered() {
   return numbers;
 }
 
+const hasObjects = () => Boolean(slide.objects || slide.review);
+
 // ---- objects: only what is in view, and a margin
 
 const ask = told(async () => {
-  if (!slide || !slide.objects || !$("show").checked || !viewer.world.getItemCount()) return;
+  if (!slide || !hasObjects() || !$("show").checked || !viewer.world.getItemCount()) return;
   const [x0, y0, x1, y1] = seen(), px = 1 / scale();
   const inside = asked && x0 >= asked.box[0] && y0 >= asked.box[1] && x1 <= asked.box[2] && y1 <= asked.box[3];
   if (inside && px > asked.px / 1.6 && px < asked.px * 1.6) return;
@@ -380,15 +408,14 @@ function showBar(k) {
 
 // ---- the list of objects, of which only the rows in view are there
 
-const loadOrder = told(async (by) => {
-  $("order").value = by;
+const loadOrder = told(async (top = true) => {
   const number = slide.number;
-  const content = slide.objects ? await get(of(`/order?by=${by}`)) : { objects: [], certainty: [], classes: [] };
+  const content = hasObjects() ? await get(of(`/order?by=${$("order").value}`)) : { objects: [], certainty: [], classes: [] };
   if (number !== slide.number) return;
   order = content;
   places = new Map(order.objects.map((object, place) => [object, place]));
   $("rows").style.height = `${order.objects.length * ROW}px`;
-  $("list").scrollTop = 0;
+  if (top) $("list").scrollTop = 0;
   showRows();
 });
 
@@ -404,7 +431,7 @@ function showRows() {
     row.setAttribute("role", "option");
     row.setAttribute("aria-selected", String(chosen !== null && chosen.object === object));
     row.append(swatch(colourOf(look)), element("span", look >= 0 ? slide.classes[look].name : look === -2 ? className(order.classes[place]) : "no class", "grow"));
-    if (said) row.append(element("span", { accept: "right", reject: "rejected", class: "changed" }[said.action], "said"));
+    if (said) row.append(element("span", { accept: "right", reject: "rejected", class: "changed", draw: "drawn" }[said.action], "said"));
     const sure = order.certainty[place];
     row.append(element("span", sure === null ? "" : sure.toFixed(3), "sure"));
     row.addEventListener("click", () => choose(object));
@@ -461,7 +488,7 @@ function showAbout(about) {
   }
   const said = decisions[about.object], pairs = [["class", about.class ?? "none"], ["number", about.object]];
   if (about.name) pairs.push(["name", about.name]);
-  if (said) pairs.push(["review", `${{ accept: "right", reject: "rejected", class: said.name }[said.action]}, ${said.reviewer}, ${said.time.slice(0, 16).replace("T", " ")}`]);
+  if (said) pairs.push(["review", `${{ accept: "right", reject: "rejected", class: said.name, draw: "drawn" }[said.action]}, ${said.reviewer}, ${said.time.slice(0, 16).replace("T", " ")}`]);
   pairs.push(...Object.entries(about.measurements).map(([name, value]) => [name, shown(value)]));
   $("about").replaceChildren(...pairs.flatMap(([name, value]) => [element("dt", name), element("dd", String(value))]));
 }
@@ -484,26 +511,35 @@ function showClasses() {
       button.setAttribute("aria-label", `the chosen object is ${each.name}`);
       button.title = `the chosen object is ${each.name}`;
       if (number >= 9) button.textContent = "set";
-      button.addEventListener("click", () => decide("class", each.name));
+      button.addEventListener("click", () => give(each.name));
       row.append(button);
     }
     return row;
   }));
 }
 
-function take(said) {
+const drawnObjects = () => Object.keys(decisions).filter((object) => Number(object) >= slide.objects).join();
+
+// Of this page, or of another one that was asked for meanwhile: objects may have come and gone.
+async function take(said) {
+  const before = drawnObjects();
   decisions = said;
+  const changed = drawnObjects() !== before;
+  if (changed && chosen && chosen.object >= slide.objects && !decisions[chosen.object]) { chosen = null; showAbout(null); }
   trace();
   draw();
   showRows();
   if (chosen) showAbout(chosen);
+  if (!changed) return;
+  asked = null;
+  await Promise.all([ask(), loadOrder(false)]);
 }
 
 const loadReview = told(async () => {
   showClasses();
   const number = slide.number;
   const said = slide.review ? await get(of("/review")) : {};
-  if (number === slide.number) take(said);
+  if (number === slide.number) await take(said);
 });
 
 let saving = Promise.resolve(); // one after the other, in the order of the keys
@@ -515,10 +551,17 @@ function decide(action, name) {
   saving = saving.then(told(async () => {
     const answer = await post(`api/slides/${number}/review`, { object, action, class: name });
     if (number !== slide.number) return;
-    take(answer.decisions);
+    await take(answer.decisions);
     say(`Saved: ${object} ${{ accept: "is right", reject: "rejected", class: `is ${name}` }[action]}`);
     if (chosen && chosen.object === object && places.get(object) + 1 < order.objects.length) step(1);
   }));
+}
+
+// While something is drawn, the class is that of the drawing.
+function give(name) {
+  drawClass = name;
+  if (tool) showDrawing();
+  else decide("class", name);
 }
 
 function undo() {
@@ -527,11 +570,108 @@ function undo() {
   saving = saving.then(told(async () => {
     const answer = await post(`api/slides/${number}/review`, { action: "undo" });
     if (number !== slide.number) return;
-    take(answer.decisions);
+    await take(answer.decisions);
     if (answer.object === null) { say("Nothing to undo"); return; }
     say(`Undone: ${answer.object}`);
-    await choose(answer.object);
+    if (places.has(answer.object)) await choose(answer.object);
   }));
+}
+
+// ---- what was missed is drawn
+
+function use(wanted) {
+  if (wanted && !slide.review) { say("There is no result here to draw objects into", true); return; }
+  tool = wanted;
+  sketch = [];
+  for (const name of ["point", "polygon", "brush"]) $(name).setAttribute("aria-pressed", String(tool === name));
+  $("viewer").classList.toggle("draws", tool !== null);
+  showDrawing();
+  drawSketch();
+}
+
+const turnOn = (name) => use(tool === name ? null : name);
+
+function showDrawing() {
+  const how = { point: "Click", polygon: "Click corners; Enter closes", brush: "Press and drag" }[tool];
+  const name = tool && slide.classes.length ? classOfDrawn(false) : null;
+  $("drawing").textContent = tool ? `${how}${name ? `: ${name}` : name === undefined ? "; 1 to 9 chooses the class" : ""}` : "";
+}
+
+// null where there are no classes, undefined where none has been chosen
+function classOfDrawn(aloud = true) {
+  if (drawClass !== null) return drawClass;
+  if (slide.classes.length < 2) return slide.classes.length ? slide.classes[0].name : null;
+  if (aloud) say("Choose the class first: 1 to 9", true);
+  return undefined;
+}
+
+// What lies beyond the slide is drawn on its edge.
+function placeOf(position) {
+  const { x, y } = onSlide(viewer.viewport.pointFromPixel(position, true)), [high, wide] = slide.slide.shape;
+  return { x: Math.min(Math.max(x, 0), wide), y: Math.min(Math.max(y, 0), high) };
+}
+
+function extend(position) {
+  const at = placeOf(position), last = sketch.at(-1);
+  if (!last || Math.hypot(at.x - last.x, at.y - last.y) * scale() >= STEP) sketch.push(at);
+}
+
+function clicked(position) {
+  if (tool === "brush" || classOfDrawn() === undefined) return;
+  if (tool === "point") { save("point", [placeOf(position)]); return; }
+  extend(position);
+  drawSketch();
+}
+
+function close() {
+  if (tool === "point" || !sketch.length) return;
+  let corners = sketch;
+  if (tool === "polygon" && corners.length < 3) { say("An outline has three corners or more"); return; }
+  sketch = [];
+  drawSketch();
+  if (corners.length < 3) { say("Press and drag around the object"); return; }
+  while (corners.length > MOST) corners = corners.filter((_, number) => number % 2 === 0);
+  save("polygon", corners);
+}
+
+function save(type, corners) {
+  const name = classOfDrawn(), number = slide.number;
+  if (name === undefined) return;
+  const points = corners.map(({ x, y }) => [Number(x.toFixed(2)), Number(y.toFixed(2))]);
+  saving = saving.then(told(async () => {
+    const answer = await post(`api/slides/${number}/review`, { action: "draw", type, points, class: name }).catch((error) => {
+      if (type === "polygon" && tool && tool !== "point" && !sketch.length && number === slide.number) { // Enter tries again
+        sketch = corners;
+        drawSketch();
+      }
+      throw error;
+    });
+    if (number !== slide.number) return;
+    await take(answer.decisions);
+    await choose(answer.object, false);
+    say(`Saved: ${answer.object} drawn${name ? `, ${name}` : ""}`);
+  }));
+}
+
+function drawSketch() {
+  if (!pad || !viewer || !viewer.viewport) return;
+  const ratio = window.devicePixelRatio || 1, size = viewer.viewport.getContainerSize();
+  const [wide, high] = [Math.round(size.x * ratio), Math.round(size.y * ratio)];
+  if (!sketch.length) { if (pad.width) pad.width = 0; return; }
+  pad.width = wide; // clears it
+  pad.height = high;
+  const context = pad.getContext("2d");
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  const corners = (tool === "polygon" && pointer ? [...sketch, pointer] : sketch)
+    .map(({ x, y }) => viewer.viewport.pixelFromPoint(onViewport(x, y), true));
+  const path = new Path2D();
+  corners.forEach(({ x, y }, number) => (number ? path.lineTo(x, y) : path.moveTo(x, y)));
+  for (const [colour, line] of [["#fff", 4], ["#000", 2]]) {
+    context.strokeStyle = context.fillStyle = colour;
+    context.lineWidth = line;
+    context.stroke(path);
+    if (tool === "polygon") corners.slice(0, sketch.length).forEach(({ x, y }) => context.fillRect(x - line - 1, y - line - 1, 2 * line + 2, 2 * line + 2));
+  }
 }
 
 const write = told(async () => {
@@ -553,6 +693,7 @@ const KEYS = {
   j: () => step(1), k: () => step(-1), x: () => decide("reject"), a: () => decide("accept"), u: undo, e: () => write(),
   "+": () => zoom(1.4), "=": () => zoom(1.4), "-": () => zoom(1 / 1.4), 0: () => viewer.viewport.fitBounds(viewer.world.getItemAt(0).getBounds()),
   ArrowLeft: () => pan(-1, 0), ArrowRight: () => pan(1, 0), ArrowUp: () => pan(0, -1), ArrowDown: () => pan(0, 1),
+  ".": () => turnOn("point"), p: () => turnOn("polygon"), b: () => turnOn("brush"), h: () => $("help").toggleAttribute("open"),
   f: () => (document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen()),
 };
 
@@ -562,17 +703,20 @@ document.addEventListener("keydown", (event) => {
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (/^[1-9]$/.test(key)) {
     const each = slide.classes[Number(key) - 1];
-    if (each) decide("class", each.name);
+    if (each) give(each.name);
     else say(`There are ${slide.classes.length} classes`);
-  } else if (Object.hasOwn(KEYS, key)) KEYS[key]();
+  } else if (tool && key === "Escape") sketch.length ? (sketch = [], drawSketch()) : use(null);
+  else if (tool && sketch.length && key === "Enter") close();
+  else if (tool === "polygon" && sketch.length && key === "Backspace") { sketch.pop(); drawSketch(); }
+  else if (Object.hasOwn(KEYS, key)) KEYS[key]();
   else return;
   event.preventDefault();
 });
 
-for (const [id, key] of Object.entries({ in: "+", out: "-", whole: "0", full: "f", previous: "k", next: "j", accept: "a", reject: "x", undo: "u", export: "e" })) {
+for (const [id, key] of Object.entries({ in: "+", out: "-", whole: "0", full: "f", previous: "k", next: "j", accept: "a", reject: "x", undo: "u", export: "e", point: ".", polygon: "p", brush: "b" })) {
   $(id).addEventListener("click", () => { if (viewer) KEYS[key](); $(id).blur(); });
 }
-$("order").addEventListener("change", () => { loadOrder($("order").value); remember(); $("order").blur(); });
+$("order").addEventListener("change", () => { loadOrder(); remember(); $("order").blur(); });
 $("list").addEventListener("scroll", showRows);
 $("show").addEventListener("change", () => { ask(); draw(); });
 for (const id of ["heat", "opacity"]) $(id).addEventListener("input", () => heat && heat.setOpacity(heatOpacity()));
