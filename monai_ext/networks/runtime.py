@@ -34,7 +34,7 @@ _RESULT = "pred"
 
 
 class OpenVinoNetwork(nn.Module):
-    """Runs an ONNX file by OpenVINO on the CPU, in float32: torch tensors in and out.
+    """Runs an ONNX file by OpenVINO on the CPU, in float32: a tensor in, tensors by their names out.
 
     Args:
         path: a file with one input.

@@ -94,7 +94,7 @@ READERS = {
 }
 
 
-def comes_back(folder, name, features):
+def assert_comes_back(folder, name, features):
     if name == "dicom-ann":
         pytest.importorskip("highdicom")
     [path] = written(folder, features, name)
@@ -113,14 +113,14 @@ def comes_back(folder, name, features):
 @few
 @given(features=objects())
 def test_outlines_holes_classes_and_scores_come_back(tmp_path_factory, name, features):
-    comes_back(tmp_path_factory.mktemp("exchange"), name, features)
+    assert_comes_back(tmp_path_factory.mktemp("exchange"), name, features)
 
 
 @pytest.mark.parametrize("name", READERS)
 def test_some_objects_come_back(folder, name):
     pair = shapely.MultiPolygon([shapely.box(1, 1, 5.5, 5), shapely.box(6, 1, 8, 2)])
     shapes = [RING, pair, shapely.Point(35.25, 7.5), shapely.box(40, 5, 50.4, 9)]
-    comes_back(
+    assert_comes_back(
         folder, name, Features(shapes, classes=[*CLASSES[:3], None], measurements={"score": [0.5, 1, np.nan, 0]})
     )
 
