@@ -20,16 +20,16 @@ SIDE = 300  # px
 def write_run(folder: Path, results: Mapping[str, Features], mpp: float = 0.25, side: int = SIDE) -> Path:
     """Images of noise below ``in``, and below ``out`` what a run would have written of them."""
     rng = np.random.default_rng(0)
-    (folder / "in").mkdir(parents=True)
     state, rows = {}, []
     for name, features in results.items():
         path = folder / "in" / f"{name}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
         pixels = rng.integers(0, 255, (side, side, 3), np.uint8)
         dots = (10_000 / mpp, 10_000 / mpp)
         tifffile.imwrite(path, pixels, photometric="rgb", resolution=dots, resolutionunit="CENTIMETER")
         write_geojson(folder / "out" / f"{name}.geojson", features)
         state[str(path)] = {"status": "done", "name": path.name}
-        rows.append([path.name, len(features)])
+        rows.append([f"{name}.tif", len(features)])
     (folder / "out/state.json").write_text(json.dumps(state))
     with (folder / "out/summary.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["image", "count"], *rows])

@@ -30,6 +30,7 @@ __all__ = [
     "read_objects",
     "split_parts",
     "split_roles",
+    "units",
     "with_nuclei",
 ]
 
@@ -225,6 +226,31 @@ def with_nuclei(features: Features) -> Features:
     """
     nuclei = valid_areas(features.nuclei)
     return replace(features, nuclei=np.where(shapely.area(nuclei) > 0, nuclei, None)).with_nuclei()
+
+
+def units(geometry: np.ndarray) -> np.ndarray:
+    """The object that each geometry belongs to: an outline to the point in it, all others to themselves.
+
+    A detection is written as a point and, where there is a blob, its outline.
+
+    Args:
+        geometry: ``(N,)`` of a whole file.
+
+    Returns:
+        ``(N,)`` places in it.
+
+    Examples:
+        >>> import shapely
+        >>> from monai_ext.formats.roles import units
+        >>> units(np.array([shapely.box(0, 0, 9, 9), shapely.box(20, 0, 29, 9), shapely.Point(4, 4)])).tolist()
+        [2, 1, 2]
+    """
+    unit, kinds = np.arange(len(geometry)), shapely.get_type_id(geometry)
+    points, outlines = np.flatnonzero(kinds == _POINT), np.flatnonzero(kinds != _POINT)
+    boxes = shapely.box(*shapely.bounds(geometry[outlines]).reshape(-1, 4).T)  # a bent blob's centre is beside it
+    outline, point = shapely.STRtree(geometry[points]).query(boxes, predicate="intersects")
+    unit[outlines[outline]] = points[point]
+    return unit
 
 
 def labelling(features: Features, nuclei: bool = False) -> Features:

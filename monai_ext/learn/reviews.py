@@ -13,6 +13,7 @@ import shapely
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import path_below
+from monai_ext.formats.roles import units
 from monai_ext.view.cases import find_cases
 from monai_ext.view.opened import Opened, Settings
 from monai_ext.view.review_log import Decision
@@ -21,7 +22,6 @@ __all__ = ["KEPT", "REJECTED", "UNSEEN", "SlideReview", "read_reviews"]
 
 #: What holds of an object: it is one, it is none, or nobody has said.
 KEPT, REJECTED, UNSEEN = 1, 0, -1
-_POINT = 0  # shapely's type number
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ def _review(
     geometry = features.geometry
     verdict, classes = np.full(len(features), UNSEEN), features.classes.copy()
     if points:
-        unit[~drawn] = _units(geometry[~drawn])
+        unit[~drawn] = units(geometry[~drawn])
         geometry = shapely.centroid(geometry)
     for decision in sorted(decisions.values(), key=lambda each: each.number):  # of two about one, the later
         number = unit[decision.object]
@@ -109,13 +109,3 @@ def _review(
     first = (unit == np.arange(len(unit))) & ~shapely.is_missing(geometry)
     told = reader.base_mpp if reader.resolution_source == "mpp" else None
     return SlideReview(name, opened.case.image, told, geometry[first], verdict[first], classes[first], drawn[first])
-
-
-def _units(geometry: np.ndarray) -> np.ndarray:
-    """``(N,)`` the object that each one belongs to: an outline to the point in it, all others to themselves."""
-    unit, kinds = np.arange(len(geometry)), shapely.get_type_id(geometry)
-    points, outlines = np.flatnonzero(kinds == _POINT), np.flatnonzero(kinds != _POINT)
-    boxes = shapely.box(*shapely.bounds(geometry[outlines]).reshape(-1, 4).T)  # a bent blob's centre is beside it
-    outline, point = shapely.STRtree(geometry[points]).query(boxes, predicate="intersects")
-    unit[outlines[outline]] = points[point]
-    return unit

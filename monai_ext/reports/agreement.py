@@ -31,7 +31,7 @@ from monai_ext.metrics.detection import detection_scores, match_detections
 from monai_ext.metrics.instance import AggregatedJaccardIndex, Overlaps, PanopticQuality, panoptic_scores
 from monai_ext.reports.pages import write_metrics, write_report
 
-__all__ = ["compare_cells", "outline_overlaps"]
+__all__ = ["compare_cells", "inside_regions", "match_outlines", "outline_overlaps"]
 
 _WINDOW = 2048  # px of a drawing
 _OUTLINES = ("nuclei", "cells")
@@ -100,7 +100,7 @@ def compare_cells(
                 problems += identities[side].add(objects, path, image)
                 names.update(objects.classes)
             problems += same_unit(one.objects, other.objects, predicted, true)
-            inside = _in_regions(one.objects, other)
+            inside = inside_regions(one.objects, other)
             sides = {f"results, {name}": one.objects[inside], "reference": other.objects}
             for side, objects in sides.items():
                 compared.setdefault(side, Counter()).update(_kinds(objects, outlines))
@@ -168,7 +168,7 @@ def _files(folder: Path) -> dict[str, Path]:
     return {annotation_stem(path): path for path in paths}
 
 
-def _in_regions(results: Features, reference: Annotated) -> np.ndarray:
+def inside_regions(results: Features, reference: Annotated) -> np.ndarray:
     """Which results lie where the reference was made: in its regions, if all its objects do; else anywhere."""
     if not len(reference.regions) or not len(reference.objects):
         return np.ones(len(results), dtype=bool)
@@ -238,6 +238,21 @@ def outline_overlaps(
     return Overlaps(*(torch.from_numpy(column) for column in columns)), *seen
 
 
+def match_outlines(overlaps: Overlaps, found: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Which outlines match, as PQ has it: by an IoU above .5, which no outline has with two others.
+
+    Args:
+        overlaps: of :func:`outline_overlaps`, as the others.
+        found: ``(P,)`` the outline that each instance of the one side is.
+        true: ``(T,)`` likewise of the other.
+
+    Returns:
+        ``(K, 2)`` of values of ``found`` and ``true``.
+    """
+    match = (2 * overlaps.area > overlaps.union).numpy()
+    return np.stack([found[overlaps.pred.numpy()[match]], true[overlaps.true.numpy()[match]]], axis=1)
+
+
 def _windows(geometry: np.ndarray, scale: float) -> Iterator[tuple[int, int]]:
     """Upper left corners, px of the drawing, of the windows that anything lies in."""
     bounds = shapely.bounds(geometry[~shapely.is_empty(geometry)]) / (scale * _WINDOW)
@@ -271,12 +286,8 @@ def _scores(predicted: Features, true: Features, radius: float, scale: float) ->
         **{f"iou_{name}": int(value) for name, value in zip(_COUNTS, counts[:3], strict=True)},
         **{f"pixels_{name}": value for name, value in zip(_PIXELS, sums, strict=True)},
     }
-    match = (2 * overlaps.area > overlaps.union).numpy()
-    pairs = zip(
-        sides[1].classes[seen[1][overlaps.true.numpy()[match]]],
-        sides[0].classes[seen[0][overlaps.pred.numpy()[match]]],
-        strict=True,
-    )
+    one, other = match_outlines(overlaps, *seen).T
+    pairs = zip(sides[1].classes[other], sides[0].classes[one], strict=True)
     return row, [pair for pair in pairs if None not in pair]
 
 

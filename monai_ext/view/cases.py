@@ -5,20 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
 from monai_ext.base.errors import InputError
 from monai_ext.data.datalist import load_datalist
-from monai_ext.data.result_files import REVIEW_LOG, REVIEWED, is_result
+from monai_ext.data.result_files import REVIEW_LOG, REVIEWED, is_result, is_review
 from monai_ext.data.run_state import RunState
-from monai_ext.formats.annotation_files import is_annotation
+from monai_ext.formats.annotation_files import annotation_stem, find_annotations, is_annotation
 from monai_ext.formats.find import find_images, is_image
+from monai_ext.formats.image import is_mask
 from monai_ext.formats.suffixes import without_suffix
 
-__all__ = ["Case", "Cases", "find_cases"]
+__all__ = ["Beside", "Case", "Cases", "find_beside", "find_cases"]
 
 _LISTS = ("training", "validation", "test", "locating")
 _TRUTH = ("annotation", "label")  # keys of a data list's items that may name a file of objects
@@ -31,7 +33,7 @@ class Case:
     Attributes:
         name: its path below the folder that it was found in, as ``summary.csv`` has it.
         image: the file; ``None`` if it is nowhere.
-        objects: GeoJSON, or points of a data list; ``None`` without any.
+        objects: GeoJSON, or points or a map of instances of a data list; ``None`` without any.
         stem: of the files of a run's results, to which a review is added; ``None`` where there is nothing to review.
         mpp: um/px of the file, where a data list gives it.
     """
@@ -70,6 +72,19 @@ class Cases:
     of_case: tuple[int, ...] = field(default=())
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Objects of the same images: of another run, or the truth.
+
+    Attributes:
+        title: where they are from.
+        objects: by the place of the image among :attr:`Cases.cases`: the file.
+    """
+
+    title: str
+    objects: Mapping[int, Path]
+
+
 def find_cases(src: str | os.PathLike, slides: str | os.PathLike | None = None) -> Cases:
     """Find what there is to look at.
 
@@ -93,14 +108,91 @@ def find_cases(src: str | os.PathLike, slides: str | os.PathLike | None = None) 
     if not src.is_dir():
         found = "a file" if src.exists() else "nothing there"
         raise InputError(src, "a run's output folder, a data set, a slide or an image", found)
-    if any((src / name).is_file() for name in ("summary.csv", "state.json", "state.sqlite")):
-        return _of_run(src, None if slides is None else Path(slides))
+    if _is_run(src):
+        cases = _of_run(src, None if slides is None else Path(slides))
+        _check_slides(src, cases)
+        return cases
     if (src / "dataset.json").is_file():
         return _of_dataset(src)
     paths = find_images(src, leave_out=is_result)
     if not paths:
         raise InputError(src, "results of a run (summary.csv), a data set (dataset.json) or images", "none of these")
     return _listed(src.name, [Case(str(path.relative_to(src)) if path != src else path.name, path) for path in paths])
+
+
+def find_beside(cases: Cases, other: str | os.PathLike) -> Beside:
+    """Find the objects of the same images in another result, in a data set, or in files of annotations.
+
+    An image is the same where the file is, else where the path below the folder is, else where the name without its
+    suffix is one's alone on both sides.
+
+    Args:
+        cases: what there is to look at.
+        other: the output folder of a run, the folder of a data set, a folder of GeoJSON or other annotations, or,
+            beside one image, a file of them.
+
+    Raises:
+        InputError: it is none of these, or has no objects of any of the images.
+    """
+    other = Path(other)
+    found = [case for case in _cases_of_objects(other) if case.objects]
+    if not found:
+        raise InputError("--beside", f"objects in {other}: GeoJSON, points or maps of instances", "none")
+    objects: dict[int, Path] = {}
+    if other.is_file() and len(cases.cases) == 1:
+        objects[0] = found[0].objects
+    for key in (_file, _path, _name):
+        theirs, ours = (_alone(side, key) for side in (found, cases.cases))
+        for name, number in ours.items():
+            if name in theirs:
+                objects.setdefault(number, found[theirs[name]].objects)
+    if not objects:
+        named = f"others, the first: {found[0].name}"
+        raise InputError("--beside", f"objects of images of {cases.title}, such as {cases.cases[0].name}", named)
+    count = sum(case.objects is not None for case in cases.cases)
+    if len(objects) < count:
+        print(f"{other} has objects of {len(objects)} of {count} images")
+    return Beside(other.name if other.name != cases.title else f"{other.absolute().parent.name}/{other.name}", objects)
+
+
+def _cases_of_objects(other: Path) -> Sequence[Case]:
+    if other.is_file() and is_annotation(other):
+        return [_of_annotation(other, other.parent)]
+    if not other.is_dir():
+        found = f"another file, {other}" if other.exists() else f"nothing at {other}"
+        raise InputError("--beside", "a run's output folder, a data set, or GeoJSON of the same images", found)
+    if _is_run(other):
+        return _of_run(other, None).cases
+    if (other / "dataset.json").is_file():
+        return _of_dataset(other).cases
+    return [_of_annotation(path, other) for path in find_annotations(other) if not is_review(path)]
+
+
+def _of_annotation(path: Path, folder: Path) -> Case:
+    return Case(path.relative_to(folder).with_name(annotation_stem(path)).as_posix(), None, path)
+
+
+def _file(case: Case) -> Hashable:
+    return case.image and case.image.resolve()
+
+
+def _path(case: Case) -> Hashable:
+    return PurePath(without_suffix(case.name) if case.image or case.stem else case.name)
+
+
+def _name(case: Case) -> Hashable:
+    return _path(case).name
+
+
+def _alone(cases: Sequence[Case], key: Callable[[Case], Hashable]) -> dict[Hashable, int]:
+    """The cases by what tells them apart; without those that it does not."""
+    keys = [key(case) for case in cases]
+    times = Counter(keys)
+    return {name: number for number, name in enumerate(keys) if name is not None and times[name] == 1}
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("summary.csv", "state.json", "state.sqlite"))
 
 
 def _listed(title: str, cases: Sequence[Case]) -> Cases:
@@ -116,14 +208,17 @@ def _of_run(folder: Path, slides: Path | None) -> Cases:
     cases = [Case(name, _image(name, known, slides), *_results(folder, name)) for name in names]
     if not any(case.objects for case in cases):
         raise InputError(folder, "results of a run: a .geojson for an image of summary.csv", f"none of {len(cases)}")
-    lost = [case.name for case in cases if case.image is None]
-    if len(lost) == len(cases):
-        expected = "its slides where the run found them, or --slides with the folder that they are in now"
-        raise InputError(folder, expected, f"none of {len(lost)}, the first: {lost[0]}")
-    if lost:
-        print(f"{len(lost)} of {len(cases)} slides are not where they were, the first: {lost[0]}; --slides says where")
     numbers = {name: number for number, name in enumerate(names)}
     return Cases(folder.name, tuple(cases), tuple(rows), tuple(numbers[row["image"]] for row in rows))
+
+
+def _check_slides(folder: Path, cases: Cases) -> None:
+    lost, count = [case.name for case in cases.cases if case.image is None], len(cases.cases)
+    if len(lost) == count:
+        expected = "its slides where the run found them, or --slides with the folder that they are in now"
+        raise InputError(folder, expected, f"none of {count}, the first: {lost[0]}")
+    if lost:
+        print(f"{len(lost)} of {count} slides are not where they were, the first: {lost[0]}; --slides says where")
 
 
 def _table(path: Path) -> list[dict[str, str]]:
@@ -176,4 +271,8 @@ def _of_dataset(folder: Path) -> Cases:
 
 def _truth(folder: Path, item: Mapping[str, Any]) -> Path | None:
     named = [folder / item[key] for key in _TRUTH if isinstance(item.get(key), str)]
-    return next((path for path in named if path.is_file() and (is_annotation(path) or path.suffix == ".csv")), None)
+    return next((path for path in named if path.is_file() and _holds_objects(path)), None)
+
+
+def _holds_objects(path: Path) -> bool:
+    return is_annotation(path) or path.suffix == ".csv" or is_mask(path)

@@ -23,6 +23,8 @@ def view(
     src: str | os.PathLike,
     *,
     slides: str | os.PathLike | None = None,
+    beside: str | os.PathLike | None = None,
+    radius_um: float = 7.5,
     classes: Sequence[str] | str | None = None,
     reviewer: str | None = None,
     mpp: float | None = None,
@@ -35,6 +37,9 @@ def view(
     Args:
         src: the output folder of a run of any bundle; the folder of a data set; a folder of images; or one image.
         slides: the folder that the run's images lie in now, or its only image, where they have been moved.
+        beside: another result of the same images, a data set, or a folder of GeoJSON, to be compared with: what both
+            have, what is found here alone, and what is missed.
+        radius_um: within which a point is that of the other; outlines match by an IoU above .5.
         classes: that objects may be given, besides those that the result has.
         reviewer: whose corrections these are; by default the name that you are logged in by.
         mpp: um/px of the images, in place of what they state.
@@ -47,22 +52,25 @@ def view(
         Nothing, when it has been ended.
 
     Raises:
-        InputError: there is nothing to show, a slide is not where it was, the port is in use, a package is missing.
+        InputError: there is nothing to show, a slide is not where it was, nothing beside it is of the same images, the
+            port is in use, a package is missing.
     """
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
         raise InputError("view", 'the packages of pip install "monai_ext[view]"', f"no {', '.join(missing)}")
     import uvicorn
 
     from monai_ext.exchange.registry import Exchange
-    from monai_ext.view.cases import find_cases
+    from monai_ext.view.cases import find_beside, find_cases
     from monai_ext.view.opened import Settings, Shelf
     from monai_ext.view.server import application
 
-    if mpp is not None and not (isinstance(mpp, int | float) and mpp > 0):
-        raise InputError("--mpp", "um/px, a positive number", repr(mpp))
+    for name, value, unit in (("--mpp", mpp, "um/px"), ("--radius_um", radius_um, "um")):
+        if value is not None and not (isinstance(value, int | float) and value > 0):
+            raise InputError(name, f"{unit}, a positive number", repr(value))
     exchange = Exchange(_names(formats))
-    settings = Settings(str(reviewer or _user()), _names(classes), mpp, exchange.names)
-    shelf = Shelf(find_cases(src, slides), settings)
+    settings = Settings(str(reviewer or _user()), _names(classes), mpp, exchange.names, radius_um)
+    cases = find_cases(src, slides)
+    shelf = Shelf(cases, settings, None if beside is None else find_beside(cases, beside))
     token = "" if _is_loopback(host) else secrets.token_urlsafe(24)
     with listen(host, port) as listening:
         shown = f"[{host}]" if ":" in host else host

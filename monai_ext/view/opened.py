@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from threading import RLock
+from threading import Lock, RLock
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,20 @@ from monai_ext.exchange.conversion import convert
 from monai_ext.exchange.results import Results
 from monai_ext.formats.annotation_files import read_features
 from monai_ext.formats.geojson import Color, Features, GeoJSONWriter
+from monai_ext.formats.image import is_mask, read_mask
+from monai_ext.formats.outlines import label_map_to_polygons
 from monai_ext.formats.point_files import read_points
-from monai_ext.view.cases import Case, Cases
+from monai_ext.view.cases import Beside, Case, Cases
+from monai_ext.view.comparison import KINDS, RADIUS_UM, Comparison, compare_objects
 from monai_ext.view.drawing import drawn_shape
 from monai_ext.view.object_index import ObjectIndex
 from monai_ext.view.pictures import HeatTiles, SlideTiles
 from monai_ext.view.review_log import ReviewLog, content_of, reviewed
 
-__all__ = ["Opened", "Settings", "Shelf"]
+__all__ = ["DIFFERENCES", "Opened", "Settings", "Shelf"]
 
+#: The order of what only one side has.
+DIFFERENCES = "differences"
 _SLACK = 1.0  # px
 _OPEN = 4  # slides that stay open
 
@@ -41,12 +46,14 @@ class Settings:
         classes: that objects may be given besides those that the result has.
         mpp: um/px of all slides, in place of what they state.
         formats: that corrected objects are written in, besides GeoJSON; see :data:`~monai_ext.exchange.FORMATS`.
+        radius_um: within which a point is that of another result; see :func:`compare_objects`.
     """
 
     reviewer: str
     classes: Sequence[str] = ()
     mpp: float | None = None
     formats: Sequence[str] = ()
+    radius_um: float = RADIUS_UM
 
 
 class Opened:
@@ -55,11 +62,13 @@ class Opened:
     Args:
         case: which.
         settings: of the viewer.
+        beside: where other objects of it are from, and their file.
     """
 
-    def __init__(self, case: Case, settings: Settings) -> None:
-        self.case, self.settings = case, settings
-        self._lock = RLock()
+    def __init__(self, case: Case, settings: Settings, beside: tuple[str, Path] | None = None) -> None:
+        self.case, self.settings, self.beside = case, settings, beside if case.objects else None
+        self._lock, self._comparing = RLock(), Lock()
+        self._compared: tuple[Comparison, ObjectIndex] | None = None
         self._joined: tuple[Features, ObjectIndex] | None = None  # what was drawn, and all with it
 
     @cached_property
@@ -101,11 +110,15 @@ class Opened:
         Raises:
             InputError: they cannot be read, or reach over the slide's edge.
         """
-        path = self.case.objects
-        if path is None:
-            return Features([])
-        is_table = path.suffix == ".csv"
-        features = Features.from_points(read_points(path)) if is_table else read_features(path, self.case.image)
+        return Features([]) if self.case.objects is None else self._read(self.case.objects)
+
+    def _read(self, path: Path) -> Features:
+        if is_mask(path):
+            features = Features(label_map_to_polygons(read_mask(path))[1])
+        elif path.suffix == ".csv":
+            features = Features.from_points(read_points(path))
+        else:
+            features = read_features(path, self.case.image)
         rows, cols = self.tiles.reader.file_shape
         low_x, low_y, high_x, high_y = shapely.total_bounds(features.geometry) if len(features) else (0, 0, 0, 0)
         if min(low_x, low_y) < -_SLACK or high_x > cols + _SLACK or high_y > rows + _SLACK:
@@ -134,6 +147,48 @@ class Opened:
     @cached_property
     def _written_index(self) -> ObjectIndex:
         return ObjectIndex(self.written, self.tiles.reader.stretch)
+
+    @property
+    def compared(self) -> tuple[Comparison, ObjectIndex]:
+        """The objects as they were written beside the other ones, and those that they lack by place and certainty.
+
+        Raises:
+            InputError: there are no others, or they cannot be read.
+        """
+        if self.beside is None:
+            raise InputError(self.case.name, "objects beside it (--beside)", "none of this image")
+        with self._comparing:  # a slide may take a while, in which it can be looked at
+            if self._compared is None:
+                path = self.beside[1]
+                sides = (self._squared(side) for side in (self.written, self._read(path)))
+                about = {"radius_um": self.settings.radius_um, "where": (self.case.objects, path)}
+                comparison = compare_objects(*sides, self._mpp(), **about)
+                self._compared = comparison, ObjectIndex(comparison.missed)
+            return self._compared
+
+    def differences(self) -> dict[str, Any]:
+        """What became of it: the other's ``name``, ``counts`` of each kind, ``scores``, ``how`` they were matched."""
+        comparison, _ = self.compared
+        counts = dict(zip(KINDS, comparison.counts.tolist(), strict=True))
+        return {"name": self.beside[0], "counts": counts, "scores": comparison.scores(), "how": comparison.how}
+
+    def _kinds(self, places: np.ndarray) -> np.ndarray:
+        """Of objects their places among :data:`KINDS`; -1 for what was drawn, which is of neither side."""
+        kinds = np.append(self.compared[0].kinds, -1)
+        return kinds[np.minimum(places, len(kinds) - 1)]
+
+    def _squared(self, features: Features) -> Features:
+        """Objects in square px."""
+        stretch = tuple(self.tiles.reader.stretch)
+        shapes = (features.geometry, features.nuclei)
+        if stretch != (1, 1):
+            shapes = (shapely.transform(each, lambda xy: xy * stretch[::-1]) for each in shapes)
+        return replace(features, **dict(zip(("geometry", "nuclei"), shapes, strict=True)))
+
+    def _mpp(self) -> float | None:
+        """Resolution, um per square px; ``None`` where nobody says."""
+        reader = self.tiles.reader
+        return reader.base_mpp if reader.resolution_source != "assumed" else None
 
     @cached_property
     def colours(self) -> dict[str, Color]:
@@ -176,37 +231,86 @@ class Opened:
                 if self.log.torn:
                     notes.append(f"{self.log.torn} lines of {self.log.path.name} cannot be read")
                 review = {"log": self.log.path.name, "reviewer": self.settings.reviewer}
-            measured = reader.resolution_source != "assumed"
             return {
                 "name": self.case.name,
-                "slide": self.tiles.geometry() | {"mpp": reader.base_mpp if measured else None},
+                "slide": self.tiles.geometry() | {"mpp": self._mpp()},
                 "heat": heat,
                 "objects": len(self.written),
                 "certain": bool(np.isfinite(self._written_index.certainty).any()),
                 "classes": [{"name": name, "colour": list(rgb)} for name, rgb in self.colours.items()],
                 "review": review,
+                "beside": self.beside and self.beside[0],
                 "notes": notes,
             }
 
-    def window(self, box: tuple[float, float, float, float], px: float) -> dict[str, Any]:
+    def window(self, box: tuple[float, float, float, float], px: float, compare: bool = False) -> dict[str, Any]:
         """What is to be drawn of a window, and the class of each object by its place among :attr:`colours`.
 
         Args:
             box: ``x0, y0, x1, y1`` in square px of level 0.
             px: those per px of the screen.
+            compare: with ``kinds``, the place of each object among :data:`KINDS`, and ``missed``, drawn likewise, whose
+                ``ids`` are -1 for the first of them, -2 and so on.
         """
-        index = self.index
-        drawn = index.within(box, px)
-        for kind in ("dots", "rings"):
-            drawn[kind]["classes"] = self._class_numbers(index.features.classes[drawn[kind]["ids"]])
+        drawn = self._drawn(self.index, box, px)
+        if compare:
+            for shapes in (drawn["dots"], drawn["rings"]):
+                shapes["kinds"] = self._kinds(np.array(shapes["ids"], np.int64))
+            drawn["missed"] = missed = self._drawn(self.compared[1], box, px)
+            for shapes in (missed["dots"], missed["rings"]):
+                shapes["ids"] = [-1 - number for number in shapes["ids"]]
+                shapes["kinds"] = [KINDS.index("missed")] * len(shapes["ids"])
         return drawn
 
-    def order(self, by: str) -> dict[str, Any]:
-        """All objects in one of the orders of :class:`ObjectIndex`: their places in the file, certainty, classes."""
+    def _drawn(self, index: ObjectIndex, box: tuple[float, float, float, float], px: float) -> dict[str, Any]:
+        drawn = index.within(box, px)
+        for shapes in (drawn["dots"], drawn["rings"]):
+            shapes["classes"] = self._class_numbers(index.features.classes[shapes["ids"]])
+        return drawn
+
+    def order(self, by: str, compare: bool = False) -> dict[str, Any]:
+        """Objects in an order: their places in the file, certainty, classes.
+
+        Args:
+            by: of :data:`ORDERS`; ``differences`` for what only one side has, or has with another class: first what is
+                missed, then what is found here alone, the surest first.
+            compare: with ``kinds``; see :meth:`window`.
+        """
         index = self.index
-        places = index.order(by)
-        classes = self._class_numbers(index.features.classes[places])
-        return {"objects": places, "certainty": index.certainty[places].round(4), "classes": classes}
+        places = index.order("sure" if by == DIFFERENCES else by)
+        missed = np.zeros(0, np.int64)
+        if by == DIFFERENCES:
+            kinds = self._kinds(places)
+            places = np.concatenate([places[kinds == KINDS.index(kind)] for kind in ("only", "class")])
+            missed = self.compared[1].order("sure")
+        objects = [(self.compared[1], missed)] if len(missed) else []
+        objects.append((index, places))
+        listed = {
+            "objects": np.concatenate([-1 - missed, places]),
+            "certainty": np.concatenate([each.certainty[these] for each, these in objects]).round(4),
+            "classes": self._class_numbers(np.concatenate([each.features.classes[these] for each, these in objects])),
+        }
+        if compare:
+            kinds = np.append(np.full(len(missed), KINDS.index("missed")), self._kinds(places))
+            listed["kinds"] = kinds.astype(np.int64)
+        return listed
+
+    def about(self, number: int) -> dict[str, Any]:
+        """What is known of an object; of one of those missed, -1 and so on, with its class's name alone.
+
+        Raises:
+            IndexError: there is no such object.
+        """
+        about = self.index.about(number) if number >= 0 else self.compared[1].about(-1 - number)
+        return about | {"object": number}
+
+    def at(self, x: float, y: float, reach: float, compare: bool = False) -> dict[str, Any] | None:
+        """As :meth:`about`, of the object at a place, see :meth:`ObjectIndex.at`; else of one that is missed there."""
+        number = self.index.at(x, y, reach)
+        if number is None and compare:
+            missed = self.compared[1].at(x, y, reach)
+            number = None if missed is None else -1 - missed
+        return None if number is None else self.about(number)
 
     def _class_numbers(self, classes: np.ndarray) -> np.ndarray:
         """Of names their places among :attr:`colours`; -1 for none."""
@@ -261,10 +365,11 @@ class Shelf:
     Args:
         cases: all of them.
         settings: of the viewer.
+        beside: other objects of them.
     """
 
-    def __init__(self, cases: Cases, settings: Settings) -> None:
-        self.cases, self.settings = cases, settings
+    def __init__(self, cases: Cases, settings: Settings, beside: Beside | None = None) -> None:
+        self.cases, self.settings, self.beside = cases, settings, beside
         self._open: OrderedDict[int, Opened] = OrderedDict()
         self._lock = RLock()
 
@@ -273,7 +378,9 @@ class Shelf:
             raise IndexError(number)
         with self._lock:
             if number not in self._open:
-                self._open[number] = Opened(self.cases.cases[number], self.settings)
+                path = self.beside and self.beside.objects.get(number)
+                beside = path and (self.beside.title, path)
+                self._open[number] = Opened(self.cases.cases[number], self.settings, beside)
             self._open.move_to_end(number)
             while len(self._open) > _OPEN:
                 self._open.popitem(last=False)

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from monai_ext.base.errors import InputError
 from monai_ext.formats.geojson import encode_features
 from monai_ext.view.object_index import ORDERS
-from monai_ext.view.opened import Shelf
+from monai_ext.view.opened import Opened, Shelf
 from monai_ext.view.pictures import KINDS
 
 __all__ = ["POLICY", "application"]
@@ -79,6 +79,8 @@ def application(shelf: Shelf, token: str = "") -> ASGIApp:
         (case + "/{layer:str}/{level:int}/{col:int}_{row:int}.{kind:str}", answers.tile),
         (case + "/objects", answers.window),
         (case + "/objects/{number:int}", answers.about),
+        (case + "/missed/{number:int}", answers.missed),
+        (case + "/beside", answers.beside),
         (case + "/at", answers.at),
         (case + "/order", answers.order),
         (case + "/review", answers.decisions),
@@ -204,6 +206,11 @@ def _numbers(request: Request, name: str, count: int = 1) -> list[float]:
     return values
 
 
+def _compares(request: Request) -> bool:
+    """Whether a page shows what differs from the objects beside."""
+    return request.query_params.get("beside") == "1"
+
+
 class _Answers:
     """What each address gives."""
 
@@ -228,19 +235,22 @@ class _Answers:
 
     def window(self, request: Request, sent: Any) -> Response:  # noqa: ARG002
         box, [px] = _numbers(request, "box", 4), _numbers(request, "px")
-        return _json(self._slide(request).window(tuple(box), max(px, 0.0)))
+        return _json(self._slide(request).window(tuple(box), max(px, 0.0), _compares(request)))
 
     def about(self, request: Request, sent: Any) -> Response:  # noqa: ARG002
-        return _json(self._slide(request).index.about(request.path_params["number"]))
+        return _json(self._slide(request).about(request.path_params["number"]))
+
+    def missed(self, request: Request, sent: Any) -> Response:  # noqa: ARG002
+        return _json(self._slide(request).about(-1 - request.path_params["number"]))
+
+    def beside(self, request: Request, sent: Any) -> Response:  # noqa: ARG002
+        return _json(self._slide(request).differences())
 
     def at(self, request: Request, sent: Any) -> Response:  # noqa: ARG002
-        [x, y, reach] = _numbers(request, "place", 3)
-        index = self._slide(request).index
-        number = index.at(x, y, reach)
-        return _json(None if number is None else index.about(number))
+        return _json(self._slide(request).at(*_numbers(request, "place", 3), _compares(request)))
 
     def order(self, request: Request, sent: Any) -> Response:  # noqa: ARG002
-        return _json(self._slide(request).order(request.query_params.get("by", ORDERS[0])))
+        return _json(self._slide(request).order(request.query_params.get("by", ORDERS[0]), _compares(request)))
 
     def decisions(self, request: Request, sent: Any) -> Response:  # noqa: ARG002
         return _json(self._slide(request).decisions())
@@ -271,5 +281,5 @@ class _Answers:
     def export(self, request: Request, sent: Any) -> Response:  # noqa: ARG002
         return _json({"files": [path.name for path in self._slide(request).export()]})
 
-    def _slide(self, request: Request) -> Any:
+    def _slide(self, request: Request) -> Opened:
         return self.shelf[request.path_params["slide"]]

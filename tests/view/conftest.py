@@ -20,6 +20,7 @@ import uvicorn
 
 from monai_ext.formats import Features, HeatMap, write_geojson, write_ome_tiff
 from monai_ext.view import find_cases
+from monai_ext.view.cases import find_beside
 from monai_ext.view.command import listen
 from monai_ext.view.opened import Settings, Shelf
 from monai_ext.view.server import application
@@ -93,8 +94,10 @@ def start() -> Iterator[Callable[..., Viewer]]:
     """Starts viewers, which end with the tests."""
     running = []
 
-    def begin(src: Path, token: str = "", **settings: Any) -> Viewer:
-        shelf = Shelf(find_cases(src), Settings(**{"reviewer": "ada", **settings}))
+    def begin(src: Path, token: str = "", beside: Path | None = None, **settings: Any) -> Viewer:
+        cases = find_cases(src)
+        settings = Settings(**{"reviewer": "ada", **settings})
+        shelf = Shelf(cases, settings, None if beside is None else find_beside(cases, beside))
         listening = listen("127.0.0.1", 0)
         config = uvicorn.Config(application(shelf, token), log_level="warning", lifespan="off")
         server = uvicorn.Server(config)

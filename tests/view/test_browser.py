@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import shapely
 
-from monai_ext.formats import read_geojson
+from monai_ext.formats import Features, read_geojson
+from tests.reviewed import write_run as write_result
 from tests.view.conftest import EVIL, NAME
+from tests.view.test_comparison import LOOK, other_of
 
 CHROMIUM = shutil.which("chromium")
 
@@ -189,3 +191,69 @@ def test_what_cannot_be_drawn_is_told_and_another_page_shows_what_was(run, start
     viewer.json("api/slides/0/review", {"action": "draw", "type": "point", "points": [[300, 300]], "class": "Tumor"})
     page.evaluate("window.dispatchEvent(new Event('focus'))")
     shows(page, "progress", "2 of 202 reviewed")
+
+
+def inks(page, colour):
+    """Px of the marks that have a colour, about."""
+    return page.evaluate(
+        """(wanted) => { const c = document.querySelector("canvas.marks");
+        const data = c.getContext("2d").getImageData(0, 0, c.width, c.height).data;
+        let count = 0;
+        for (let n = 0; n < data.length; n += 4)
+            count += data[n + 3] > 200 && wanted.every((value, k) => Math.abs(data[n + k] - value) < 12);
+        return count; }""",
+        colour,
+    )
+
+
+def test_a_second_result_beside_the_first(tmp_path, start, page):
+    boxes = [shapely.box(x, 40, x + 20, 60) for x in (20, 80, 140, 200)]
+    out = write_result(tmp_path / "one", {"a": Features(boxes, **LOOK)})
+    other = write_result(tmp_path / "two", {"a": other_of(boxes)})
+    viewer = start(out, beside=other)
+    page.goto(viewer.url)
+    shows(page, "scores", "F1 0.500, precision 50.0 %, recall 50.0 %; IoU above .5")
+    shows(page, "status", "4 objects")
+    texts = page.locator("#kinds li").all_inner_texts()
+    assert ["".join(text.split("\n")) for text in texts] == [
+        "found by both1",
+        "by both, another class1",
+        "only in out2",
+        "missed: only in two/out2",
+    ]
+    only, missed = [216, 70, 0], [20, 90, 230]
+    page.wait_for_timeout(500)
+    assert inks(page, only) > 50
+    assert inks(page, missed) > 50
+    page.get_by_label("show missed: only in two/out").uncheck()
+    assert inks(page, missed) == 0
+    page.get_by_label("show missed: only in two/out").check()
+    page.select_option("#order", "differences")
+    shows(page, "progress", "0 of 5 reviewed")
+    seen = []
+    for _ in range(5):
+        page.keyboard.press("j")
+        page.wait_for_timeout(250)
+        seen.append(page.evaluate("chosen.object"))
+    assert seen == [-2, -1, 2, 3, 1]  # what was missed, what is only here, what has another class
+    page.keyboard.press("j")
+    shows(page, "status", "This is the last one")
+    for _ in range(3):
+        page.keyboard.press("k")
+        page.wait_for_timeout(250)
+    page.keyboard.press("x")
+    shows(page, "status", "It is in two/out alone: draw it")
+    page.keyboard.press("j")
+    page.wait_for_timeout(250)
+    page.keyboard.press("x")
+    shows(page, "progress", "1 of 5 reviewed")
+    page.wait_for_timeout(600)
+    page.screenshot(path=tmp_path / "beside.png")
+    page.reload()
+    shows(page, "progress", "1 of 5 reviewed")  # the differences again
+    shows(page, "about", "number3")
+    page.uncheck("#differ")
+    shows(page, "progress", "1 of 4 reviewed")
+    page.wait_for_timeout(300)
+    assert inks(page, only) == inks(page, missed) == 0
+    assert page.said == []

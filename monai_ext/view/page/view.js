@@ -5,8 +5,16 @@ const $ = (id) => document.getElementById(id);
 const ROW = 26; // px
 const REJECTED = [130, 130, 130];
 const NONE = [0, 190, 210]; // without a class
+const KIND = 1000; // what was compared is a layer of its own: this and the number of its kind
+const KINDS = [ // the server's, in its order; told apart by colour, by dashes (px of the screen) and by the shape of dots
+  { name: "both", text: () => "found by both", colour: [0, 130, 90], dash: [], shape: "circle" },
+  { name: "class", text: () => "by both, another class", colour: [235, 190, 0], dash: [9, 3, 2, 3], shape: "cross" },
+  { name: "only", text: () => `only in ${table.title}`, colour: [216, 70, 0], dash: [7, 4], shape: "square" },
+  { name: "missed", text: () => `missed: only in ${compared.name}`, colour: [20, 90, 230], dash: [2, 3], shape: "diamond" },
+];
 const MANY = 2000; // numbers of places above which dots are squares, which take less time
 const LARGEST = 4; // px of the screen for a px of the slide
+const DIFFERENCES = "differences"; // of the orders
 const MOST = 4000; // corners of an outline
 const STEP = 2; // px of the screen between those of an outline drawn by hand, and of two clicks that are one
 
@@ -15,6 +23,7 @@ let order = { objects: [], certainty: [], classes: [] };
 let places = new Map(); // object -> its place in the order
 let decisions = {}, chosen = null, drawn = null, painted = null, hidden = new Set();
 let asked = null, asking = 0, opening = 0;
+let compared = null; // with the objects beside, once the server has done so
 let tool = null, sketch = [], pointer = null, drawClass = null, pad = null; // sketch: corners, px of the slide
 
 // ---- the server
@@ -44,6 +53,8 @@ function told(work) {
 }
 
 const of = (more = "") => `api/slides/${slide.number}${more}`;
+const differs = () => Boolean(compared && $("differ").checked);
+const beside = () => (differs() ? "&beside=1" : "");
 
 // ---- small things
 
@@ -141,7 +152,7 @@ const open = told(async (number, view = {}) => {
   if (turn !== opening) return;
   slide = { ...facts, number };
   decisions = {};
-  chosen = drawn = painted = asked = null;
+  chosen = drawn = painted = asked = compared = null;
   hidden = new Set();
   drawClass = null;
   use(null);
@@ -151,11 +162,14 @@ const open = told(async (number, view = {}) => {
   $("review").hidden = !facts.review;
   $("list_part").hidden = !facts.objects && !facts.review;
   $("heat_row").hidden = !facts.heat;
+  $("compared").hidden = true;
   $("download").href = of("/review.geojson");
   showAbout(null);
   startViewer(view);
-  $("order").value = view.by || (facts.certain ? "doubt" : "file");
+  $("order").value = view.by && view.by !== DIFFERENCES ? view.by : facts.certain ? "doubt" : "file";
   await Promise.all([loadReview(), loadOrder()]);
+  if (turn !== opening) return;
+  if (facts.beside) await compare(turn, view.by === DIFFERENCES);
   if (turn !== opening) return;
   say(order.objects.length ? `${order.objects.length} objects` : "No objects");
   if (view.object !== undefined && places.has(view.object)) await choose(view.object, false);
@@ -211,7 +225,7 @@ function startViewer(view) {
     if (!event.quick || !hasObjects()) return;
     if (tool) { clicked(event.position); return; }
     const { x, y } = onSlide(viewer.viewport.pointFromPixel(event.position, true));
-    const found = await get(of(`/at?place=${x},${y},${6 / scale()}`));
+    const found = await get(of(`/at?place=${x},${y},${6 / scale()}${beside()}`));
     if (found) select(found, false);
     else { chosen = null; showAbout(null); showRows(); draw(); remember(); }
   }));
@@ -267,7 +281,7 @@ function remember() {
 function remembered() {
   const view = new URLSearchParams(location.hash.slice(1)), numbers = {};
   for (const name of ["slide", "x", "y", "zoom", "object"]) if (isNumber(view.get(name) ?? "")) numbers[name] = Number(view.get(name));
-  if (["doubt", "sure", "file"].includes(view.get("by"))) numbers.by = view.get("by");
+  if (["doubt", "sure", "file", DIFFERENCES].includes(view.get("by"))) numbers.by = view.get("by");
   return numbers;
 }
 
@@ -284,7 +298,7 @@ const ask = told(async () => {
   const wanted = { box: [x0 - dx, y0 - dy, x1 + dx, y1 + dy], px };
   asked = wanted;
   const turn = ++asking, number = slide.number;
-  const content = await get(of(`/objects?box=${wanted.box.map((side) => side.toFixed(1))}&px=${px}`)).catch((error) => { asked = null; throw error; });
+  const content = await get(of(`/objects?box=${wanted.box.map((side) => side.toFixed(1))}&px=${px}${beside()}`)).catch((error) => { asked = null; throw error; });
   if (turn !== asking || number !== slide.number) return;
   drawn = content;
   drawn.from = [wanted.box[0], wanted.box[1]];
@@ -300,28 +314,61 @@ function lookOf(object, number) {
   return number;
 }
 
-const colourOf = (look) => (look === -2 ? REJECTED : look === -1 ? NONE : slide.classes[look].colour);
+// What it is drawn as: by its class, or by what the comparison says; kinds are there only where pages asked for them.
+const layerOf = (look, kind = -1) => (look === -2 || kind < 0 || !differs() ? look : KIND + kind);
 
-// One path for each colour, in px of the slide from the window's corner: moving about draws them again as they are.
+const colourOf = (layer) => (layer >= KIND ? KINDS[layer - KIND].colour : layer === -2 ? REJECTED : layer === -1 ? NONE : slide.classes[layer].colour);
+const dashOf = (layer) => (layer >= KIND ? KINDS[layer - KIND].dash : layer === -2 ? [4, 3] : []);
+const shapeOf = (layer) => (layer >= KIND ? KINDS[layer - KIND].shape : "circle");
+
+// One path for each layer, in px of the slide from the window's corner: moving about draws them again as they are.
 function trace() {
   if (!drawn) return;
-  const paths = new Map(), [left, top] = drawn.from;
-  const layer = (object, number) => {
-    const look = lookOf(object, number);
-    if (!paths.has(look)) paths.set(look, { rings: new Path2D(), dots: [] });
-    return paths.get(look);
-  };
-  const { ids, ends, xy, classes } = drawn.rings;
-  let at = 0;
-  ids.forEach((object, k) => {
-    const path = layer(object, classes[k]).rings;
-    path.moveTo(xy[2 * at] - left, xy[2 * at + 1] - top);
-    for (at += 1; at < ends[k]; at += 1) path.lineTo(xy[2 * at] - left, xy[2 * at + 1] - top);
-  });
-  drawn.dots.ids.forEach((object, k) => {
-    layer(object, drawn.dots.classes[k]).dots.push(drawn.dots.xy[2 * k] - left, drawn.dots.xy[2 * k + 1] - top);
-  });
+  const paths = new Map();
+  for (const shapes of [drawn, drawn.missed]) if (shapes) traceInto(paths, shapes);
   drawn.paths = paths;
+}
+
+function traceInto(paths, { rings, dots }) {
+  const [left, top] = drawn.from;
+  const layer = (object, number, kind) => {
+    const look = lookOf(object, number), wanted = layerOf(look, kind);
+    if (hidden.has(look) || hidden.has(wanted)) return null;
+    if (!paths.has(wanted)) paths.set(wanted, { rings: new Path2D(), dots: [] });
+    return paths.get(wanted);
+  };
+  let at = 0;
+  rings.ids.forEach((object, k) => {
+    const found = layer(object, rings.classes[k], rings.kinds && rings.kinds[k]);
+    if (found) {
+      found.rings.moveTo(rings.xy[2 * at] - left, rings.xy[2 * at + 1] - top);
+      for (at += 1; at < rings.ends[k]; at += 1) found.rings.lineTo(rings.xy[2 * at] - left, rings.xy[2 * at + 1] - top);
+    }
+    at = rings.ends[k];
+  });
+  dots.ids.forEach((object, k) => {
+    const found = layer(object, dots.classes[k], dots.kinds && dots.kinds[k]);
+    if (found) found.dots.push(dots.xy[2 * k] - left, dots.xy[2 * k + 1] - top);
+  });
+}
+
+function dot(path, shape, x, y, radius) {
+  if (shape === "circle") {
+    path.moveTo(x + radius, y);
+    path.arc(x, y, radius, 0, 2 * Math.PI);
+  } else if (shape === "square") path.rect(x - radius, y - radius, 2 * radius, 2 * radius);
+  else if (shape === "diamond") {
+    path.moveTo(x, y - 1.3 * radius);
+    path.lineTo(x + 1.3 * radius, y);
+    path.lineTo(x, y + 1.3 * radius);
+    path.lineTo(x - 1.3 * radius, y);
+    path.closePath();
+  } else {
+    for (const by of [1, -1]) {
+      path.moveTo(x - radius, y - by * radius);
+      path.lineTo(x + radius, y + by * radius);
+    }
+  }
 }
 
 // While the slide moves, what was drawn moves with it, as long as it reaches: drawing anew takes longer than a frame.
@@ -361,14 +408,14 @@ function draw() {
   showBar(k);
   if (drawn && drawn.paths && $("show").checked) {
     const x = corner.x + drawn.from[0] * k, y = corner.y + drawn.from[1] * k;
-    for (const [look, { rings, dots }] of drawn.paths) {
-      if (hidden.has(look)) continue;
+    for (const [layer, { rings, dots }] of drawn.paths) {
       context.setTransform(k * ratio, 0, 0, k * ratio, x * ratio, y * ratio);
-      context.strokeStyle = rgb(colourOf(look));
-      context.lineWidth = 1.8 / k;
-      context.setLineDash(look === -2 ? [4 / k, 3 / k] : []);
+      context.strokeStyle = rgb(colourOf(layer));
+      context.lineWidth = (layer >= KIND ? 2.2 : 1.8) / k;
+      context.setLineDash(dashOf(layer).map((length) => length / k));
       context.stroke(rings);
       context.setTransform(ratio, 0, 0, ratio, x * ratio, y * ratio);
+      context.setLineDash([]);
       if (dots.length > MANY) {
         context.fillStyle = context.strokeStyle;
         for (let n = 0; n < dots.length; n += 2) context.fillRect(dots[n] * k - 1, dots[n + 1] * k - 1, 2, 2);
@@ -376,10 +423,7 @@ function draw() {
       }
       const radius = Math.min(7, Math.max(1.5, 6 * k ** 0.25));
       const path = new Path2D();
-      for (let n = 0; n < dots.length; n += 2) {
-        path.moveTo(dots[n] * k + radius, dots[n + 1] * k);
-        path.arc(dots[n] * k, dots[n + 1] * k, radius, 0, 2 * Math.PI);
-      }
+      for (let n = 0; n < dots.length; n += 2) dot(path, shapeOf(layer), dots[n] * k, dots[n + 1] * k, radius);
       context.lineWidth = 1.8;
       context.stroke(path);
     }
@@ -410,7 +454,7 @@ function showBar(k) {
 
 const loadOrder = told(async (top = true) => {
   const number = slide.number;
-  const content = hasObjects() ? await get(of(`/order?by=${$("order").value}`)) : { objects: [], certainty: [], classes: [] };
+  const content = hasObjects() ? await get(of(`/order?by=${$("order").value}${beside()}`)) : { objects: [], certainty: [], classes: [] };
   if (number !== slide.number) return;
   order = content;
   places = new Map(order.objects.map((object, place) => [object, place]));
@@ -430,7 +474,8 @@ function showRows() {
     row.style.top = `${place * ROW}px`;
     row.setAttribute("role", "option");
     row.setAttribute("aria-selected", String(chosen !== null && chosen.object === object));
-    row.append(swatch(colourOf(look)), element("span", look >= 0 ? slide.classes[look].name : look === -2 ? className(order.classes[place]) : "no class", "grow"));
+    row.append(swatch(colourOf(layerOf(look, order.kinds && order.kinds[place]))), element("span", look >= 0 ? slide.classes[look].name : look === -2 ? className(order.classes[place]) : "no class", "grow"));
+    if (order.kinds && differs()) row.append(element("span", ["", "other class", "only here", "missed"][order.kinds[place]], "said"));
     if (said) row.append(element("span", { accept: "right", reject: "rejected", class: "changed", draw: "drawn" }[said.action], "said"));
     const sure = order.certainty[place];
     row.append(element("span", sure === null ? "" : sure.toFixed(3), "sure"));
@@ -438,14 +483,14 @@ function showRows() {
     rows.push(row);
   }
   $("rows").replaceChildren(...rows);
-  const done = Object.keys(decisions).length;
+  const done = Object.keys(decisions).filter((object) => places.has(Number(object))).length;
   $("progress").textContent = slide && slide.review ? `${done} of ${order.objects.length} reviewed` : "";
 }
 
 const className = (number) => (number >= 0 ? slide.classes[number].name : "no class");
 
 const choose = told(async (object, move = true) => {
-  select(await get(of(`/objects/${object}`)), move);
+  select(await get(of(object < 0 ? `/missed/${-1 - object}` : `/objects/${object}`)), move);
 });
 
 function select(about, move = true) {
@@ -486,25 +531,78 @@ function showAbout(about) {
     $("about").replaceChildren(element("dt", "none chosen"), element("dd"));
     return;
   }
-  const said = decisions[about.object], pairs = [["class", about.class ?? "none"], ["number", about.object]];
+  const said = decisions[about.object], pairs = [["class", about.class ?? "none"], ["number", about.object < 0 ? `${-1 - about.object} of those missed` : about.object]];
   if (about.name) pairs.push(["name", about.name]);
   if (said) pairs.push(["review", `${{ accept: "right", reject: "rejected", class: said.name, draw: "drawn" }[said.action]}, ${said.reviewer}, ${said.time.slice(0, 16).replace("T", " ")}`]);
   pairs.push(...Object.entries(about.measurements).map(([name, value]) => [name, shown(value)]));
   $("about").replaceChildren(...pairs.flatMap(([name, value]) => [element("dt", name), element("dd", String(value))]));
 }
 
+// ---- beside another result, or the truth
+
+const compare = told(async (turn, alone) => {
+  say(`Comparing with ${slide.beside} \u2026`);
+  const content = await get(of("/beside"));
+  if (turn !== opening) return;
+  compared = content;
+  $("compared").hidden = false;
+  $("other").textContent = compared.name;
+  const percent = (part) => `${(100 * part).toFixed(1)} %`, { f1, precision, recall } = compared.scores;
+  $("scores").textContent = `F1 ${f1.toFixed(3)}, precision ${percent(precision)}, recall ${percent(recall)}; ${compared.how}`;
+  $("kinds").replaceChildren(...KINDS.map((kind, number) => {
+    const row = element("li"), count = element("span", String(compared.counts[kind.name]), "count");
+    row.append(switchOf(KIND + number, kind.text()), sample(kind), element("span", kind.text(), "grow"), count);
+    return row;
+  }));
+  if (alone) $("order").value = DIFFERENCES;
+  await besideChanged();
+});
+
+// Colours, and whether what is missed is there at all.
+async function besideChanged() {
+  const only = $("order").querySelector(`[value=${DIFFERENCES}]`);
+  only.hidden = only.disabled = !differs();
+  if (!differs()) {
+    if ($("order").value === DIFFERENCES) $("order").value = slide.certain ? "doubt" : "file";
+    if (chosen && chosen.object < 0) { chosen = null; showAbout(null); }
+  }
+  asked = null;
+  await Promise.all([ask(), loadOrder()]);
+}
+
+function sample({ colour, dash, shape }) {
+  const made = element("canvas", undefined, "sample"), ratio = window.devicePixelRatio || 1;
+  made.width = 34 * ratio;
+  made.height = 14 * ratio;
+  const context = made.getContext("2d"), path = new Path2D();
+  context.scale(ratio, ratio);
+  context.strokeStyle = rgb(colour);
+  context.lineWidth = 2;
+  dot(path, shape, 28, 7, 4);
+  context.stroke(path);
+  context.setLineDash(dash);
+  context.strokeRect(1.5, 2, 18, 10);
+  return made;
+}
+
 // ---- corrections
+
+// The box that shows and hides a layer.
+function switchOf(layer, name) {
+  const label = element("label"), box = element("input");
+  box.type = "checkbox";
+  box.checked = !hidden.has(layer);
+  box.addEventListener("change", () => { box.checked ? hidden.delete(layer) : hidden.add(layer); trace(); draw(); });
+  box.setAttribute("aria-label", `show ${name}`);
+  label.append(box);
+  return label;
+}
 
 function showClasses() {
   const review = Boolean(slide.review);
   $("classes").replaceChildren(...slide.classes.map((each, number) => {
-    const row = element("li"), label = element("label"), box = element("input");
-    box.type = "checkbox";
-    box.checked = !hidden.has(number);
-    box.addEventListener("change", () => { box.checked ? hidden.delete(number) : hidden.add(number); draw(); });
-    box.setAttribute("aria-label", `show ${each.name}`);
-    label.append(box);
-    row.append(label, swatch(each.colour), element("span", each.name, "grow"));
+    const row = element("li");
+    row.append(switchOf(number, each.name), swatch(each.colour), element("span", each.name, "grow"));
     if (review) {
       const button = element("button");
       if (number < 9) button.append(element("kbd", String(number + 1)));
@@ -547,6 +645,7 @@ let saving = Promise.resolve(); // one after the other, in the order of the keys
 function decide(action, name) {
   if (!slide || !slide.review) return;
   if (!chosen) { say("Choose an object first: J"); return; }
+  if (chosen.object < 0) { say(`It is in ${compared.name} alone: draw it, to have it here too`); return; }
   const object = chosen.object, number = slide.number;
   saving = saving.then(told(async () => {
     const answer = await post(`api/slides/${number}/review`, { object, action, class: name });
@@ -719,6 +818,7 @@ for (const [id, key] of Object.entries({ in: "+", out: "-", whole: "0", full: "f
 $("order").addEventListener("change", () => { loadOrder(); remember(); $("order").blur(); });
 $("list").addEventListener("scroll", showRows);
 $("show").addEventListener("change", () => { ask(); draw(); });
+$("differ").addEventListener("change", told(besideChanged));
 for (const id of ["heat", "opacity"]) $(id).addEventListener("input", () => heat && heat.setOpacity(heatOpacity()));
 window.addEventListener("focus", () => slide && slide.review && loadReview()); // another tab may have corrected
 window.addEventListener("hashchange", () => { const view = remembered(); if (view.slide !== undefined) open(view.slide, view); });
