@@ -29,6 +29,8 @@ def view(
     reviewer: str | None = None,
     mpp: float | None = None,
     formats: Sequence[str] | str | None = None,
+    bundle: str | os.PathLike | None = None,
+    ckpt_dir: str | os.PathLike | None = None,
     host: str = "127.0.0.1",
     port: int = 8777,
 ) -> str:
@@ -44,6 +46,8 @@ def view(
         reviewer: whose corrections these are; by default the name that you are logged in by.
         mpp: um/px of the images, in place of what they state.
         formats: that corrected objects are written in besides GeoJSON, such as ``csv,dicom-ann``; those of ``convert``.
+        bundle: the folder of the bundle that the run was of: with it the page can start ``learn``.
+        ckpt_dir: the folder of the run's weights, to go on from; the bundle's ``models`` by default.
         host: address to listen at. Any other than this machine's own asks for a token, which is in the address that
             is printed; what is sent is not encrypted.
         port: to listen at; 0 for any that is free.
@@ -52,8 +56,8 @@ def view(
         Nothing, when it has been ended.
 
     Raises:
-        InputError: there is nothing to show, a slide is not where it was, nothing beside it is of the same images, the
-            port is in use, a package is missing.
+        InputError: there is nothing to show, no such bundle, a slide is not where it was, nothing beside it is of the
+            same images, the port is in use, a package is missing.
     """
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
         raise InputError("view", 'the packages of pip install "monai_ext[view]"', f"no {', '.join(missing)}")
@@ -63,6 +67,7 @@ def view(
     from monai_ext.view.cases import find_beside, find_cases
     from monai_ext.view.opened import Settings, Shelf
     from monai_ext.view.server import application
+    from monai_ext.view.training import Training
 
     for name, value, unit in (("--mpp", mpp, "um/px"), ("--radius_um", radius_um, "um")):
         if value is not None and not (isinstance(value, int | float) and value > 0):
@@ -71,11 +76,12 @@ def view(
     settings = Settings(str(reviewer or _user()), _names(classes), mpp, exchange.names, radius_um)
     cases = find_cases(src, slides)
     shelf = Shelf(cases, settings, None if beside is None else find_beside(cases, beside))
+    training = Training(src, cases, bundle, {"slides": slides, "mpp": mpp, "ckpt_dir": ckpt_dir})
     token = "" if _is_loopback(host) else secrets.token_urlsafe(24)
     with listen(host, port) as listening:
         shown = f"[{host}]" if ":" in host else host
         print(f"http://{shown}:{listening.getsockname()[1]}/{token + '/' if token else ''}", flush=True)
-        config = uvicorn.Config(application(shelf, token), log_level="warning", lifespan="off", ws="none")
+        config = uvicorn.Config(application(shelf, token, training), log_level="warning", lifespan="on", ws="none")
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listening])
     return ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hmac
 import math
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from monai_ext.formats.geojson import encode_features
 from monai_ext.view.object_index import ORDERS
 from monai_ext.view.opened import Opened, Shelf
 from monai_ext.view.pictures import KINDS
+from monai_ext.view.training import Training
 
 __all__ = ["POLICY", "application"]
 
@@ -61,7 +63,7 @@ _MOST_BYTES = 150_000  # of what a page sends: an outline is the longest
 _WHOLE = 2**53  # no place is further out
 
 
-def application(shelf: Shelf, token: str = "") -> ASGIApp:
+def application(shelf: Shelf, token: str = "", training: Training | None = None) -> ASGIApp:
     """The viewer as an ASGI application.
 
     Images are asked for by their numbers in a list that was made before, never by a path.
@@ -70,11 +72,13 @@ def application(shelf: Shelf, token: str = "") -> ASGIApp:
         shelf: what there is to look at.
         token: what each address has to begin with, where others than this machine may ask; without it the server
             answers only to the names of this machine, so that no other site's page can make it look like its own.
+        training: what learns from the corrections; it ends with the application.
     """
-    answers = _Answers(shelf)
+    answers = _Answers(shelf, training)
     case = "/api/slides/{slide:int}"
     get = [
         ("/api/slides", answers.table),
+        ("/api/learn", answers.learning),
         (case, answers.facts),
         (case + "/{layer:str}/{level:int}/{col:int}_{row:int}.{kind:str}", answers.tile),
         (case + "/objects", answers.window),
@@ -86,11 +90,18 @@ def application(shelf: Shelf, token: str = "") -> ASGIApp:
         (case + "/review", answers.decisions),
         (case + "/review.geojson", answers.corrected),
     ]
-    post = [(case + "/review", answers.decide), (case + "/export", answers.export)]
+    post = [(case + "/review", answers.decide), (case + "/export", answers.export), ("/api/learn", answers.learn)]
     routes = [Route(path, _answered(answer), methods=["POST"]) for path, answer in post]
     routes += [Route(path, _answered(answer), methods=["GET"]) for path, answer in get]
     routes += [Route(path, _asset, methods=["GET"]) for path in ("/", "/{name:str}")]
-    return _Guard(Starlette(routes=routes), token)
+
+    @asynccontextmanager
+    async def life(app: Starlette) -> AsyncIterator[None]:  # noqa: ARG001
+        yield
+        if training is not None:
+            await run_in_threadpool(training.cancel)
+
+    return _Guard(Starlette(routes=routes, lifespan=life), token)
 
 
 class _Guard:
@@ -214,8 +225,8 @@ def _compares(request: Request) -> bool:
 class _Answers:
     """What each address gives."""
 
-    def __init__(self, shelf: Shelf) -> None:
-        self.shelf = shelf
+    def __init__(self, shelf: Shelf, training: Training | None) -> None:
+        self.shelf, self.training = shelf, training
 
     def table(self, request: Request, sent: Any) -> Response:  # noqa: ARG002
         return _json(self.shelf.table())
@@ -280,6 +291,20 @@ class _Answers:
 
     def export(self, request: Request, sent: Any) -> Response:  # noqa: ARG002
         return _json({"files": [path.name for path in self._slide(request).export()]})
+
+    def learning(self, request: Request, sent: Any) -> Response:  # noqa: ARG002
+        return _json(self.training and self.training.status())
+
+    def learn(self, request: Request, sent: dict[str, Any]) -> Response:  # noqa: ARG002
+        """Start or cancel a training; how it stands then."""
+        action = sent.get("action")
+        if self.training is None or action not in ("start", "cancel"):
+            raise InputError("action", "start or cancel", repr(action)[:80])
+        if action == "start":
+            self.training.start(sent)
+        else:
+            self.training.cancel()
+        return _json(self.training.status())
 
     def _slide(self, request: Request) -> Opened:
         return self.shelf[request.path_params["slide"]]

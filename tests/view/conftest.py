@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,11 +25,41 @@ from monai_ext.view.cases import find_beside
 from monai_ext.view.command import listen
 from monai_ext.view.opened import Settings, Shelf
 from monai_ext.view.server import application
+from monai_ext.view.training import Training
+from tests import reviewed
 
 NAME = 'it\'s <b>"a"'  # a file's name that is also HTML
 EVIL = '<img src=x onerror="document.title=1">'
 SHAPE = (600, 900)
 CELL = 32  # px
+# says what learn says, and does what a test asks for with --seed: 0 ends well, 1 badly, 2 goes on for ever
+CHILD = """
+import json, pathlib, sys, time
+words = sys.argv[1:]
+options = dict(zip([word[2:] for word in words[1::2]], words[2::2]))
+folder = pathlib.Path(words[0]) / "learn/round_1"
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "words.json").write_text(json.dumps(words))
+def say(text, end="\\n", file=sys.stdout):
+    print(text, end=end, flush=True, file=file)
+say("training: 2 fields with 9 right and 1 rejected objects")
+say("points, before: starting, x/metrics.json")
+say("points, training: starting, x/model.pt")
+say("epoch 1/4  loss 0.5  2.0 s/epoch, 0:01:30 left")
+say("epoch 2/4:  50%|#####     | 3/6 [00:03<00:04,  1.52step/s]", end="\\r", file=sys.stderr)
+if options["seed"] == "1":
+    say("Traceback ...")
+    sys.exit(say("InputError: out: expected at least 10 reviewed objects, found 1", file=sys.stderr) or 1)
+while options["seed"] == "2":
+    time.sleep(0.1)
+rows = {"before": {"runs": 1, "F1": 0.5, "F1 low": 0.4, "F1 high": 0.6, "Hausdorff": None},
+        "after": {"F1": 0.75, "F1 less before": 0.25, "F1 less before low": -0.1, "F1 less before high": 0.6}}
+content = {"scores": {"points": {"comparison": rows}}, "command": "cd bundle && python", "notes": ["2 fields"]}
+(folder / "learn.json").write_text(json.dumps(content))
+say(folder / "points/report.html")
+say(folder / "learn.json")
+say("To use the new weights:\\ncd bundle && python")
+"""
 
 
 def write_run(folder: Path) -> Path:
@@ -66,10 +97,12 @@ class Viewer:
     Attributes:
         url: of its page.
         shelf: what it shows.
+        end: ends it.
     """
 
     url: str
     shelf: Shelf
+    end: Callable[[], None]
 
     def ask(self, path: str = "", content: Any = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body of an answer; ``content`` is sent as JSON."""
@@ -92,25 +125,30 @@ class Viewer:
 @pytest.fixture(scope="session")
 def start() -> Iterator[Callable[..., Viewer]]:
     """Starts viewers, which end with the tests."""
-    running = []
+    ends = []
 
-    def begin(src: Path, token: str = "", beside: Path | None = None, **settings: Any) -> Viewer:
+    def begin(src: Path, token: str = "", beside: Path | None = None, learn: Any = None, **settings: Any) -> Viewer:
         cases = find_cases(src)
         settings = Settings(**{"reviewer": "ada", **settings})
         shelf = Shelf(cases, settings, None if beside is None else find_beside(cases, beside))
         listening = listen("127.0.0.1", 0)
-        config = uvicorn.Config(application(shelf, token), log_level="warning", lifespan="off")
+        training = Training(src, cases, **learn) if learn else None
+        config = uvicorn.Config(application(shelf, token, training), log_level="warning")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
-        running.append((server, thread))
+
+        def end() -> None:
+            server.should_exit = True
+            thread.join(20)
+
+        ends.append(end)
         host = f"http://127.0.0.1:{listening.getsockname()[1]}/"
-        return Viewer(f"{host}{token}/" if token else host, shelf)
+        return Viewer(f"{host}{token}/" if token else host, shelf, end)
 
     yield begin
-    for server, thread in running:
-        server.should_exit = True
-        thread.join(10)
+    for end in ends:
+        end()
 
 
 @pytest.fixture
@@ -122,3 +160,14 @@ def run(tmp_path: Path) -> Path:
 def viewer(start: Callable[..., Viewer], tmp_path_factory: pytest.TempPathFactory) -> Viewer:
     """Of a run that tests only look at."""
     return start(write_run(tmp_path_factory.mktemp("run")))
+
+
+@pytest.fixture
+def taught(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """A run with a correction, a bundle, and how to learn of them."""
+    out = reviewed.write_run(tmp_path, {"a": Features([shapely.box(x, 40, x + 20, 60) for x in (20, 80)])})
+    reviewed.decide(out, {"a": [(0, "accept")]})
+    (tmp_path / "bundle/configs").mkdir(parents=True)
+    (tmp_path / "bundle/configs/train.json").write_text("{}")
+    (tmp_path / "child.py").write_text(CHILD)
+    return out, {"bundle": tmp_path / "bundle", "command": [sys.executable, str(tmp_path / "child.py")]}

@@ -257,3 +257,54 @@ def test_a_second_result_beside_the_first(tmp_path, start, page):
     page.wait_for_timeout(300)
     assert inks(page, only) == inks(page, missed) == 0
     assert page.said == []
+
+
+def test_the_page_teaches_the_network(taught, start, page):
+    out, learn = taught
+    viewer = start(out, learn=learn)
+    page.goto(viewer.url)
+    shows(page, "status", "2 objects")
+    page.keyboard.press("l")
+    page.fill("#epochs", "0")
+    page.click("#learn_start")  # the browser says what is wrong with it
+    assert viewer.json("api/learn")["state"] == "none"
+    page.fill("#epochs", "4")  # and no digit chose a class
+    page.fill("#seed", "2")
+    page.press("#seed", "Enter")
+    shows(page, "learn_state", "points, training, epoch 2 of 4, step 3 of 6, ")
+    page.reload()
+    shows(page, "status", "2 objects")
+    page.click("#teach")
+    shows(page, "learn_state", "points, training, epoch 2 of 4, step 3 of 6, ")
+    page.click("#learn_cancel")
+    shows(page, "learn_state", "Cancelled")
+    page.fill("#seed", "0")
+    page.click("#learn_start")
+    shows(page, "learn_state", "Done.")
+    assert page.locator("#learn_table tbody td").all_inner_texts() == [
+        "F1, points",
+        "0.500",
+        "0.750",
+        "0.250 [-0.100, 0.600]",
+    ]
+    assert str(out / "learn/round_1") in page.inner_text("#learn_weights")
+    page.fill("#seed", "1")
+    page.select_option("#round", "1")
+    page.click("#learn_start")
+    shows(page, "learn_state", "out: expected at least 10 reviewed objects, found 1")
+    assert page.said == []
+
+
+def test_a_first_correction_allows_to_teach(taught, start, page):
+    out, learn = taught
+    (out / "a_review.jsonl").unlink()
+    page.goto(start(out, learn=learn).url)
+    shows(page, "status", "2 objects")
+    page.click("#teach")
+    shows(page, "learn_about", "Nothing has been reviewed yet")
+    assert page.is_disabled("#learn_start")
+    page.keyboard.press("j")
+    shows(page, "about", "number0")
+    page.keyboard.press("x")
+    shows(page, "learn_about", "Goes on from the weights")
+    assert page.is_enabled("#learn_start")

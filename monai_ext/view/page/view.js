@@ -651,6 +651,7 @@ function decide(action, name) {
     const answer = await post(`api/slides/${number}/review`, { object, action, class: name });
     if (number !== slide.number) return;
     await take(answer.decisions);
+    if (training && training.why_not) loadTraining(); // the first correction
     say(`Saved: ${object} ${{ accept: "is right", reject: "rejected", class: `is ${name}` }[action]}`);
     if (chosen && chosen.object === object && places.get(object) + 1 < order.objects.length) step(1);
   }));
@@ -779,6 +780,99 @@ const write = told(async () => {
   say(`Written: ${answer.files.join(", ")}`);
 });
 
+// ---- from corrections to weights: a process of the server, which this page starts, follows and cancels
+
+let training = null, following = null;
+
+const loadTraining = told(async () => showTraining(await get("api/learn")));
+
+function showTraining(content) {
+  training = content;
+  $("teach").hidden = !training;
+  if (!training) return;
+  const runs = training.state === "running", could = !training.why_not;
+  clearTimeout(following);
+  if (runs) following = setTimeout(loadTraining, 1000);
+  $("teach").classList.toggle("busy", runs);
+  $("learn_about").textContent = training.why_not
+    || "Goes on from the weights with what was reviewed, and scores old and new ones on a part that is held out.";
+  $("learn_options").hidden = !could || runs;
+  $("learn_start").hidden = runs;
+  $("learn_start").disabled = !could;
+  $("learn_start").title = training.why_not || "";
+  $("learn_cancel").hidden = !runs;
+  showRounds();
+  showProgress();
+  showOutcome(training.outcome);
+}
+
+function showRounds() {
+  const before = $("round").value, wanted = ["", ...training.rounds.map(String)];
+  if ([...$("round").options].map((each) => each.value).join() === wanted.join() && wanted.length > 1) return;
+  $("round").replaceChildren(...wanted.map((number) => {
+    const made = element("option", number ? `round ${number}` : "the run's weights");
+    made.value = number;
+    return made;
+  }));
+  $("round").value = wanted.includes(before) ? before : "";
+}
+
+const lasting = (seconds) => (seconds < 90 ? `${seconds} s` : `${Math.round(seconds / 60)} min`);
+
+function showProgress() {
+  const { state, phase, epoch, epochs, step, steps, left, error } = training, bar = $("learn_bar");
+  bar.hidden = state !== "running";
+  if (epoch) bar.value = (epoch - (step !== undefined && step < steps ? 1 - step / steps : 0)) / epochs;
+  else bar.removeAttribute("value"); // something goes on
+  const parts = [phase || "preparing"];
+  if (epoch) parts.push(`epoch ${epoch} of ${epochs}`);
+  if (step !== undefined) parts.push(`step ${step} of ${steps}`);
+  if (left !== undefined) parts.push(`${lasting(left)} left`);
+  $("learn_state").textContent = { none: "", running: parts.join(", "), done: "Done.", failed: error, cancelled: "Cancelled; the weights are as they were." }[state];
+  $("learn_state").classList.toggle("wrong", state === "failed");
+}
+
+function showOutcome(outcome) {
+  $("learn_table").hidden = !outcome;
+  $("learn_weights").textContent = outcome ? `New weights: ${outcome.weights}\n${outcome.notes.join("; ")}\nTo use them: ${outcome.command}` : "";
+  if (!outcome) return;
+  const line = (name, cells) => {
+    const row = element("tr");
+    row.append(...cells.map((text, column) => element(name, text, name === "td" && column ? "number" : "")));
+    return row;
+  };
+  const text = (value) => (value === null ? "" : value.toFixed(3));
+  const change = ({ difference, low, high }) => (difference === null ? "" : `${text(difference)}${low === null ? "" : ` [${text(low)}, ${text(high)}]`}`);
+  $("learn_table").tHead.replaceChildren(line("th", ["held out", "before", "after", "difference"]));
+  $("learn_table").tBodies[0].replaceChildren(...outcome.rows.map((row) =>
+    line("td", [`${row.measure}, ${row.lesson}`, text(row.before), text(row.after), change(row)])));
+}
+
+const teach = told(async (action) => {
+  const wanted = { action };
+  if (action === "start") {
+    for (const name of ["epochs", "learning_rate", "seed", "round"]) {
+      if (!$(name).checkValidity()) { $(name).reportValidity(); return; }
+      if ($(name).value !== "") wanted[name] = Number($(name).value);
+    }
+  }
+  await post("api/learn", wanted).then(showTraining, (error) => {
+    $("learn_state").textContent = error.message;
+    $("learn_state").classList.add("wrong");
+  });
+});
+
+function toggle(panel, button) {
+  if ($(button).hidden) return;
+  $(panel).hidden = !$(panel).hidden;
+  $(button).setAttribute("aria-expanded", String(!$(panel).hidden));
+  if (panel === "learning" && !$(panel).hidden) loadTraining();
+}
+
+$("learn_start").addEventListener("click", () => teach("start"));
+$("learn_cancel").addEventListener("click", () => teach("cancel"));
+$("learning").addEventListener("keydown", (event) => event.key === "Enter" && event.target instanceof HTMLInputElement && teach("start"));
+
 // ---- keys and buttons
 
 const zoom = (by) => { viewer.viewport.zoomBy(by); viewer.viewport.applyConstraints(); };
@@ -792,13 +886,13 @@ const KEYS = {
   j: () => step(1), k: () => step(-1), x: () => decide("reject"), a: () => decide("accept"), u: undo, e: () => write(),
   "+": () => zoom(1.4), "=": () => zoom(1.4), "-": () => zoom(1 / 1.4), 0: () => viewer.viewport.fitBounds(viewer.world.getItemAt(0).getBounds()),
   ArrowLeft: () => pan(-1, 0), ArrowRight: () => pan(1, 0), ArrowUp: () => pan(0, -1), ArrowDown: () => pan(0, 1),
-  ".": () => turnOn("point"), p: () => turnOn("polygon"), b: () => turnOn("brush"), h: () => $("help").toggleAttribute("open"),
+  ".": () => turnOn("point"), p: () => turnOn("polygon"), b: () => turnOn("brush"), l: () => toggle("learning", "teach"), h: () => $("help").toggleAttribute("open"),
   f: () => (document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen()),
 };
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || !viewer || !viewer.viewport) return;
-  if (event.target instanceof HTMLSelectElement || (event.target instanceof HTMLInputElement && event.target.type === "range")) return;
+  if (event.target instanceof HTMLSelectElement || (event.target instanceof HTMLInputElement && event.target.type !== "checkbox")) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (/^[1-9]$/.test(key)) {
     const each = slide.classes[Number(key) - 1];
@@ -812,7 +906,7 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-for (const [id, key] of Object.entries({ in: "+", out: "-", whole: "0", full: "f", previous: "k", next: "j", accept: "a", reject: "x", undo: "u", export: "e", point: ".", polygon: "p", brush: "b" })) {
+for (const [id, key] of Object.entries({ in: "+", out: "-", whole: "0", full: "f", previous: "k", next: "j", accept: "a", reject: "x", undo: "u", export: "e", point: ".", polygon: "p", brush: "b", teach: "l" })) {
   $(id).addEventListener("click", () => { if (viewer) KEYS[key](); $(id).blur(); });
 }
 $("order").addEventListener("change", () => { loadOrder(); remember(); $("order").blur(); });
@@ -825,6 +919,7 @@ window.addEventListener("hashchange", () => { const view = remembered(); if (vie
 
 told(async () => {
   table = await get("api/slides");
+  loadTraining();
   showTable();
   const view = remembered(), first = table.there.indexOf(true);
   const wanted = view.slide !== undefined && table.there[view.slide];
