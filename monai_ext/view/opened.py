@@ -25,6 +25,7 @@ from monai_ext.formats.point_files import read_points
 from monai_ext.view.cases import Beside, Case, Cases
 from monai_ext.view.comparison import KINDS, RADIUS_UM, Comparison, compare_objects
 from monai_ext.view.drawing import drawn_shape
+from monai_ext.view.measures import measures_of
 from monai_ext.view.object_index import ObjectIndex
 from monai_ext.view.pictures import HeatTiles, SlideTiles
 from monai_ext.view.review_log import ReviewLog, content_of, reviewed
@@ -317,6 +318,13 @@ class Opened:
         number = {name: k for k, name in enumerate(self.colours)}
         return np.array([number.get(name, -1) for name in classes], np.int64)
 
+    def measures(self) -> list[dict[str, Any]]:
+        """Of each of :func:`measures_of` its ``name``, ``unit`` and ``values`` by the object, to 6 digits."""
+        return [
+            {"name": each.name, "unit": each.unit, "values": _rounded(each.values)}
+            for each in measures_of(self.index, self._mpp())
+        ]
+
     def decisions(self) -> dict[int, dict[str, Any]]:
         """What a reviewer said, by the object."""
         return {k: asdict(each) for k, each in self.log.decisions().items()} if self.log is not None else {}
@@ -357,6 +365,13 @@ class Opened:
         mpp = self.settings.mpp or self.case.mpp
         written = convert(writer.path, self.settings.formats, slide=self.case.image, mpp=mpp)
         return [writer.path, *map(Path, written.splitlines())]
+
+
+def _rounded(values: np.ndarray, digits: int = 6) -> np.ndarray:
+    """To so many significant digits, which are fewer to send."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        power = 10.0 ** (digits - 1 - np.floor(np.log10(np.abs(values))))
+        return np.where(values == 0, 0, np.round(values * power) / power)
 
 
 class Shelf:

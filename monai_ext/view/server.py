@@ -87,6 +87,7 @@ def application(shelf: Shelf, token: str = "", training: Training | None = None)
         (case + "/beside", answers.beside),
         (case + "/at", answers.at),
         (case + "/order", answers.order),
+        (case + "/measures", answers.measures),
         (case + "/review", answers.decisions),
         (case + "/review.geojson", answers.corrected),
     ]
@@ -262,6 +263,9 @@ class _Answers:
 
     def order(self, request: Request, sent: Any) -> Response:  # noqa: ARG002
         return _json(self._slide(request).order(request.query_params.get("by", ORDERS[0]), _compares(request)))
+
+    def measures(self, request: Request, sent: Any) -> Response:  # noqa: ARG002
+        return _json(self._slide(request).measures())
 
     def decisions(self, request: Request, sent: Any) -> Response:  # noqa: ARG002
         return _json(self._slide(request).decisions())

@@ -308,3 +308,55 @@ def test_a_first_correction_allows_to_teach(taught, start, page):
     page.keyboard.press("x")
     shows(page, "learn_about", "Goes on from the weights")
     assert page.is_enabled("#learn_start")
+
+
+def test_a_part_of_a_chart_picks_objects(tmp_path, start, page):
+    sides, scores = [8, 10, 12, 20, 30], [0.9, 0.5, 0.8, 0.6, 0.95]
+    boxes = [shapely.box(50 * k + 20, 100, 50 * k + 20 + side, 100 + side) for k, side in enumerate(sides)]
+    out = write_result(tmp_path, {"a": Features(boxes, measurements={"score": scores})})  # areas 4, 6.25, 9, 25, 56.25
+    page.goto(start(out).url)
+    shows(page, "status", "5 objects")
+    page.keyboard.press("m")
+    shows(page, "picked", "5 objects")
+    assert page.locator("#along option").all_inner_texts() == ["score", "area (um2)", "doubt"]
+    page.select_option("#along", label="area (um2)")
+    page.fill("#along_from", "5")
+    page.fill("#along_to", "30")
+    page.press("#along_to", "Tab")
+    shows(page, "picked", "3 of 5 objects picked")
+    shows(page, "progress", "0 of 3 reviewed")
+    assert "Histogram of area (um2)" in page.get_attribute("#chart", "aria-label")
+    page.locator("#chart").focus()
+    page.keyboard.press("Escape")
+    shows(page, "progress", "0 of 5 reviewed")
+    page.wait_for_timeout(500)
+    plain = inks(page, [255, 255, 255])
+    page.keyboard.press("ArrowRight")  # a first quarter, 4 to 17
+    shows(page, "picked", "3 of 5 objects picked")
+    for _ in range(5):
+        page.keyboard.press("Shift+ArrowRight")
+    shows(page, "picked", "4 of 5 objects picked")  # to 26
+    assert inks(page, [255, 255, 255]) > plain + 50  # they stand out
+
+    page.select_option("#up", label="score")
+    shows(page, "picked", "5 objects")
+    box = page.locator("#chart").bounding_box()
+    page.mouse.move(box["x"] + 50, box["y"] + 3)  # from the upper left: small and sure
+    page.mouse.down()
+    page.mouse.move(box["x"] + 56 + 280 / 2, box["y"] + 8 + 168 / 2, steps=4)
+    page.mouse.up()
+    shows(page, "picked", "2 of 5 objects picked")  # areas to 30, scores from .725
+    page.locator("#chart").blur()
+    seen = []
+    for _ in range(2):
+        page.keyboard.press("j")
+        page.wait_for_timeout(250)
+        seen.append(page.evaluate("chosen.object"))
+    assert seen == [2, 0]
+    page.keyboard.press("j")
+    shows(page, "status", "This is the last one")
+    page.keyboard.press("x")
+    shows(page, "progress", "1 of 2 reviewed")
+    page.click("#unpick")
+    shows(page, "progress", "1 of 5 reviewed")
+    assert page.said == []

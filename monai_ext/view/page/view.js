@@ -23,6 +23,8 @@ let order = { objects: [], certainty: [], classes: [] };
 let places = new Map(); // object -> its place in the order
 let decisions = {}, chosen = null, drawn = null, painted = null, hidden = new Set();
 let asked = null, asking = 0, opening = 0;
+let listed = order; // before it is narrowed to those picked
+let measures = [], picked = null, ranges = null; // picked: of the objects' numbers; ranges: along and up, each [from, to]
 let compared = null; // with the objects beside, once the server has done so
 let tool = null, sketch = [], pointer = null, drawClass = null, pad = null; // sketch: corners, px of the slide
 
@@ -154,6 +156,8 @@ const open = told(async (number, view = {}) => {
   decisions = {};
   chosen = drawn = painted = asked = compared = null;
   hidden = new Set();
+  measures = [];
+  picked = ranges = null;
   drawClass = null;
   use(null);
   for (const row of $("table").tBodies[0].rows) row.setAttribute("aria-current", String(Number(row.dataset.slide) === number));
@@ -162,6 +166,7 @@ const open = told(async (number, view = {}) => {
   $("review").hidden = !facts.review;
   $("list_part").hidden = !facts.objects && !facts.review;
   $("heat_row").hidden = !facts.heat;
+  $("measure").hidden = $("list_part").hidden;
   $("compared").hidden = true;
   $("download").href = of("/review.geojson");
   showAbout(null);
@@ -169,6 +174,7 @@ const open = told(async (number, view = {}) => {
   $("order").value = view.by && view.by !== DIFFERENCES ? view.by : facts.certain ? "doubt" : "file";
   await Promise.all([loadReview(), loadOrder()]);
   if (turn !== opening) return;
+  if (!$("charts").hidden) await loadMeasures();
   if (facts.beside) await compare(turn, view.by === DIFFERENCES);
   if (turn !== opening) return;
   say(order.objects.length ? `${order.objects.length} objects` : "No objects");
@@ -326,7 +332,7 @@ function trace() {
   if (!drawn) return;
   const paths = new Map();
   for (const shapes of [drawn, drawn.missed]) if (shapes) traceInto(paths, shapes);
-  drawn.paths = paths;
+  drawn.paths = [...paths.values()].sort((a, b) => a.stands - b.stands);
 }
 
 function traceInto(paths, { rings, dots }) {
@@ -334,8 +340,9 @@ function traceInto(paths, { rings, dots }) {
   const layer = (object, number, kind) => {
     const look = lookOf(object, number), wanted = layerOf(look, kind);
     if (hidden.has(look) || hidden.has(wanted)) return null;
-    if (!paths.has(wanted)) paths.set(wanted, { rings: new Path2D(), dots: [] });
-    return paths.get(wanted);
+    const stands = picked !== null && picked.has(object), key = `${stands} ${wanted}`;
+    if (!paths.has(key)) paths.set(key, { layer: wanted, stands, rings: new Path2D(), dots: [] });
+    return paths.get(key);
   };
   let at = 0;
   rings.ids.forEach((object, k) => {
@@ -408,24 +415,32 @@ function draw() {
   showBar(k);
   if (drawn && drawn.paths && $("show").checked) {
     const x = corner.x + drawn.from[0] * k, y = corner.y + drawn.from[1] * k;
-    for (const [layer, { rings, dots }] of drawn.paths) {
+    for (const { layer, stands, rings, dots } of drawn.paths) {
+      const colour = rgb(colourOf(layer)), line = layer >= KIND ? 2.2 : 1.8;
+      const strokes = stands ? [["#000", line + 5], ["#fff", line + 3], [colour, line]] : [[colour, line]];
       context.setTransform(k * ratio, 0, 0, k * ratio, x * ratio, y * ratio);
-      context.strokeStyle = rgb(colourOf(layer));
-      context.lineWidth = (layer >= KIND ? 2.2 : 1.8) / k;
-      context.setLineDash(dashOf(layer).map((length) => length / k));
-      context.stroke(rings);
+      strokes.forEach(([each, thick], number) => {
+        context.strokeStyle = each;
+        context.lineWidth = thick / k;
+        context.setLineDash(number === strokes.length - 1 ? dashOf(layer).map((length) => length / k) : []);
+        context.stroke(rings);
+      });
       context.setTransform(ratio, 0, 0, ratio, x * ratio, y * ratio);
       context.setLineDash([]);
       if (dots.length > MANY) {
-        context.fillStyle = context.strokeStyle;
-        for (let n = 0; n < dots.length; n += 2) context.fillRect(dots[n] * k - 1, dots[n + 1] * k - 1, 2, 2);
+        context.fillStyle = stands ? "#000" : colour;
+        const side = stands ? 4 : 2;
+        for (let n = 0; n < dots.length; n += 2) context.fillRect(dots[n] * k - side / 2, dots[n + 1] * k - side / 2, side, side);
         continue;
       }
       const radius = Math.min(7, Math.max(1.5, 6 * k ** 0.25));
       const path = new Path2D();
       for (let n = 0; n < dots.length; n += 2) dot(path, shapeOf(layer), dots[n] * k, dots[n + 1] * k, radius);
-      context.lineWidth = 1.8;
-      context.stroke(path);
+      for (const [each, thick] of strokes) {
+        context.strokeStyle = each;
+        context.lineWidth = thick;
+        context.stroke(path);
+      }
     }
   }
   if (chosen) {
@@ -456,12 +471,19 @@ const loadOrder = told(async (top = true) => {
   const number = slide.number;
   const content = hasObjects() ? await get(of(`/order?by=${$("order").value}${beside()}`)) : { objects: [], certainty: [], classes: [] };
   if (number !== slide.number) return;
-  order = content;
+  listed = content;
+  narrow(top);
+});
+
+// The list, and so J and K, go through those picked alone.
+function narrow(top = true) {
+  const keep = listed.objects.map((object) => picked === null || picked.has(object));
+  order = picked === null ? listed : Object.fromEntries(Object.entries(listed).map(([name, values]) => [name, values.filter((_, place) => keep[place])]));
   places = new Map(order.objects.map((object, place) => [object, place]));
   $("rows").style.height = `${order.objects.length * ROW}px`;
   if (top) $("list").scrollTop = 0;
   showRows();
-});
+}
 
 function showRows() {
   const list = $("list");
@@ -516,12 +538,14 @@ function goTo(about) {
     const wanted = side > 0 ? Math.min(2, 60 / side) : 1;
     if (k < wanted / 2) viewer.viewport.zoomTo(zoomOf(wanted));
   }
+  const { left, right } = $("panels").getBoundingClientRect(); // beside what lies over the slide
+  if (right > left) viewer.viewport.panBy(viewer.viewport.deltaPointsFromPixels(new OpenSeadragon.Point((left - right) / 2, 0), false));
   viewer.viewport.applyConstraints();
 }
 
 function step(by) {
   if (!order.objects.length) return;
-  const place = chosen ? places.get(chosen.object) + by : 0;
+  const place = chosen && places.has(chosen.object) ? places.get(chosen.object) + by : 0;
   if (place < 0 || place >= order.objects.length) say(by > 0 ? "This is the last one" : "This is the first one");
   else choose(order.objects[place]);
 }
@@ -630,7 +654,7 @@ async function take(said) {
   if (chosen) showAbout(chosen);
   if (!changed) return;
   asked = null;
-  await Promise.all([ask(), loadOrder(false)]);
+  await Promise.all([ask(), loadOrder(false), $("charts").hidden || loadMeasures()]);
 }
 
 const loadReview = told(async () => {
@@ -780,6 +804,209 @@ const write = told(async () => {
   say(`Written: ${answer.files.join(", ")}`);
 });
 
+// ---- measurements: a histogram, or one against another; a part of it picks objects
+
+const CHART = { wide: 346, high: 210, left: 56, right: 10, top: 8, bottom: 34 }; // px of the screen
+const BINS = 30;
+const AXES = ["along", "up"];
+let dragging = null; // where it began
+
+const measureOf = (axis) => ($(axis).value === "" ? undefined : measures[Number($(axis).value)]); // none up: the number of objects
+const titleOf = ({ name, unit }) => (unit ? `${name} (${unit})` : name);
+const isHistogram = () => $("up").value === "";
+
+const loadMeasures = told(async () => {
+  const number = slide.number, content = await get(of("/measures"));
+  if (number !== slide.number) return;
+  const before = AXES.map((axis) => measureOf(axis) && titleOf(measureOf(axis)));
+  measures = content.map((each) => {
+    const known = each.values.filter((value) => value !== null);
+    const low = known.reduce((a, b) => Math.min(a, b), Infinity), high = known.reduce((a, b) => Math.max(a, b), -Infinity);
+    return { ...each, low, high: high > low ? high : low + (Math.abs(low) || 1) };
+  });
+  AXES.forEach((axis, place) => {
+    const choices = measures.map((each, k) => [String(k), titleOf(each)]);
+    if (place) choices.unshift(["", "number of objects"]);
+    $(axis).replaceChildren(...choices.map(([value, text]) => {
+      const made = element("option", text);
+      made.value = value;
+      return made;
+    }));
+    const same = choices.find(([value, text]) => value && text === before[place]);
+    if (same) [$(axis).value] = same;
+  });
+  pick(ranges);
+});
+
+// The part of a chart that a number lies at, from 0 to 1.
+const shareOf = ({ low, high }, value) => (value - low) / (high - low);
+
+// Those within the ranges; all for none.
+function pick(wanted) {
+  const axes = isHistogram() ? AXES.slice(0, 1) : AXES;
+  ranges = wanted && measures.length ? wanted : null;
+  picked = null;
+  if (ranges) {
+    picked = new Set();
+    const inside = (axis, place, object) => {
+      const value = measureOf(axis).values[object];
+      return value !== null && value >= ranges[place][0] && value <= ranges[place][1];
+    };
+    measures[0].values.forEach((_, object) => axes.every((axis, place) => inside(axis, place, object)) && picked.add(object));
+  }
+  showRanges(axes);
+  drawChart();
+  trace();
+  draw();
+  narrow();
+}
+
+function showRanges(axes) {
+  for (const [place, axis] of AXES.entries()) {
+    const measure = axes.includes(axis) ? measureOf(axis) : null;
+    $(`${axis}_name`).textContent = measure ? titleOf(measure) : "";
+    for (const [end, side] of ["from", "to"].entries()) {
+      const input = $(`${axis}_${side}`);
+      input.parentElement.hidden = !measure;
+      input.setAttribute("aria-label", measure ? `${titleOf(measure)} ${side}` : "");
+      const value = measure && ranges ? ranges[place][end] : null, open = measure && value === (end ? measure.high : measure.low);
+      input.value = value === null || open ? "" : String(Number(value.toPrecision(6)));
+      input.placeholder = measure ? shown(end ? measure.high : measure.low) : "";
+    }
+  }
+  const count = measures.length ? measureOf("along").values.filter((value) => value !== null).length : 0;
+  $("picked").textContent = picked ? `${picked.size} of ${count} objects picked` : measures.length ? `${count} objects` : "The objects have no measurements";
+  $("unpick").hidden = !picked;
+}
+
+function histogram(measure, among) {
+  const counts = new Array(BINS).fill(0);
+  measure.values.forEach((value, object) => {
+    if (value !== null && (!among || among.has(object))) counts[Math.min(BINS - 1, Math.floor(shareOf(measure, value) * BINS))] += 1;
+  });
+  return counts;
+}
+
+function drawChart() {
+  const canvas = $("chart"), ratio = window.devicePixelRatio || 1, context = canvas.getContext("2d");
+  canvas.width = CHART.wide * ratio;
+  canvas.height = CHART.high * ratio;
+  context.scale(ratio, ratio);
+  if (!measures.length) return;
+  const style = getComputedStyle(document.body), [front, soft, line] = ["--front", "--soft", "--line"].map((name) => style.getPropertyValue(name));
+  const along = measureOf("along"), up = measureOf("up");
+  const wide = CHART.wide - CHART.left - CHART.right, high = CHART.high - CHART.top - CHART.bottom, floor = CHART.top + high;
+  const atX = (value) => CHART.left + shareOf(along, value) * wide;
+  const counts = up ? null : histogram(along), most = up ? 0 : Math.max(1, ...counts);
+  const atY = (value) => floor - (up ? shareOf(up, value) : value / most) * high;
+  if (up) {
+    along.values.forEach((value, object) => {
+      if (value === null || up.values[object] === null) return;
+      context.fillStyle = picked && picked.has(object) ? "#e8590c" : "#4c8dd6";
+      context.fillRect(atX(value) - 2, atY(up.values[object]) - 2, 4, 4);
+    });
+  } else {
+    for (const [bars, colour] of [[counts, "#4c8dd6"], [picked ? histogram(along, picked) : [], "#e8590c"]]) {
+      context.fillStyle = colour;
+      bars.forEach((count, bin) => count && context.fillRect(CHART.left + (bin * wide) / BINS + 0.5, atY(count), wide / BINS - 1, floor - atY(count)));
+    }
+  }
+  context.strokeStyle = line;
+  context.strokeRect(CHART.left + 0.5, CHART.top + 0.5, wide, high);
+  context.font = "11px system-ui, sans-serif";
+  context.fillStyle = soft;
+  for (const part of [0, 0.5, 1]) {
+    context.textAlign = ["left", "center", "right"][part * 2];
+    context.fillText(shown(along.low + part * (along.high - along.low)), CHART.left + part * wide, floor + 13);
+    context.textAlign = "right";
+    const value = up ? up.low + part * (up.high - up.low) : part * most;
+    if (up || Number.isInteger(value)) context.fillText(shown(value), CHART.left - 4, floor - part * high + (part === 1 ? 9 : 3));
+  }
+  context.fillStyle = front;
+  context.textAlign = "center";
+  context.fillText(titleOf(along), CHART.left + wide / 2, CHART.high - 5);
+  context.save();
+  context.rotate(-Math.PI / 2);
+  context.fillText(up ? titleOf(up) : "number of objects", -(CHART.top + high / 2), 12);
+  context.restore();
+  if (ranges) {
+    const [x0, x1] = ranges[0].map(atX), [y1, y0] = up ? ranges[1].map(atY) : [floor, CHART.top];
+    context.strokeStyle = "#e8590c";
+    context.lineWidth = 2;
+    context.setLineDash([5, 3]);
+    context.strokeRect(x0, y0, x1 - x0, y1 - y0);
+  }
+  const what = up ? `${titleOf(up)} against ${titleOf(along)}` : `Histogram of ${titleOf(along)}, ${shown(along.low)} to ${shown(along.high)}`;
+  canvas.setAttribute("aria-label", `${what}; ${$("picked").textContent}. Arrows move what is picked, Shift and arrows its end, Escape picks all.`);
+}
+
+// Where the pointer is, in the units of the axes.
+function onChart(event) {
+  const box = $("chart").getBoundingClientRect(), part = (share) => Math.min(1, Math.max(0, share));
+  const x = part((event.clientX - box.left - CHART.left) / (CHART.wide - CHART.left - CHART.right));
+  const y = part(1 - (event.clientY - box.top - CHART.top) / (CHART.high - CHART.top - CHART.bottom));
+  const valueOf = (axis, share) => { const { low, high } = measureOf(axis); return low + share * (high - low); };
+  return [valueOf("along", x), isHistogram() ? y : valueOf("up", y)];
+}
+
+const between = (a, b) => a.map((value, place) => [Math.min(value, b[place]), Math.max(value, b[place])]);
+
+$("chart").addEventListener("pointerdown", (event) => {
+  if (!measures.length) return;
+  $("chart").setPointerCapture(event.pointerId);
+  dragging = onChart(event);
+});
+$("chart").addEventListener("pointermove", (event) => {
+  if (!dragging) return;
+  ranges = between(dragging, onChart(event));
+  drawChart(); // the objects follow when it is let go
+});
+$("chart").addEventListener("pointerup", (event) => {
+  if (!dragging) return;
+  const wanted = between(dragging, onChart(event)), axes = isHistogram() ? 1 : 2;
+  dragging = null;
+  pick(wanted.slice(0, axes).every(([from, to]) => to > from) ? wanted : null); // a click picks all
+});
+$("chart").addEventListener("pointercancel", () => { dragging = null; pick(null); });
+
+function nudge(key, end) {
+  const place = key === "ArrowUp" || key === "ArrowDown" ? 1 : 0;
+  if (!measures.length || (place && isHistogram())) return;
+  const all = AXES.map((axis) => { const each = measureOf(axis); return each ? [each.low, each.high] : [0, 1]; });
+  const now = ranges || all.map(([low, high]) => [low, low + (high - low) / 4]), [low, high] = all[place];
+  const by = ((high - low) / BINS) * (key === "ArrowRight" || key === "ArrowUp" ? 1 : -1);
+  const [from, to] = ranges ? [end ? now[place][0] : now[place][0] + by, now[place][1] + by] : now[place];
+  if (from < low - 1e-9 * (high - low) || to > high + 1e-9 * (high - low) || to <= from) return;
+  pick(now.map((each, other) => (other === place ? [Math.max(low, from), Math.min(high, to)] : each)));
+}
+
+$("chart").addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.altKey || event.metaKey) return;
+  if (event.key === "Escape") pick(null);
+  else if (event.key.startsWith("Arrow")) nudge(event.key, event.shiftKey);
+  else return;
+  event.preventDefault();
+  event.stopPropagation(); // or the slide moves
+});
+
+function typed() {
+  const wanted = AXES.map((axis) => {
+    const each = measureOf(axis);
+    return ["from", "to"].map((side) => {
+      const text = $(`${axis}_${side}`).value;
+      return text !== "" ? Number(text) : each ? each[side === "from" ? "low" : "high"] : 0;
+    });
+  });
+  pick(AXES.every((axis) => $(`${axis}_from`).value === "" && $(`${axis}_to`).value === "") ? null : wanted);
+}
+
+for (const axis of AXES) {
+  $(axis).addEventListener("change", () => pick(null));
+  for (const side of ["from", "to"]) $(`${axis}_${side}`).addEventListener("change", typed);
+}
+$("unpick").addEventListener("click", () => pick(null));
+window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawChart);
+
 // ---- from corrections to weights: a process of the server, which this page starts, follows and cancels
 
 let training = null, following = null;
@@ -866,7 +1093,9 @@ function toggle(panel, button) {
   if ($(button).hidden) return;
   $(panel).hidden = !$(panel).hidden;
   $(button).setAttribute("aria-expanded", String(!$(panel).hidden));
-  if (panel === "learning" && !$(panel).hidden) loadTraining();
+  if ($(panel).hidden) return;
+  if (panel === "learning") loadTraining();
+  else loadMeasures();
 }
 
 $("learn_start").addEventListener("click", () => teach("start"));
@@ -886,7 +1115,7 @@ const KEYS = {
   j: () => step(1), k: () => step(-1), x: () => decide("reject"), a: () => decide("accept"), u: undo, e: () => write(),
   "+": () => zoom(1.4), "=": () => zoom(1.4), "-": () => zoom(1 / 1.4), 0: () => viewer.viewport.fitBounds(viewer.world.getItemAt(0).getBounds()),
   ArrowLeft: () => pan(-1, 0), ArrowRight: () => pan(1, 0), ArrowUp: () => pan(0, -1), ArrowDown: () => pan(0, 1),
-  ".": () => turnOn("point"), p: () => turnOn("polygon"), b: () => turnOn("brush"), l: () => toggle("learning", "teach"), h: () => $("help").toggleAttribute("open"),
+  ".": () => turnOn("point"), p: () => turnOn("polygon"), b: () => turnOn("brush"), l: () => toggle("learning", "teach"), m: () => toggle("charts", "measure"), h: () => $("help").toggleAttribute("open"),
   f: () => (document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen()),
 };
 
@@ -906,7 +1135,7 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-for (const [id, key] of Object.entries({ in: "+", out: "-", whole: "0", full: "f", previous: "k", next: "j", accept: "a", reject: "x", undo: "u", export: "e", point: ".", polygon: "p", brush: "b", teach: "l" })) {
+for (const [id, key] of Object.entries({ in: "+", out: "-", whole: "0", full: "f", previous: "k", next: "j", accept: "a", reject: "x", undo: "u", export: "e", point: ".", polygon: "p", brush: "b", teach: "l", measure: "m" })) {
   $(id).addEventListener("click", () => { if (viewer) KEYS[key](); $(id).blur(); });
 }
 $("order").addEventListener("change", () => { loadOrder(); remember(); $("order").blur(); });
