@@ -259,12 +259,19 @@ def test_a_second_result_beside_the_first(tmp_path, start, page):
     assert page.said == []
 
 
-def test_the_page_teaches_the_network(taught, start, page):
+def test_the_page_teaches_the_network_after_a_first_correction(taught, start, page):
     out, learn = taught
+    (out / "a_review.jsonl").unlink()
     viewer = start(out, learn=learn)
     page.goto(viewer.url)
     shows(page, "status", "2 objects")
     page.keyboard.press("l")
+    shows(page, "learn_about", "Nothing has been reviewed yet")
+    assert page.is_disabled("#learn_start")
+    page.keyboard.press("j")
+    shows(page, "about", "number0")
+    page.keyboard.press("x")
+    shows(page, "learn_about", "Goes on from the weights")
     page.fill("#epochs", "0")
     page.click("#learn_start")  # the browser says what is wrong with it
     assert viewer.json("api/learn")["state"] == "none"
@@ -293,21 +300,6 @@ def test_the_page_teaches_the_network(taught, start, page):
     page.click("#learn_start")
     shows(page, "learn_state", "out: expected at least 10 reviewed objects, found 1")
     assert page.said == []
-
-
-def test_a_first_correction_allows_to_teach(taught, start, page):
-    out, learn = taught
-    (out / "a_review.jsonl").unlink()
-    page.goto(start(out, learn=learn).url)
-    shows(page, "status", "2 objects")
-    page.click("#teach")
-    shows(page, "learn_about", "Nothing has been reviewed yet")
-    assert page.is_disabled("#learn_start")
-    page.keyboard.press("j")
-    shows(page, "about", "number0")
-    page.keyboard.press("x")
-    shows(page, "learn_about", "Goes on from the weights")
-    assert page.is_enabled("#learn_start")
 
 
 def test_a_part_of_a_chart_picks_objects(tmp_path, start, page):
