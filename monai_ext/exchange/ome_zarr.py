@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from monai_ext.base.colours import RGB
+from monai_ext.base.colours import RGB, class_colours
 from monai_ext.base.errors import InputError
 from monai_ext.exchange.label_maps import LabelMap, class_map, object_map
 from monai_ext.exchange.results import Results
@@ -44,13 +44,14 @@ def write(results: Results, path: Path) -> None:
     if results.heatmap is None:
         _write_labels(root, classes, sides, measured, results.name)
     else:
-        with _heat_levels(results.heatmap) as levels:
+        with _heat_levels(results.heatmap) as (names, levels):
             cell = [side * cells for side, cells in zip(sides, results.cell, strict=True)]
             places = []
             for number, (shape, rows) in enumerate(levels):
                 _fill(root, str(number), shape, np.dtype("<f4"), rows)
                 places.append(_place([2**number * side for side in cell], sides, ndim=3))
         root.attrs["multiscales"] = [_multiscales(results.name, places, measured, channels=True)]
+        root.attrs["omero"] = {"version": _VERSION, "name": results.name, "channels": _shown(names)}
     labels = root.create_group("labels")
     labels.attrs["labels"] = ["classes", "objects"]
     group = labels.create_group("classes")
@@ -118,9 +119,19 @@ def _legend(legend: Mapping[str, RGB]) -> dict[str, Any]:
     return {"version": _VERSION, "colors": colours, "properties": names, "source": {"image": "../../"}}
 
 
+def _shown(names: Sequence[str]) -> list[dict[str, Any]]:
+    """What viewers call the channels, and how they show probabilities."""
+    window = {"min": 0.0, "max": 1.0, "start": 0.0, "end": 1.0}
+    colours = class_colours(names)
+    return [
+        {"label": name, "color": "{:02X}{:02X}{:02X}".format(*colours[name]), "window": window, "active": number == 0}
+        for number, name in enumerate(names)
+    ]
+
+
 @contextmanager
-def _heat_levels(path: Path) -> Iterator[list[tuple[tuple[int, int, int], Rows]]]:
-    """Shape ``(C, H, W)`` and rows of each level of a heat map."""
+def _heat_levels(path: Path) -> Iterator[tuple[list[str], list[tuple[tuple[int, int, int], Rows]]]]:
+    """Names of the channels, and shape ``(C, H, W)`` and rows of each level of a heat map."""
     import tifffile
 
     with tifffile.TiffFile(path) as tiff:
@@ -131,7 +142,9 @@ def _heat_levels(path: Path) -> Iterator[list[tuple[tuple[int, int, int], Rows]]
                 raise InputError(path, "a heat map as a run writes it, in tiles", "another TIFF")
             shape = (len(level.pages), key.imagelength, key.imagewidth)
             levels.append((shape, partial(_heat_rows, tiff.filehandle, level.pages)))
-        yield levels
+        channels = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]["Pixels"]["Channel"]
+        named = channels if isinstance(channels, list) else [channels]
+        yield [str(channel["Name"]) for channel in named], levels
 
 
 def _heat_rows(file: Any, pages: Sequence[Any], first: int, last: int) -> np.ndarray:

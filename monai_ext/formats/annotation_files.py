@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from monai_ext.base.dicom_heads import taken_as_dicom
+from monai_ext.base.dicom_heads import dicom_head, taken_as_dicom
+from monai_ext.base.errors import InputError
 from monai_ext.base.files import find_files
+from monai_ext.formats.dicom import HEADER, SlideFrame, read_dicom, slide_of, stated
 from monai_ext.formats.dicom_levels import dicom_frame, is_dicom_slide
 from monai_ext.formats.dicom_segmentation import read_dicom_objects
 from monai_ext.formats.geojson import Features, geojson_stem, is_geojson, read_geojson
 from monai_ext.formats.suffixes import DICOM_SUFFIX, without_suffix
 
-__all__ = ["annotation_stem", "find_annotations", "is_annotation", "read_features"]
+__all__ = ["annotated_images", "annotation_stem", "find_annotations", "is_annotation", "read_features"]
 
 _COPIES = ("_annotations.dcm", "_segmentation.dcm")  # what a run or ``convert`` calls its results in DICOM
 
@@ -72,6 +76,50 @@ def find_annotations(folder: str | os.PathLike, skip: str | os.PathLike | None =
         for path in found
         if not (path.name.lower().endswith(_COPIES) and (path.parent, annotation_stem(path)) in drawn)
     ]
+
+
+def annotated_images(paths: Iterable[str | os.PathLike], images: Mapping[str, Path]) -> dict[Path, str | None]:
+    """Which image each file of annotations is of.
+
+    In DICOM an annotation names its slide, whatever the files are called, as archives call them by their UIDs. What
+    names none of these slides, and GeoJSON, is of the image that it is called after, with or without that one's ending.
+
+    Args:
+        paths: files of annotations.
+        images: files of images by name; of a slide in DICOM one file, or its folder.
+
+    Returns:
+        A key of ``images`` for each path, or ``None``.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from monai_ext.formats.annotation_files import annotated_images
+        >>> images = {"a": Path("a.tif"), "b": Path("b.svs")}
+        >>> list(annotated_images(["a.geojson", "b.svs.geojson", "c.geojson"], images).values())
+        ['a', 'b', None]
+    """
+    paths = [Path(path) for path in paths]
+    frames: dict[str, SlideFrame] = {}
+    if any(dicom_head(path) for path in paths):
+        for name, image in images.items():
+            with suppress(InputError):  # whoever reads the slide says so
+                if is_dicom_slide(image):
+                    frames[name] = dicom_frame(image)
+    return {path: _named_slide(path, frames) or _called_after(path, images) for path in paths}
+
+
+def _named_slide(path: Path, frames: Mapping[str, SlideFrame]) -> str | None:
+    """The slide that an annotation in DICOM names; none of a damaged file, which whoever reads it says."""
+    own = None
+    if frames and dicom_head(path):
+        with suppress(InputError), stated(path):
+            own = slide_of(read_dicom(path, HEADER), list(frames.values()))
+    return next((name for name, frame in frames.items() if frame is own), None)
+
+
+def _called_after(path: Path, images: Mapping[str, Path]) -> str | None:
+    stem = annotation_stem(path)
+    return next((name for name in (stem, without_suffix(stem).name) if name in images), None)
 
 
 def read_features(path: str | os.PathLike, slide: str | os.PathLike | None = None) -> Features:

@@ -170,6 +170,30 @@ def referenced_series(data: Any) -> list[str]:
     return [str(item.SeriesInstanceUID) for item in getattr(data, "ReferencedSeriesSequence", None) or ()]
 
 
+def slide_of(data: Any, frames: Sequence[SlideFrame]) -> SlideFrame | None:
+    """The slide that an annotation or a segmentation is of: one that it names, else one of its coordinate system.
+
+    Scans of one glass may share a coordinate system, so that a name counts more.
+
+    Args:
+        data: what it states (:func:`read_dicom`).
+        frames: of the slides at hand.
+
+    Examples:
+        >>> from types import SimpleNamespace as Item
+        >>> from monai_ext.formats.dicom import SlideFrame, slide_of
+        >>> scans = [SlideFrame(f"{n}.dcm", (1, 1), series=f"1.{n}", frame_of_reference="2.5") for n in (1, 2)]
+        >>> named = Item(FrameOfReferenceUID="2.5", ReferencedSeriesSequence=[Item(SeriesInstanceUID="1.2")])
+        >>> slide_of(named, scans).path, slide_of(Item(FrameOfReferenceUID="2.6"), scans)
+        ('2.dcm', None)
+    """
+    named = {*referenced_images(data), *referenced_series(data)}
+    reference = str(getattr(data, "FrameOfReferenceUID", ""))
+    own = [frame for frame in frames if reference and frame.frame_of_reference == reference]
+    own = [frame for frame in frames if named & {*frame.instances, frame.series}] or own
+    return own[0] if own else None
+
+
 def slide_frame(files: Mapping[Path, Any]) -> SlideFrame:
     """The grid of a slide whose files are read.
 

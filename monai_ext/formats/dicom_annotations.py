@@ -6,6 +6,7 @@ The Imaging Data Commons publishes nuclei in this form. Layout as ``highdicom.an
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,9 @@ def _placing(data: Any, path: Path, frame: SlideFrame | None) -> tuple[Callable[
     origin = str(getattr(data, "PixelOriginInterpretation", "VOLUME"))
     if origin != "VOLUME":
         raise InputError(path, "pixels counted over the whole slide (VOLUME)", f"within a {origin.lower()}")
+    if frame is None and referenced_images(data):
+        # its size is in no annotation; once for each file, however often that is read
+        warnings.warn(f"{path}: its slide is not at hand: places are taken as pixels of full resolution", stacklevel=2)
     scale = np.ones(2) if frame is None else _scale(data, path, frame)
     return lambda points: points * scale, 2
 

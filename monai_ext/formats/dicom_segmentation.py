@@ -16,7 +16,7 @@ from monai_ext.formats.dicom import (
     SlideFrame,
     load_pydicom,
     read_dicom,
-    referenced_images,
+    slide_of,
     stated,
 )
 from monai_ext.formats.dicom_annotations import read_dicom_annotations
@@ -60,13 +60,8 @@ def read_dicom_objects(path: str | os.PathLike, frame: SlideFrame | None = None)
 
 
 def _frame_beside(path: Path, data: Any) -> SlideFrame | None:
-    """The slide in a file's folder that has its coordinate system."""
-    reference = str(data.get("FrameOfReferenceUID", ""))
-    for first in slides_in(path.parent).values():
-        frame = dicom_frame(first)
-        if (reference and frame.frame_of_reference == reference) or {*referenced_images(data)} & {*frame.instances}:
-            return frame
-    return None
+    """The slide in a file's folder that it is of."""
+    return slide_of(data, [dicom_frame(first) for first in slides_in(path.parent).values()])
 
 
 def read_dicom_segmentation(path: str | os.PathLike, frame: SlideFrame | None) -> Features:

@@ -18,6 +18,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.inferers.autocast import AutocastInferer
 from monai_ext.networks.convention import InputConvention
 from monai_ext.networks.nets.celnet import CELNet
+from monai_ext.networks.runtime import RuntimeNetwork
 from monai_ext.networks.utils import weights_digest
 
 __all__ = ["ExactWindows", "MapPredictor", "PixelMap", "SharedWindows", "choose_windows"]
@@ -182,6 +183,7 @@ def choose_windows(
     device: torch.device | str = "cpu",
     batch_size: int = 64,
     autocast: bool = False,
+    engine: nn.Module | None = None,
 ) -> MapPredictor:
     """The cheaper way to score windows.
 
@@ -198,6 +200,8 @@ def choose_windows(
         device: where to compute.
         batch_size: windows at a time, of :class:`ExactWindows`.
         autocast: float16 on GPUs, bfloat16 on CPUs.
+        engine: what computes the network where windows are cut out, see :func:`~monai_ext.networks.with_runtime`; by
+            default the network itself.
 
     Raises:
         InputError: a step or a context that does not fit the window.
@@ -207,8 +211,10 @@ def choose_windows(
         ('SharedWindows', 'ExactWindows')
     """
     if hasattr(network, "dense") and 2 * step <= window:
+        if isinstance(engine, RuntimeNetwork):
+            engine.decline(f"windows {step} px apart share the network's maps (--step: from {window // 2 + 2} px on)")
         return SharedWindows(network, step, context, convention, device, autocast)
-    return ExactWindows(network, window, step, convention, device, batch_size, autocast)
+    return ExactWindows(engine or network, window, step, convention, device, batch_size, autocast)
 
 
 class PixelMap(MapPredictor):

@@ -62,7 +62,10 @@ class OpenVinoNetwork(nn.Module):
 
 
 class _WithMaps(nn.Module):
-    """A network that gives maps of some of its layers besides: of a layer that gives several, ``layer:key``."""
+    """A network that gives maps of some of its layers besides: of a layer that gives several, ``layer:key``.
+
+    What a network gives by names keeps these; a tensor is ``pred``.
+    """
 
     def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
         super().__init__()
@@ -78,7 +81,8 @@ class _WithMaps(nn.Module):
         parts = [(name, *name.partition(":")[::2]) for name in self.layers]
         hooks = [self.network.get_submodule(layer).register_forward_hook(keep(name, key)) for name, layer, key in parts]
         try:
-            return {_RESULT: self.network(images), **maps}
+            found = self.network(images)
+            return {**(found if isinstance(found, Mapping) else {_RESULT: found}), **maps}
         finally:
             for hook in hooks:
                 hook.remove()
@@ -101,14 +105,16 @@ def with_runtime(
     runtime: str = "torch",
     layers: Sequence[str] = (),
     cache_dir: str | os.PathLike | None = None,
+    size: Sequence[int] | None = None,
 ) -> nn.Module:
     """A network that is computed by another engine where that is possible, and by torch where not.
 
     Args:
-        network: of one tensor ``(B, 3, H, W)`` in and one out, of any batch and size.
+        network: see :class:`RuntimeNetwork`, as are those without a word.
         runtime: ``torch``; ``onnxruntime`` or ``openvino``; ``auto`` for the fastest of those that are installed.
-        layers: see :class:`RuntimeNetwork`, as is the next.
+        layers: whose maps are handed on.
         cache_dir: where exported networks are kept.
+        size: height and width of all images, of a network that takes no others.
 
     Returns:
         the network itself for ``torch``, else a :class:`RuntimeNetwork`.
@@ -125,26 +131,28 @@ def with_runtime(
     """
     if runtime not in RUNTIMES:
         raise InputError("runtime", ", ".join(RUNTIMES), repr(runtime))
-    return network if runtime == "torch" else RuntimeNetwork(network, runtime, layers, cache_dir)
+    return network if runtime == "torch" else RuntimeNetwork(network, runtime, layers, cache_dir, size)
 
 
 class RuntimeNetwork(nn.Module):
     """Computes a torch network by ONNX Runtime or OpenVINO, once they were seen to agree on the images at hand.
 
     The first batch is computed by torch and by each engine that comes into question. An engine is used if no
-    probability (the sigmoid of an output) differs by more than .001, and, with ``auto``, if it is the fastest on a
+    probability (the sigmoid of each output) differs by more than .001, and, with ``auto``, if it is the fastest on a
     square of the first image; the first batch of a second size is compared as well. Which one computes, how much faster
     it is and by how much it differs is printed to standard error. Whatever stands against it (a package that is
     missing, a network that cannot be exported, a GPU, gradients, lower precision) is said in one line, and torch
     computes.
 
     Args:
-        network: of one tensor ``(B, 3, H, W)`` in and one out, of any batch and size.
+        network: of one tensor ``(B, 3, H, W)`` in, of any batch and size, and one out, or several by their names.
         runtime: ``auto``, ``onnxruntime`` or ``openvino``.
         layers: whose maps are handed to who listens, see :class:`~monai_ext.networks.TissueFeatures`; no other can be
             listened to.
         cache_dir: where exported networks are kept under the digest of their weights and the versions of what exported
             them; ``None`` for ``monai_ext`` beside torch's own cache (``TORCH_HOME``).
+        size: height and width of the images that engines compute, px, of a network that is only right at these; torch
+            computes others. ``None`` for any.
 
     Attributes:
         chosen: the engine that computes; ``None`` before the first batch.
@@ -158,9 +166,11 @@ class RuntimeNetwork(nn.Module):
         runtime: str = "auto",
         layers: Sequence[str] = (),
         cache_dir: str | os.PathLike | None = None,
+        size: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.network, self.runtime, self.layers = network.eval(), runtime, tuple(layers)
+        self.size = None if size is None else tuple(size)
         self.listeners: list[Callable[[Tensor, Mapping[str, Tensor]], None]] = []
         self.cache_dir = Path(cache_dir) if cache_dir else Path(torch.hub.get_dir()).parent / "monai_ext"
         self.chosen: str | None = None
@@ -172,7 +182,11 @@ class RuntimeNetwork(nn.Module):
         """Which engine was asked for: part of what tells results apart."""
         return f"runtime={self.runtime}"
 
-    def forward(self, images: Tensor) -> Tensor:
+    def decline(self, reason: str) -> None:
+        """Let torch compute, as what asks for the network needs more of it than its results; say so."""
+        self._torch(reason)
+
+    def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
         """What the network gives for a batch ``(B, 3, H, W)``."""
         if self.chosen is None:
             maps = self._choose(images)
@@ -184,28 +198,30 @@ class RuntimeNetwork(nn.Module):
                 maps = self._compare(images, maps)
         for listener in self.listeners:
             listener(images, maps)
-        return maps[_RESULT]
+        return maps[_RESULT] if _RESULT in maps else {name: maps[name] for name in maps if name not in self.layers}
 
     def _possible(self, images: Tensor) -> bool:
         """Whether engines can compute this batch."""
-        return not (images.requires_grad or torch.is_autocast_enabled(images.device.type))
+        fits = self.size in (None, tuple(images.shape[2:]))
+        return fits and not (images.requires_grad or torch.is_autocast_enabled(images.device.type))
 
     def _choose(self, images: Tensor) -> dict[str, Tensor]:
         """Decide by the first batch; what torch gives for it."""
         if images.device.type != "cpu":
-            return self._torch(images, f"no engine but torch is used on {images.device.type}")
+            return self._torch(f"no engine but torch is used on {images.device.type}", images)
         if not self._possible(images):
-            return self._torch(images, "in lower precision and for gradients only torch computes")
+            return self._torch("in lower precision, for gradients and at other sizes only torch computes", images)
         names = list(_ENGINES) if self.runtime == "auto" else [self.runtime]
         installed = [name for name in names if _version(name)]
         if not installed:
             missing = "no other is installed" if self.runtime == "auto" else "it is not installed"
-            return self._torch(images, f'{missing} (pip install "monai_ext[{_EXTRAS[names[0]]}]")')
+            return self._torch(f'{missing} (pip install "monai_ext[{_EXTRAS[names[0]]}]")', images)
+        expected = self._by_torch(images)
         try:
-            path = self._exported()
+            path = self._exported(list(expected))
         except Exception as error:
-            return self._torch(images, f"the network cannot be exported to ONNX ({_line(error)})")
-        expected, probe = self._by_torch(images), images[:1, :, :_PROBE, :_PROBE]
+            return self._torch(f"the network cannot be exported to ONNX ({_line(error)})", found=expected)
+        probe = images[:1, :, :_PROBE, :_PROBE] if self.size is None else images
         torch_s = _seconds(self._by_torch, probe)
         best, reasons = (math.inf, "", None, 0.0), []
         for name in installed:
@@ -215,14 +231,14 @@ class RuntimeNetwork(nn.Module):
             except Exception as error:
                 reasons.append(f"{name} cannot use the network ({_line(error)})")
                 continue
-            difference = _difference(found, expected)
+            difference = _difference(found, expected, self.layers)
             if not difference <= _AGREE:
                 reasons.append(f"{name} differs by {difference:.2g}")
             elif seconds < best[0]:
                 best = (seconds, name, engine, difference)
         seconds, name, engine, difference = best
         if engine is None or (self.runtime == "auto" and seconds >= torch_s):
-            return self._torch(images, "; ".join(reasons) or "it is the fastest here", expected)
+            return self._torch("; ".join(reasons) or "it is the fastest here", found=expected)
         self.chosen, self.difference = name, difference
         self._engine = [engine]
         self._compared.add(tuple(images.shape[2:]))
@@ -233,26 +249,30 @@ class RuntimeNetwork(nn.Module):
     def _compare(self, images: Tensor, found: dict[str, Tensor]) -> dict[str, Tensor]:
         """What an engine found for images of a size that is new, or what torch does if that is something else."""
         expected = self._by_torch(images)
-        difference = _difference(found, expected)
+        difference = _difference(found, expected, self.layers)
         if not difference <= _AGREE:
             size = " x ".join(str(side) for side in images.shape[:1:-1])
-            return self._torch(images, f"{self.chosen} differs by {difference:.2g} on images of {size} px", expected)
+            return self._torch(f"{self.chosen} differs by {difference:.2g} on images of {size} px", found=expected)
         self._compared.add(tuple(images.shape[2:]))
         self.difference = max(self.difference, difference)
         return found
 
-    def _torch(self, images: Tensor, reason: str, found: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    def _torch(
+        self, reason: str, images: Tensor | None = None, found: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Let torch compute from now on; what it gives for images, or has found."""
         self.chosen, self._engine = "torch", []
         print(f"runtime: torch instead of {self.runtime}: {reason}", file=sys.stderr)
-        return self._by_torch(images) if found is None else found
+        return self._by_torch(images) if images is not None else found or {}
 
     def _by_torch(self, images: Tensor) -> dict[str, Tensor]:
         return _WithMaps(self.network, self.layers)(images)
 
-    def _exported(self) -> Path:
-        """The network as ONNX, exported unless the cache has it."""
-        versions = [f"{name} {metadata.version(name)}" for name in ("torch", "onnx")]
-        name = hashlib.sha256("\n".join([weights_digest(self.network), *self.layers, *versions]).encode()).hexdigest()
+    def _exported(self, outputs: Sequence[str]) -> Path:
+        """The network as ONNX with these outputs, exported unless the cache has it."""
+        parts = [f"{name} {metadata.version(name)}" for name in ("torch", "onnx")]
+        parts += [weights_digest(self.network), *outputs, *([] if self.size is None else [str(self.size)])]
+        name = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         path = self.cache_dir / f"{name}.onnx"
         if path.is_file():
             return path
@@ -260,15 +280,15 @@ class RuntimeNetwork(nn.Module):
         with atomic_path(path) as temporary, warnings.catch_warnings():
             # that the older exporter is deprecated, and of Python values of sizes, which the comparison judges
             warnings.simplefilter("ignore")
-            names = [_RESULT, *self.layers]
+            dynamic = [0, 2, 3] if self.size is None else [0]
             torch.onnx.export(
                 _WithMaps(self.network, self.layers),
-                (torch.rand(_EXAMPLE, device=device),),
+                (torch.rand(*_EXAMPLE[:2], *(self.size or _EXAMPLE[2:]), device=device),),
                 temporary,
                 dynamo=False,
                 input_names=["image"],
-                output_names=names,
-                dynamic_axes={name: [0, 2, 3] for name in ("image", *names)},
+                output_names=list(outputs),
+                dynamic_axes=dict.fromkeys(("image", *outputs), dynamic),
             )
         return path
 
@@ -289,12 +309,13 @@ def _seconds(network: Callable[[Tensor], dict[str, Tensor]], images: Tensor) -> 
     return time.perf_counter() - began
 
 
-def _difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+def _difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], layers: Sequence[str]) -> float:
     """The largest difference of probabilities; not a number where something is none, or of another shape."""
-    result, right = found[_RESULT], expected[_RESULT]
-    if result.shape != right.shape:
+    results = [name for name in expected if name not in layers]
+    if any(found[name].shape != expected[name].shape for name in results):
         return math.nan
-    return float((result.float().sigmoid() - right.float().sigmoid()).abs().max())
+    both = [torch.cat([each[name].float().sigmoid().flatten() for name in results]) for each in (found, expected)]
+    return float((both[0] - both[1]).abs().max())
 
 
 def _line(error: Exception) -> str:

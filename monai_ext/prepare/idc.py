@@ -28,6 +28,7 @@ from monai_ext.formats.dicom import (
     referenced_images,
     referenced_series,
     slide_frame,
+    slide_of,
     stated,
 )
 from monai_ext.formats.dicom_annotations import read_dicom_annotations
@@ -188,19 +189,13 @@ def _matched(
 ) -> list[_Slide]:
     slides: dict[str, _Slide] = {}
     for path, header in annotations.items():
-        named = {*referenced_images(header), *referenced_series(header)}
-        reference = str(header.get("FrameOfReferenceUID", "")) if header.get("AnnotationCoordinateType") == "3D" else ""
-        own = [
-            frame
-            for frame in frames
-            if (reference and frame.frame_of_reference == reference)
-            or (not reference and named & {*frame.instances, frame.series})
-        ]
-        if not own:
-            of = f"frame of reference {reference}" if reference else f"images {', '.join(sorted(named)) or 'none'}"
-            problems.append(f"{path}: expected its slide ({of}) in {src}, found none")
-        elif (other := slides.setdefault(own[0].series, _Slide(own[0], path, target_mpp))).annotation is not path:
-            problems.append(f"{path}: expected one annotation of {own[0].path}, found also {other.annotation}")
+        own = slide_of(header, frames)
+        if own is None:
+            named = (header.get("FrameOfReferenceUID"), *referenced_images(header), *referenced_series(header))
+            of = ", ".join(sorted({str(uid) for uid in named if uid})) or "none"
+            problems.append(f"{path}: expected its slide (of {of}) in {src}, found none")
+        elif (other := slides.setdefault(own.series, _Slide(own, path, target_mpp))).annotation is not path:
+            problems.append(f"{path}: expected one annotation of {own.path}, found also {other.annotation}")
     if bare := len(frames) - len(slides):
         remark(src, f"{bare} slides without an annotation left out")
     return list(slides.values())

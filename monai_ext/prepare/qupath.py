@@ -19,7 +19,7 @@ from monai_ext.base.files import write_png
 from monai_ext.base.flags import as_flag
 from monai_ext.base.threads import cache_in_threads, in_threads
 from monai_ext.formats.annotation_checks import Identities, misfits, spelling_problems
-from monai_ext.formats.annotation_files import annotation_stem, find_annotations, read_features
+from monai_ext.formats.annotation_files import annotated_images, find_annotations, read_features
 from monai_ext.formats.find import find_images
 from monai_ext.formats.geojson import Features, class_numbers, write_geojson
 from monai_ext.formats.outlines import polygons_to_label_map
@@ -327,10 +327,8 @@ def _slides(
             problems.append(f"{path}: expected one image of this name, found also {images[name]}")
     annotations: dict[str, dict[str, Path]] = {}
     for quality, folder in folders.items():
-        for path in find_annotations(folder, dst):
-            stem = annotation_stem(path)
-            name = stem if stem in images else without_suffix(stem).name  # QuPath may keep the image's suffix
-            if name not in images:
+        for path, name in annotated_images(find_annotations(folder, dst), images).items():
+            if name is None:
                 problems.append(f"{path}: expected its slide or image in {src}, found none")
             elif annotations.setdefault(name, {}).setdefault(quality, path) is not path:
                 problems.append(f"{path}: expected one file for {name}, found also {annotations[name][quality]}")

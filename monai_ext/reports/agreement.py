@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,15 @@ from tqdm import tqdm
 from monai_ext.base.errors import DataListError, InputError
 from monai_ext.base.files import atomic_path
 from monai_ext.base.flags import as_flag
+from monai_ext.data.run_state import RunState
 from monai_ext.formats.annotation_checks import Identities, same_unit, spelling_problems
-from monai_ext.formats.annotation_files import annotation_stem, find_annotations
+from monai_ext.formats.annotation_files import annotated_images, annotation_stem, find_annotations
+from monai_ext.formats.dicom_levels import is_dicom_slide
+from monai_ext.formats.find import find_images
 from monai_ext.formats.geojson import Features
 from monai_ext.formats.outlines import polygons_to_label_map
 from monai_ext.formats.roles import Annotated, read_objects, with_nuclei
+from monai_ext.formats.suffixes import DICOM_SUFFIX, without_suffix
 from monai_ext.metrics.bootstrap import Interval, bootstrap_ci
 from monai_ext.metrics.detection import detection_scores, match_detections
 from monai_ext.metrics.instance import AggregatedJaccardIndex, Overlaps, PanopticQuality, panoptic_scores
@@ -61,10 +65,10 @@ def compare_cells(
     the reference lie in its regions, results outside these are left out, as nobody looked there.
 
     Args:
-        results: a GeoJSON file (``.geojson``, ``.json``, or these with ``.gz``), annotations or a segmentation in DICOM
-            with their slide in the same folder, a folder of such files, or ``{name: file or folder, ...}`` for several
-            side by side.
-        reference: such a file, or a folder of files of the same names.
+        results: a file in GeoJSON (``.geojson``, ``.json``, or these with ``.gz``) or of annotations or a segmentation
+            in DICOM, a folder of such files, or ``{name: file or folder, ...}`` for several side by side.
+        reference: such a file, or a folder of files of the same names. What is in DICOM may have any name: it names its
+            slide, which lies there or is where the run of ``results`` found it.
         dst: folder to write: ``scores.csv``, ``metrics.json``, ``agreement.png``, ``report.html``.
         radius_px: of the centroids, px of level 0.
         scale: px of level 0 per px that the outlines are drawn with.
@@ -88,11 +92,11 @@ def compare_cells(
     rows, pairs, compared, beyond = [], [], {}, Counter()
     problems, names, identities = [], Counter(), {side: Identities() for side in (*named, None)}
     for name, folder in named.items():
-        for image, predicted, true in tqdm(
+        for image, slide, predicted, true in tqdm(
             _matched(Path(folder), Path(reference)), desc=name, unit="image", disable=None
         ):
             try:
-                one, other = (read_objects(path, split=split_parts) for path in (predicted, true))
+                one, other = (read_objects(path, split=split_parts, slide=slide) for path in (predicted, true))
             except InputError as error:
                 problems.append(str(error))
                 continue
@@ -142,30 +146,52 @@ def compare_cells(
     return str(out / "metrics.json")
 
 
-def _matched(results: Path, reference: Path) -> list[tuple[str, Path, Path]]:
-    """Name, result and reference of each image; of those that both have, if the reference is a folder."""
+def _matched(results: Path, reference: Path) -> list[tuple[str, Path | None, Path, Path]]:
+    """Name, slide (of those in DICOM, where it is at hand), result and reference of each image.
+
+    Of those that both have, if the reference is a folder.
+    """
+    slides = _slides(results, reference)
     if reference.is_file():
+        name = next(iter(_by_image([reference], slides)))
         if results.is_dir():
-            name = annotation_stem(reference)
-            results = _files(results).get(name, results / f"{name}.geojson")
-        return [(annotation_stem(reference), results, reference)]
+            results = _files(results, slides).get(name, results / f"{name}.geojson")
+        return [(name, slides.get(name), results, reference)]
     if not reference.is_dir():
         raise InputError(reference, "a GeoJSON or DICOM file, or a folder of them (--reference)", "nothing there")
     if not results.is_dir():
         raise InputError(results, "a folder of results, as the reference is one", "no folder")
-    predicted, true = _files(results), _files(reference)
+    predicted, true = _files(results, slides), _files(reference, slides)
     both = sorted(set(predicted) & set(true))
     if not both:
         raise InputError(results, f"files named as those in {reference}", ", ".join(sorted(predicted)[:3]) or "none")
-    return [(name, predicted[name], true[name]) for name in both]
+    return [(name, slides.get(name), predicted[name], true[name]) for name in both]
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    paths = [path for path in find_annotations(folder) if path.name not in _NOT_OBJECTS]
-    repeated = [name for name, number in Counter(map(annotation_stem, paths)).items() if number > 1]
-    if repeated:
-        raise InputError(folder, "files of different names", f"several named {repeated[0]}")
-    return {annotation_stem(path): path for path in paths}
+def _slides(results: Path, reference: Path) -> dict[str, Path]:
+    """The slides in DICOM by name: those that lie there, and those that the run was of."""
+    folders = [path if path.is_dir() else path.parent for path in (results, reference)]
+    lying = [slide for folder in folders if folder.is_dir() for slide in find_images(folder, None, (DICOM_SUFFIX,))]
+    seen = [Path(path) for path in RunState(results).read()] if results.is_dir() else []
+    return {without_suffix(path).name: path for path in (*lying, *seen) if path.exists() and is_dicom_slide(path)}
+
+
+def _by_image(paths: Iterable[Path], slides: Mapping[str, Path]) -> dict[str, Path]:
+    """Files of annotations by the image that they are of.
+
+    Raises:
+        InputError: two of one image.
+    """
+    named: dict[str, Path] = {}
+    for path, image in annotated_images(paths, slides).items():
+        name = annotation_stem(path) if image is None else image
+        if (first := named.setdefault(name, path)) is not path:
+            raise InputError(path, f"one file of {name}", f"also {first}")
+    return named
+
+
+def _files(folder: Path, slides: Mapping[str, Path]) -> dict[str, Path]:
+    return _by_image([path for path in find_annotations(folder) if path.name not in _NOT_OBJECTS], slides)
 
 
 def inside_regions(results: Features, reference: Annotated) -> np.ndarray:

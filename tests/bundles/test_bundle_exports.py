@@ -70,9 +70,9 @@ def test_any_batch_and_size(exported, shape):
         torch.testing.assert_close(found[name], value, rtol=0, atol=LOGITS)
 
 
-def label_images(place, output, *names):
+def label_images(place, output, *names, **overrides):
     """What the workflow makes of each image of the phantom, post-processing included, and by which network."""
-    parser = parsed(place, *names, dataset_dir=str(place.data), output_dir=str(output), handlers=[])
+    parser = parsed(place, *names, dataset_dir=str(place.data), output_dir=str(output), handlers=[], **overrides)
     evaluator, images = parser.get_parsed_content("evaluator"), []
     evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: images.extend(engine.state.output))
     evaluator.run()
@@ -84,6 +84,17 @@ def test_inference_gives_the_same_label_images(exported, tmp_path):
     found, network = label_images(exported, tmp_path / "onnx", "inference", overlay(exported, "inference_onnx"))
     assert isinstance(network, OnnxNetwork)
     assert sum(image.max() > 0 for image in expected) > 0  # there is something to compare
+    for one, two in zip(expected, found, strict=True):
+        assert np.mean(one != two) <= UNEQUAL
+
+
+def test_another_runtime_gives_the_same_label_images(place, tmp_path, monkeypatch):
+    if "runtime" not in parsed(place, "inference").config:
+        pytest.skip("torch alone computes fields here")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    expected, _ = label_images(place, tmp_path / "torch", "inference")
+    found, network = label_images(place, tmp_path / "onnx", "inference", runtime="onnxruntime")
+    assert network.chosen == "onnxruntime"
     for one, two in zip(expected, found, strict=True):
         assert np.mean(one != two) <= UNEQUAL
 
@@ -105,3 +116,25 @@ def test_slides_give_the_same_heat_maps(exported, tmp_path):
     found = heat_maps(exported, source, tmp_path / "onnx", "inference", "slides", name)
     assert expected.max() > 0
     np.testing.assert_allclose(found, expected, rtol=0, atol=HEAT)
+
+
+def test_another_runtime_gives_the_same_heat_maps(place, tmp_path, monkeypatch, capsys):
+    """Windows that are cut out; those that share the network's maps are torch's, which is said."""
+    if "exact_windows" not in parsed(place, "inference", overlay(place, "slides")).config:
+        pytest.skip("this bundle's slides are no windows")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    source = tmp_path / "slides"
+    source.mkdir()
+    write_slide(source / "s.tif", SIDE, seed=2)
+    for step, said in (
+        (96, "runtime: onnxruntime, "),
+        (24, "runtime: torch instead of onnxruntime: windows 24 px apart"),
+    ):
+        options = {"step": step, "runtime": "torch"}
+        expected = heat_maps(place, source, tmp_path / f"torch_{step}", "inference", "slides", **options)
+        capsys.readouterr()
+        options["runtime"] = "onnxruntime"
+        found = heat_maps(place, source, tmp_path / f"onnx_{step}", "inference", "slides", **options)
+        assert said in capsys.readouterr().err
+        assert expected.max() > 0
+        np.testing.assert_allclose(found, expected, rtol=0, atol=HEAT)

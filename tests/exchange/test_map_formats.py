@@ -176,6 +176,11 @@ def test_ome_zarr_has_the_heat_map_where_it_was(tmp_path):
     assert root["1"].shape == (2, 300, 350)
     assert root["0"].chunks == (1, 512, 512)
     assert [axis["name"] for axis in root.attrs["multiscales"][0]["axes"]] == ["c", "y", "x"]
+    channels = root.attrs["omero"]["channels"]
+    assert [(each["label"], each["window"]["end"], each["active"]) for each in channels] == [
+        ("x", 1, True),
+        ("y", 1, False),
+    ]
     # the middle of the first cell is that of 4 x 8 px
     np.testing.assert_allclose(physical(root, 0, (0, 0)), (1.5 * 0.5, 3.5 * 0.25))
     np.testing.assert_allclose(physical(root, 1, (0, 0)), (3.5 * 0.5, 7.5 * 0.25))

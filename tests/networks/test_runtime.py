@@ -107,6 +107,36 @@ def test_layers_are_listened_to_as_in_torch(network, engine, tmp_path):
         TissueFeatures(with_runtime(network, engine, ["stem"]), ["head"], 16, InputConvention(), lambda *_: None)
 
 
+class TwoHeads(nn.Module):
+    """Right at one size only: of two pooled heads one has a weight for each place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 32 * 48, 1)
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = self.stem(images)
+        return {"logit": self.head(features.flatten(1)), "places": features[:, :2]}
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_several_results_of_one_size(engine, tmp_path, capsys):
+    torch.manual_seed(0)
+    network = TwoHeads().eval()
+    run = with_runtime(network, engine, ["stem"], tmp_path, size=(32, 48))
+    for count in (3, 1, 5):
+        batch = images(count, 3, 32, 48)
+        found, right = run(batch), network(batch)
+        assert set(found) == set(right)
+        for name, value in right.items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5)
+    assert run.chosen == engine
+    run.decline("it is asked for its layers")
+    assert torch.equal(run(batch)["logit"], right["logit"])
+    assert "torch instead of" in capsys.readouterr().err.splitlines()[-1]
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("after", "message"),
@@ -117,7 +147,7 @@ def test_an_engine_that_differs_is_not_used(network, monkeypatch, tmp_path, caps
     wrong = Shifted(network, after)
     monkeypatch.setattr(module, "_ENGINES", {"openvino": lambda _: wrong})
     monkeypatch.setattr(module, "_version", lambda _: "1")
-    monkeypatch.setattr(module.RuntimeNetwork, "_exported", lambda _: tmp_path)
+    monkeypatch.setattr(module.RuntimeNetwork, "_exported", lambda *_: tmp_path)
     run = with_runtime(network, "openvino")
     for size in SIZES:
         assert torch.equal(run(images(*size)), network(images(*size)))
@@ -136,7 +166,7 @@ def test_auto_takes_the_fastest(network, monkeypatch, tmp_path, fast, capsys):
     monkeypatch.setattr(module, "_seconds", lambda *_: seconds[next(names)])
     monkeypatch.setattr(module, "_ENGINES", {"openvino": lambda _: right, "onnxruntime": lambda _: right})
     monkeypatch.setattr(module, "_version", lambda _: "1")
-    monkeypatch.setattr(module.RuntimeNetwork, "_exported", lambda _: tmp_path)
+    monkeypatch.setattr(module.RuntimeNetwork, "_exported", lambda *_: tmp_path)
     run = with_runtime(network, "auto")
     run(images(*SIZES[0]))
     assert run.chosen == ("openvino" if fast else "torch")

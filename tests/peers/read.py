@@ -142,6 +142,41 @@ def ome_zarr(folder: Path) -> str:
     return ", ".join(map(str, shapes))
 
 
+def napari(folder: Path) -> str:
+    """napari's plugin: the layers that the viewer gets, with their names, in um.
+
+    Where they begin is not looked at: 0.10.0 drops it (findings/napari_ome_zarr_drops_translation.sh).
+    """
+    from napari_ome_zarr import napari_get_reader
+
+    path = str(folder / "a_maps.ome.zarr")
+    found = {}
+    for levels, about, kind in napari_get_reader(path)(path):
+        names = about["name"] if kind == "image" else [about["name"]]
+        sides = np.array(levels[0].shape[-2:]) * about["scale"][-2:]
+        np.testing.assert_allclose(sides, (100, 150), err_msg=str(names))  # 400 x 600 px of .25 um
+        assert about["units"] == ("micrometer", "micrometer")
+        found |= dict.fromkeys(names, kind)
+    assert list(found.values()) == ["image", "labels", "labels"], found
+    assert "Tumor" in next(iter(found)), found
+    return ", ".join(found)
+
+
+def ometiff(folder: Path) -> str:
+    """The heat map by the Digital Slide Archive's reader of OME-TIFF: size, resolution, where it is hot."""
+    import large_image_source_ometiff
+
+    source = large_image_source_ometiff.open(str(folder / "a_heatmap.ome.tif"))
+    about = source.getMetadata()
+    assert (about["sizeY"], about["sizeX"]) == (50, 75), about
+    np.testing.assert_allclose((about["mm_x"], about["mm_y"]), 0.002)
+    region, _ = source.getRegion(format="numpy")
+    hot = region[..., 0] > region[..., 0].min()
+    assert hot[10:15, 20:25].all()
+    assert hot.sum() == 25, hot.sum()
+    return f"{about['sizeY']} x {about['sizeX']}, {about['mm_x'] * 1000:g} um"
+
+
 def large_image(folder: Path) -> str:
     """The schema of the Digital Slide Archive's annotations: its module needs a server, the schema's class does not."""
     import copy
@@ -178,13 +213,26 @@ def node(folder: Path) -> str:
     """ome-zarr.js, which web viewers use."""
     if shutil.which("node") is None or not (HERE / "node_modules/ome-zarr.js").is_dir():
         raise NotHere("Node with ome-zarr.js (npm install in tests/peers)")
-    call = ["node", str(HERE / "read.mjs"), str(folder / "a_maps.ome.zarr")]
-    done = subprocess.run(call, check=False, capture_output=True, text=True)
+    return _by_node("read.mjs", folder / "a_maps.ome.zarr")
+
+
+def geotiff(folder: Path) -> str:
+    """geotiff.js, by which viewers in browsers read OME-TIFF."""
+    if shutil.which("node") is None or not (HERE / "node_modules/geotiff").is_dir():
+        raise NotHere("Node with geotiff.js (npm install in tests/peers)")
+    return _by_node("read_tiff.mjs", folder / "a_heatmap.ome.tif")
+
+
+def _by_node(script: str, path: Path) -> str:
+    done = subprocess.run(["node", str(HERE / script), str(path)], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return done.stdout.strip().replace("\n", "; ")
 
 
-CHECKS = (tiatoolbox, scanpy, squidpy, spatialdata, slicerio, ome_zarr, large_image, dciodvfy, node)
+CHECKS = (
+    *(tiatoolbox, scanpy, squidpy, spatialdata, slicerio, ome_zarr, napari, ometiff, large_image, dciodvfy),
+    *(node, geotiff),
+)
 
 
 def main(folder: Path) -> int:

@@ -702,7 +702,8 @@ def test_qupath_slide(tmp_path):
 
 @pytest.mark.parametrize("kind", ["annotations", pytest.param("segmentation", marks=pytest.mark.slow)])
 def test_qupath_annotations_in_dicom(tmp_path, kind):
-    """Of slides in DICOM, in another folder: the same data set as by GeoJSON."""
+    """Of slides in DICOM, in another folder and called otherwise or even after another one of them, as they name their
+    slides themselves: the same data set as by GeoJSON."""
     pytest.importorskip("highdicom", reason="highdicom is not installed")
     from monai_ext.exchange import convert
     from tests.formats.dicom_slides import item, write_slide
@@ -718,7 +719,10 @@ def test_qupath_annotations_in_dicom(tmp_path, kind):
         write_slide(src / name, slide, levels=(1,), SharedFunctionalGroupsSequence=[measures])
         features = Features(cells, ["Muscle", "Immune cells"] * 3, object_types="detection")
         write_geojson(drawn / f"{name}.geojson", features)
-        convert(drawn / f"{name}.geojson", f"dicom-{kind[:3]}", slide=src / name, dst=src / "ssa")
+        convert(drawn / f"{name}.geojson", f"dicom-{kind[:3]}", slide=src / name, dst=tmp_path / name)
+        called = f"1.2.840.{name[1]}.dcm" if kind == "segmentation" else f"s{(int(name[1]) + 1) % 3}_annotations.dcm"
+        (src / "ssa").mkdir(exist_ok=True)
+        (tmp_path / name / f"{name}_{kind}.dcm").rename(src / "ssa" / called)
     options = {"tile": 128, "resolutions": (1, 2)}
     _, found = items(prepare_qupath(src, tmp_path / "dicom", **options))
     _, expected = items(prepare_qupath(src, tmp_path / "geojson", ssa=drawn, **options))

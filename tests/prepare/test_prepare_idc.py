@@ -101,8 +101,8 @@ def test_idc_problems(tmp_path):
     (src / "torn.dcm").write_bytes(files[4].read_bytes()[:600])
     found = problems("idc", src, tmp_path / "dst", size=SIZE).splitlines()
     for words in (
-        f"{files[0]}: expected its slide (images ",
-        f"{files[1]}: expected its slide (frame of reference {slide.FrameOfReferenceUID}) in {src}, found none",
+        f"{files[0]}: expected its slide (of ",
+        f"{files[1]}: expected its slide (of ",
         "own/mm.dcm: expected objects inside ",
         "(230 x 140 px), found 1 of 1 outside, as at x 4010, y ",
         f"{files[2]}: expected one file of this annotation, found also {src / 'again/nuclei.dcm'}",
@@ -146,3 +146,14 @@ def test_idc_without_pydicom(tmp_path, monkeypatch):
 def test_choices_that_cannot_be(tmp_path, options, words):
     with pytest.raises(InputError, match=words):
         prepare_idc(tmp_path, tmp_path / "dst", **options)
+
+
+def test_of_two_scans_of_a_glass_the_one_that_is_named(tmp_path):
+    """They share a coordinate system, in which the annotation's places in mm are; the names are against it."""
+    scans = [write_slide(tmp_path / f"src/{n}", pixels(n), FrameOfReferenceUID="1.2.3") for n in (0, 1)]
+    write_annotations(tmp_path / "src/0/a.dcm", scans[1], [group(1, "POLYGON", nuclei("3D"))], "3D")
+    _, found = items(prepare_idc(tmp_path / "src", tmp_path / "dst", size=SIZE, squares=1, split="test"))
+    assert len(found) == 1
+    row, col = map(int, Path(found[0]["image"]).stem.split("_"))
+    image = np.moveaxis(read_field(found[0]["image"]).image, 0, -1)
+    assert np.array_equal(image, pixels(1)[row : row + SIZE, col : col + SIZE])

@@ -9,6 +9,7 @@ import pytest
 import shapely
 
 from monai_ext.base.errors import DataListError, InputError
+from monai_ext.data.run_state import RunState
 from monai_ext.formats.geojson import Features, write_geojson
 from monai_ext.formats.outlines import label_map_to_polygons
 from monai_ext.metrics.instance import AggregatedJaccardIndex, Overlaps, PanopticQuality
@@ -113,7 +114,7 @@ def test_dicom_counts_as_geojson_does(cohort, kind):
                     write_slide(slide, np.full((20, 3020, 3), 200, np.uint8), levels=(1,), overview=False)
                 folder = cohort / "dicom" / side.partition("/")[0]
                 convert(source, f"dicom-{kind[:3]}", slide=slide, dst=folder)
-                shutil.copyfile(slide / "level_1.dcm", folder / f"{slide.name}.dcm")
+                shutil.copyfile(slide / "level_1.dcm", folder / f"{Path(side).name}.dcm")
         folder = cohort / "dicom" if name == "dicom" else cohort
         compare_cells(str(folder / "ours"), str(folder / "qupath"), str(cohort / f"out_{name}"), radius_px=6)
         expected[name] = [
@@ -122,6 +123,31 @@ def test_dicom_counts_as_geojson_does(cohort, kind):
         ]
     assert expected["dicom"] == expected["geojson"]
     assert expected["dicom"][0]["iou"]["value"] == pytest.approx(550 / 850)
+
+
+def test_dicom_names_its_slide(cohort):
+    """What an archive calls its files says nothing; a run's slides tell which image each is of, and its px."""
+    pytest.importorskip("pydicom", reason="pydicom is not installed")
+    from tests.formats import dicom_slides as made
+
+    squares = [shapely.box(x, 5, x + 10, 15) for x in (0, 100, 200, 3000)]
+    for n, name in enumerate("ab"):
+        pixels = np.full((20, 3020, 3), 200, np.uint8)
+        first = made.write_slide(cohort / f"slides/{name}", pixels, levels=(1, 2), overview=False)
+        rings = [np.array(cell.exterior.coords)[:-1] for cell in (squares[:3] if name == "a" else squares)]
+        coarse = made.pydicom.dcmread(cohort / f"slides/{name}/level_2.dcm")
+        source, kind = (first, "3D") if n else (coarse, "2D")
+        places = [made.on_glass(ring) if n else (ring / 2).astype(np.float32) for ring in rings]
+        path = cohort / f"archive/1.2.840.{7 - n}.dcm"
+        made.write_annotations(path, source, [made.group(1, "POLYGON", places)], kind)
+    entries = {str(cohort / f"slides/{name}"): {"fingerprint": name} for name in "ab"}
+    RunState(cohort / "ours").begin(entries)
+    for reference in ("archive", "qupath"):
+        compare_cells(str(cohort / "ours"), str(cohort / reference), str(cohort / reference / "out"), radius_px=6)
+    tables = [pd.read_csv(cohort / reference / "out/scores.csv") for reference in ("archive", "qupath")]
+    pd.testing.assert_frame_equal(*tables)
+    compare_cells(str(cohort / "ours"), str(cohort / "archive/1.2.840.7.dcm"), str(cohort / "out"), radius_px=6)
+    pd.testing.assert_frame_equal(pd.read_csv(cohort / "out/scores.csv"), tables[0][:1])
 
 
 def test_a_copy_in_dicom_of_what_a_run_wrote_is_not_compared(cohort):

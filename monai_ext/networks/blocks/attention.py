@@ -91,13 +91,20 @@ class SpatialAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Multiply each place of ``x`` ``(B, C, H, W)`` with its weight."""
         squeezed = torch.cat([x.mean(1, keepdim=True), x.max(1, keepdim=True)[0]], dim=1)
+        weight = torch.sigmoid(self._scales(squeezed))
+        return x.mul_(weight) if self.inplace else x * weight
+
+    def _scales(self, squeezed: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript does not know what follows
+            if torch.onnx.is_in_onnx_export():  # PyTorch's older exporter takes no kernels that are computed
+                return torch.stack([branch(squeezed) for branch in self.branches]).sum(0)
         # a sum of convolutions is one convolution with the sum of their kernels
-        kernel = torch.zeros(1, 2, self.size, self.size, dtype=self.branches[0].weight.dtype, device=x.device)
+        weight = self.branches[0].weight
+        kernel = torch.zeros(1, 2, self.size, self.size, dtype=weight.dtype, device=squeezed.device)
         for branch in self.branches:
             edge = (self.size - branch.kernel_size[0]) // 2
             kernel = kernel + F.pad(branch.weight, (edge, edge, edge, edge))
-        weight = torch.sigmoid(F.conv2d(squeezed, kernel, padding=self.size // 2))
-        return x.mul_(weight) if self.inplace else x * weight
+        return F.conv2d(squeezed, kernel, padding=self.size // 2)
 
 
 class MultiBranchAttention(nn.Module):
