@@ -15,7 +15,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.data.datalist import load_datalist
 from monai_ext.data.result_files import REVIEW_LOG, REVIEWED, is_result, is_review
 from monai_ext.data.run_state import RunState
-from monai_ext.formats.annotation_files import annotation_stem, find_annotations, is_annotation
+from monai_ext.formats.annotation_files import annotated_images, annotation_stem, find_annotations, is_annotation
 from monai_ext.formats.find import find_images, is_image
 from monai_ext.formats.image import is_mask
 from monai_ext.formats.suffixes import without_suffix
@@ -124,7 +124,8 @@ def find_beside(cases: Cases, other: str | os.PathLike) -> Beside:
     """Find the objects of the same images in another result, in a data set, or in files of annotations.
 
     An image is the same where the file is, else where the path below the folder is, else where the name without its
-    suffix is one's alone on both sides.
+    suffix is one's alone on both sides. Which image a file of annotations is of says
+    :func:`~monai_ext.formats.annotation_files.annotated_images`.
 
     Args:
         cases: what there is to look at.
@@ -135,7 +136,7 @@ def find_beside(cases: Cases, other: str | os.PathLike) -> Beside:
         InputError: it is none of these, or has no objects of any of the images.
     """
     other = Path(other)
-    found = [case for case in _cases_of_objects(other) if case.objects]
+    found = [case for case in _cases_of_objects(other, cases) if case.objects]
     if not found:
         raise InputError("--beside", f"objects in {other}: GeoJSON, points or maps of instances", "none")
     objects: dict[int, Path] = {}
@@ -155,9 +156,9 @@ def find_beside(cases: Cases, other: str | os.PathLike) -> Beside:
     return Beside(other.name if other.name != cases.title else f"{other.absolute().parent.name}/{other.name}", objects)
 
 
-def _cases_of_objects(other: Path) -> Sequence[Case]:
+def _cases_of_objects(other: Path, cases: Cases) -> Sequence[Case]:
     if other.is_file() and is_annotation(other):
-        return [_of_annotation(other, other.parent)]
+        return _of_annotations([other], other.parent, cases)
     if not other.is_dir():
         found = f"another file, {other}" if other.exists() else f"nothing at {other}"
         raise InputError("--beside", "a run's output folder, a data set, or GeoJSON of the same images", found)
@@ -165,22 +166,25 @@ def _cases_of_objects(other: Path) -> Sequence[Case]:
         return _of_run(other, None).cases
     if (other / "dataset.json").is_file():
         return _of_dataset(other).cases
-    return [_of_annotation(path, other) for path in find_annotations(other) if not is_review(path)]
+    return _of_annotations([path for path in find_annotations(other) if not is_review(path)], other, cases)
 
 
-def _of_annotation(path: Path, folder: Path) -> Case:
-    return Case(path.relative_to(folder).with_name(annotation_stem(path)).as_posix(), None, path)
+def _of_annotations(paths: Sequence[Path], folder: Path, cases: Cases) -> list[Case]:
+    """Files of annotations, each called after the image that it is of."""
+    images = {_name(case): case.image for case in cases.cases if case.image}
+    named = {path: name or annotation_stem(path) for path, name in annotated_images(paths, images).items()}
+    return [Case(path.relative_to(folder).with_name(name).as_posix(), None, path) for path, name in named.items()]
 
 
 def _file(case: Case) -> Hashable:
     return case.image and case.image.resolve()
 
 
-def _path(case: Case) -> Hashable:
+def _path(case: Case) -> PurePath:
     return PurePath(without_suffix(case.name) if case.image or case.stem else case.name)
 
 
-def _name(case: Case) -> Hashable:
+def _name(case: Case) -> str:
     return _path(case).name
 
 

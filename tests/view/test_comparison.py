@@ -146,6 +146,17 @@ def test_a_file_is_of_the_one_image_and_of_several_by_its_name(tmp_path):
     assert beside(write_run(tmp_path / "two", {"a": objects, "b": objects}), path) == {"b.tif": path}
 
 
+def test_annotations_in_dicom_are_of_the_slide_that_they_name(tmp_path):
+    pytest.importorskip("pydicom", reason="pydicom is not installed (the extra [dicom])")
+    from tests.formats.dicom_slides import group, on_glass, write_annotations, write_slide
+
+    slide = write_slide(tmp_path / "in/a", np.full((200, 300, 3), 200, np.uint8))
+    path = tmp_path / "truth/1.2.3.dcm"
+    path.parent.mkdir()
+    write_annotations(path, slide, [group(1, "POINT", [on_glass([[20.5, 10.5]])])], "3D")
+    assert find_beside(find_cases(tmp_path / "in"), path.parent).objects == {0: path}
+
+
 def test_a_run_whose_slides_are_gone_can_lie_beside(two):
     out, other = two
     (other.parent / "in").rename(other.parent / "gone")
