@@ -88,6 +88,7 @@ def test_inference_gives_the_same_label_images(exported, tmp_path):
         assert np.mean(one != two) <= UNEQUAL
 
 
+@pytest.mark.exhaustive  # tests/networks/test_runtime.py is the cheap one
 def test_another_runtime_gives_the_same_label_images(place, tmp_path, monkeypatch):
     if "runtime" not in parsed(place, "inference").config:
         pytest.skip("torch alone computes fields here")
@@ -118,6 +119,7 @@ def test_slides_give_the_same_heat_maps(exported, tmp_path):
     np.testing.assert_allclose(found, expected, rtol=0, atol=HEAT)
 
 
+@pytest.mark.exhaustive  # tests/networks/test_runtime.py is the cheap one
 def test_another_runtime_gives_the_same_heat_maps(place, tmp_path, monkeypatch, capsys):
     """Windows that are cut out; those that share the network's maps are torch's, which is said."""
     if "exact_windows" not in parsed(place, "inference", overlay(place, "slides")).config:
