@@ -11,7 +11,7 @@ import shapely
 from monai_ext.formats import Features, read_geojson
 from tests.reviewed import write_run as write_result
 from tests.view.conftest import EVIL, NAME
-from tests.view.test_comparison import LOOK, other_of
+from tests.view.test_view_comparison import LOOK, other_of
 
 CHROMIUM = shutil.which("chromium")
 
