@@ -15,34 +15,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import shapely
+from test_geojson import nuclei, peak
 
 from monai_ext.exchange import FORMATS, Exchange, Results
-from monai_ext.formats.geojson import Features, write_geojson
+from monai_ext.formats.geojson import write_geojson
 
 COUNT, CORNERS = int(os.environ.get("MONAI_EXT_OBJECTS", "200000")), 20
-SPACING = 60  # px from one nucleus to the next
-
-
-def nuclei() -> Features:
-    """Irregular polygons in rows over a square slide, three classes, two measurements."""
-    rng = np.random.default_rng(0)
-    side = int(np.ceil(COUNT**0.5))
-    places = np.stack(np.divmod(np.arange(COUNT), side), axis=-1)[:, None, ::-1] * SPACING + SPACING / 2
-    angle = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
-    radius = rng.uniform(10, 20, (COUNT, CORNERS, 1))
-    return Features(
-        shapely.polygons((places + radius * np.column_stack((np.cos(angle), np.sin(angle)))).round(2)),
-        np.array(["Tumor", "Stroma", "Immune cells"], dtype=object)[rng.integers(0, 3, COUNT)],
-        {"area_um2": rng.uniform(20, 60, COUNT), "score": rng.random(COUNT)},
-        "detection",
-        colors={"Tumor": (200, 0, 0)},
-    )
+SPACING, SIDE = 60, int(np.ceil(COUNT**0.5))  # px from one nucleus to the next; nuclei in a row
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory) -> Path:
-    return write_geojson(tmp_path_factory.mktemp("exchange") / "nuclei.geojson", nuclei())
+    centres = np.stack(np.divmod(np.arange(COUNT), SIDE), axis=-1) * SPACING + SPACING / 2  # in rows over a square
+    return write_geojson(tmp_path_factory.mktemp("exchange") / "nuclei.geojson", nuclei(COUNT, CORNERS, centres))
 
 
 def bytes_below(path: Path) -> int:
@@ -64,14 +49,11 @@ def test_write(benchmark, path, name, tmp_path):
 
 def main(name: str, path: Path, stem: Path) -> None:
     """Write one format; print seconds, imports left out, and the process's peak memory."""
-    side = SPACING * int(np.ceil(COUNT**0.5))
+    results = Results(path, "nuclei", shape=(SIDE * SPACING,) * 2, mpp=(0.25, 0.25))
     exchange = Exchange([name])
     start = time.perf_counter()
-    exchange.write(Results(path, "nuclei", shape=(side, side), mpp=(0.25, 0.25)), stem)
-    seconds = time.perf_counter() - start
-    status = Path("/proc/self/status").read_text()  # getrusage would count what the parent had when it started this
-    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-    print(json.dumps({"seconds": seconds, "peak_gb": peak / 1e6}))
+    exchange.write(results, stem)
+    print(json.dumps({"seconds": time.perf_counter() - start, "peak_gb": peak()}))
 
 
 if __name__ == "__main__":

@@ -24,12 +24,13 @@ from monai_ext.formats.geojson import Features, label_map_to_polygons, rasterize
 COUNT, CORNERS = 200_000, 40
 
 
-def nuclei(count: int = COUNT) -> Features:
-    """Irregular polygons of 40 corners, three classes, two measurements: about 1 kB each in a file."""
+def nuclei(count: int = COUNT, corners: int = CORNERS, centres: np.ndarray | None = None) -> Features:
+    """Irregular polygons, three classes, two measurements: of 40 corners about 1 kB each in a file."""
     rng = np.random.default_rng(0)
-    angle = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
-    radius = rng.uniform(10, 20, (count, CORNERS, 1))
-    xy = rng.uniform(0, 1e5, (count, 1, 2)) + radius * np.column_stack((np.cos(angle), np.sin(angle)))
+    angle = np.linspace(0, 2 * np.pi, corners, endpoint=False)
+    radius = rng.uniform(10, 20, (count, corners, 1))
+    centres = rng.uniform(0, 1e5, (count, 2)) if centres is None else centres
+    xy = centres[:, None] + radius * np.column_stack((np.cos(angle), np.sin(angle)))
     return Features(
         shapely.polygons(xy.round(2)),
         np.array(["Tumor", "Stroma", "Immune cells"], dtype=object)[rng.integers(0, 3, count)],
@@ -150,6 +151,11 @@ def test_rasterize_opencv(benchmark):
     benchmark(draw)
 
 
+def peak() -> float:
+    """The process's own peak, GB (Linux); getrusage would count what its parent had when it was started."""
+    return int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) / 1e6
+
+
 def _stream_nuclei(path: str) -> None:
     from monai_ext.formats.geojson import GeoJSONWriter
 
@@ -168,5 +174,4 @@ if __name__ == "__main__":
         "write": _stream_nuclei,
     }
     result = tasks[sys.argv[1]](sys.argv[2])
-    # the process's own peak (Linux); getrusage would count what its parent had when it was started
-    print(int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) / 1e6)
+    print(peak())

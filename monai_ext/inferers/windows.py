@@ -214,7 +214,8 @@ def choose_windows(
         if isinstance(engine, RuntimeNetwork):
             engine.decline(f"windows {step} px apart share the network's maps (--step: from {window // 2 + 2} px on)")
         return SharedWindows(network, step, context, convention, device, autocast)
-    return ExactWindows(engine or network, window, step, convention, device, batch_size, autocast)
+    cut = network if engine is None else engine
+    return ExactWindows(cut, window, step, convention, device, batch_size, autocast)
 
 
 class PixelMap(MapPredictor):

@@ -6,7 +6,7 @@ import io
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
+from monai_ext.base.dicom_heads import taken_as_dicom
 from monai_ext.base.errors import DataListError, InputError
 from monai_ext.base.files import atomic_path
 from monai_ext.base.flags import as_flag
 from monai_ext.data.run_state import RunState
 from monai_ext.formats.annotation_checks import Identities, same_unit, spelling_problems
 from monai_ext.formats.annotation_files import annotated_images, annotation_stem, find_annotations
-from monai_ext.formats.dicom_levels import is_dicom_slide
+from monai_ext.formats.dicom_levels import is_dicom_slide, slides_in
 from monai_ext.formats.find import find_images
 from monai_ext.formats.geojson import Features
 from monai_ext.formats.outlines import polygons_to_label_map
@@ -155,13 +156,13 @@ def _matched(results: Path, reference: Path) -> list[tuple[str, Path | None, Pat
     if reference.is_file():
         name = next(iter(_by_image([reference], slides)))
         if results.is_dir():
-            results = _files(results, slides).get(name, results / f"{name}.geojson")
+            results = _by_image(_paths(results), slides).get(name, results / f"{name}.geojson")
         return [(name, slides.get(name), results, reference)]
     if not reference.is_dir():
         raise InputError(reference, "a GeoJSON or DICOM file, or a folder of them (--reference)", "nothing there")
     if not results.is_dir():
         raise InputError(results, "a folder of results, as the reference is one", "no folder")
-    predicted, true = _files(results, slides), _files(reference, slides)
+    predicted, true = (_by_image(_paths(side), slides) for side in (results, reference))
     both = sorted(set(predicted) & set(true))
     if not both:
         raise InputError(results, f"files named as those in {reference}", ", ".join(sorted(predicted)[:3]) or "none")
@@ -169,11 +170,19 @@ def _matched(results: Path, reference: Path) -> list[tuple[str, Path | None, Pat
 
 
 def _slides(results: Path, reference: Path) -> dict[str, Path]:
-    """The slides in DICOM by name: those that lie there, and those that the run was of."""
-    folders = [path if path.is_dir() else path.parent for path in (results, reference)]
-    lying = [slide for folder in folders if folder.is_dir() for slide in find_images(folder, None, (DICOM_SUFFIX,))]
-    seen = [Path(path) for path in RunState(results).read()] if results.is_dir() else []
-    return {without_suffix(path).name: path for path in (*lying, *seen) if path.exists() and is_dicom_slide(path)}
+    """The slides by name that annotations in DICOM may be of: those of the run, and those that lie with them."""
+    sides = [side for side in (results, reference) if side.exists()]
+    if not any(map(taken_as_dicom, chain.from_iterable(map(_paths, sides)))):
+        return {}
+    slides = [Path(path) for path in RunState(results).read()] if results.is_dir() else []
+    for side in sides:
+        slides += find_images(side, None, (DICOM_SUFFIX,)) if side.is_dir() else slides_in(side.parent).values()
+    return {without_suffix(path).name: path for path in slides if path.exists() and is_dicom_slide(path)}
+
+
+def _paths(side: Path) -> list[Path]:
+    """The files of annotations of a side."""
+    return [path for path in find_annotations(side) if path.name not in _NOT_OBJECTS] if side.is_dir() else [side]
 
 
 def _by_image(paths: Iterable[Path], slides: Mapping[str, Path]) -> dict[str, Path]:
@@ -188,10 +197,6 @@ def _by_image(paths: Iterable[Path], slides: Mapping[str, Path]) -> dict[str, Pa
         if (first := named.setdefault(name, path)) is not path:
             raise InputError(path, f"one file of {name}", f"also {first}")
     return named
-
-
-def _files(folder: Path, slides: Mapping[str, Path]) -> dict[str, Path]:
-    return _by_image([path for path in find_annotations(folder) if path.name not in _NOT_OBJECTS], slides)
 
 
 def inside_regions(results: Features, reference: Annotated) -> np.ndarray:

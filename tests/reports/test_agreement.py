@@ -150,6 +150,13 @@ def test_dicom_names_its_slide(cohort):
     pd.testing.assert_frame_equal(pd.read_csv(cohort / "out/scores.csv"), tables[0][:1])
 
 
+def test_slides_are_looked_for_where_annotations_are_in_dicom(cohort, monkeypatch):
+    """Not in the folder of a GeoJSON file, which may be anything's."""
+    monkeypatch.setattr(agreement, "is_dicom_slide", lambda path: pytest.fail(f"{path} was looked at"))
+    (cohort / "qupath/slide.dcm").write_bytes(bytes(128) + b"DICM")
+    compare_cells(str(cohort / "ours/b.geojson"), str(cohort / "qupath/b.geojson"), str(cohort / "out"))
+
+
 def test_a_copy_in_dicom_of_what_a_run_wrote_is_not_compared(cohort):
     for folder in ("ours", "qupath"):
         (cohort / folder / "b_annotations.dcm").write_bytes(b"")
