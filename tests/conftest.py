@@ -10,9 +10,11 @@ IN_CI = ("mitosis", "cell_semantic")  # heat maps and points; cells and outlines
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked ``dear`` run the same code for each bundle: two bundles before a change lands, all at leisure."""
+    """Tests marked ``dear`` run the same code for each bundle: two bundles before a change lands, or those that the
+    marker names (``dear("mitosis")``); all at leisure."""
     for item in items:
-        if item.get_closest_marker("dear") and not any(name in item.name for name in IN_CI):
+        dear = item.get_closest_marker("dear")
+        if dear and not any(name in item.name for name in dear.args or IN_CI):
             item.add_marker(pytest.mark.exhaustive)
 
 

@@ -246,7 +246,7 @@ def test_a_killed_training_resumes_to_the_same_end(place):
 
 
 @pytest.mark.slow
-@pytest.mark.dear
+@pytest.mark.dear("mitosis")
 def test_two_processes_train(place):
     arguments = place.training_arguments("ranks")
     arguments[3] = arguments[3].replace("]", ",'configs/multi_gpu_train.json']")
@@ -255,7 +255,7 @@ def test_two_processes_train(place):
 
 
 @pytest.mark.slow
-@pytest.mark.dear
+@pytest.mark.dear("mitosis")
 def test_two_processes_evaluate_as_one_does(place):
     folder = place.train("one")
     for name, files, launcher in (

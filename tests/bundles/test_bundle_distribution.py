@@ -202,7 +202,7 @@ def elsewhere(exported, tmp_path_factory) -> Elsewhere:
 
 
 @pytest.mark.slow
-@pytest.mark.dear
+@pytest.mark.dear("mitosis")
 def test_runs_where_this_repository_is_not(bundle, exported, elsewhere, tmp_path):
     folder, data = tmp_path / bundle.name, tmp_path / "data"
     source = exported.info[exported.title(bundle)]["source"]

@@ -99,6 +99,7 @@ def cells_agree(folder, name, plan, row, features):
 
 
 @pytest.mark.slow
+@pytest.mark.dear
 def test_two_processes_write_the_same_files(desk, slides):
     run(desk, RANKS, slides, "eval/two", launcher=TORCHRUN)
     assert results(desk.folder / "eval/two") == results(desk.folder / "eval/one")

@@ -115,6 +115,7 @@ def test_the_best_network_is_handed_over(whole):
     assert (whole / "history.json").read_bytes() == (best / "history.json").read_bytes()
 
 
+@pytest.mark.exhaustive  # two minutes; of a training this is looked at in test_bundle_commands
 def test_a_killed_run_goes_on_to_the_same_end(place, whole):
     folder = place.folder / "killed"
     process = subprocess.Popen(
