@@ -75,6 +75,7 @@ COMMANDS: dict[Words, str] = {
     ("report", "folds"): "monai_ext.reports.folds:compare_folds",
     ("report", "instances"): "monai_ext.reports.comparison:compare_instances",
     ("report", "pictures"): "monai_ext.reports.instance_pictures:picture_instances",
+    ("report", "review-orders"): "monai_ext.learn.review_orders:compare_review_orders",
     ("report", "reviewers"): "monai_ext.view.reviewers:compare_reviewers",
     ("report", "slides"): "monai_ext.reports.slide_evaluation:evaluate_slides",
     ("templates",): "monai_ext.prepare.templates:choose_templates",

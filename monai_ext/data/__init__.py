@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         read_class_names,
         write_nuclei,
     )
+    from monai_ext.data.review_order import REVIEW_ORDERS, appearance, farthest_first, next_objects
     from monai_ext.data.teacher_labels import TeacherLabels
     from monai_ext.data.templates import keep_templates
     from monai_ext.data.tiles import load_tiles
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from monai_ext.instances.targets import collate_targets
 
 __all__ = [
+    "REVIEW_ORDERS",
     "Cohort",
     "CropDataset",
     "Features",
@@ -57,6 +59,7 @@ __all__ = [
     "TeacherLabels",
     "Tile",
     "Vessel",
+    "appearance",
     "check_annotated_item",
     "check_label_item",
     "check_mask_item",
@@ -67,6 +70,7 @@ __all__ = [
     "collate_targets",
     "crop_patches",
     "expert_nuclei",
+    "farthest_first",
     "hot_spot",
     "is_large",
     "item_hash",
@@ -76,6 +80,7 @@ __all__ = [
     "load_datalist",
     "load_tiles",
     "mitosis_summary",
+    "next_objects",
     "rasterize",
     "read_class_names",
     "read_field",

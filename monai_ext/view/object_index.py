@@ -15,7 +15,7 @@ from monai_ext.formats.geojson import Features, join_features
 __all__ = ["ORDERS", "ObjectIndex"]
 
 #: Orders in which objects can be gone through.
-ORDERS = ("doubt", "sure", "file")
+ORDERS = ("doubt", "sure", "file", "random")
 _SURE = ("confidence", "score", "mean_score", "mean_evidence", "probability", "nucleus_probability")
 _POINT, _LINE, _RING, _POLYGON = range(4)  # shapely's type numbers
 _SMALL = 2.0  # px of the screen: what is smaller is drawn as a dot
@@ -77,9 +77,11 @@ class ObjectIndex:
         return np.sort(np.concatenate(found))
 
     def order(self, by: str) -> np.ndarray:
-        """All objects that there are, ``(N,)`` places in the file: the least certain first, the surest, or as there.
+        """All objects that there are, ``(N,)`` places in the file.
 
-        Where the file has no number for it, an object comes last.
+        Args:
+            by: of :data:`ORDERS`: the least certain first, the surest first, as in the file, or shuffled, always alike.
+                Where the file has no number for how certain an object is, it comes last.
 
         Raises:
             InputError: another order.
@@ -88,6 +90,8 @@ class ObjectIndex:
             raise InputError("order", " or ".join(ORDERS), repr(by))
         if by == "file":
             places = np.arange(len(self.certainty))
+        elif by == "random":
+            places = np.argsort(np.where(self._rank < 0, len(self._rank), self._rank), kind="stable")
         else:
             places = np.argsort(self.certainty if by == "doubt" else -self.certainty, kind="stable")
         return places[~shapely.is_missing(self.geometry[places])]

@@ -15,6 +15,7 @@ import shapely
 
 from monai_ext.base.colours import class_colours
 from monai_ext.base.errors import InputError
+from monai_ext.data.review_order import appearance, farthest_first
 from monai_ext.exchange.conversion import convert
 from monai_ext.exchange.results import Results
 from monai_ext.formats.annotation_files import read_features
@@ -30,11 +31,16 @@ from monai_ext.view.object_index import ObjectIndex
 from monai_ext.view.pictures import HeatTiles, SlideTiles
 from monai_ext.view.review_log import ReviewLog, content_of, reviewed
 
-__all__ = ["DIFFERENCES", "Opened", "Settings", "Shelf"]
+__all__ = ["DIFFERENCES", "DIVERSE", "Opened", "Settings", "Shelf"]
 
 #: The order of what only one side has.
 DIFFERENCES = "differences"
+#: The order in which each object looks least like those before it.
+DIVERSE = "diverse"
+_COMPARED = 1000  # objects by their looks: each is read from the slide
+_PATCH, _AROUND_UM = 32, 16.0  # px that an object is looked at with; what is seen around it at least
 _SLACK = 1.0  # px
+_USUAL_MPP = 0.25  # where none is known
 _OPEN = 4  # slides that stay open
 
 
@@ -273,12 +279,13 @@ class Opened:
         """Objects in an order: their places in the file, certainty, classes.
 
         Args:
-            by: of :data:`ORDERS`; ``differences`` for what only one side has, or has with another class: first what is
-                missed, then what is found here alone, the surest first.
+            by: of :data:`ORDERS`; ``diverse`` for what looks least like those before, see :func:`farthest_first`;
+                ``differences`` for what only one side has, or has with another class: first what is missed, then what
+                is found here alone, the surest first.
             compare: with ``kinds``; see :meth:`window`.
         """
         index = self.index
-        places = index.order("sure" if by == DIFFERENCES else by)
+        places = self._diverse() if by == DIVERSE else index.order("sure" if by == DIFFERENCES else by)
         missed = np.zeros(0, np.int64)
         if by == DIFFERENCES:
             kinds = self._kinds(places)
@@ -295,6 +302,28 @@ class Opened:
             kinds = np.append(np.full(len(missed), KINDS.index("missed")), self._kinds(places))
             listed["kinds"] = kinds.astype(np.int64)
         return listed
+
+    def _diverse(self) -> np.ndarray:
+        """First :attr:`_different`, then all others by certainty."""
+        others = self.index.order("doubt")
+        return np.concatenate([self._different, others[~np.isin(others, self._different)]])
+
+    @cached_property
+    def _different(self) -> np.ndarray:
+        """The least certain objects as they were written, each the farthest in looks from those before."""
+        near = self._written_index.order("doubt")[:_COMPARED]
+        if not len(near):
+            return near
+        return near[farthest_first(appearance(np.stack([self._patch(place) for place in near])), len(near))]
+
+    def _patch(self, place: int) -> np.ndarray:
+        """An object with what is around it, uint8 ``(_PATCH, _PATCH, 3)``."""
+        low_x, low_y, high_x, high_y = self._written_index.bounds[place]
+        side = max(_AROUND_UM / (self._mpp() or _USUAL_MPP), high_x - low_x, high_y - low_y)  # square px of level 0
+        reader = self.tiles.reader.at(self.tiles.reader.base_mpp * side / _PATCH)
+        middle = np.array([low_y + high_y, low_x + high_x]) / 2 / reader.scale
+        row, col = np.rint(middle - _PATCH / 2).astype(int).tolist()
+        return np.moveaxis(reader.read(row, col, _PATCH, _PATCH), 0, -1)
 
     def about(self, number: int) -> dict[str, Any]:
         """What is known of an object; of one of those missed, -1 and so on, with its class's name alone.

@@ -68,7 +68,7 @@ def test_the_least_certain_come_first_and_those_without_a_number_last(index):
     assert index.order("doubt").tolist() == [*np.argsort(score[:-1]).tolist(), 399]
     assert index.order("sure").tolist() == [*np.argsort(-score[:-1]).tolist(), 399]
     assert index.order("file").tolist() == list(range(400))
-    with pytest.raises(InputError, match="doubt or sure or file, found 'size'"):
+    with pytest.raises(InputError, match="doubt or sure or file or random, found 'size'"):
         index.order("size")
 
 

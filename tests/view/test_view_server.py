@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import shapely
+from PIL import Image
 
 from monai_ext.base.overlay import overlay
 from monai_ext.formats import Features, SlideReader, read_dicom_annotations, read_geojson, write_geojson
@@ -90,6 +91,28 @@ def test_objects_have_their_class_measurements_and_order(viewer):
     assert viewer.json("api/slides/0/at?place=-50,-50,1") is None
 
 
+def test_the_most_different_come_first_from_wherever_they_are(start, tmp_path):
+    """Of three stains: one of each after another, however sure the network is of the rarer ones."""
+    pixels = np.full((300, 600, 3), (240, 230, 240), np.uint8)
+    pixels[:, 400:500], pixels[:, 500:] = (90, 40, 120), (200, 60, 60)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "in/a.png")
+    centres = np.array([[450.0, 50], [550, 50], *([x, 200] for x in range(40, 360, 40))])
+    cells = Features(shapely.buffer(shapely.points(centres), 8), None, {"score": np.r_[0.99, 0.98, np.full(8, 0.5)]})
+    out = tmp_path / "out"
+    write_geojson(out / "a.geojson", cells)
+    (out / "summary.csv").write_text("image\na.png\n")
+    (out / "state.json").write_text(json.dumps({str(tmp_path / "in/a.png"): {"status": "done", "name": "a.png"}}))
+    viewer = start(out)
+    order = viewer.json("api/slides/0/order?by=diverse")["objects"]
+    assert order[0] == 2
+    assert sorted(order[1:3]) == [0, 1]
+    assert sorted(order) == list(range(10))
+    shuffled = viewer.json("api/slides/0/order?by=random")["objects"]
+    assert sorted(shuffled) == list(range(10))
+    assert shuffled != sorted(shuffled)
+
+
 def test_corrections_are_saved_at_once_shown_again_and_exported(run, start):
     result = run / f"{NAME}.geojson"
     before = result.read_bytes()
@@ -146,7 +169,7 @@ def test_drawn_objects_are_shown_exported_and_there_after_a_new_start(run, start
     assert viewer.ask("api/slides/0/objects/203")[0] == 404
     assert viewer.json("api/slides/0/at?place=70,81,3")["object"] == 201
     for each in (viewer, start(run)):  # another process would see the same files
-        for by in ("doubt", "sure", "file"):
+        for by in ("doubt", "sure", "file", "random", "diverse"):
             assert each.json(f"api/slides/0/order?by={by}")["objects"][-3:] == [200, 201, 202]
         shown = each.json("api/slides/0/objects?box=0,0,900,600&px=0.5")
         assert {200, 202} <= {*shown["rings"]["ids"]}
@@ -269,7 +292,7 @@ def test_a_result_that_changed_takes_no_old_corrections(run, start):
         ("api/slides/0/objects?box=0,0,1&px=1", None, 422, "4 number(s), found '0,0,1'"),
         ("api/slides/0/objects?box=0,0,nan,1&px=1", None, 422, "4 number(s)"),
         ("api/slides/0/objects?box=0,0,1,1", None, 422, "px: expected 1 number(s)"),
-        ("api/slides/0/order?by=size", None, 422, "doubt or sure or file"),
+        ("api/slides/0/order?by=size", None, 422, "doubt or sure or file or random"),
     ],
 )
 def test_wrong_questions_are_answered_in_one_line(viewer, path, content, status, expected):

@@ -287,7 +287,7 @@ function remember() {
 function remembered() {
   const view = new URLSearchParams(location.hash.slice(1)), numbers = {};
   for (const name of ["slide", "x", "y", "zoom", "object"]) if (isNumber(view.get(name) ?? "")) numbers[name] = Number(view.get(name));
-  if (["doubt", "sure", "file", DIFFERENCES].includes(view.get("by"))) numbers.by = view.get("by");
+  if ([...$("order").options].some((option) => option.value === view.get("by"))) numbers.by = view.get("by");
   return numbers;
 }
 
