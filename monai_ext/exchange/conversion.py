@@ -35,8 +35,8 @@ def convert(
 
     Args:
         src: the GeoJSON, in px of the slide's full resolution.
-        to: csv, dicom-ann, dicom-seg, nifti, nrrd, mha, ome-zarr, asap, annotation-store, dsa or anndata; or a list of
-            them.
+        to: csv, dicom-ann, dicom-seg, nifti, nrrd, mha, ome-zarr, asap, annotation-store, dsa, anndata or geojson-gz;
+            or a list of them.
         slide: the image that the objects are of; in DICOM a file or the folder of one series, which DICOM results then
             refer to. Without it maps are as large as the plan says, or as the objects reach.
         dst: the folder to write to; by default the GeoJSON's.

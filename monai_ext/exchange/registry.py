@@ -69,6 +69,7 @@ class Format:
 
 #: The formats besides GeoJSON, by the names that ``--formats`` and ``convert --to`` take.
 FORMATS: dict[str, Format] = {
+    "geojson-gz": Format("the GeoJSON packed by gzip", "monai_ext.exchange.geojson_gz:write", (".geojson.gz",)),
     "csv": Format("a table of objects for spreadsheets", "monai_ext.exchange.csv_table:write", ("_objects.csv",)),
     "dicom-ann": Format(
         "DICOM bulk simple annotations: outlines and points with measurements",

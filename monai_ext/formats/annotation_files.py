@@ -19,6 +19,7 @@ from monai_ext.formats.suffixes import DICOM_SUFFIX, without_suffix
 __all__ = ["annotated_images", "annotation_stem", "find_annotations", "is_annotation", "read_features"]
 
 _COPIES = ("_annotations.dcm", "_segmentation.dcm")  # what a run or ``convert`` calls its results in DICOM
+_PACKED = ".gz"
 
 
 def is_annotation(path: str | os.PathLike) -> bool:
@@ -52,7 +53,8 @@ def annotation_stem(path: str | os.PathLike) -> str:
 def find_annotations(folder: str | os.PathLike, skip: str | os.PathLike | None = None) -> list[Path]:
     """The files of annotations below a folder.
 
-    Slides in DICOM are none. Where a run wrote its objects as GeoJSON and in DICOM, its GeoJSON is taken.
+    Slides in DICOM are none. Where a run wrote its objects as GeoJSON, and in DICOM or packed besides, its GeoJSON is
+    taken.
 
     Args:
         folder: where to look.
@@ -63,18 +65,20 @@ def find_annotations(folder: str | os.PathLike, skip: str | os.PathLike | None =
 
     Examples:
         >>> from monai_ext.formats.annotation_files import find_annotations
-        >>> for name in ("a.geojson", "a_annotations.dcm", "b.dcm", "c.txt"):
+        >>> for name in ("a.geojson", "a.geojson.gz", "a_annotations.dcm", "b.dcm", "c.txt"):
         ...     _ = (folder / name).write_bytes(b"")
         >>> [path.name for path in find_annotations(folder)]
         ['a.geojson', 'b.dcm']
     """
     files = find_files(Path(folder), (".geojson", ".json", ".gz", DICOM_SUFFIX), skip)
     found = [path for path in files if is_geojson(path) or (taken_as_dicom(path) and not is_dicom_slide(path))]
+    plain = set(found)
     drawn = {(path.parent, geojson_stem(path)) for path in found if is_geojson(path)}
     return [
         path
         for path in found
         if not (path.name.lower().endswith(_COPIES) and (path.parent, annotation_stem(path)) in drawn)
+        and not (path.suffix.lower() == _PACKED and path.with_suffix("") in plain)
     ]
 
 

@@ -210,7 +210,7 @@ def test_vessels_of_a_slide_lie_on_all_of_it(tmp_path):
     [
         ("nifty", "--formats: expected nifti or .*, found 'nifty'"),
         (["dsa", "dicom_seg"], "--formats: expected dicom-seg or .*, found 'dicom_seg'"),
-        (3, "--formats: expected a list of geojson, csv, dicom-ann, .*, found 3"),
+        (3, "--formats: expected a list of geojson, geojson-gz, csv, .*, found 3"),
         ([None], "--formats: expected a list of"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import gzip
 import importlib
 import json
 import sqlite3
@@ -15,10 +16,11 @@ import shapely.affinity
 from hypothesis import HealthCheck, given, settings
 
 from monai_ext.base.errors import InputError
-from monai_ext.exchange import Exchange, Results
+from monai_ext.exchange import Exchange, Results, convert
 from monai_ext.exchange.dicom_ann import bridged
 from monai_ext.exchange.results import NO_CLASS
-from monai_ext.formats import Features, read_asap, read_dicom_annotations, write_geojson
+from monai_ext.formats import Features, read_asap, read_dicom_annotations, read_geojson, write_geojson
+from monai_ext.formats.annotation_files import find_annotations
 from monai_ext.formats.outlines import valid_areas
 from tests.exchange.results import CLASSES, objects, parts, results_of, written
 
@@ -85,7 +87,13 @@ def from_dicom(path):
     return shapes, features.classes, features.measurements.get("score", np.full(len(shapes), np.nan))
 
 
+def from_packed(path):
+    features = read_geojson(path)
+    return features.geometry, features.classes, features.measurements.get("score", np.full(len(features), np.nan))
+
+
 READERS = {
+    "geojson-gz": from_packed,
     "csv": from_csv,
     "dsa": from_dsa,
     "annotation-store": from_store,
@@ -310,3 +318,17 @@ def test_a_bridge_to_a_hole_takes_no_area():
         [again] = [part for part in shapely.get_parts(shapely.make_valid(shapely.Polygon(ring))) if part.area]
         assert len(again.interiors) == len(holes)
         assert shapely.symmetric_difference(again, turned).area < 1e-9
+
+
+def test_the_packed_one_is_the_plain_one_and_comes_second(folder):
+    """Whoever looks for annotations finds the objects once; packed again it is the same."""
+    plain, packed = folder / "a.geojson", written(folder, Features([RING] * 50, "Tumor"), "geojson-gz")[0]
+    assert gzip.decompress(packed.read_bytes()) == plain.read_bytes()
+    assert packed.stat().st_size < plain.stat().st_size / 2
+    assert find_annotations(folder) == [plain]
+    before = packed.read_bytes()
+    assert convert(packed, "geojson-gz") == str(packed)
+    assert packed.read_bytes() == before
+    plain.unlink()
+    assert find_annotations(folder) == [packed]
+    assert len(read_geojson(packed)) == 50
