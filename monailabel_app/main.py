@@ -30,6 +30,7 @@ from monailabel.tasks.activelearning.random import Random
 from monailabel.utils.others.pathology import create_asap_annotations_xml, create_dsa_annotations_json
 
 import monai_ext
+from monai_ext.networks.runtime import RUNTIMES
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +39,14 @@ class BundleApp(MONAILabelApp):
     """Serves bundles from ``model/`` beside this file; those that are not there yet are copied from ``../bundles``.
 
     Training writes into the copy. ``--conf models a,b`` chooses bundles; ``--conf bundles DIR`` says where they are
-    copied from.
+    copied from; ``--conf runtime auto`` (or ``onnxruntime``, ``openvino``) what computes their networks.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         source = Path(conf.get("bundles") or Path(app_dir).parent / "bundles")
         chosen = [name.strip() for name in (conf.get("models") or "all").split(",")]
+        if conf.get("runtime", "torch") not in RUNTIMES:
+            raise SystemExit(f"--conf runtime: expected {', '.join(RUNTIMES)}, found {conf['runtime']}")
         self.bundles = {name: Path(app_dir) / "model" / name for name in BUNDLES if {"all", name} & set(chosen)}
         if unknown := set(chosen) - set(BUNDLES) - {"all"}:
             raise SystemExit(f"--conf models: expected some of {', '.join(BUNDLES)}, found {', '.join(unknown)}")

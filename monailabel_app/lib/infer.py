@@ -41,6 +41,8 @@ class BundleInfer(BundleInferTask):
         self.labels = {name: number for number, name in enumerate(colours, start=1)}
         self._config["label_colors"] = {name: list(colour) for name, colour in colours.items()}
         self._weights_at = self._weights_time()
+        self._runtime = conf.get("runtime", "torch")
+        self._engine: tuple[torch.nn.Module, torch.nn.Module] | None = None  # of a network that engine computes it
 
     def info(self) -> dict[str, Any]:
         """As the base class, and that it is for slides."""
@@ -58,8 +60,21 @@ class BundleInfer(BundleInferTask):
         return [_LoadRegion(each) if isinstance(each, loads) else each for each in super().pre_transforms(data)]
 
     def _get_network(self, device: str, data: Mapping[str, Any] | None) -> torch.nn.Module:
-        """In the memory layout that the bundles' own inference takes, in which convolutions are faster."""
-        return super()._get_network(device, data).to(memory_format=torch.channels_last)
+        """In the memory layout that the bundles' own inference takes, in which convolutions are faster; by an engine."""
+        network = super()._get_network(device, data).to(memory_format=torch.channels_last)
+        if self._engine is None or self._engine[0] is not network:
+            self._engine = network, self._engine_of(network, device)
+        return self._engine[1]
+
+    def _engine_of(self, network: torch.nn.Module, device: str) -> torch.nn.Module:
+        """What the bundle's own inference computes a network by; the network itself where it knows of no engines."""
+        parser = ConfigParser()
+        parser.read_config(str(Path(self.bundle_path) / "configs/inference.json"))
+        if self._runtime == "torch" or "engine" not in parser:
+            return network
+        known = {"bundle_root": self.bundle_path, "device": torch.device(device), "runtime": self._runtime}
+        parser.update({**known, "loaded_network": network})
+        return parser.get_parsed_content("engine")
 
     def find(self, request: Mapping[str, Any]) -> Features:
         """The objects in an image or a region, in px of level 0."""
@@ -130,6 +145,8 @@ class BundleInfer(BundleInferTask):
                     "device": device,
                 }
             )
+            if "runtime" in parser:
+                parser.update({"runtime": self._runtime})
             parser.get_parsed_content("slides").run(parser.get_parsed_content("cohort"))
             features = read_geojson(next(Path(folder).rglob("*.geojson")))
         centres = features.points()[:, ::-1] + 0.5 if len(features) else features.points()

@@ -146,10 +146,10 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def start(app: Path, studies: Path, log: Path, models: str) -> Client:
+def start(app: Path, studies: Path, log: Path, models: str, **conf: str) -> Client:
     port = free_port()
     arguments = ["--app", app, "--studies", studies, "--host", "127.0.0.1", "--port", port]
-    settings = {"models": models, "zoo_source": "local", "sam2": "false"}
+    settings = {"models": models, "zoo_source": "local", "sam2": "false", **conf}
     arguments += [a for name, value in settings.items() for a in ("--conf", name, value)]
     patterns = '["*.png", "*.tif"]'
     process = subprocess.Popen(
@@ -188,7 +188,7 @@ def server(base) -> Client:
     studies = base / "served"  # annotations are written there
     shutil.copytree(base / "studies", studies)
     models = [path.name for path in BUNDLES if (path / "models/model.pt").is_file()]
-    client = start(app, studies, base / "server.log", ",".join(models))
+    client = start(app, studies, base / "server.log", ",".join(models), runtime="auto")
     yield client
     client.process.terminate()
     client.process.wait(30)

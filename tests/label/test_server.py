@@ -345,3 +345,15 @@ def test_cyclic_learning_from_image_labels(server):
     assert weights.read_bytes() != before
     assert (server.app / "model" / NUCLEI[0] / "runs/cycle/cycles.csv").is_file()
     assert server.send("POST", f"/infer/{NUCLEI[0]}?image={IMAGE}&output=image").status == 200
+
+
+def test_engines_are_tried_once_and_what_computes_is_said(server):
+    """``--conf runtime auto``: where no engine is installed torch computes, as in all tests here."""
+
+    def said():
+        assert server.region(NUCLEI[1], IMAGE, (0, 0), (FIELD, FIELD)).status == 200
+        return [line for line in server.log.read_text().splitlines() if line.startswith("runtime: ")]
+
+    first = said()
+    assert first
+    assert said() == first
