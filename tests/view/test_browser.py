@@ -71,6 +71,12 @@ def test_open_go_on_reject_change_undo_and_open_again(run, start, page):
     shows(page, "progress", "1 of 200 reviewed")
     shows(page, "about", f"number{order[1]}")
     assert page.url.split("&object")[0] == address.split("&object")[0]  # the same place
+    page.select_option("#order", "diverse")
+    others = viewer.json("api/slides/0/order?by=diverse")["objects"]
+    page.keyboard.press("j")
+    shows(page, "about", f"number{others[others.index(order[1]) + 1]}")
+    page.keyboard.press("k")
+    shows(page, "about", f"number{order[1]}")
     page.keyboard.press("e")
     shows(page, "status", "Written")
     assert (run / f"{NAME}_reviewed.geojson").is_file()

@@ -1,12 +1,17 @@
 """The command: what is shown, and what is wrong with the words."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -157,3 +162,43 @@ def test_the_command_prints_its_address_and_ends_by_ctrl_c(run):
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 0
     assert not errors
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_what_was_answered_is_there_after_the_viewer_was_killed(run, start):
+    """Two pages that draw and decide when the process is killed: at most what had no answer is lost."""
+    words = [sys.executable, "-m", "monai_ext", "view", str(run), "--port", "0"]
+    surroundings = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    answered: list[tuple[str, int]] = []
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=surroundings) as process:
+        url = process.stdout.readline().strip() + "api/slides/0/review"
+
+        def page(first):
+            with suppress(OSError, HTTPException):
+                for number in range(first, 200, 2):
+                    corner = number / 2
+                    square = [[corner, 10], [corner + 9, 10], [corner + 9, 19]]
+                    for content in (
+                        {"action": "reject", "object": number},
+                        {"action": "draw", "type": "polygon", "points": square, "class": "Tumor"},
+                    ):
+                        request = Request(url, json.dumps(content).encode(), {"Content-Type": "application/json"})
+                        with urlopen(request, timeout=20) as answer:
+                            answered.append((content["action"], json.loads(answer.read())["object"]))
+
+        threads = [threading.Thread(target=page, args=(first,)) for first in (0, 1)]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + 60
+        while len(answered) < 40 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+        for thread in threads:
+            thread.join(30)
+    assert 40 <= len(answered) < 400
+    decisions = start(run).shelf[0].log.decisions()
+    there = [(each.action, each.object) for each in decisions.values()]
+    assert set(answered) <= set(there)
+    assert len(answered) == len(set(answered))
+    assert len(there) <= len(answered) + len(threads)
