@@ -92,15 +92,22 @@ def compare_review_orders(
         InputError: bad data or weights, no such order, or fewer nuclei than clicks.
     """
     clicks, orders = ([values] if isinstance(values, int | str) else list(values) for values in (clicks, orders))
-    _check(clicks, orders)
     root, folder = Path(bundle), Path(dst)
+    _check(clicks, orders)
+    known = {key for files in (_LEARN, _SCORE) for key in _parser(root, files).get()}
+    if unknown := [f"--{name}" for name in overrides if name.partition("#")[0] not in known]:
+        raise InputError("report review-orders", "entries of the bundle's training", ", ".join(unknown))
     runs = list(_simulations(folder, dataset_dir, student_dir, orders))
     for number, run in enumerate(runs, 1):
         print(f"reviewer {number} of {len(runs)}: {run.order}, {run.dataset_dir}", flush=True)
         _review(run, root, clicks, overrides)
     rows = []
     for count in (0, *clicks):
-        named = {order: str(_evaluation(folder, order, "*", count)) for order in orders if count or order == _CONTROL}
+        named = {
+            order: str(_evaluation(folder, order, "*", count))
+            for order in sorted(orders, key=lambda order: order != _CONTROL)  # the first is what others are compared to
+            if count or order == _CONTROL
+        }
         table = pd.read_csv(compare_classifiers(named, str(folder / "comparisons" / str(count))))
         rows.append(table.rename(columns={"name": "order"}).assign(clicks=count))
     table = pd.concat(rows, ignore_index=True)
@@ -138,6 +145,14 @@ def _simulations(
             raise InputError("--student_dir", "the folder of a model.pt", repr(str(student)))
         for order in orders:
             yield _Simulation(order, seed, str(dataset), str(student), folder / order / str(seed))
+
+
+def _parser(root: Path, files: Sequence[str]) -> ConfigParser:
+    if missing := [name for name in files if not (root / name).is_file()]:
+        raise InputError("--bundle", "the folder of the cells' bundle", f"no {missing[0]} in {root}")
+    parser = ConfigParser()
+    parser.read_config([str(root / name) for name in files])
+    return parser
 
 
 def _evaluation(folder: Path, order: str, seed: str, count: int) -> Path:
@@ -182,8 +197,7 @@ def _certainty(
     root: Path, weights: Path, dataset_dir: str, patches: np.ndarray, overrides: Mapping[str, Any]
 ) -> np.ndarray:
     """The probability of each nucleus' likeliest class."""
-    parser = ConfigParser()
-    parser.read_config([str(root / name) for name in _SCORE])
+    parser = _parser(root, _SCORE)
     parser.update({name: value for name, value in overrides.items() if name in parser})
     parser.update({"bundle_root": str(root), "dataset_dir": dataset_dir, "ckpt_dir": str(weights)})
     network = load_weights(parser.get_parsed_content("network_def"), weights / "model.pt")
