@@ -245,6 +245,11 @@ SHORTER = (
     Rule(rf"{CELLS}\$ .*--dataset_dir D .*(teacher|student|table)", replace={"^D$": "annotated"}),
     # tuning
     Rule(r"tune expert-count", add=("--counts", "(2,4)", "--learning_rates", "(1e-3,)", "--epochs", "1")),
+    Rule(  # of a loop the first round is run
+        r"report review-orders",
+        replace={r"^\['data/crc_0',.*": "data/crc_0", r"^\['models/weak_0',.*": "models/weak_0"},
+        add=("--clicks", "(2,4)", "--epochs", "1"),
+    ),
     Rule(r"tune instances", add=("--thresholds", "(0.4,0.5,0.1)", "--sigmas", "(0,0.125,0.125)")),
     Rule(r"tune mitosis", add=("--areas", "(100,900,100)", "--scores", "(0.3,0.8,0.1)")),
     Rule(r"tune evidence", add=("--alphas", "(0.5,1)", "--betas", "(0.5,1)", "--sigmas", "(2,)", "--limit", "12")),
