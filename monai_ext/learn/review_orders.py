@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -210,13 +211,13 @@ def _certainty(
 def _write(dst: Path, nuclei: NucleusPatches, patches: np.ndarray, seen: np.ndarray) -> None:
     """The nuclei that were seen, as a data set; files that say the same stay, so that what is done stays done."""
     listing = dst / "dataset.json"
+    shown, labels = patches[seen], np.array(nuclei.class_names)[nuclei.labels[seen]]
     content = {"name": "simulated review", "class_names": nuclei.class_names, "seen": seen.tolist()}
+    content["digest"] = hashlib.sha256(shown.tobytes() + "\n".join(labels).encode()).hexdigest()
     if listing.is_file() and {**orjson.loads(listing.read_bytes()), "training": None} == {**content, "training": None}:
         return
-    table = pd.DataFrame(
-        {"row": 0.0, "col": 0.0, "scale": 1, ANNOTATION: np.array(nuclei.class_names)[nuclei.labels[seen]]}
-    )
-    item = write_nuclei(dst, "seen", patches[seen], table)
+    table = pd.DataFrame({"row": 0.0, "col": 0.0, "scale": 1, ANNOTATION: labels})
+    item = write_nuclei(dst, "seen", shown, table)
     with atomic_path(listing) as temporary:
         temporary.write_bytes(orjson.dumps({**content, "training": [item]}, option=orjson.OPT_INDENT_2))
 
