@@ -380,6 +380,7 @@ _EXTRAS: dict[str, Callable[[], str]] = {
     "zarr (OME-Zarr)": _zarr,
     "highdicom (results as DICOM)": partial(_imported, "highdicom", "highdicom"),
     "anndata (results for scanpy)": partial(_imported, "anndata", "anndata"),
+    "aiohttp (slides on web servers)": partial(_imported, "aiohttp", "aiohttp"),
     "viewer (monai-ext view)": _view,
     "MONAI Label": partial(_imported, "monailabel", "monailabel"),
 }

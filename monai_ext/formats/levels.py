@@ -18,6 +18,7 @@ from monai_ext.formats.dicom import is_dicom
 from monai_ext.formats.dicom_levels import DicomLevels, check_dicom_slide, dicom_slide
 from monai_ext.formats.level_base import Levels, check_axes, check_size, paste
 from monai_ext.formats.pyramid import level_factors
+from monai_ext.formats.remote import is_link, open_remote
 from monai_ext.formats.resolution import (
     Resolution,
     image_resolutions,
@@ -226,7 +227,7 @@ class TiffLevels(Levels):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._tiff = tifffile.TiffFile(path)
+        self._tiff = tifffile.TiffFile(open_remote(path) if is_link(path) else path)
         self._tiff.filehandle.set_lock(True)
         series = self._tiff.series[0]
         check_axes(path, series.axes, series.shape, series.dtype)
@@ -382,7 +383,8 @@ def open_levels(path: Path, backend: str = "openslide") -> tuple[Levels, bool]:
 
     Args:
         path: whatever :func:`~monai_ext.formats.image.read_field` reads; a TIFF with tiles counts as a slide. Of a
-            slide in DICOM a file or, where there is one slide in it, the folder; of an OME-Zarr the folder.
+            slide in DICOM a file or, where there is one slide in it, the folder; of an OME-Zarr the folder. A link
+            (:mod:`~monai_ext.formats.remote`) stands for the TIFF that it names.
         backend: who decodes slides; one of :data:`BACKENDS`.
 
     Returns:
@@ -410,6 +412,8 @@ def open_levels(path: Path, backend: str = "openslide") -> tuple[Levels, bool]:
             return ZarrLevels(path), True
         if path.is_dir() or name.endswith(DICOM_SUFFIX) or is_dicom(path):
             return _open_dicom(dicom_slide(path)), True
+        if is_link(path):
+            return TiffLevels(path), True
         check_whole(path)
         if not name.endswith((*SLIDE_SUFFIXES, *TIFF_SUFFIXES)):
             return ImageLevels(path), False

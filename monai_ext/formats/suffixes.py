@@ -7,6 +7,7 @@ from pathlib import PurePath
 
 __all__ = [
     "DICOM_SUFFIX",
+    "LINK_SUFFIX",
     "MASK_SUFFIXES",
     "SLIDE_SUFFIXES",
     "SUFFIXES",
@@ -25,10 +26,13 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 ZARR_SUFFIXES = (".zarr", ".zarr.zip", ".ozx")
 #: NIfTI, NRRD and MetaImage.
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
+#: What the name of a file that names a slide elsewhere ends with, after the slide's own ending.
+LINK_SUFFIX = ".url"
 #: Names of files that :func:`~monai_ext.formats.image.read_field` reads end so.
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".bmp"),
     *(*TIFF_SUFFIXES, *SLIDE_SUFFIXES, DICOM_SUFFIX, *ZARR_SUFFIXES, *VOLUME_SUFFIXES),
+    *(f"{suffix}{LINK_SUFFIX}" for suffix in (*TIFF_SUFFIXES, *SLIDE_SUFFIXES)),
 )
 #: Names of files that :func:`~monai_ext.formats.image.read_mask` reads end so.
 MASK_SUFFIXES = (".png", ".bmp", *TIFF_SUFFIXES, *VOLUME_SUFFIXES)
@@ -41,8 +45,8 @@ def image_suffix(path: PurePath | str) -> str:
 
     Examples:
         >>> from monai_ext.formats.suffixes import image_suffix
-        >>> [image_suffix(name) for name in ("a.svs", "a.NII.gz", "a.ome.zarr", "SM_1.2.840")]
-        ['.svs', '.NII.gz', '.zarr', '']
+        >>> [image_suffix(name) for name in ("a.svs", "a.NII.gz", "a.svs.url", "SM_1.2.840")]
+        ['.svs', '.NII.gz', '.svs.url', '']
     """
     path = PurePath(path)
     known = max((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), key=len, default="")

@@ -60,7 +60,7 @@ class BundleInfer(BundleInferTask):
         return [_LoadRegion(each) if isinstance(each, loads) else each for each in super().pre_transforms(data)]
 
     def _get_network(self, device: str, data: Mapping[str, Any] | None) -> torch.nn.Module:
-        """In the memory layout that the bundles' own inference takes, in which convolutions are faster; by an engine."""
+        """In the memory layout of the bundles' own inference, in which convolutions are faster; by an engine."""
         network = super()._get_network(device, data).to(memory_format=torch.channels_last)
         if self._engine is None or self._engine[0] is not network:
             self._engine = network, self._engine_of(network, device)
