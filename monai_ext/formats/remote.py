@@ -21,7 +21,14 @@ _MOST_BYTES = 1 << 16  # of a link
 
 
 def is_link(path: Path) -> bool:
-    """Whether a file names a slide elsewhere, by its own name: ``<slide's name>.url``."""
+    """Whether a file names a slide elsewhere, by its own name: ``<slide's name>.url``.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from monai_ext.formats.remote import is_link
+        >>> is_link(Path("a.svs.url")), is_link(Path("a.svs"))
+        (True, False)
+    """
     return path.name.lower().endswith(LINK_SUFFIX)
 
 
@@ -66,6 +73,14 @@ def open_remote(path: Path) -> BinaryIO:
     Raises:
         InputError: a package that the storage needs is missing, or the storage cannot give parts of a file.
         OSError: the storage cannot be reached, or has no such file.
+
+    Examples:
+        >>> from monai_ext.formats.remote import open_remote
+        >>> _ = (folder / "a.tif").write_bytes(b"pixels")
+        >>> _ = (folder / "b.tif.url").write_text((folder / "a.tif").as_uri())
+        >>> with open_remote(folder / "b.tif.url") as file:
+        ...     file.read(3)
+        b'pix'
     """
     fsspec, installed = optional_import("fsspec")
     address = address_in(path)
