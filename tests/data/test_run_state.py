@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -367,6 +368,7 @@ def test_exports_cost_the_same_for_each_image_however_many(out, monkeypatch):
 def test_slow_runs_are_exported_after_each_image(images, out, monkeypatch):
     run = cohort(images, out)
     for hours, item in enumerate(run.items[:3]):
-        monkeypatch.setattr("monai_ext.data.run_state.time.monotonic", lambda h=hours: 1e9 + 3600 * h)
+        clock = SimpleNamespace(monotonic=lambda h=hours: 1e9 + 3600 * h)
+        monkeypatch.setattr("monai_ext.data.run_state.time", clock)
         run.done(item["image"])
         assert [entry["status"] for entry in exported(out).values()].count("done") == hours + 1

@@ -95,8 +95,8 @@ def test_each_channel_of_a_heat_map_has_its_name(slide, tmp_path):
 
 
 def test_seconds_are_those_since_the_beginning(tmp_path, monkeypatch):
-    clock = iter([100.0, 103.5])
-    monkeypatch.setattr(partial_module.time, "monotonic", lambda: next(clock))
+    clock = iter([100.0, 103.5])  # of this module alone: other threads of the process have the real one
+    monkeypatch.setattr(partial_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     plan = plan_slide(plan_reader((40, 50)), 10, 0, 30)
     partial = PartialSlide(tmp_path / "a.partial", plan, None, 1)
     assert partial.seconds == 3.5

@@ -122,9 +122,9 @@ class Viewer:
         return json.loads(body)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def start() -> Iterator[Callable[..., Viewer]]:
-    """Starts viewers, which end with the tests."""
+    """Starts viewers, which end with the tests of a file."""
     ends = []
 
     def begin(src: Path, token: str = "", beside: Path | None = None, learn: Any = None, **settings: Any) -> Viewer:
