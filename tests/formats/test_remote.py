@@ -16,7 +16,7 @@ from monai_ext.formats.remote import address_in
 from monai_ext.formats.suffixes import without_suffix
 
 pytest.importorskip("aiohttp")
-SIDE, TILE = 6144, 256
+SIDE, TILE = 4096, 256
 
 
 class Handler(BaseHTTPRequestHandler):
