@@ -20,7 +20,12 @@ def write(results: Results, path: Path) -> None:
     Args:
         results: what there is.
         path: the file.
+
+    Raises:
+        InputError: the GeoJSON is torn or none.
     """
+    for _ in results.batches():  # which reads it whole
+        pass
     with results.geojson.open("rb") as file:
         is_packed = file.read(2) == _MAGIC
     with (
