@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pandas as pd
+import torch
 
 from monai_ext.data import write_nuclei
+from monai_ext.networks.nets import RCCNet
 
 NAMES = ["other", "immune", "muscle"]
 COLOURS = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [120, 120, 120]])
@@ -28,4 +30,13 @@ def planted(folder, images=(2, 1, 1), count=24, size=16, seed=0, noise=0.0):
             name = f"{part}{index}"
             content[part].append(write_nuclei(folder, name, patches.astype(np.uint8), table) | {"group": name})
     (folder / "dataset.json").write_text(json.dumps(content))
+    return folder
+
+
+def planted_with_student(folder):
+    """:func:`planted` nuclei in ``data``, and in ``student`` an untrained network's weights."""
+    planted(folder / "data")
+    (folder / "student").mkdir()
+    torch.manual_seed(0)
+    torch.save(RCCNet(patch_size=16).state_dict(), folder / "student/model.pt")
     return folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from monai.bundle import ConfigParser
+from scipy.special import softmax
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
@@ -178,20 +179,25 @@ def _review(run: _Simulation, root: Path, clicks: Sequence[int], overrides: Mapp
     for count in (0, *clicks):
         place = (run.folder / str(count)).resolve()
         if count:
-            certainty = _certainty(root, weights, run.dataset_dir, patches, overrides)
+            certainty = np.zeros(len(nuclei))  # which the control does not ask for
+            if run.order != _CONTROL:
+                certainty = _certainty(root, weights, run.dataset_dir, patches, overrides)
             more = next_objects(run.order, count - len(seen), certainty, features, seen, run.seed)
             seen = np.concatenate([seen, more])
             _write(place / "data", nuclei, patches, seen)
             settings = {"dataset_dir": str(place / "data"), "student_dir": str(start), "ckpt_dir": str(place)}
             settings |= {"annotation": ANNOTATION}
-            phase = Phase(f"{run.order} {run.seed}, {count} clicks", _LEARN, str(place / "model.pt"), settings)
-            runner(replace(phase, inputs=[str(place / "data"), run.dataset_dir, str(start / "model.pt")]))
+            inputs = [str(place / "data"), run.dataset_dir, str(start / "model.pt")]
+            name, result = f"{run.order} {run.seed}, {count} clicks", str(place / "model.pt")
+            runner(Phase(name, _LEARN, result, settings, inputs))
             (place / "training_state.pt").unlink(missing_ok=True)
             weights = place
+        elif run.order != _CONTROL:  # before any click all orders are the same
+            continue
         output = place / "evaluation"
         settings = scored | {"ckpt_dir": str(weights), "output_dir": str(output)}
-        phase = Phase(f"{run.order} {run.seed}, {count} scored", _SCORE, str(output / "metrics.json"), settings)
-        runner(replace(phase, inputs=[run.dataset_dir, str(weights / "model.pt")]))
+        name, inputs = f"{run.order} {run.seed}, {count} scored", [run.dataset_dir, str(weights / "model.pt")]
+        runner(Phase(name, _SCORE, str(output / "metrics.json"), settings, inputs))
 
 
 def _certainty(
@@ -204,8 +210,7 @@ def _certainty(
     network = load_weights(parser.get_parsed_content("network_def"), weights / "model.pt")
     settings = {key: parser.get_parsed_content(key) for key in ("convention", "device", "amp")}
     logits = PatchClassifier(network, **settings)(patches)
-    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return 1 / exponents.sum(axis=1)
+    return softmax(logits, axis=1).max(axis=1)
 
 
 def _write(dst: Path, nuclei: NucleusPatches, patches: np.ndarray, seen: np.ndarray) -> None:

@@ -6,13 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from monai_ext.base.errors import InputError
 from monai_ext.data import NucleusPatches, read_class_names
 from monai_ext.learn.review_orders import _saved, compare_review_orders
-from monai_ext.networks.nets import RCCNet
-from tests.nuclei import planted
+from tests.nuclei import planted_with_student
 
 BUNDLE = str(Path(__file__).parents[2] / "bundles/pathology_cell_semantic_segmentation")
 QUICK = {"bundle": BUNDLE, "patch_size": 16, "epochs": 1, "batch_size": 16, "device": "cpu"}
@@ -20,11 +18,7 @@ QUICK = {"bundle": BUNDLE, "patch_size": 16, "epochs": 1, "batch_size": 16, "dev
 
 @pytest.fixture
 def place(tmp_path):
-    planted(tmp_path / "data")
-    (tmp_path / "student").mkdir()
-    torch.manual_seed(0)
-    torch.save(RCCNet(patch_size=16).state_dict(), tmp_path / "student/model.pt")
-    return tmp_path
+    return planted_with_student(tmp_path)
 
 
 def compare(place, **options):

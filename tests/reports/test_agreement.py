@@ -155,6 +155,7 @@ def test_slides_are_looked_for_where_annotations_are_in_dicom(cohort, monkeypatc
     monkeypatch.setattr(agreement, "is_dicom_slide", lambda path: pytest.fail(f"{path} was looked at"))
     (cohort / "qupath/slide.dcm").write_bytes(bytes(128) + b"DICM")
     compare_cells(str(cohort / "ours/b.geojson"), str(cohort / "qupath/b.geojson"), str(cohort / "out"))
+    assert pd.read_csv(cohort / "out/scores.csv")["image"].tolist() == ["b"]
 
 
 def test_a_copy_in_dicom_of_what_a_run_wrote_is_not_compared(cohort):

@@ -4,13 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 
 from monai_ext.base.errors import InputError
-from monai_ext.networks.nets import RCCNet
 from monai_ext.tuning import tune_expert_count
 from monai_ext.tuning.expert_count import PAPER_COUNTS, _table
-from tests.nuclei import planted
+from tests.nuclei import planted_with_student
 
 BUNDLE = str(Path(__file__).parents[2] / "bundles/pathology_cell_semantic_segmentation")
 QUICK = {"bundle": BUNDLE, "patch_size": 16, "epochs": 2, "batch_size": 16, "device": "cpu"}
@@ -18,11 +16,7 @@ QUICK = {"bundle": BUNDLE, "patch_size": 16, "epochs": 2, "batch_size": 16, "dev
 
 @pytest.fixture
 def place(tmp_path):
-    planted(tmp_path / "data")
-    (tmp_path / "student").mkdir()
-    torch.manual_seed(0)
-    torch.save(RCCNet(patch_size=16).state_dict(), tmp_path / "student/model.pt")
-    return tmp_path
+    return planted_with_student(tmp_path)
 
 
 def tune(place, **options):
