@@ -8,8 +8,6 @@ from configparser import Error as ConfigError
 from pathlib import Path
 from typing import BinaryIO
 
-from monai.utils import optional_import
-
 from monai_ext.base.errors import InputError
 from monai_ext.formats.suffixes import LINK_SUFFIX
 
@@ -82,13 +80,12 @@ def open_remote(path: Path) -> BinaryIO:
         ...     file.read(3)
         b'pix'
     """
-    fsspec, installed = optional_import("fsspec")
     address = address_in(path)
     needed = 'the packages of its storage: pip install "monai_ext[remote]" for http, s3fs for s3, gcsfs for gs'
-    if not installed:
-        raise InputError(path, needed, "no fsspec")
+    settings = {"block_size": _BLOCK_BYTES, "cache_type": "blockcache", "cache_options": {"maxblocks": _BLOCKS}}
     try:
-        settings = {"block_size": _BLOCK_BYTES, "cache_type": "blockcache", "cache_options": {"maxblocks": _BLOCKS}}
+        import fsspec
+
         file = fsspec.open(address, "rb", **settings).open()
     except ImportError as error:
         raise InputError(path, needed, " ".join(str(error).split())[:160]) from error
