@@ -235,9 +235,12 @@ class SlideReader:
                 gaps.append((part, valid))
 
         corners = list(product(*(range(0, side, block) for side in shape)))
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
-            for done in [pool.submit(read_block, *corner) for corner in corners]:
-                done.result()
+        if len(corners) == 1:  # a thread would only take longer
+            read_block(*corners[0])
+        else:
+            with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
+                for done in [pool.submit(read_block, *corner) for corner in corners]:
+                    done.result()
         if not gaps:
             return canvas, None
         scanned = np.ones(shape, bool)

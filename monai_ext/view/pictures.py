@@ -105,7 +105,8 @@ class Tiles:
                 self._kept.move_to_end(key)
                 return self._kept[key]
         pixels = self.draw(self.levels[level].read(row * TILE, col * TILE, height, width))
-        bgr = pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
+        order = cv2.COLOR_RGBA2BGRA if pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
+        bgr = cv2.cvtColor(np.ascontiguousarray(pixels), order)
         data = cv2.imencode(f".{kind}", bgr, _JPEG if kind == "jpg" else [])[1].tobytes()
         if level:
             with self._lock:
