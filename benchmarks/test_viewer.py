@@ -156,5 +156,5 @@ def test_frames_while_moving(benchmark, server, nearer):
         shown = page.inner_text("#drawn")
         browser.close()
     middle, high = np.percentile(frames, [50, 95])
-    benchmark.extra_info |= {"frames": len(frames), "p50_ms": middle, "p95_ms": high, "per_s": 1000 / frames.mean()}
+    benchmark.extra_info |= {"frames": len(frames), "p50_ms": middle, "p95_ms": high, "max_ms": frames.max()}
     print(benchmark.extra_info, shown)
