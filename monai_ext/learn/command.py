@@ -6,8 +6,7 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,16 @@ from monai.bundle import ConfigParser
 
 from monai_ext.base.errors import InputError
 from monai_ext.engines.phases import Phase, PhaseRunner
+from monai_ext.learn.lessons import (
+    CLASSES,
+    OUTLINES,
+    POINTS,
+    SETTINGS,
+    Lesson,
+    bundle_parser,
+    config_stack,
+    find_config,
+)
 from monai_ext.learn.regions import (
     Region,
     classified,
@@ -28,42 +37,13 @@ from monai_ext.learn.regions import (
 )
 from monai_ext.learn.reviews import SlideReview, read_reviews
 from monai_ext.networks.convention import copy_weights, read_convention
-from monai_ext.reports.comparison import compare_classifiers, compare_detections, compare_instances
 from monai_ext.reports.pages import write_metrics
 
 __all__ = ["learn"]
 
 _LEAST, _LEAST_REGIONS = 10, 2  # objects that were reviewed; fields with objects in them: one to learn, one to score
 _WEIGHTS, _STATE = "model.pt", "training_state.pt"
-_CLASSIFIER = "classifier"
 _ON_SLIDES = "['configs/inference.json','configs/slides.json']"
-_SETTINGS = ("thresholds.json", "instances.json")  # of post-processing: old and new weights are scored with the same
-
-
-@dataclass(frozen=True)
-class _Lesson:
-    """One network that learns, and how it is scored.
-
-    Attributes:
-        name: of what is learnt.
-        training: the overlay of its training.
-        evaluation: the overlay of its evaluation.
-        start: the entry that says which weights it goes on from: a file, or their folder.
-        compare: puts evaluations side by side.
-        below: the folder of its weights below the bundle's.
-    """
-
-    name: str
-    training: str
-    evaluation: str
-    start: str
-    compare: Callable[[Mapping[str, str], str], str]
-    below: str = ""
-
-
-_POINTS = _Lesson("points", "reviewed", "evaluate_reviewed", "start_from", compare_detections)
-_OUTLINES = _Lesson("outlines", "reviewed", "evaluate_reviewed", "start_from", compare_instances)
-_CLASSES = _Lesson("classes", "reviewed_classes", "evaluate_cells", "student_dir", compare_classifiers, _CLASSIFIER)
 
 
 def learn(
@@ -119,17 +99,17 @@ def learn(
     print("\n".join(notes), flush=True)
 
     folder = _next_round(Path(src) / "learn").resolve()
-    if lessons[0] is not _CLASSES:
+    if lessons[0] is not CLASSES:
         write_regions(folder / "data", parts, kind, target_mpp)
-    if _CLASSES in lessons:
-        write_classes(folder / "data" / _CLASSES.name, parts, names, settings["nucleus_size"], target_mpp)
+    if CLASSES in lessons:
+        write_classes(folder / "data" / CLASSES.name, parts, names, settings["nucleus_size"], target_mpp)
     scores = {}
     for lesson in lessons:
         # of a classifier it is the size of a nucleus, which belongs to its weights
-        entries = {name: value for name, value in overrides.items() if lesson is not _CLASSES or name != "patch_size"}
+        entries = {name: value for name, value in overrides.items() if lesson is not CLASSES or name != "patch_size"}
         run = PhaseRunner(root, {"seed": seed, **entries})
         scores[lesson.name] = _teach(run, root, lesson, begun, folder)
-    for path in (begun / _WEIGHTS, begun / _CLASSIFIER / _WEIGHTS):  # a round is complete, to be gone on from
+    for path in (begun / _WEIGHTS, begun / CLASSES.below / _WEIGHTS):  # a round is complete, to be gone on from
         if path.is_file() and not (target := folder / path.relative_to(begun)).is_file():
             copy_weights(path, target)
     used = _use(root, folder, Path(src), reviews)
@@ -141,37 +121,18 @@ def learn(
 
 def _settings(root: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Of the bundle's trainings with their overlays."""
-    if _config(root, _OUTLINES.training) is None:
+    if find_config(root, OUTLINES.training) is None:
         expected = (
             "a bundle that learns from single objects: mitoses, cells or nuclei; of images and vessels correct the "
             "labels in dataset.json, and run training with configs/train.json"
         )
         raise InputError("--bundle", expected, root.name)
-    parser, classes = (_parser(root, lesson.training) for lesson in (_OUTLINES, _CLASSES))
+    parser, classes = (bundle_parser(root, lesson.training) for lesson in (OUTLINES, CLASSES))
     known = {**parser.get(), **classes.get()}
     if unknown := [f"--{name}" for name in overrides if name.partition("#")[0] not in known]:
         raise InputError("learn", "entries of the bundle's training", ", ".join(unknown))
     settings = {name: overrides.get(name, parser.get(name)) for name in ("learns_from", "target_mpp", "patch_size")}
     return settings | {"nucleus_size": classes.get("patch_size")}
-
-
-def _config(root: Path, name: str) -> Path | None:
-    return next(root.glob(f"configs/**/{name}.json"), None)
-
-
-def _stack(root: Path, overlay: str) -> list[str]:
-    """The files of an overlay and of what it says that it goes over, relative to the bundle; none without it."""
-    path = _config(root, overlay)
-    if path is None:
-        return []
-    below = json.loads(path.read_text(encoding="utf-8"))["_over_"][0].split(" + ")
-    return [str(_config(root, name).relative_to(root)) for name in (*below, overlay)]
-
-
-def _parser(root: Path, overlay: str) -> ConfigParser:
-    parser = ConfigParser({})
-    parser.read_config([str(root / name) for name in _stack(root, overlay)])
-    return parser
 
 
 def _check_enough(src: str | os.PathLike, regions: Sequence[Region]) -> None:
@@ -184,8 +145,8 @@ def _check_enough(src: str | os.PathLike, regions: Sequence[Region]) -> None:
 
 def _class_names(root: Path, begun: Path) -> list[str]:
     """Of the classifier, in its order; none where the bundle has none that learns."""
-    weights = begun / _CLASSIFIER / _WEIGHTS
-    if not (weights.is_file() and _config(root, _CLASSES.training)):
+    weights = begun / CLASSES.below / _WEIGHTS
+    if not (weights.is_file() and find_config(root, CLASSES.training)):
         return []
     if stated := read_convention(weights):
         return list(stated.classes)
@@ -194,17 +155,17 @@ def _class_names(root: Path, begun: Path) -> list[str]:
 
 def _lessons(
     src: str | os.PathLike, kind: str, parts: Mapping[str, Sequence[Region]], names: Sequence[str]
-) -> tuple[list[_Lesson], list[str]]:
+) -> tuple[list[Lesson], list[str]]:
     """What can be learnt, and why something cannot."""
     if kind == "points":
-        return [_POINTS], []
+        return [POINTS], []
     lessons, notes = [], []
     if any(len(region.rejected) or region.review.drawn[region.kept].any() for region in parts["training"]):
-        lessons.append(_OUTLINES)
+        lessons.append(OUTLINES)
     else:  # all of them would be the network's own
         notes.append("outlines are not learnt, as none was rejected or drawn in the fields to learn from")
     if names and all(any(len(classified(region, names)) for region in regions) for regions in parts.values()):
-        lessons.append(_CLASSES)
+        lessons.append(CLASSES)
     elif names:
         notes.append(f"classes are not learnt, as some of {', '.join(names)} are needed in both parts")
     if not lessons:
@@ -227,25 +188,25 @@ def _next_round(folder: Path) -> Path:
     return folder / f"round_{number}"
 
 
-def _teach(run: PhaseRunner, root: Path, lesson: _Lesson, begun: Path, folder: Path) -> dict[str, Any]:
+def _teach(run: PhaseRunner, root: Path, lesson: Lesson, begun: Path, folder: Path) -> dict[str, Any]:
     """Score, train, score again; both scores and what they differ by."""
     old, new = begun / lesson.below, folder / lesson.below
-    data = folder / "data" / ("" if lesson is not _CLASSES else lesson.name)
+    data = folder / "data" / ("" if lesson is not CLASSES else lesson.name)
     results = {name: folder / lesson.name / name for name in ("before", "after")}
 
     def step(name: str, overlay: str, result: Path, **settings: Any) -> None:
         settings |= {"dataset_dir": str(data)}
-        run(Phase(f"{lesson.name}, {name}", _stack(root, overlay), str(result), settings))
+        run(Phase(f"{lesson.name}, {name}", config_stack(root, overlay), str(result), settings))
 
     def score(name: str, weights: Path) -> None:
         where = {"ckpt_dir": str(weights), "output_dir": str(results[name])}
         step(name, lesson.evaluation, results[name] / "metrics.json", **where)
 
     score("before", old)
-    start = old if lesson is _CLASSES else old / _WEIGHTS
+    start = old if lesson is CLASSES else old / _WEIGHTS
     step("training", lesson.training, new / _WEIGHTS, ckpt_dir=str(new), **{lesson.start: str(start)})
     (new / _STATE).unlink(missing_ok=True)
-    for name in _SETTINGS:
+    for name in SETTINGS:
         if (old / name).is_file():
             shutil.copyfile(old / name, new / name)
     score("after", new)
@@ -266,8 +227,8 @@ def _use(root: Path, folder: Path, src: Path, reviews: Sequence[SlideReview]) ->
         "ckpt_dir": folder,
         "output_dir": src.resolve().with_name(f"{src.resolve().name}_{folder.name}"),
     }
-    if (folder / _CLASSIFIER / _WEIGHTS).is_file():
-        options["classifier_path"] = folder / _CLASSIFIER / _WEIGHTS
+    if (folder / CLASSES.below / _WEIGHTS).is_file():
+        options["classifier_path"] = folder / CLASSES.below / _WEIGHTS
     words = ["python", "-m", "monai.bundle", "run"]
     words += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     typed = shlex.join(words).replace(shlex.quote(_ON_SLIDES), f'"{_ON_SLIDES}"')  # as people quote it

@@ -18,7 +18,7 @@ from monai_ext.view.cases import find_cases
 from monai_ext.view.opened import Opened, Settings
 from monai_ext.view.review_log import Decision
 
-__all__ = ["KEPT", "REJECTED", "UNSEEN", "SlideReview", "read_reviews"]
+__all__ = ["KEPT", "REJECTED", "UNSEEN", "SlideReview", "read_reviews", "review_of"]
 
 #: What holds of an object: it is one, it is none, or nobody has said.
 KEPT, REJECTED, UNSEEN = 1, 0, -1
@@ -81,13 +81,25 @@ def read_reviews(
         found = f"{others} corrections of an earlier result" if others else "none"
         raise InputError(src, "corrections of its objects, made with monai-ext view", found)
     found_classes = {name for opened, _ in seen for name in opened.written.classes}
-    return [_review(src, opened, decisions, points, found_classes) for opened, decisions in seen]
+    return [review_of(src, opened, decisions, points, found_classes) for opened, decisions in seen]
 
 
-def _review(
-    src: str | os.PathLike, opened: Opened, decisions: Mapping[int, Decision], points: bool, found: Set[str | None]
+def review_of(
+    src: str | os.PathLike,
+    opened: Opened,
+    decisions: Mapping[int, Decision],
+    points: bool = False,
+    found: Set[str | None] = frozenset(),
 ) -> SlideReview:
-    """Of one slide; ``found`` are the classes that the run finds: what is drawn as another one is none of its kind."""
+    """What was said of one slide.
+
+    Args:
+        src: the output folder of the run.
+        opened: the slide.
+        decisions: by the object's place in the result's file.
+        points: see :func:`read_reviews`.
+        found: the classes that the run finds: what is drawn as another one is none of its kind.
+    """
     features, reader = opened.features, opened.tiles.reader
     unit, drawn = np.arange(len(features)), np.arange(len(features)) >= len(opened.written)
     geometry = features.geometry

@@ -314,10 +314,10 @@ class Opened:
         near = self._written_index.order("doubt")[:_COMPARED]
         if not len(near):
             return near
-        return near[farthest_first(appearance(np.stack([self._patch(place) for place in near])), len(near))]
+        return near[farthest_first(appearance(np.stack([self.patch(place) for place in near])), len(near))]
 
-    def _patch(self, place: int) -> np.ndarray:
-        """An object with what is around it, uint8 ``(_PATCH, _PATCH, 3)``."""
+    def patch(self, place: int) -> np.ndarray:
+        """An object as it was written with what is around it, uint8 ``(32, 32, 3)``."""
         low_x, low_y, high_x, high_y = self._written_index.bounds[place]
         side = max(_AROUND_UM / (self._mpp() or _USUAL_MPP), high_x - low_x, high_y - low_y)  # square px of level 0
         reader = self.tiles.reader.at(self.tiles.reader.base_mpp * side / _PATCH)

@@ -27,7 +27,7 @@ def compare(place, **options):
 
 
 def seen(place, order, count):
-    return json.loads((place / f"out/{order}/0/{count}/data/dataset.json").read_text())["seen"]
+    return json.loads((place / f"out/{order}/0/{count}/data/seen.json").read_text())["seen"]
 
 
 @pytest.mark.slow
@@ -76,9 +76,11 @@ def test_clicks_that_an_order_saves():
     start = curve("none", [0], [0.2])
     control = curve("random", [10, 20, 40], [0.3, 0.4, 0.5])
     table = pd.concat([start, control, curve("doubt", [10, 20, 40], [0.4, 0.6, 0.55])])
-    assert _saved(table, "doubt").startswith("doubt: 15 clicks to the weighted F1 0.500 that random has after 40")
+    assert _saved(table, "doubt", "weighted F1").startswith(
+        "doubt: 15 clicks to the weighted F1 0.500 that random has after 40"
+    )
     table = pd.concat([start, control, curve("doubt", [10, 20, 40], [0.3, 0.4, 0.45])])
-    assert "never reaches" in _saved(table, "doubt")
+    assert "never reaches" in _saved(table, "doubt", "weighted F1")
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,8 @@ def test_clicks_that_an_order_saves():
         ({"student_dir": "nowhere"}, "--student_dir: expected the folder of a model.pt"),
         ({"student_dir": ["a", "b"]}, "one for each of 1 data sets, found 2"),
         ({"epoch": 3}, "entries of the bundle's training, found --epoch"),
-        ({"bundle": "nowhere"}, "--bundle: expected the folder of the cells' bundle"),
+        ({"learns": "points"}, "--learns: expected classes or outlines, of pathology_cell_semantic_segmentation"),
+        ({"bundle": "nowhere"}, "--bundle: expected the folder of the bundle of mitoses, cells or nuclei"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_trained(place, options, expected):
