@@ -172,7 +172,7 @@ def _pool(run: _Simulation, root: Path, lesson: Lesson, start: Path, overrides: 
     if lesson is CLASSES:
         return NucleusPool(root, run.dataset_dir, overrides)
     found = run.folder.parents[1] / "found" / str(run.seed)  # once for all orders
-    return ObjectPool(root, lesson, run.dataset_dir, start, found, overrides)
+    return ObjectPool.found(root, lesson, run.dataset_dir, start, found, overrides)
 
 
 def _review(run: _Simulation, root: Path, lesson: Lesson, clicks: Sequence[int], overrides: Mapping[str, Any]) -> None:

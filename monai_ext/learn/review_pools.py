@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -115,41 +115,39 @@ class NucleusPool:
 
 
 class ObjectPool:
-    """What a bundle finds in the images of a training list: a click says whether it is right.
+    """What a run found in the images of a training list: a click says whether it is right.
 
-    The bundle's inference is run first, and its result is gone through as the viewer shows it: certainty is that of
-    the result, whatever is learnt meanwhile. What a run missed is not drawn.
+    It is gone through as the viewer shows the run: certainty is that of the result, whatever is learnt meanwhile. What
+    the run missed is not drawn.
 
     Args:
-        root: the folder of the bundle.
-        lesson: :data:`~monai_ext.learn.lessons.POINTS` or :data:`~monai_ext.learn.lessons.OUTLINES`.
+        out: the output folder of the run.
         dataset_dir: of the images, with the truth of each.
-        start: the folder of the weights that find.
-        folder: of the run, to write.
-        overrides: entries of the bundle's configurations.
+        lesson: :data:`~monai_ext.learn.lessons.POINTS` or :data:`~monai_ext.learn.lessons.OUTLINES`.
+        side: of the squares around what was seen, px of the network's grid.
+        target_mpp: um/px of that grid.
+
+    Attributes:
+        right: ``(N,)`` bool, of each object.
 
     Raises:
-        InputError: the data set cannot be read, or no image has a truth.
+        InputError: the results or the data set cannot be read, or no image has a truth.
     """
 
     settings: Mapping[str, Any] = {}
 
-    def __init__(
-        self, root: Path, lesson: Lesson, dataset_dir: str, start: Path, folder: Path, overrides: Mapping[str, Any]
-    ) -> None:
-        parser = bundle_parser(root, lesson.training)
-        self._side, self._mpp = (overrides.get(name, parser.get(name)) for name in ("patch_size", "target_mpp"))
-        self._lesson = lesson
-        items = load_datalist(dataset_dir, ["training"], check=None, path_keys=["image"])["training"]
-        self._out = folder / "out"
-        self._run(root, dataset_dir, items, start, folder, overrides)
-        cases = find_cases(self._out)
-        beside, mpps = find_beside(cases, dataset_dir), {Path(item["image"]): item.get("mpp") for item in items}
+    def __init__(self, out: Path, dataset_dir: str, lesson: Lesson, side: int, target_mpp: float | None) -> None:
+        self._out, self._lesson, self._side, self._mpp = out, lesson, side, target_mpp
+        cases = find_cases(out)
+        beside, mpps = (
+            find_beside(cases, dataset_dir),
+            {item["image"]: item.get("mpp") for item in _images(dataset_dir)},
+        )
         self._opened: list[Opened] = []
         objects, right = [], []
         for number, truth in sorted(beside.objects.items()):
             case = cases.cases[number]
-            opened = Opened(case, Settings(reviewer="", mpp=mpps.get(case.image)), (beside.title, truth))
+            opened = Opened(case, Settings(reviewer="", mpp=mpps.get(str(case.image))), (beside.title, truth))
             kinds = opened.compared[0].kinds
             whole = units(opened.written.geometry) == np.arange(len(kinds))  # a point and its outline are one
             places = np.flatnonzero(whole & (kinds >= 0))
@@ -160,25 +158,33 @@ class ObjectPool:
         self.digest = hashlib.sha256(repr((contents, objects, right)).encode()).hexdigest()
         self._objects, self.right = np.array(objects, np.int64).reshape(-1, 2), np.array(right, bool)
 
-    def _run(
-        self,
-        root: Path,
-        dataset_dir: str,
-        items: Sequence[Mapping[str, Any]],
-        start: Path,
-        folder: Path,
-        overrides: Mapping[str, Any],
-    ) -> None:
-        images = [{key: item[key] for key in ("image", "mpp") if key in item} for item in items]
-        listed = orjson.dumps({"name": "to review", "test": images}, option=orjson.OPT_INDENT_2)
-        path = folder / "images" / _LIST
+    @classmethod
+    def found(
+        cls, root: Path, lesson: Lesson, dataset_dir: str, start: Path, folder: Path, overrides: Mapping[str, Any]
+    ) -> ObjectPool:
+        """What the bundle's inference finds, which is run first unless that was done before.
+
+        Args:
+            root: the folder of the bundle.
+            lesson: see the class.
+            dataset_dir: see the class.
+            start: the folder of the weights that find.
+            folder: to write.
+            overrides: entries of the bundle's configurations.
+        """
+        listed = orjson.dumps({"name": "to review", "test": _images(dataset_dir)}, option=orjson.OPT_INDENT_2)
+        path, out = folder / "images" / _LIST, (folder / "out").resolve()
         if not (path.is_file() and path.read_bytes() == listed):
             with atomic_path(path) as temporary:
                 temporary.write_bytes(listed)
-        settings = {"dataset_dir": str(path.parent), "ckpt_dir": str(start), "output_dir": str(self._out)}
+        settings = {"dataset_dir": str(path.parent.resolve()), "ckpt_dir": str(start), "output_dir": str(out)}
         inputs = [dataset_dir, str(start / "model.pt")]
-        phase = Phase("what there is to review", [_INFERENCE], str(self._out / "summary.csv"), settings, inputs)
-        PhaseRunner(root, overrides)(phase)
+        PhaseRunner(root, overrides)(
+            Phase("what there is to review", [_INFERENCE], str(out / "summary.csv"), settings, inputs)
+        )
+        parser = bundle_parser(root, lesson.training)
+        side, mpp = (overrides.get(name, parser.get(name)) for name in ("patch_size", "target_mpp"))
+        return cls(out, dataset_dir, lesson, side, mpp)
 
     def __len__(self) -> int:
         """How many there are."""
@@ -206,3 +212,9 @@ class ObjectPool:
             review = review_of(self._out, self._opened[case], said, self._lesson is POINTS)
             regions += find_regions(review, self._side, self._mpp)
         write_regions(dst, {"training": regions, "test": []}, self._lesson.name, self._mpp)
+
+
+def _images(dataset_dir: str) -> list[dict[str, Any]]:
+    """Of the training list: each file, and its um/px where that is told."""
+    items = load_datalist(dataset_dir, ["training"], check=None, path_keys=["image"])["training"]
+    return [{key: item[key] for key in ("image", "mpp") if key in item} for item in items]
