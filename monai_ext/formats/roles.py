@@ -231,7 +231,8 @@ def with_nuclei(features: Features) -> Features:
 def units(geometry: np.ndarray) -> np.ndarray:
     """The object that each geometry belongs to: an outline to the point in it, all others to themselves.
 
-    A detection is written as a point and, where there is a blob, its outline.
+    A detection is written as a point and, where there is a blob, its outline. Of a bent blob the point may lie beside
+    it. What encloses several points is a region around them, and belongs to none.
 
     Args:
         geometry: ``(N,)`` of a whole file.
@@ -246,10 +247,18 @@ def units(geometry: np.ndarray) -> np.ndarray:
         [2, 1, 2]
     """
     unit, kinds = np.arange(len(geometry)), shapely.get_type_id(geometry)
-    points, outlines = np.flatnonzero(kinds == _POINT), np.flatnonzero(kinds != _POINT)
-    boxes = shapely.box(*shapely.bounds(geometry[outlines]).reshape(-1, 4).T)  # a bent blob's centre is beside it
+    points, outlines = np.flatnonzero(kinds == _POINT), np.flatnonzero(kinds > _POINT)
+    if not len(points) or not len(outlines):
+        return unit
+    boxes = shapely.box(*shapely.bounds(geometry[outlines]).reshape(-1, 4).T)  # a bent blob's point is beside it
     outline, point = shapely.STRtree(geometry[points]).query(boxes, predicate="intersects")
-    unit[outlines[outline]] = points[point]
+    shapes, places = geometry[outlines[outline]], geometry[points[point]]
+    inside = shapely.intersects(shapes, places)
+    apart = shapely.distance(shapely.centroid(shapes), places)
+    best = np.lexsort((apart, ~inside, outline))  # a neighbour's point may lie in the box too
+    first = best[np.unique(outline[best], return_index=True)[1]]
+    alone = np.bincount(outline[inside], minlength=len(outlines))[outline[first]] <= 1
+    unit[outlines[outline[first][alone]]] = points[point[first][alone]]
     return unit
 
 

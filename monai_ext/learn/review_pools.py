@@ -19,7 +19,6 @@ from monai_ext.data.datalist import load_datalist
 from monai_ext.data.nuclei import NucleusPatches, check_nuclei_item, read_class_names, write_nuclei
 from monai_ext.data.review_order import appearance
 from monai_ext.engines.phases import Phase, PhaseRunner
-from monai_ext.formats.roles import units
 from monai_ext.inferers.patches import PatchClassifier
 from monai_ext.learn.lessons import CLASSES, POINTS, Lesson, bundle_parser
 from monai_ext.learn.regions import ANNOTATION, find_regions, write_regions
@@ -149,8 +148,8 @@ class ObjectPool:
             case = cases.cases[number]
             opened = Opened(case, Settings(reviewer="", mpp=mpps.get(str(case.image))), (beside.title, truth))
             kinds = opened.compared[0].kinds
-            whole = units(opened.written.geometry) == np.arange(len(kinds))  # a point and its outline are one
-            places = np.flatnonzero(whole & (kinds >= 0))
+            places = opened.index.order("file")
+            places = places[kinds[places] >= 0]
             objects += product([len(self._opened)], places.tolist())
             right += np.isin(kinds[places], _RIGHT).tolist()
             self._opened.append(opened)

@@ -101,8 +101,8 @@ def review_of(
         found: the classes that the run finds: what is drawn as another one is none of its kind.
     """
     features, reader = opened.features, opened.tiles.reader
-    unit, drawn = np.arange(len(features)), np.arange(len(features)) >= len(opened.written)
     geometry = features.geometry
+    unit, drawn = np.arange(len(features)), np.arange(len(features)) >= len(opened.written)
     verdict, classes = np.full(len(features), UNSEEN), features.classes.copy()
     if points:
         unit[~drawn] = units(geometry[~drawn])

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import shapely
 
-from monai_ext.formats.roles import units
 from monai_ext.view.object_index import ObjectIndex
 
 __all__ = ["Measure", "measures_of"]
@@ -51,7 +50,7 @@ def measures_of(index: ObjectIndex, mpp: float | None = None) -> list[Measure]:
         >>> [(each.name, each.unit, each.values.tolist()) for each in measures_of(ObjectIndex(cells), mpp=0.5)]
         [('score', '', [0.75]), ('length', 'um', [4.0]), ('area', 'um2', [16.0]), ('doubt', '', [0.25])]
     """
-    whole = (units(index.geometry) == np.arange(len(index.geometry))) & ~shapely.is_missing(index.geometry)
+    whole = (index.unit == np.arange(len(index.unit))) & ~shapely.is_missing(index.geometry)
     found = [_named(name, values) for name, values in index.features.measurements.items()]
     if not any(each.name.lower() == "area" and each.unit == ("um2" if mpp else "px2") for each in found):
         area = shapely.area(index.geometry)

@@ -11,6 +11,7 @@ import shapely
 
 from monai_ext.base.errors import InputError
 from monai_ext.formats.geojson import Features, join_features
+from monai_ext.formats.roles import units
 
 __all__ = ["ORDERS", "ObjectIndex"]
 
@@ -32,6 +33,8 @@ class ObjectIndex:
         features: as given.
         geometry: ``(N,)`` in square px of level 0.
         certainty: ``(N,)`` how sure each is, by the first measurement that says so; NaN where none does.
+        unit: ``(N,)`` the object that each belongs to: of a detection that a run wrote as a point and an outline, both
+            of one class and as certain, the point; else itself. Orders and places give these alone.
 
     Examples:
         >>> import shapely
@@ -57,6 +60,9 @@ class ObjectIndex:
             values = features.measurements.get(name)
             if values is not None:
                 self.certainty = np.where(np.isnan(self.certainty), values, self.certainty)
+        unit, places = units(self.geometry), np.arange(len(features))
+        alike = (features.classes == features.classes[unit]) & (self.certainty == self.certainty[unit])
+        self.unit = np.where(alike, unit, places)  # else an outline is a region that somebody drew around a point
         # where not all can be drawn, those that are stay the same while one moves
         self._rank = np.random.default_rng(0).permutation(len(features))
 
@@ -66,6 +72,7 @@ class ObjectIndex:
         joined.features = join_features(self.features, features)
         for name in ("geometry", "bounds", "certainty"):
             setattr(joined, name, np.concatenate([getattr(self, name), getattr(more, name)]))
+        joined.unit = np.concatenate([self.unit, np.arange(len(features)) + len(self.unit)])
         joined._rank = np.concatenate([self._rank, np.full(len(features), -1)])
         joined._trees = [*self._trees, *more._trees]
         return joined
@@ -77,7 +84,7 @@ class ObjectIndex:
         return np.sort(np.concatenate(found))
 
     def order(self, by: str) -> np.ndarray:
-        """All objects that there are, ``(N,)`` places in the file.
+        """All objects that there are, by their places in the file.
 
         Args:
             by: of :data:`ORDERS`: the least certain first, the surest first, as in the file, or shuffled, always alike.
@@ -94,7 +101,7 @@ class ObjectIndex:
             places = np.argsort(np.where(self._rank < 0, len(self._rank), self._rank), kind="stable")
         else:
             places = np.argsort(self.certainty if by == "doubt" else -self.certainty, kind="stable")
-        return places[~shapely.is_missing(self.geometry[places])]
+        return places[~shapely.is_missing(self.geometry[places]) & (self.unit[places] == places)]
 
     def within(self, box: tuple[float, float, float, float], px: float, most: int = 20_000) -> dict[str, Any]:
         """What is to be drawn of a window.
@@ -153,7 +160,11 @@ class ObjectIndex:
             return None
         distance, size = shapely.distance(self.geometry[near], place), shapely.area(self.geometry[near])
         beside = (distance > 0) & (size > 0)  # a point near the pointer wins over the region that both lie in
-        return int(near[np.lexsort((distance, size, beside))[0]])
+        return int(self.unit[near[np.lexsort((distance, size, beside))[0]]])
+
+    def parts(self, objects: np.ndarray) -> np.ndarray:
+        """All that belongs to some objects, by their places in the file."""
+        return np.flatnonzero(np.isin(self.unit, objects))
 
     def about(self, number: int) -> dict[str, Any]:
         """What is known of an object.

@@ -29,7 +29,7 @@ from monai_ext.view.drawing import drawn_shape
 from monai_ext.view.measures import measures_of
 from monai_ext.view.object_index import ObjectIndex
 from monai_ext.view.pictures import HeatTiles, SlideTiles
-from monai_ext.view.review_log import ReviewLog, content_of, reviewed
+from monai_ext.view.review_log import Decision, ReviewLog, content_of, reviewed
 
 __all__ = ["DIFFERENCES", "DIVERSE", "Opened", "Settings", "Shelf"]
 
@@ -355,8 +355,17 @@ class Opened:
         ]
 
     def decisions(self) -> dict[int, dict[str, Any]]:
-        """What a reviewer said, by the object."""
-        return {k: asdict(each) for k, each in self.log.decisions().items()} if self.log is not None else {}
+        """What a reviewer said, by the object; of a point and its outline by both."""
+        return {k: asdict(each) for k, each in self._decisions().items()}
+
+    def _decisions(self) -> dict[int, Decision]:
+        if self.log is None:
+            return {}
+        index, said = self.index, {}
+        for decision in sorted(self.log.decisions().values(), key=lambda each: each.number):
+            said[int(index.unit[decision.object])] = decision  # of several about one, the last
+        parts = index.parts(np.array(list(said), np.int64)).tolist()
+        return {k: replace(said[int(index.unit[k])], object=k) for k in parts}
 
     def draw(self, kind: Any, points: Any, name: str | None) -> int:
         """Save an object that the result lacks; its place.
@@ -376,7 +385,7 @@ class Opened:
 
     def corrected(self) -> Features:
         """The objects as reviewers have corrected them."""
-        return reviewed(self.features, self.log.decisions() if self.log is not None else {}, self.colours)
+        return reviewed(self.features, self._decisions(), self.colours)
 
     def export(self) -> list[Path]:
         """Write the corrected objects beside the result, which stays as it is; the files.

@@ -12,10 +12,11 @@ import pandas as pd
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
-from monai_ext.formats.geojson import join_features, read_geojson
+from monai_ext.formats.geojson import read_geojson
 from monai_ext.metrics.bootstrap import Interval, bootstrap_ci
 from monai_ext.reports.pages import write_report
 from monai_ext.view.cases import find_cases
+from monai_ext.view.object_index import ObjectIndex
 from monai_ext.view.review_log import ReviewLog, content_of
 
 __all__ = ["cohens_kappa", "compare_reviewers"]
@@ -101,12 +102,14 @@ def _said(src: str | os.PathLike, slides: str | os.PathLike | None) -> pd.DataFr
             continue
         features = read_geojson(case.objects)
         log = ReviewLog(case.log, content_of(case.objects), len(features))
-        features = join_features(features, log.drawn())
+        index = ObjectIndex(features).with_more(log.drawn())
         for reviewer, decisions in log.by_reviewer().items():
-            for number, decision in decisions.items():
-                own = features.classes[number] or _NO_CLASS
+            labels = {}
+            for decision in sorted(decisions.values(), key=lambda each: each.number):
+                own = index.features.classes[decision.object] or _NO_CLASS
                 label = {"reject": _REJECTED, "class": decision.name}.get(decision.action, own)
-                rows.append((case.name, number, reviewer, label))
+                labels[int(index.unit[decision.object])] = label  # of a point and its outline what was said last
+            rows += [(case.name, number, reviewer, label) for number, label in labels.items()]
     return pd.DataFrame(rows, columns=["slide", "object", "reviewer", "label"])
 
 

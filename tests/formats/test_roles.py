@@ -14,7 +14,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.formats import roles
 from monai_ext.formats.geojson import Features, parse_geojson, read_geojson, write_geojson
 from monai_ext.formats.point_files import read_points
-from monai_ext.formats.roles import labelling, read_areas, read_objects, split_roles
+from monai_ext.formats.roles import labelling, read_areas, read_objects, split_roles, units
 
 CELLS = [shapely.box(x, y, x + 10, y + 8) for y in range(20, 320, 40) for x in range(20, 420, 40)]  # 80
 REGION = shapely.box(0, 0, 440, 340)
@@ -397,3 +397,23 @@ def test_areas_of_tissue(tmp_path):
         read_areas(other)
     assert bounds(read_areas(other, ["Tumor"])) == [tumour.bounds]
     assert bounds(read_areas(save(tmp_path, [feature(CELLS[0], "detection")]))) == [CELLS[0].bounds]
+
+
+def test_an_outline_belongs_to_the_point_in_it():
+    near = [shapely.box(0, 0, 10, 10), shapely.Polygon([(9, 0), (30, 0), (30, 30), (25, 30), (25, 5), (9, 5)])]
+    points = [shapely.Point(9.5, 7), shapely.Point(20, 12)]  # the first lies in both boxes, the second beside its blob
+    assert units(np.array([*near, *points])).tolist() == [2, 3, 2, 3]
+
+
+def test_what_encloses_several_points_is_a_region_of_its_own():
+    points = [shapely.Point(10, 10), shapely.Point(80, 80)]
+    assert units(np.array([shapely.box(0, 0, 99, 99), *points, points[0].buffer(5)])).tolist() == [0, 1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    "geometry", [[], [shapely.Point(1, 1)], [shapely.box(0, 0, 9, 9)], [None, shapely.Point(0, 0)]]
+)
+def test_units_of_one_kind(geometry):
+    array = np.empty(len(geometry), object)
+    array[:] = geometry
+    assert units(array).tolist() == list(range(len(geometry)))

@@ -6,6 +6,7 @@ import shapely
 
 from monai_ext.base.errors import InputError
 from monai_ext.formats import Features
+from monai_ext.formats.geojson import join_features
 from monai_ext.view import ObjectIndex
 
 
@@ -96,3 +97,28 @@ def test_without_objects_there_is_nothing():
     assert not drawn["rings"]["xy"]
     assert index.at(1, 1, 5) is None
     assert not len(index.order("doubt"))
+
+
+def detections():
+    """Two detections, a point and an outline each, and a cell without a point."""
+    points = Features([shapely.Point(20, 20), shapely.Point(60, 20)], measurements={"score": [0.9, 0.6]})
+    outlines = Features([shapely.box(10, 10, 30, 30), shapely.box(50, 10, 70, 30)], measurements={"score": [0.9, 0.6]})
+    return join_features(points, outlines, Features([shapely.box(80, 80, 90, 90)], measurements={"score": [0.7]}))
+
+
+def test_an_outline_as_certain_as_its_point_is_part_of_it_and_no_other_is():
+    shapes = [shapely.Point(20, 20), shapely.box(10, 10, 30, 30), shapely.box(0, 0, 50, 50)]
+    index = ObjectIndex(Features(shapes, measurements={"score": [0.9, 0.9, np.nan]}))
+    assert index.unit.tolist() == [0, 0, 2]
+    assert ObjectIndex(Features(shapes, ["a", "b", "c"], {"score": [0.9] * 3})).unit.tolist() == [0, 1, 2]
+    assert ObjectIndex(Features(shapes)).unit.tolist() == [0, 1, 2]
+
+
+def test_a_point_and_its_outline_are_one_to_go_through():
+    index = ObjectIndex(detections())
+    assert index.order("doubt").tolist() == [1, 4, 0]
+    assert sorted(index.order("random").tolist()) == [0, 1, 4]
+    assert index.at(12, 12) == 0  # in the outline, far from the point
+    assert index.parts(np.array([1, 4])).tolist() == [1, 3, 4]
+    drawn = index.with_more(Features([shapely.Point(85, 85), shapely.box(55, 12, 65, 22)]))
+    assert drawn.order("file").tolist() == [0, 1, 4, 5, 6]  # drawn by somebody: each for itself

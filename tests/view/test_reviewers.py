@@ -7,6 +7,7 @@ import shapely
 
 from monai_ext.base.errors import InputError
 from monai_ext.formats import Features
+from monai_ext.formats.geojson import join_features
 from monai_ext.view import compare_reviewers
 from monai_ext.view.reviewers import cohens_kappa
 from tests.reviewed import decide, write_run
@@ -66,3 +67,15 @@ def test_drawn_objects_count_with_what_the_others_said_of_them(tmp_path):
     report = (tmp_path / "agreement/report.html").read_text()
     assert "stroma" in report
     assert "rejected" in report
+
+
+def test_who_says_something_of_the_outline_says_it_of_the_detection(tmp_path):
+    score = {"score": [0.9, 0.6]}
+    points = Features([shapely.Point(20, 20), shapely.Point(60, 20)], "Mitosis", score)
+    blobs = Features(shapely.buffer(points.geometry, 8), "Mitosis", score, "detection")
+    both = join_features(points, blobs)
+    out = write_run(tmp_path, {"a": both})
+    decide(out, {"a": [(0, "accept"), (1, "reject")]}, "ada")
+    decide(out, {"a": [(2, "accept"), (3, "accept"), (1, "reject")]}, "bob")
+    [row] = pd.read_csv(compare_reviewers(out, tmp_path / "agreement")).to_dict("records")
+    assert (row["objects"], row["F1 of accepted"]) == (2, 1)

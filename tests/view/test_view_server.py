@@ -16,8 +16,10 @@ from PIL import Image
 
 from monai_ext.base.overlay import overlay
 from monai_ext.formats import Features, SlideReader, read_dicom_annotations, read_geojson, write_geojson
+from monai_ext.formats.geojson import join_features
 from monai_ext.view import find_cases
 from monai_ext.view.server import POLICY
+from tests.reviewed import write_run
 from tests.view.conftest import CELL, EVIL, NAME, SHAPE
 
 PAGE = Path(__file__).parents[2] / "monai_ext/view/page"
@@ -152,6 +154,23 @@ def test_corrected_objects_in_other_formats(run, start):
     assert rows[7]["class"] == "Tumor"
     assert len(read_dicom_annotations(run / files[2])) == 199
     assert find_cases(run).cases[0].objects == run / f"{NAME}.geojson"
+
+
+def test_a_detection_is_gone_through_once_and_rejected_with_its_outline(tmp_path, start):
+    points = Features([shapely.Point(20, 20), shapely.Point(60, 20)], "Mitosis", {"score": [0.9, 0.6]})
+    blobs = Features(shapely.buffer(points.geometry, 8), "Mitosis", {"score": [0.9, 0.6]}, "detection")
+    run = write_run(tmp_path, {"a": join_features(points, blobs)})
+    viewer = start(run)
+    assert viewer.json("api/slides/0/order?by=doubt")["objects"] == [1, 0]
+    assert viewer.json("api/slides/0/at?place=60,26,1")["object"] == 1  # in the blob, away from the point
+    said = viewer.json("api/slides/0/review", {"object": 1, "action": "reject"})["decisions"]
+    assert {number: each["action"] for number, each in said.items()} == {"1": "reject", "3": "reject"}
+    viewer.json("api/slides/0/export", {})
+    assert [shape.geom_type for shape in read_geojson(run / "a_reviewed.geojson").geometry] == ["Point", "Polygon"]
+    viewer.json("api/slides/0/review", {"object": 3, "action": "accept"})  # as earlier versions wrote it
+    assert viewer.json("api/slides/0/review")["1"]["action"] == "accept"
+    viewer.json("api/slides/0/review", {"action": "undo"})
+    assert viewer.json("api/slides/0/review")["1"]["action"] == "reject"
 
 
 def draw(points, kind="polygon", name="Tumor"):
