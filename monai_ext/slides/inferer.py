@@ -41,12 +41,11 @@ from monai_ext.slides.plan import SlidePlan, Tile, plan_slide
 from monai_ext.slides.predictor import TilePredictor
 from monai_ext.slides.stains import fit_stains, tissue_squares
 from monai_ext.slides.stream import stream_tiles
+from monai_ext.slides.thumbnail import slide_thumbnail
 from monai_ext.transforms.stain import MacenkoNormalize
 
 __all__ = ["SlideInferer", "SlideResult"]
 
-_THUMBNAIL_UM = 8.0  # um/px; enough to tell tissue from glass
-_THUMBNAIL_SIDES = (1024, 4096)  # px of its longer side, between which it is finer or coarser than that
 _PATIENCE = timedelta(days=30)  # ranks end hours apart; the default would end the run after half an hour
 _PICTURES = 12
 
@@ -175,7 +174,7 @@ class SlideInferer:
         try:
             reader = SlideReader(path, self.target_mpp, mpp or self.mpp, self.backend)
             self.exchange.check(path, None if reader.resolution_source == "assumed" else reader.base_mpp)
-            thumbnail, valid, scale = self._thumbnail(reader)
+            thumbnail, valid, scale = slide_thumbnail(reader)
         except InputError:
             self._discard(name)
             raise
@@ -245,13 +244,6 @@ class SlideInferer:
         for suffix in self.suffixes:
             remove_path(self._output(name, suffix))
         self.exchange.discard(self._output(name, ""))
-
-    def _thumbnail(self, reader: SlideReader) -> tuple[np.ndarray, np.ndarray | None, float]:
-        """The slide in small, where of it something was scanned (``None``: everywhere), and px of level 0 per px."""
-        longer = max(reader.level0_shape) * reader.base_mpp
-        most, least = (longer / side for side in _THUMBNAIL_SIDES)
-        mpp = max(min(_THUMBNAIL_UM, most), least, reader.base_mpp)
-        return *reader.overview(mpp), reader.thumbnail_scale(mpp)
 
     def _compute(self, reader: SlideReader, partial: PartialSlide) -> None:
         plan, first = partial.plan, partial.stripes

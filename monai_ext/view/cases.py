@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
+
 from monai_ext.base.errors import InputError
 from monai_ext.data.datalist import load_datalist
 from monai_ext.data.result_files import REVIEW_LOG, REVIEWED, is_result, is_review
@@ -36,6 +38,7 @@ class Case:
         objects: GeoJSON, or points or a map of instances of a data list; ``None`` without any.
         stem: of the files of a run's results, to which a review is added; ``None`` where there is nothing to review.
         mpp: um/px of the file, where a data list gives it.
+        hot_spot: ``row, col, radius`` of the circle with most detections, px of the file, where a run found one.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Case:
     objects: Path | None = None
     stem: Path | None = None
     mpp: float | None = None
+    hot_spot: tuple[float, float, float] | None = None
 
     @property
     def log(self) -> Path | None:
@@ -209,7 +213,8 @@ def _of_run(folder: Path, slides: Path | None) -> Cases:
     known = [Path(path) for path in RunState(folder).read()]
     rows = _table(folder / "summary.csv") or [{"image": path.name} for path in known]
     names = list(dict.fromkeys(row["image"] for row in rows))
-    cases = [Case(name, _image(name, known, slides), *_results(folder, name)) for name in names]
+    spots = {row["image"]: _hot_spot(row) for row in rows}
+    cases = [Case(name, _image(name, known, slides), *_results(folder, name), hot_spot=spots[name]) for name in names]
     if not any(case.objects for case in cases):
         raise InputError(folder, "results of a run: a .geojson for an image of summary.csv", f"none of {len(cases)}")
     numbers = {name: number for number, name in enumerate(names)}
@@ -237,6 +242,14 @@ def _table(path: Path) -> list[dict[str, str]]:
     if "image" not in (table.fieldnames or ()):
         raise InputError(path, "a table with a column image", f"columns {', '.join(table.fieldnames or ['none'])}")
     return [{name: value or "" for name, value in row.items() if name} for row in table if row["image"]]
+
+
+def _hot_spot(row: Mapping[str, str]) -> tuple[float, float, float] | None:
+    try:
+        spot = tuple(float(row[f"hotspot_{name}"]) for name in ("row", "col", "radius"))
+    except (KeyError, ValueError):  # of a run that seeks none; in an image that is smaller
+        return None
+    return spot if np.isfinite(spot).all() else None
 
 
 def _image(name: str, known: Sequence[Path], slides: Path | None) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from threading import Lock, RLock
 from typing import Any
 
+import cv2
 import numpy as np
 import shapely
 
@@ -20,15 +22,17 @@ from monai_ext.exchange.conversion import convert
 from monai_ext.exchange.results import Results
 from monai_ext.formats.annotation_files import read_features
 from monai_ext.formats.geojson import Color, Features, GeoJSONWriter
-from monai_ext.formats.image import is_mask, read_mask
+from monai_ext.formats.image import is_mask, read_field, read_mask
 from monai_ext.formats.outlines import label_map_to_polygons
 from monai_ext.formats.point_files import read_points
+from monai_ext.formats.tissue import tissue_mask
+from monai_ext.slides.thumbnail import slide_thumbnail, thumbnail_scale
 from monai_ext.view.cases import Beside, Case, Cases
 from monai_ext.view.comparison import KINDS, RADIUS_UM, Comparison, compare_objects
 from monai_ext.view.drawing import drawn_shape
 from monai_ext.view.measures import measures_of
 from monai_ext.view.object_index import ObjectIndex
-from monai_ext.view.pictures import HeatTiles, SlideTiles
+from monai_ext.view.pictures import HeatTiles, SlideTiles, encode_tile
 from monai_ext.view.review_log import Decision, ReviewLog, content_of, reviewed
 
 __all__ = ["DIFFERENCES", "DIVERSE", "Opened", "Settings", "Shelf"]
@@ -38,6 +42,9 @@ DIFFERENCES = "differences"
 #: The order in which each object looks least like those before it.
 DIVERSE = "diverse"
 _COMPARED = 1000  # objects by their looks: each is read from the slide
+_PICTURE, _SMALL = 96, 256  # px, sides of pictures of an object and of an image
+_OVERLAY = "_overlay.png"  # what a run's picture of its result ends with
+_GLASS, _UNSCANNED = (90, 96, 104, 120), (40, 42, 46, 200)  # RGB and opacity
 _PATCH, _AROUND_UM = 32, 16.0  # px that an object is looked at with; what is seen around it at least
 _SLACK = 1.0  # px
 _USUAL_MPP = 0.25  # where none is known
@@ -247,8 +254,60 @@ class Opened:
                 "classes": [{"name": name, "colour": list(rgb)} for name, rgb in self.colours.items()],
                 "review": review,
                 "beside": self.beside and self.beside[0],
+                "hot_spot": self._hot_spot(),
+                "tissue": self._tissue_reach(),
                 "notes": notes,
             }
+
+    def _hot_spot(self) -> list[float] | None:
+        """``x, y, radius`` in square px of level 0."""
+        if self.case.hot_spot is None:
+            return None
+        (row, col, radius), (down, right) = self.case.hot_spot, self.tiles.reader.stretch
+        return [col * right, row * down, radius * min(down, right)]
+
+    def _tissue_reach(self) -> list[float] | None:
+        """How far :meth:`tissue` reaches, shares of the slide's width and height; ``None`` where no run sought it."""
+        if self.results is None or self.results.shape is None:
+            return None
+        reader = self.tiles.reader
+        scale = thumbnail_scale(reader)
+        return [math.ceil(side / scale) * scale / side for side in reversed(reader.level0_shape)]
+
+    def tissue(self) -> bytes:
+        """What a run over slides does not take for tissue, dimmed, and what was never scanned, more so: a PNG.
+
+        Raises:
+            IndexError: no run sought tissue here.
+            InputError: the slide cannot be read.
+        """
+        if self._tissue_reach() is None:
+            raise IndexError("tissue")
+        reader = self.tiles.reader
+        thumbnail, valid, scale = slide_thumbnail(reader)
+        veil = np.zeros((*thumbnail.shape[1:], 4), np.uint8)
+        veil[~tissue_mask(thumbnail, scale * reader.base_mpp, valid=valid)] = _GLASS
+        if valid is not None:
+            veil[~valid] = _UNSCANNED
+        return encode_tile(veil, "png")
+
+    def picture(self, number: int | None = None) -> bytes:
+        """An object with what is around it, as a JPEG; without a number the whole image, as its run drew it.
+
+        Raises:
+            IndexError: there is no such object.
+            InputError: the image cannot be read.
+        """
+        if number is not None:
+            self.index.about(number)
+            return encode_tile(self.patch(number, _PICTURE))
+        drawn = self.case.stem and self.case.stem.with_name(f"{self.case.stem.name}{_OVERLAY}")
+        if drawn is not None and drawn.is_file():
+            pixels = np.moveaxis(read_field(drawn).image, 0, -1)
+            by = min(1.0, _SMALL / max(pixels.shape[:2]))
+            size = tuple(max(1, round(side * by)) for side in pixels.shape[1::-1])
+            return encode_tile(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+        return self.tiles.tile(len(self.tiles.levels) - 1, 0, 0)
 
     def window(self, box: tuple[float, float, float, float], px: float, compare: bool = False) -> dict[str, Any]:
         """What is to be drawn of a window, and the class of each object by its place among :attr:`colours`.
@@ -316,14 +375,14 @@ class Opened:
             return near
         return near[farthest_first(appearance(np.stack([self.patch(place) for place in near])), len(near))]
 
-    def patch(self, place: int) -> np.ndarray:
-        """An object as it was written with what is around it, uint8 ``(32, 32, 3)``."""
-        low_x, low_y, high_x, high_y = self._written_index.bounds[place]
-        side = max(_AROUND_UM / (self._mpp() or _USUAL_MPP), high_x - low_x, high_y - low_y)  # square px of level 0
-        reader = self.tiles.reader.at(self.tiles.reader.base_mpp * side / _PATCH)
+    def patch(self, place: int, side: int = _PATCH) -> np.ndarray:
+        """An object with what is around it, 16 um at least, uint8 ``(side, side, 3)``."""
+        low_x, low_y, high_x, high_y = self.index.bounds[place]
+        reach = max(_AROUND_UM / (self._mpp() or _USUAL_MPP), high_x - low_x, high_y - low_y)  # square px of level 0
+        reader = self.tiles.reader.at(self.tiles.reader.base_mpp * reach / side)
         middle = np.array([low_y + high_y, low_x + high_x]) / 2 / reader.scale
-        row, col = np.rint(middle - _PATCH / 2).astype(int).tolist()
-        return np.moveaxis(reader.read(row, col, _PATCH, _PATCH), 0, -1)
+        row, col = np.rint(middle - side / 2).astype(int).tolist()
+        return np.moveaxis(reader.read(row, col, side, side), 0, -1)
 
     def about(self, number: int) -> dict[str, Any]:
         """What is known of an object; of one of those missed, -1 and so on, with its class's name alone.

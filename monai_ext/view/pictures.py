@@ -16,7 +16,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.base.fingerprint import fingerprint
 from monai_ext.formats.reader import SlideReader
 
-__all__ = ["KINDS", "TILE", "HeatTiles", "SlideTiles", "Tiles", "heat_colours"]
+__all__ = ["KINDS", "TILE", "HeatTiles", "SlideTiles", "Tiles", "encode_tile", "heat_colours"]
 
 TILE = 256  # px
 #: The formats that tiles are given in; PNG is exact.
@@ -37,6 +37,18 @@ def heat_colours(grey: np.ndarray) -> np.ndarray:
     """
     rgb = cv2.applyColorMap(np.ascontiguousarray(grey), cv2.COLORMAP_TURBO)[..., ::-1]
     return np.dstack([rgb, grey])
+
+
+def encode_tile(pixels: np.ndarray, kind: str = "jpg") -> bytes:
+    """A picture as a file.
+
+    Args:
+        pixels: uint8 ``(H, W, 3 or 4)``, RGB and perhaps opacity.
+        kind: of :data:`KINDS`.
+    """
+    order = cv2.COLOR_RGBA2BGRA if pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
+    bgr = cv2.cvtColor(np.ascontiguousarray(pixels), order)
+    return cv2.imencode(f".{kind}", bgr, _JPEG if kind == "jpg" else [])[1].tobytes()
 
 
 class Level(Protocol):
@@ -105,9 +117,7 @@ class Tiles:
                 self._kept.move_to_end(key)
                 return self._kept[key]
         pixels = self.draw(self.levels[level].read(row * TILE, col * TILE, height, width))
-        order = cv2.COLOR_RGBA2BGRA if pixels.shape[2] == 4 else cv2.COLOR_RGB2BGR
-        bgr = cv2.cvtColor(np.ascontiguousarray(pixels), order)
-        data = cv2.imencode(f".{kind}", bgr, _JPEG if kind == "jpg" else [])[1].tobytes()
+        data = encode_tile(pixels, kind)
         if level:
             with self._lock:
                 self._kept[key] = data

@@ -58,6 +58,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_AWHILE = {"Cache-Control": "private, max-age=60"}  # the files behind pictures may be written anew
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _MOST_BYTES = 150_000  # of what a page sends: an outline is the longest
 _WHOLE = 2**53  # no place is further out
@@ -81,7 +82,10 @@ def application(shelf: Shelf, token: str = "", training: Training | None = None)
         ("/api/learn", answers.learning),
         (case, answers.facts),
         (case + "/{layer:str}/{level:int}/{col:int}_{row:int}.{kind:str}", answers.tile),
+        (case + "/picture.jpg", answers.picture),
+        (case + "/tissue.png", answers.tissue),
         (case + "/objects", answers.window),
+        (case + "/objects/{number:int}.jpg", answers.patch),
         (case + "/objects/{number:int}", answers.about),
         (case + "/missed/{number:int}", answers.missed),
         (case + "/beside", answers.beside),
@@ -244,6 +248,16 @@ class _Answers:
         data = tiles.tile(where["level"], where["row"], where["col"], where["kind"])
         # the address names the state of the file: see the page's "v"
         return Response(data, media_type=KINDS[where["kind"]], headers={"Cache-Control": "private, max-age=86400"})
+
+    def picture(self, request: Request, sent: Any) -> Response:  # noqa: ARG002
+        return Response(self._slide(request).picture(), media_type=KINDS["jpg"], headers=_AWHILE)
+
+    def patch(self, request: Request, sent: Any) -> Response:  # noqa: ARG002
+        picture = self._slide(request).picture(request.path_params["number"])
+        return Response(picture, media_type=KINDS["jpg"], headers=_AWHILE)
+
+    def tissue(self, request: Request, sent: Any) -> Response:  # noqa: ARG002
+        return Response(self._slide(request).tissue(), media_type=KINDS["png"], headers=_AWHILE)
 
     def window(self, request: Request, sent: Any) -> Response:  # noqa: ARG002
         box, [px] = _numbers(request, "box", 4), _numbers(request, "px")

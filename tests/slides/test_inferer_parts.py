@@ -11,6 +11,7 @@ from monai_ext.slides import OutputSettings, SlideInferer, SlideResult
 from monai_ext.slides import inferer as module
 from monai_ext.slides.outputs import _peaks
 from monai_ext.slides.stains import fit_stains
+from monai_ext.slides.thumbnail import slide_thumbnail
 from tests.slides.conftest import ConvPredictor
 
 
@@ -28,7 +29,7 @@ def test_thumbnail_is_as_fine_as_telling_tissue_needs(side, base, expected, tmp_
         level0_shape=(side // 2, side), base_mpp=base, overview=lambda mpp: (("of", mpp), "valid"),
         thumbnail_scale=lambda mpp: mpp / base,
     )  # fmt: skip
-    thumbnail, valid, scale = SlideInferer(ConvPredictor(), tmp_path)._thumbnail(reader)
+    thumbnail, valid, scale = slide_thumbnail(reader)
     assert (thumbnail, valid) == (("of", pytest.approx(expected)), "valid")
     assert scale == pytest.approx(expected / base)
 

@@ -73,6 +73,7 @@ def test_open_go_on_reject_change_undo_and_open_again(run, start, page):
     assert page.url.split("&object")[0] == address.split("&object")[0]  # the same place
     page.select_option("#order", "diverse")
     others = viewer.json("api/slides/0/order?by=diverse")["objects"]
+    page.wait_for_function("(first) => order.objects[0] === first", arg=others[0])
     page.keyboard.press("j")
     shows(page, "about", f"number{others[others.index(order[1]) + 1]}")
     page.keyboard.press("k")
@@ -357,4 +358,44 @@ def test_a_part_of_a_chart_picks_objects(tmp_path, start, page):
     shows(page, "progress", "1 of 2 reviewed")
     page.click("#unpick")
     shows(page, "progress", "1 of 5 reviewed")
+    assert page.said == []
+
+
+def test_galleries_tissue_and_hot_spot(run, start, page):
+    quoted = NAME.replace('"', '""')
+    columns = "image,cells,hotspot_row,hotspot_col,hotspot_radius"
+    (run / "summary.csv").write_text(f'{columns}\n"{quoted}.tif",200,300,450,150\n')
+    viewer = start(run)
+    order = viewer.json("api/slides/0/order?by=doubt")["objects"]
+    page.goto(viewer.url)
+    shows(page, "status", "200 objects")
+    page.keyboard.press("g")
+    page.wait_for_function("() => [...document.querySelectorAll('.cell img')].some((each) => each.naturalWidth === 96)")
+    page.locator(".cell").nth(1).click()
+    shows(page, "about", f"number{order[1]}")
+    page.keyboard.press("x")
+    shows(page, "progress", "1 of 200 reviewed")
+    shows(page, "about", f"number{order[2]}")
+    assert page.locator(".cell.reject").count() == 1
+    page.evaluate("() => { document.getElementById('list').scrollTop = 1e6; }")
+    page.wait_for_function("() => parseFloat(document.querySelector('.cell').style.top) > 4000")
+    page.keyboard.press("g")
+    page.wait_for_selector(".row")
+    assert page.locator(".cell").count() == 0
+    page.locator("#pictures").check()
+    page.wait_for_function("() => document.querySelector('#images img').naturalWidth > 100")
+    assert page.get_attribute("#images figure", "aria-current") == "true"
+    page.locator("#pictures").uncheck()
+    assert page.locator("#table tbody tr").count() == 1
+    colour = """() => {
+        const { data } = marks.getContext("2d").getImageData(0, 0, marks.width, marks.height);
+        return data.filter((value, k) => k % 4 === 0 && value === 20).length;
+    }"""
+    with_spot = page.evaluate(colour)
+    page.locator("#spot").uncheck()
+    assert page.evaluate(colour) < with_spot
+    page.locator("#tissue").check()
+    page.wait_for_function("() => tissue && tissue.getFullyLoaded()")
+    page.locator("#tissue").uncheck()
+    assert page.evaluate("() => tissue.getOpacity()") == 0
     assert page.said == []

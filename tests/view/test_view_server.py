@@ -3,6 +3,7 @@
 import base64
 import csv
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -14,9 +15,12 @@ import pytest
 import shapely
 from PIL import Image
 
+from monai_ext.base.files import write_png
 from monai_ext.base.overlay import overlay
 from monai_ext.formats import Features, SlideReader, read_dicom_annotations, read_geojson, write_geojson
 from monai_ext.formats.geojson import join_features
+from monai_ext.formats.tissue import tissue_mask
+from monai_ext.slides.thumbnail import slide_thumbnail
 from monai_ext.view import find_cases
 from monai_ext.view.server import POLICY
 from tests.reviewed import write_run
@@ -421,3 +425,55 @@ def test_a_slide_that_vanishes_is_told(run, start):
     status, _, body = viewer.ask("api/slides/0")
     assert status == 422
     assert "found no such file" in json.loads(body)["error"]
+
+
+def test_pictures_of_objects_and_images(run, start):
+    viewer = start(run)
+    about = viewer.json("api/slides/0/objects/7")
+    with_around = read_picture(viewer, "objects/7.jpg")
+    assert with_around.shape == (96, 96, 3)
+    reader = SlideReader(run.parent / f"in/{NAME}.tif")
+    row, col = (round(middle - 32) for middle in about["centre"][::-1])  # 16 um are 64 px
+    expected = cv2.resize(np.moveaxis(reader.read(row, col, 64, 64), 0, -1), (96, 96), interpolation=cv2.INTER_CUBIC)
+    assert np.corrcoef(with_around.ravel(), expected.ravel())[0, 1] > 0.9  # places are rounded on either grid
+    assert np.corrcoef(with_around[:, ::-1].ravel(), expected.ravel())[0, 1] < 0.5
+    whole = read_picture(viewer, "picture.jpg")
+    assert max(whole.shape) <= 256
+    assert whole.shape[0] / whole.shape[1] == pytest.approx(600 / 900, abs=0.01)
+    write_png(run / f"{NAME}_overlay.png", np.full((300, 600, 3), (200, 30, 40), np.uint8))
+    drawn = read_picture(viewer, "picture.jpg")  # as the run drew it
+    assert drawn.shape == (128, 256, 3)
+    np.testing.assert_allclose(drawn.reshape(-1, 3).mean(0), (200, 30, 40), atol=2)
+    (run / f"{NAME}_overlay.png").unlink()
+    assert viewer.ask("api/slides/0/objects/200.jpg")[0] == 404
+
+
+def read_picture(viewer, path):
+    status, headers, body = viewer.ask(f"api/slides/0/{path}")
+    assert status == 200
+    assert headers["content-type"].startswith("image/")
+    return np.asarray(Image.open(io.BytesIO(body)))
+
+
+def test_tissue_is_what_a_run_over_slides_takes_for_it(run, start):
+    assert start(run).json("api/slides/0")["tissue"]
+    veil = read_picture(start(run), "tissue.png")
+    pixels, valid, scale = slide_thumbnail(SlideReader(run.parent / f"in/{NAME}.tif"))
+    assert veil.shape == (*pixels.shape[1:], 4)
+    mask = tissue_mask(pixels, scale * 0.25, valid=valid)
+    assert mask.any()
+    np.testing.assert_array_equal(veil[..., 3] == 0, mask)
+
+
+def test_no_tissue_and_no_hot_spot_where_no_run_sought_them(tmp_path, start):
+    viewer = start(write_run(tmp_path, {"a": Features([shapely.box(5, 5, 9, 9)])}))
+    facts = viewer.json("api/slides/0")
+    assert (facts["tissue"], facts["hot_spot"]) == (None, None)
+    assert viewer.ask("api/slides/0/tissue.png")[0] == 404
+
+
+@pytest.mark.parametrize(("radius", "expected"), [("50.5", [20.0, 10.0, 50.5]), ("", None), ("nan", None)])
+def test_the_hot_spot_is_where_the_run_found_it(tmp_path, start, radius, expected):
+    run = write_run(tmp_path, {"a": Features([shapely.Point(5, 5)])})
+    (run / "summary.csv").write_text(f"image,hotspot_row,hotspot_col,hotspot_radius\na.tif,10,20,{radius}\n")
+    assert start(run).json("api/slides/0")["hot_spot"] == expected

@@ -3,6 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const ROW = 26; // px
+const CELLS = 3, CELL = 86; // of the gallery: in a row, px of their sides
 const REJECTED = [130, 130, 130];
 const NONE = [0, 190, 210]; // without a class
 const KIND = 1000; // what was compared is a layer of its own: this and the number of its kind
@@ -18,10 +19,11 @@ const DIFFERENCES = "differences"; // of the orders
 const MOST = 4000; // corners of an outline
 const STEP = 2; // px of the screen between those of an outline drawn by hand, and of two clicks that are one
 
-let table, slide = null, viewer = null, heat = null, marks = null;
+let table, slide = null, viewer = null, heat = null, tissue = null, marks = null, gallery = false;
 let order = { objects: [], certainty: [], classes: [] };
 let places = new Map(); // object -> its place in the order
 let decisions = {}, chosen = null, drawn = null, painted = null, hidden = new Set();
+const pictures = new Map(); // of objects, those looked at last
 let asked = null, asking = 0, opening = 0;
 let listed = order; // before it is narrowed to those picked
 let measures = [], picked = null, ranges = null; // picked: of the objects' numbers; ranges: along and up, each [from, to]
@@ -112,21 +114,53 @@ function showTable() {
     const compare = (a, b) => (isNumber(a) && isNumber(b) ? a - b : isNumber(b) - isNumber(a) || a.localeCompare(b));
     numbers.sort((a, b) => compare(key(a), key(b)) * (sorted.down ? -1 : 1));
   }
-  $("table").tBodies[0].replaceChildren(...numbers.map((number) => {
-    const row = element("tr");
+  const asPictures = $("pictures").checked;
+  $("table").tBodies[0].hidden = asPictures;
+  $("images").hidden = !asPictures;
+  const [shownIn, emptied] = asPictures ? [$("images"), $("table").tBodies[0]] : [$("table").tBodies[0], $("images")];
+  emptied.replaceChildren();
+  shownIn.replaceChildren(...numbers.map((number) => {
+    const row = asPictures ? imageOf(number) : rowOf(number);
     row.tabIndex = 0;
     row.dataset.slide = table.of[number];
     row.classList.toggle("lost", !table.there[table.of[number]]);
-    row.setAttribute("aria-current", String(slide !== null && slide.number === table.of[number]));
-    table.rows[number].forEach((text) => {
-      const made = element("td", cell(text), isNumber(text) ? "number" : "");
-      made.title = text;
-      row.append(made);
-    });
     row.addEventListener("click", () => open(table.of[number]));
     row.addEventListener("keydown", (event) => event.key === "Enter" && open(table.of[number]));
     return row;
   }));
+  markSlide();
+}
+
+function markSlide() {
+  for (const row of document.querySelectorAll("[data-slide]")) row.setAttribute("aria-current", String(slide !== null && slide.number === Number(row.dataset.slide)));
+}
+
+function rowOf(number) {
+  const row = element("tr");
+  for (const text of table.rows[number]) {
+    const made = element("td", cell(text), isNumber(text) ? "number" : "");
+    made.title = text;
+    row.append(made);
+  }
+  return row;
+}
+
+// The image as its run drew it, with what the table is sorted by.
+function imageOf(number) {
+  const made = element("figure"), name = table.rows[number][0], key = sorted.column > 0 ? table.rows[number][sorted.column] : "";
+  const text = key === "" ? name : `${cell(key)}  ${name}`;
+  if (table.there[table.of[number]]) made.append(picture(`api/slides/${table.of[number]}/picture.jpg`, text));
+  made.append(element("figcaption", text));
+  made.title = name;
+  return made;
+}
+
+function picture(path, text) {
+  const made = element("img");
+  made.loading = "lazy";
+  made.alt = text;
+  made.src = path;
+  return made;
 }
 
 // ---- a slide
@@ -160,12 +194,14 @@ const open = told(async (number, view = {}) => {
   picked = ranges = null;
   drawClass = null;
   use(null);
-  for (const row of $("table").tBodies[0].rows) row.setAttribute("aria-current", String(Number(row.dataset.slide) === number));
+  markSlide();
   $("name").textContent = facts.name;
   $("notes").replaceChildren(...facts.notes.map((note) => element("li", note)));
   $("review").hidden = !facts.review;
   $("list_part").hidden = !facts.objects && !facts.review;
   $("heat_row").hidden = !facts.heat;
+  $("tissue_row").hidden = !facts.tissue;
+  $("spot_row").hidden = !facts.hot_spot;
   $("measure").hidden = $("list_part").hidden;
   $("compared").hidden = true;
   $("download").href = of("/review.geojson");
@@ -183,7 +219,7 @@ const open = told(async (number, view = {}) => {
 
 function startViewer(view) {
   if (viewer) viewer.destroy();
-  heat = null;
+  heat = tissue = null;
   viewer = OpenSeadragon({
     element: $("viewer"),
     tileSources: source(slide.slide, "tiles", "jpg"),
@@ -213,6 +249,7 @@ function startViewer(view) {
         success: (event) => { heat = event.item; },
       });
     }
+    showTissue();
     if (view.zoom) {
       viewer.viewport.zoomTo(zoomOf(view.zoom), null, true);
       viewer.viewport.panTo(onViewport(view.x, view.y), true);
@@ -269,6 +306,25 @@ const onSlide = (point) => ({ x: point.x * width(), y: point.y * width() });
 const scale = (current = true) => (viewer.viewport.getContainerSize().x * viewer.viewport.getZoom(current)) / width();
 const zoomOf = (wanted) => (wanted * width()) / viewer.viewport.getContainerSize().x;
 const heatOpacity = () => ($("heat").checked ? Number($("opacity").value) : 0);
+
+// All but the tissue is dimmed; it is asked for when it is first wanted.
+function showTissue() {
+  const opacity = () => ($("tissue").checked ? 1 : 0);
+  if (!slide.tissue || (tissue === null && !opacity())) return;
+  if (tissue) tissue.setOpacity(opacity());
+  if (tissue !== null) return;
+  const number = slide.number;
+  tissue = false; // asked for
+  viewer.addSimpleImage({
+    url: of("/tissue.png"), x: 0, y: 0, width: slide.tissue[0], opacity: opacity(),
+    success: (event) => {
+      if (slide.number !== number) return;
+      tissue = event.item;
+      tissue.setOpacity(opacity());
+    },
+    error: (event) => say(event.message, true),
+  });
+}
 
 function seen() {
   const box = viewer.viewport.getBounds(true);
@@ -443,6 +499,18 @@ function draw() {
       }
     }
   }
+  if (slide.hot_spot && $("spot").checked) {
+    const [x, y, radius] = slide.hot_spot;
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.setLineDash([]);
+    for (const [colour, line] of [["#fff", 4], ["#141414", 2]]) {
+      context.strokeStyle = colour;
+      context.lineWidth = line;
+      context.beginPath();
+      context.arc(corner.x + x * k, corner.y + y * k, radius * k, 0, 2 * Math.PI);
+      context.stroke();
+    }
+  }
   if (chosen) {
     const [x0, y0, x1, y1] = chosen.bounds.map((side, axis) => (axis % 2 ? corner.y : corner.x) + side * k);
     const margin = Math.max(8, 14 - (x1 - x0) / 2);
@@ -480,33 +548,66 @@ function narrow(top = true) {
   const keep = listed.objects.map((object) => picked === null || picked.has(object));
   order = picked === null ? listed : Object.fromEntries(Object.entries(listed).map(([name, values]) => [name, values.filter((_, place) => keep[place])]));
   places = new Map(order.objects.map((object, place) => [object, place]));
-  $("rows").style.height = `${order.objects.length * ROW}px`;
+  $("rows").style.height = `${topOf(order.objects.length + perRow() - 1)}px`;
   if (top) $("list").scrollTop = 0;
   showRows();
 }
 
+const perRow = () => (gallery ? CELLS : 1);
+const rowHeight = () => (gallery ? CELL : ROW);
+const topOf = (place) => Math.floor(place / perRow()) * rowHeight();
+
 function showRows() {
   const list = $("list");
-  const first = Math.max(0, Math.floor(list.scrollTop / ROW) - 5);
-  const last = Math.min(order.objects.length, first + Math.ceil(list.clientHeight / ROW) + 10);
+  const first = Math.max(0, Math.floor(list.scrollTop / rowHeight()) - (gallery ? 1 : 5)) * perRow();
+  const last = Math.min(order.objects.length, first + (Math.ceil(list.clientHeight / rowHeight()) + (gallery ? 3 : 10)) * perRow());
   const rows = [];
   for (let place = first; place < last; place += 1) {
     const object = order.objects[place], look = lookOf(object, order.classes[place]), said = decisions[object];
-    const row = element("div", undefined, `row ${said ? said.action : ""}`);
-    row.style.top = `${place * ROW}px`;
+    const sure = order.certainty[place], sureness = element("span", sure === null ? "" : sure.toFixed(3), "sure");
+    const name = look >= 0 ? slide.classes[look].name : look === -2 ? className(order.classes[place]) : "no class";
+    const colour = colourOf(layerOf(look, order.kinds && order.kinds[place]));
+    const row = element("div", undefined, `${gallery ? "cell" : "row"} ${said ? said.action : ""}`);
+    row.style.top = `${topOf(place)}px`;
     row.setAttribute("role", "option");
     row.setAttribute("aria-selected", String(chosen !== null && chosen.object === object));
-    row.append(swatch(colourOf(layerOf(look, order.kinds && order.kinds[place]))), element("span", look >= 0 ? slide.classes[look].name : look === -2 ? className(order.classes[place]) : "no class", "grow"));
-    if (order.kinds && differs()) row.append(element("span", ["", "other class", "only here", "missed"][order.kinds[place]], "said"));
-    if (said) row.append(element("span", { accept: "right", reject: "rejected", class: "changed", draw: "drawn" }[said.action], "said"));
-    const sure = order.certainty[place];
-    row.append(element("span", sure === null ? "" : sure.toFixed(3), "sure"));
+    if (gallery) {
+      row.style.left = `${(place % CELLS) * CELL}px`;
+      row.style.width = row.style.height = `${CELL}px`;
+      row.title = name;
+      const seen = object < 0 ? element("span") : kept(object, name);
+      seen.style.borderColor = rgb(colour);
+      row.append(seen, sureness);
+    } else {
+      row.append(swatch(colour), element("span", name, "grow"));
+      if (order.kinds && differs()) row.append(element("span", ["", "other class", "only here", "missed"][order.kinds[place]], "said"));
+      if (said) row.append(element("span", { accept: "right", reject: "rejected", class: "changed", draw: "drawn" }[said.action], "said"));
+      row.append(sureness);
+    }
     row.addEventListener("click", () => choose(object));
     rows.push(row);
   }
   $("rows").replaceChildren(...rows);
   const done = Object.keys(decisions).filter((object) => places.has(Number(object))).length;
   $("progress").textContent = slide && slide.review ? `${done} of ${order.objects.length} reviewed` : "";
+}
+
+// Pictures of the gallery stay while it is scrolled.
+function kept(object, name) {
+  const key = `${slide.number} ${object}`;
+  if (!pictures.has(key)) {
+    pictures.set(key, picture(of(`/objects/${object}.jpg`), name));
+    if (pictures.size > 300) pictures.delete(pictures.keys().next().value);
+  }
+  return pictures.get(key);
+}
+
+function turnGallery() {
+  gallery = !gallery;
+  $("gallery").setAttribute("aria-pressed", String(gallery));
+  narrow(false);
+  const place = chosen ? places.get(chosen.object) : undefined;
+  $("list").scrollTop = place === undefined ? 0 : topOf(place);
 }
 
 const className = (number) => (number >= 0 ? slide.classes[number].name : "no class");
@@ -519,8 +620,8 @@ function select(about, move = true) {
   chosen = about;
   showAbout(about);
   const place = places.get(about.object), list = $("list");
-  if (place !== undefined && (place * ROW < list.scrollTop || (place + 1) * ROW > list.scrollTop + list.clientHeight)) {
-    list.scrollTop = place * ROW - list.clientHeight / 2;
+  if (place !== undefined && (topOf(place) < list.scrollTop || topOf(place) + rowHeight() > list.scrollTop + list.clientHeight)) {
+    list.scrollTop = topOf(place) - list.clientHeight / 2;
   }
   showRows();
   if (move) goTo(about);
@@ -1115,7 +1216,7 @@ const KEYS = {
   j: () => step(1), k: () => step(-1), x: () => decide("reject"), a: () => decide("accept"), u: undo, e: () => write(),
   "+": () => zoom(1.4), "=": () => zoom(1.4), "-": () => zoom(1 / 1.4), 0: () => viewer.viewport.fitBounds(viewer.world.getItemAt(0).getBounds()),
   ArrowLeft: () => pan(-1, 0), ArrowRight: () => pan(1, 0), ArrowUp: () => pan(0, -1), ArrowDown: () => pan(0, 1),
-  ".": () => turnOn("point"), p: () => turnOn("polygon"), b: () => turnOn("brush"), l: () => toggle("learning", "teach"), m: () => toggle("charts", "measure"), h: () => $("help").toggleAttribute("open"),
+  g: turnGallery, ".": () => turnOn("point"), p: () => turnOn("polygon"), b: () => turnOn("brush"), l: () => toggle("learning", "teach"), m: () => toggle("charts", "measure"), h: () => $("help").toggleAttribute("open"),
   f: () => (document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen()),
 };
 
@@ -1135,12 +1236,15 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-for (const [id, key] of Object.entries({ in: "+", out: "-", whole: "0", full: "f", previous: "k", next: "j", accept: "a", reject: "x", undo: "u", export: "e", point: ".", polygon: "p", brush: "b", teach: "l", measure: "m" })) {
+for (const [id, key] of Object.entries({ in: "+", out: "-", whole: "0", full: "f", previous: "k", next: "j", accept: "a", reject: "x", undo: "u", export: "e", point: ".", polygon: "p", brush: "b", teach: "l", measure: "m", gallery: "g" })) {
   $(id).addEventListener("click", () => { if (viewer) KEYS[key](); $(id).blur(); });
 }
 $("order").addEventListener("change", () => { loadOrder(); remember(); $("order").blur(); });
 $("list").addEventListener("scroll", showRows);
 $("show").addEventListener("change", () => { ask(); draw(); });
+$("spot").addEventListener("change", draw);
+$("tissue").addEventListener("change", showTissue);
+$("pictures").addEventListener("change", showTable);
 $("differ").addEventListener("change", told(besideChanged));
 for (const id of ["heat", "opacity"]) $(id).addEventListener("input", () => heat && heat.setOpacity(heatOpacity()));
 window.addEventListener("focus", () => slide && slide.review && loadReview()); // another tab may have corrected
