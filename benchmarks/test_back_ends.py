@@ -72,7 +72,7 @@ class Planted(NucleiMaskRCNN):
         self.network.over(self.mask_head)
         self.mask_head.register_forward_hook(lambda *_: self.small)
 
-    def find_instances(self, images):
+    def compute_dense(self, images):
         with self.planting():
             true = [SparseInstances.from_map(image[2].long()) for image in images]
             self.boxes, self.scores = [each.boxes for each in true], [each.scores for each in true]
@@ -80,7 +80,7 @@ class Planted(NucleiMaskRCNN):
             parts = zip(true, rois, strict=True)
             small = [roi_align(each.masks()[:, None].float(), roi, 28, aligned=True)[:, 0] for each, roi in parts]
             self.small = torch.cat(small) * 20 - 10
-        return super().find_instances(images)
+        return super().compute_dense(images)
 
     def detect(self, features, size):
         super().detect(features, size)
