@@ -21,6 +21,7 @@ from monai_ext.inferers.windows import MapPredictor
 from monai_ext.instances.pieces import whole_instances
 from monai_ext.instances.sparse import SparseInstances
 from monai_ext.networks.convention import InputConvention
+from monai_ext.networks.runtime import RuntimeNetwork
 from monai_ext.networks.utils import settings_text
 from monai_ext.transforms.instances import NucleusInstances
 
@@ -223,7 +224,8 @@ class InstanceFinder(TileFinder):
     says: fields that are cut from tissue hold no bare glass from which it could learn that.
 
     Args:
-        network: an :class:`~monai_ext.networks.nets.InstanceBackEnd`.
+        network: an :class:`~monai_ext.networks.nets.InstanceBackEnd`, or a
+            :class:`~monai_ext.networks.RuntimeNetwork` of one.
         halo: px around a tile, at least the diameter of a large nucleus; a multiple of ``align``.
         align: the network's largest stride, px.
         iou: above it, the less sure of two instances is left out.
@@ -271,4 +273,5 @@ class InstanceFinder(TileFinder):
     @property
     def fingerprint(self) -> str:
         """With the network's thresholds, which its weights do not tell."""
-        return json.dumps([super().fingerprint, settings_text(self.network)])
+        network = self.network.network if isinstance(self.network, RuntimeNetwork) else self.network
+        return json.dumps([super().fingerprint, settings_text(network)])

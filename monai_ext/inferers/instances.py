@@ -100,7 +100,8 @@ class InstanceInferer(Inferer):
 
         Args:
             inputs: ``(B, 3, H, W)``, normalised.
-            network: an :class:`~monai_ext.networks.nets.InstanceBackEnd`, perhaps in a ``DistributedDataParallel``.
+            network: an :class:`~monai_ext.networks.nets.InstanceBackEnd`, perhaps in a ``DistributedDataParallel`` or a
+                :class:`~monai_ext.networks.RuntimeNetwork`.
 
         Returns:
             ``instances``, int32 ``(B, 1, H, W)``, numbered from 1 without gaps, the surest first; where two overlap,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
+from monai_ext.instances.sparse import SparseInstances
 from monai_ext.networks.onnx_network import OnnxNetwork
 from monai_ext.networks.utils import weights_digest
 
@@ -31,6 +32,7 @@ _SIZES = 2  # so many sizes of images are compared
 _PROBE = 512  # px, the side of the square of the first image by which speed is measured
 _EXAMPLE = (2, 3, 128, 160)  # sides that differ, and differ from the batch: none is taken for another
 _RESULT = "pred"
+_LEVEL = "level "  # before a name that is a number, such as a pyramid's "0", which ONNX takes for its own
 
 
 class OpenVinoNetwork(nn.Module):
@@ -50,21 +52,28 @@ class OpenVinoNetwork(nn.Module):
         if not installed:
             raise InputError("openvino", "the package (pip install openvino)", "none")
         settings = {"INFERENCE_NUM_THREADS": threads or torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+        core = openvino.Core()
         try:
-            self.compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+            model = core.read_model(str(path))
+            self.names = [output.any_name for output in model.outputs]  # compiled, a tensor may have others besides
+            self.compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise InputError(path, "an ONNX file", " ".join(str(error).split())[:200]) from error
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """What the network gives for ``(B, C, H, W)`` of any floating type: float32, by the names of its outputs."""
         found = self.compiled(np.ascontiguousarray(convert_to_numpy(images.float())))
-        return {output.any_name: torch.from_numpy(each).to(images.device) for output, each in found.items()}
+        return {
+            name: torch.from_numpy(each).to(images.device)
+            for name, each in zip(self.names, found.values(), strict=True)
+        }
 
 
 class _WithMaps(nn.Module):
     """A network that gives maps of some of its layers besides: of a layer that gives several, ``layer:key``.
 
-    What a network gives by names keeps these; a tensor is ``pred``.
+    What a network gives by names keeps these; a tensor is ``pred``. Of a network that finds instances it is what they
+    are found in.
     """
 
     def __init__(self, network: nn.Module, layers: Sequence[str]) -> None:
@@ -81,8 +90,9 @@ class _WithMaps(nn.Module):
         parts = [(name, *name.partition(":")[::2]) for name in self.layers]
         hooks = [self.network.get_submodule(layer).register_forward_hook(keep(name, key)) for name, layer, key in parts]
         try:
-            found = self.network(images)
-            return {**(found if isinstance(found, Mapping) else {_RESULT: found}), **maps}
+            found = getattr(self.network, "compute_dense", self.network)(images)
+            named = found if isinstance(found, Mapping) else {_RESULT: found}
+            return {**{_LEVEL + name if name.isdigit() else name: x for name, x in named.items()}, **maps}
         finally:
             for hook in hooks:
                 hook.remove()
@@ -144,8 +154,13 @@ class RuntimeNetwork(nn.Module):
     missing, a network that cannot be exported, a GPU, gradients, lower precision) is said in one line, and torch
     computes.
 
+    Of an :class:`~monai_ext.networks.nets.InstanceBackEnd` the engine computes ``compute_dense``, in which the network
+    finds the instances (:meth:`find`). As these maps may be features, no logits, none of their values differs by more
+    than .001 of the map's largest either (of 1, where that is less).
+
     Args:
-        network: of one tensor ``(B, 3, H, W)`` in, of any batch and size, and one out, or several by their names.
+        network: of one tensor ``(B, 3, H, W)`` in, of any batch and size, and one out, or several by their names; or
+            an :class:`~monai_ext.networks.nets.InstanceBackEnd`.
         runtime: ``auto``, ``onnxruntime`` or ``openvino``.
         layers: whose maps are handed to who listens, see :class:`~monai_ext.networks.TissueFeatures`; no other can be
             listened to.
@@ -156,7 +171,7 @@ class RuntimeNetwork(nn.Module):
 
     Attributes:
         chosen: the engine that computes; ``None`` before the first batch.
-        difference: the largest that was seen between the probabilities of it and of torch.
+        difference: the largest that was seen between the results of it and of torch, as above.
         listeners: each is called with the images and the maps of the layers, once for each batch.
     """
 
@@ -198,7 +213,14 @@ class RuntimeNetwork(nn.Module):
                 maps = self._compare(images, maps)
         for listener in self.listeners:
             listener(images, maps)
-        return maps[_RESULT] if _RESULT in maps else {name: maps[name] for name in maps if name not in self.layers}
+        if _RESULT in maps:
+            return maps[_RESULT]
+        return {name.removeprefix(_LEVEL): x for name, x in maps.items() if name not in self.layers}
+
+    @torch.no_grad()
+    def find(self, images: Tensor) -> list[SparseInstances]:
+        """The instances of each image, of a network that finds them."""
+        return self.network.find(images, self)
 
     def _possible(self, images: Tensor) -> bool:
         """Whether engines can compute this batch."""
@@ -231,7 +253,7 @@ class RuntimeNetwork(nn.Module):
             except Exception as error:
                 reasons.append(f"{name} cannot use the network ({_line(error)})")
                 continue
-            difference = _difference(found, expected, self.layers)
+            difference = self._difference(found, expected)
             if not difference <= _AGREE:
                 reasons.append(f"{name} differs by {difference:.2g}")
             elif seconds < best[0]:
@@ -243,19 +265,24 @@ class RuntimeNetwork(nn.Module):
         self._engine = [engine]
         self._compared.add(tuple(images.shape[2:]))
         speed = f"{torch_s / seconds:.2f} times as fast as torch on a part of the first image"
-        print(f"runtime: {name}, {speed}, probabilities differ by {difference:.1g}", file=sys.stderr)
+        print(f"runtime: {name}, {speed}, results differ by {difference:.1g}", file=sys.stderr)
         return expected
 
     def _compare(self, images: Tensor, found: dict[str, Tensor]) -> dict[str, Tensor]:
         """What an engine found for images of a size that is new, or what torch does if that is something else."""
         expected = self._by_torch(images)
-        difference = _difference(found, expected, self.layers)
+        difference = self._difference(found, expected)
         if not difference <= _AGREE:
             size = " x ".join(str(side) for side in images.shape[:1:-1])
             return self._torch(f"{self.chosen} differs by {difference:.2g} on images of {size} px", found=expected)
         self._compared.add(tuple(images.shape[2:]))
         self.difference = max(self.difference, difference)
         return found
+
+    def _difference(self, found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+        """Of all results; layers are for who listens."""
+        results = {name: x for name, x in expected.items() if name not in self.layers}
+        return _difference(found, results, features=hasattr(self.network, "compute_dense"))
 
     def _torch(
         self, reason: str, images: Tensor | None = None, found: dict[str, Tensor] | None = None
@@ -309,13 +336,20 @@ def _seconds(network: Callable[[Tensor], dict[str, Tensor]], images: Tensor) -> 
     return time.perf_counter() - began
 
 
-def _difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], layers: Sequence[str]) -> float:
-    """The largest difference of probabilities; not a number where something is none, or of another shape."""
-    results = [name for name in expected if name not in layers]
-    if any(found[name].shape != expected[name].shape for name in results):
-        return math.nan
-    both = [torch.cat([each[name].float().sigmoid().flatten() for name in results]) for each in (found, expected)]
-    return float((both[0] - both[1]).abs().max())
+def _difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], features: bool) -> float:
+    """The largest difference of probabilities; of features too, as a share of a map's largest value, or of 1 if less.
+
+    Not a number where something is none, or of another shape.
+    """
+    differences = [torch.zeros(())]
+    for name, right in expected.items():
+        one, other = found[name].float(), right.float()
+        if one.shape != other.shape:
+            return math.nan
+        differences.append((one.sigmoid() - other.sigmoid()).abs().max())
+        if features:
+            differences.append((one - other).abs().max() / other.abs().max().clamp(min=1))
+    return float(torch.stack(differences).max())
 
 
 def _line(error: Exception) -> str:

@@ -9,6 +9,7 @@ from torch import nn
 from monai_ext.base.errors import InputError
 from monai_ext.networks import InputConvention, TissueFeatures, with_runtime
 from monai_ext.networks import runtime as module
+from monai_ext.networks.nets import NucleiKGInstance, NucleiMaskRCNN, NucleiUNet
 
 SIZES = [(1, 3, 64, 96), (2, 3, 32, 32), (1, 3, 48, 80), (3, 3, 33, 50)]
 
@@ -216,3 +217,86 @@ def test_runtimes_have_names(network):
     assert with_runtime(network, "torch") is network
     with pytest.raises(InputError, match=r"expected torch, auto, onnxruntime, openvino, found 'tensorflow'"):
         with_runtime(network, "tensorflow")
+
+
+BACK_ENDS = {
+    "mask_rcnn": lambda: NucleiMaskRCNN("resnet18", channels=16, box_channels=32, score_threshold=0.2),
+    "kg_instance": lambda: NucleiKGInstance("resnet18", channels=16),
+    "unet": lambda: NucleiUNet("resnet18", min_size=1),
+}
+
+
+@pytest.fixture(params=BACK_ENDS)
+def back_end(request):
+    """Untrained, but sure of something: scores that are all about equal would be in any order."""
+    torch.manual_seed(0)
+    network = BACK_ENDS[request.param]()
+    with torch.no_grad():
+        if request.param == "mask_rcnn":
+            network.roi_heads.box_predictor.cls_score.weight *= 30
+            network.rpn.head.cls_logits.weight *= 30
+        if request.param == "kg_instance":
+            network.keypoints[-1].bias[:5] = 0.0
+            network.keypoint_threshold = network.score_threshold = 0.1
+    return network.eval()
+
+
+def same_nuclei(found, expected, px=0.01):
+    for one, other in zip(found, expected, strict=True):
+        assert len(one) == len(other)
+        assert one.masks().ne(other.masks()).sum() <= 1e-3 * other.area.sum()
+        torch.testing.assert_close(one.boxes, other.boxes, rtol=0, atol=px)
+        torch.testing.assert_close(one.scores, other.scores, rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow  # exports
+def test_nuclei_are_those_of_torch(back_end, engine, tmp_path, capsys):
+    heard = []
+    run = with_runtime(back_end, engine, ["backbone:1"], tmp_path)
+    TissueFeatures(run, ["backbone:1"], 16, InputConvention(), lambda *seen: heard.append(seen))
+    for number, size in enumerate([(1, 3, 96, 128), (2, 3, 96, 128), (1, 3, 70, 101)], start=1):
+        expected = back_end.find(images(*size))
+        assert sum(map(len, expected)) > 0
+        same_nuclei(run.find(images(*size)), expected)
+        assert run.chosen == engine
+        assert len(heard) == number
+    assert f"runtime: {engine}," in capsys.readouterr().err
+
+
+class Scaled(nn.Module):
+    """An engine whose maps are off by a share."""
+
+    def __init__(self, network, share):
+        super().__init__()
+        self.network, self.share = network, share
+
+    def forward(self, batch):
+        return {name: x * (1 + self.share) for name, x in self.network(batch).items()}
+
+
+@pytest.mark.parametrize(("share", "chosen"), [(1e-5, "openvino"), (0.01, "torch")])
+def test_features_are_compared_by_their_size(monkeypatch, tmp_path, capsys, share, chosen):
+    """They are no logits: of values above 20 no sigmoid tells one from another."""
+    torch.manual_seed(0)
+    network = BACK_ENDS["mask_rcnn"]().eval()
+    for layer in (*network.fpn.inner_blocks, *network.fpn.layer_blocks):
+        nn.init.constant_(layer[0].weight, 1.0)
+    batch, expected = images(1, 3, 64, 96), network.find(images(1, 3, 64, 96))
+    with torch.no_grad():
+        assert network.compute_dense(batch)["0"].median() > 20
+        monkeypatch.setattr(module, "_ENGINES", {"openvino": lambda _: Scaled(module._WithMaps(network, ()), share)})
+        monkeypatch.setattr(module, "_version", lambda _: "1")
+        monkeypatch.setattr(module.RuntimeNetwork, "_exported", lambda *_: tmp_path)
+    run = with_runtime(network, "openvino")
+    same_nuclei(run.find(batch), expected)  # of the first batch what torch gives
+    assert run.chosen == chosen
+    assert ("differs by 0.01" if chosen == "torch" else "differ by 1e-05") in capsys.readouterr().err
+
+
+def test_nuclei_without_an_engine(monkeypatch, capsys):
+    monkeypatch.setattr(module, "_version", lambda _: None)
+    network = BACK_ENDS["mask_rcnn"]().train()
+    run = with_runtime(network, "onnxruntime")
+    for size in SIZES[:2]:
+        same_nuclei(run.find(images(*size)), network.find(images(*size)), px=0)
+    assert capsys.readouterr().err.count("torch instead of onnxruntime: it is not installed") == 1

@@ -19,7 +19,7 @@ from monai_ext.base.errors import InputError
 from monai_ext.data import Cohort, read_geojson
 from monai_ext.inferers import InstanceFinder, InstanceInferer
 from monai_ext.instances.sparse import SparseInstances
-from monai_ext.networks import InputConvention
+from monai_ext.networks import InputConvention, with_runtime
 from monai_ext.networks.nets import NucleiMaskRCNN
 from monai_ext.slides import SlideCells, check_slide
 from monai_ext.slides.cell_spool import CellSpool, drop_second_versions
@@ -289,11 +289,15 @@ def test_what_is_found_with_other_thresholds_is_told_apart():
     assert len(set(others)) == len(others)
 
 
-def test_the_fingerprint_stays_while_it_works():
-    finder = InstanceFinder(network())
+@pytest.mark.parametrize("runtime", ["torch", "auto"])
+def test_the_fingerprint_stays_while_it_works(runtime, monkeypatch):
+    monkeypatch.setattr("monai_ext.networks.runtime._version", lambda _: None)
+    finder = InstanceFinder(with_runtime(network(), runtime))
     before = finder.fingerprint
     finder(torch.zeros(1, 3, 192, 224, dtype=torch.uint8))
     assert finder.fingerprint == before
+    for options in ({"score_threshold": 0.4}, {"nms": 0.4}):
+        assert InstanceFinder(with_runtime(network(**options), runtime)).fingerprint != before
 
 
 def test_of_versions_that_are_alike_the_surer_stays(tmp_path):

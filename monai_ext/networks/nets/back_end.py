@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ __all__ = ["InstanceBackEnd"]
 class InstanceBackEnd(nn.Module, ABC):
     """A network that learns instances from masks, perhaps incomplete, over a shared backbone.
 
-    A subclass gives :meth:`compute_maps`, :meth:`compute_losses` and :meth:`find_instances`. Users call :meth:`losses`
-    to train and :meth:`predict` (dense masks) or :meth:`find` (lists of pixels, for large images) to apply it.
-    ``backbone`` is all that crosses to the front end and back.
+    A subclass gives :meth:`compute_maps`, :meth:`compute_losses` and :meth:`find_instances`, and :meth:`compute_dense`
+    where its maps are more than that. Users call :meth:`losses` to train and :meth:`predict` (dense masks) or
+    :meth:`find` (lists of pixels, for large images) to apply it. ``backbone`` is all that crosses to the front end and
+    back.
 
     Args:
         backbone: name of the :class:`~monai_ext.networks.blocks.Backbone`.
@@ -62,9 +63,20 @@ class InstanceBackEnd(nn.Module, ABC):
     def compute_losses(self, maps: Any, targets: list[Target]) -> dict[str, Tensor]:
         """Scalar losses by name, for targets that have been checked and are on the images' device."""
 
+    def compute_dense(self, images: Tensor) -> Tensor | dict[str, Tensor]:
+        """What instances are found in: maps ``(B, C, h, w)``, one or several by name, computed alike for all images.
+
+        Another engine can compute it (:func:`~monai_ext.networks.with_runtime`), as its steps do not depend on what is
+        in the images.
+        """
+        return self.compute_maps(images)
+
     @abstractmethod
-    def find_instances(self, images: Tensor) -> list[SparseInstances]:
-        """The instances of each image; called in evaluation mode, without gradients."""
+    def find_instances(self, dense: Any, size: tuple[int, int]) -> list[SparseInstances]:
+        """The instances of each image of ``size`` ``H, W``, from what :meth:`compute_dense` gives of the images.
+
+        Called in evaluation mode, without gradients.
+        """
 
     def losses(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """What to minimise, part by part: the sum of the values is trained.
@@ -82,16 +94,21 @@ class InstanceBackEnd(nn.Module, ABC):
         return self.compute_losses(self.compute_maps(images), check_targets(images, targets))
 
     @torch.no_grad()
-    def find(self, images: Tensor) -> list[SparseInstances]:
+    def find(
+        self, images: Tensor, compute: Callable[[Tensor], Tensor | dict[str, Tensor]] | None = None
+    ) -> list[SparseInstances]:
         """The instances of each image, surest first; the network's mode and statistics stay as they are.
 
         Args:
             images: as for :meth:`losses`.
+            compute: gives what :meth:`compute_dense` would; ``None`` for this itself.
         """
+        compute = compute or self.compute_dense
         training = self.training
         self.eval()
         try:
-            return [nuclei.surest_first() for nuclei in self.find_instances(images)]
+            found = self.find_instances(compute(images), tuple(images.shape[-2:]))
+            return [nuclei.surest_first() for nuclei in found]
         finally:
             self.train(training)
 

@@ -99,15 +99,14 @@ class NucleiHoVerNet(InstanceBackEnd):
         predictions = {name: _counted(x, right[name], weights[:, None]) for name, x in maps.items()}
         return {"loss_hover": self.criterion(predictions, wanted).as_subclass(Tensor)}
 
-    def find_instances(self, images: Tensor) -> list[SparseInstances]:
+    def find_instances(self, dense: dict[str, Tensor], _: tuple[int, int]) -> list[SparseInstances]:
         """Nuclei by their maps; a nucleus' score is the mean probability of its pixels."""
-        maps = self.compute_maps(images)
-        probability = maps[HoVerNetBranch.NP.value].softmax(1)[:, 1]
+        probability = dense[HoVerNetBranch.NP.value].softmax(1)[:, 1]
         nuclei = []
-        for nucleus, distances in zip(probability, maps[HoVerNetBranch.HV.value], strict=True):
+        for nucleus, distances in zip(probability, dense[HoVerNetBranch.HV.value], strict=True):
             arrays = (x.cpu().numpy() for x in (nucleus, distances))
             instances = hover_instances(*arrays, threshold=self.threshold, min_size=self.min_size)
-            nuclei.append(SparseInstances.from_map(torch.from_numpy(instances).to(images.device), nucleus))
+            nuclei.append(SparseInstances.from_map(torch.from_numpy(instances).to(nucleus.device), nucleus))
         return nuclei
 
     def _painted(self, target: Target) -> tuple[Tensor, Tensor]:

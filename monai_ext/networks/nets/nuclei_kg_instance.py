@@ -19,6 +19,7 @@ __all__ = ["NucleiKGInstance"]
 
 _STRIDE = 2
 _KINDS = 5  # top left, top right, bottom left, bottom right, centre
+_KEYPOINTS = "keypoints"
 _NEAR = 1.5  # radii around a keypoint that count, whatever else is known
 _FAR = 1e6  # px; position of a keypoint out of reach
 _EXACT = "donot_use_mm_for_euclid_dist"
@@ -102,9 +103,12 @@ class NucleiKGInstance(InstanceBackEnd):
             the pyramid's levels, logits ``(B, 5, h, w)``, and ``(B, 5, 5, 2, h, w)`` x, y in units of the radius from
             a cell near a keypoint of the first kind to that of the second kind of the same nucleus.
         """
+        return _parts(self.compute_dense(images))
+
+    def compute_dense(self, images: Tensor) -> dict[str, Tensor]:
+        """The pyramid's levels, and ``keypoints``, heat and offsets at stride 2 as one map."""
         features = self.fpn(self.features(images))
-        heat, offsets = self.keypoints(features["0"]).float().split([_KINDS, 2 * _KINDS**2], dim=1)
-        return features, heat, offsets.unflatten(1, (_KINDS, _KINDS, 2))
+        return {**features, _KEYPOINTS: self.keypoints(features["0"])}
 
     def compute_losses(
         self, maps: tuple[dict[str, Tensor], Tensor, Tensor], targets: list[Target]
@@ -126,10 +130,9 @@ class NucleiKGInstance(InstanceBackEnd):
             "loss_mask": self._mask_loss(features, targets),
         }
 
-    def find_instances(self, images: Tensor) -> list[SparseInstances]:
+    def find_instances(self, dense: dict[str, Tensor], size: tuple[int, int]) -> list[SparseInstances]:
         """Boxes of the keypoints' groups, with their masks."""
-        size = tuple(images.shape[-2:])
-        features, heat, offsets = self.compute_maps(images)
+        features, heat, offsets = _parts(dense)
         groups = [self._boxes(*each, size) for each in zip(heat.sigmoid(), offsets, strict=True)]
         boxes, scores = map(list, zip(*groups, strict=True))
         return self.mask_head.segment(features, boxes, scores, size, self.mask_threshold)
@@ -215,6 +218,13 @@ class NucleiKGInstance(InstanceBackEnd):
         # places are no whole cells: votes of the next cells count half
         blurred = F.avg_pool2d(F.avg_pool2d(F.pad(votes, (1,) * 4), 2, stride=1), 2, stride=1)[:, 0]
         return 4 * blurred / (math.pi * (self.radius / _STRIDE) ** 2)
+
+
+def _parts(dense: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Features, heat and offsets, see :meth:`NucleiKGInstance.compute_maps`."""
+    features = dict(dense)
+    heat, offsets = features.pop(_KEYPOINTS).float().split([_KINDS, 2 * _KINDS**2], dim=1)
+    return features, heat, offsets.unflatten(1, (_KINDS, _KINDS, 2))
 
 
 def _cells(shape: tuple[int, int], device: torch.device) -> Tensor:

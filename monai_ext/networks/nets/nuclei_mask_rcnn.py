@@ -126,7 +126,7 @@ class NucleiMaskRCNN(InstanceBackEnd):
 
     def compute_maps(self, images: Tensor) -> _Maps:
         """The pyramid, what the RPN says of each anchor, and what it proposes."""
-        features = self.fpn(self.features(images))
+        features = self.compute_dense(images)
         objectness, deltas, anchors = self._score_anchors(features)
         proposals = self._propose(objectness, deltas, anchors, tuple(images.shape[-2:]))
         return _Maps(features, objectness, deltas, anchors, proposals)
@@ -139,11 +139,13 @@ class NucleiMaskRCNN(InstanceBackEnd):
             **self._roi_losses(maps.features, maps.proposals, targets),
         }
 
-    def find_instances(self, images: Tensor) -> list[SparseInstances]:
+    def compute_dense(self, images: Tensor) -> dict[str, Tensor]:
+        """The pyramid alone: how many boxes and masks the heads compute depends on what is found."""
+        return self.fpn(self.features(images))
+
+    def find_instances(self, dense: dict[str, Tensor], size: tuple[int, int]) -> list[SparseInstances]:
         """Detections, suppressed by their boxes, with their masks."""
-        size = tuple(images.shape[-2:])
-        features = self.fpn(self.features(images))
-        return self.mask_head.segment(features, *self.detect(features, size), size, self.mask_threshold)
+        return self.mask_head.segment(dense, *self.detect(dense, size), size, self.mask_threshold)
 
     def detect(self, features: dict[str, Tensor], size: tuple[int, int]) -> tuple[list[Tensor], list[Tensor]]:
         """Boxes ``(N, 4)`` and scores ``(N,)`` of each image of a batch, surest first."""

@@ -94,13 +94,13 @@ class NucleiUNet(InstanceBackEnd):
         pixels = (each * heavy).sum() / heavy.sum().clamp(min=1)
         return {"loss_pixels": pixels.as_subclass(Tensor), "loss_dice": dice.as_subclass(Tensor)}
 
-    def find_instances(self, images: Tensor) -> list[SparseInstances]:
+    def find_instances(self, dense: Tensor, _: tuple[int, int]) -> list[SparseInstances]:
         """Nuclei by their maps; a nucleus' score is the mean probability of its pixels."""
-        probability = self.compute_maps(images).softmax(1)
+        probability = dense.softmax(1)
         nuclei = []
         for nucleus, inside in zip(1 - probability[:, _BACKGROUND], probability[:, _INSIDE], strict=True):
             instances = self._parted(nucleus.cpu().numpy(), inside.cpu().numpy())
-            nuclei.append(SparseInstances.from_map(torch.from_numpy(instances).to(images.device), nucleus))
+            nuclei.append(SparseInstances.from_map(torch.from_numpy(instances).to(dense.device), nucleus))
         return nuclei
 
     def _parted(self, nucleus: np.ndarray, inside: np.ndarray) -> np.ndarray:
