@@ -68,6 +68,7 @@ PLACES: dict[str, dict[str, Recipe]] = {
         "models/mine": shipped(EVIDENCE),
     },
     MITOSIS: {
+        "MITOSES": places.tupac16,
         "DATA": copied(partial(fields, "mitosis")),
         "CBIS": places.masses,
         "IMAGE": images(partial(fields, "mitosis"), 1),
@@ -133,6 +134,7 @@ ELSEWHERE = (
     Rule(r"monai_ext view ", by="tests/view/test_command.py::test_the_command_prints_its_address_and_ends_by_ctrl_c"),
     Rule(r" report reviewers ", by="tests/view/test_reviewers.py::test_two_reviewers_side_by_side"),
     Rule(r"monai_ext learn ", by="tests/learn/test_learn_command.py::test_the_loop"),
+    Rule(r"report review-orders .*mit_0", by="tests/learn/test_review_pools.py::test_reviewers_of_mitoses"),
     Rule(r"torchrun .*configs/cycle\.json", by=f"{CYCLE_TEST}::test_two_processes"),
     Rule(r"torchrun --(standalone|nproc).* training ", by=f"{COMMANDS_TEST}::test_two_processes_train"),
     Rule(r"torchrun --standalone.*multi_gpu_evaluate", by=f"{COMMANDS_TEST}::test_two_processes_evaluate_as_one_does"),
