@@ -154,6 +154,49 @@ def _widened(picture: np.ndarray, width: int) -> np.ndarray:
     return cv2.copyMakeBorder(picture, 0, 0, 0, width - picture.shape[1], cv2.BORDER_CONSTANT, value=(255,) * 3)
 
 
+def draw_view(work: Path) -> None:
+    """The viewer: figures as a gallery, in light; cells with a histogram of a measurement, in dark."""
+    _phantom("mitosis", work / "mitosis", "--slides", 40, "--fields", 1, "--size", 512, "--seed", 1)
+    _infer("pathology_mitosis_segmentation", work / "mitosis", work / "mitoses", "--detect#min_score", 0.2)
+    _phantom("cells", work / "cells", "--slides", 7, "--fields", 2, "--size", 512, "--seed", 1)
+    _infer("pathology_cell_semantic_segmentation", work / "cells", work / "cells_found")
+    _photograph(work / "mitoses", "light", ["#pictures", "g", "j", "j"])
+    _photograph(work / "cells_found", "dark", ["m", "j", "j", "x"])
+
+
+def _photograph(out: Path, scheme: str, done: Sequence[str]) -> None:
+    """A result in the viewer, after boxes (``#id``) were ticked and keys pressed."""
+    from playwright.sync_api import sync_playwright
+
+    viewer = subprocess.Popen(
+        [sys.executable, "-m", "monai_ext", "view", str(out), "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=_environment(),
+    )
+    try:
+        address = viewer.stdout.readline().strip()
+        with sync_playwright() as driver:
+            browser = driver.chromium.launch(
+                executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+            )
+            page = browser.new_page(viewport={"width": 1280, "height": 760}, color_scheme=scheme)
+            page.goto(address)
+            page.wait_for_function("() => / objects$/.test(document.getElementById('status').textContent)")
+            for each in done:
+                if each.startswith("#"):
+                    page.locator(each).check()
+                else:
+                    page.keyboard.press(each)
+                page.wait_for_timeout(1500)
+            picture = cv2.imdecode(np.frombuffer(page.screenshot(), np.uint8), cv2.IMREAD_COLOR)
+            browser.close()
+    finally:
+        viewer.terminate()
+        viewer.wait()
+    _write(f"view_{scheme}", picture[..., ::-1])
+
+
 def draw_label(work: Path, python: str) -> None:
     """A rectangle of a field as a client of MONAI Label gets it: the polygons of the answer over the image."""
     model, (x, y), side = "pathology_nuclei_instance_segmentation", (64, 64), 384
@@ -219,7 +262,8 @@ def make_pictures(*names: str, label_python: str | None = None) -> None:
     """Draw pictures.
 
     Args:
-        *names: of mitosis, metastasis, cells, nuclei, vessels; all by default, but none with ``label_python`` alone.
+        *names: of mitosis, metastasis, cells, nuclei, vessels, and view, which needs Chromium and Playwright; all by
+            default, but none with ``label_python`` alone.
         label_python: Python of MONAI Label's environment; also draws what a client gets.
     """
     drawings = {
@@ -228,6 +272,7 @@ def make_pictures(*names: str, label_python: str | None = None) -> None:
         "cells": draw_cells,
         "nuclei": draw_nuclei,
         "vessels": draw_vessels,
+        "view": draw_view,
     }
     if unknown := set(names) - set(drawings):
         raise SystemExit(f"make_pictures: expected some of {', '.join(drawings)}, found {', '.join(unknown)}")
