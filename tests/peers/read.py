@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import io
 import json
 import logging
 import shutil
@@ -124,6 +125,31 @@ def slicerio(folder: Path) -> str:
     return ", ".join(names)
 
 
+def convert3d(folder: Path) -> str:
+    """ITK-SNAP's own reading of images, by the program of its authors; and its file of labels."""
+    import SimpleITK
+    from picsl_c3d import Convert3D
+
+    classes = [each["class"] for each in expected(folder)]
+    region = next(each["shape"] for each in expected(folder) if each["class"] == "Tumor")
+    for name in ("a_labels.nii.gz", "a_labels.mha", "a_labels.seg.nrrd"):
+        program = Convert3D(out=io.StringIO())
+        program.execute(f"{folder / name} -info")
+        image = program.peek(-1)
+        assert image.GetSize() == (600, 400, 1), (name, image.GetSize())
+        np.testing.assert_allclose(image.GetSpacing()[:2], 0.00025, rtol=1e-6)  # mm
+        np.testing.assert_array_equal(image.GetOrigin(), 0)
+        np.testing.assert_array_equal(image.GetDirection(), np.eye(3).ravel())
+        numbers = SimpleITK.GetArrayFromImage(image)[0]
+        rows = (folder / ("a_labels.txt" if "mha" not in name else "a_labels.mha.txt")).read_text().splitlines()
+        labels = {row.split('"')[1]: int(row.split()[0]) for row in rows if not row.startswith("#")}
+        assert set(classes) - {"object"} <= set(labels), labels
+        assert (numbers == labels["Tumor"]).sum() == region.area, name
+        x, y = (int(side) for side in region.representative_point().coords[0])
+        assert numbers[y, x] == labels["Tumor"], name
+    return f"{len(labels)} labels, 3 files alike"
+
+
 def ome_zarr(folder: Path) -> str:
     """The reader behind napari's plugin."""
     from ome_zarr.io import parse_url
@@ -230,7 +256,7 @@ def _by_node(script: str, path: Path) -> str:
 
 
 CHECKS = (
-    *(tiatoolbox, scanpy, squidpy, spatialdata, slicerio, ome_zarr, napari, ometiff, large_image, dciodvfy),
+    *(tiatoolbox, scanpy, squidpy, spatialdata, slicerio, convert3d, ome_zarr, napari, ometiff, large_image, dciodvfy),
     *(node, geotiff),
 )
 
