@@ -69,6 +69,7 @@ _MALFORMED = (
 )
 _AREAS = ("Polygon", "MultiPolygon", "GeometryCollection")
 _SUFFIX = re.compile(r"\.(geo)?json(\.gz)?$", re.IGNORECASE)
+_AT_ONCE = 20_000  # objects that come together
 _GZIP, _ZIP = b"\x1f\x8b", b"PK\x03\x04"
 _HEX = re.compile(r"(?:#|0x)?((?:[0-9a-f]{2})?[0-9a-f]{6}|[0-9a-f]{3})", re.IGNORECASE | re.ASCII)
 #: What QuPath 0.2 to 0.6 call the types of objects, without underscores and in lower case; 0.2 has them as ``id``.
@@ -314,7 +315,7 @@ def read_geojson(path: str | os.PathLike, nuclei: bool = False) -> Features:
         raise InputError(path, "a readable GeoJSON file", error.strerror or str(error)) from error
 
 
-def iterate_geojson(path: str | os.PathLike, at_once: int = 20_000) -> Iterator[Features]:
+def iterate_geojson(path: str | os.PathLike, at_once: int = _AT_ONCE) -> Iterator[Features]:
     """Read a GeoJSON file as :func:`read_geojson` does, some objects at a time, for files of any size.
 
     Args:
@@ -336,14 +337,7 @@ def iterate_geojson(path: str | os.PathLike, at_once: int = 20_000) -> Iterator[
     """
     try:
         with Path(path).open("rb") as file:
-            stream, columns = _stream(file, str(path)), _Columns(str(path))
-            for number, feature in enumerate(stream.features()):
-                columns.add(feature, number)
-                if len(columns) >= at_once:
-                    yield columns.features()
-                    columns = columns.following()
-            if len(columns):
-                yield columns.features()
+            yield from _batches(file, str(path), at_once)
     except OSError as error:
         raise InputError(path, "a readable GeoJSON file", error.strerror or str(error)) from error
 
@@ -673,7 +667,7 @@ class _Columns:
     """Gathers features as columns."""
 
     def __init__(self, where: str) -> None:
-        self.where = where
+        self.where, self.before = where, 0  # objects of the file that came before these
         self.geometry, self.nuclei = _Geometries(), _Geometries()
         self.properties: dict[str, list[Any]] = {
             name: [] for name in ("classes", "object_types", "names", "ids", "parents")
@@ -689,6 +683,7 @@ class _Columns:
     def following(self) -> _Columns:
         """Empty ones for what comes next in the file: what must be one for all of it is kept."""
         columns = _Columns(self.where)
+        columns.before = self.before + len(self)
         columns.colors, columns.planes, columns.seen = self.colors, self.planes, self.seen
         return columns
 
@@ -749,7 +744,7 @@ class _Columns:
             coordinates, owner = shapely.get_coordinates(outlines, return_index=True)
             bad = owner[~np.isfinite(coordinates).all(axis=1)]
             if len(bad):
-                raise InputError(f"{self.where}, object {bad[0]}", "finite coordinates", str(outlines[bad[0]])[:80])
+                raise InputError(f"{self.where}, object {self.before + bad[0]}", "finite coordinates", str(outlines[bad[0]])[:80])
         nuclei[shapely.is_empty(nuclei)] = None
         keep = ~shapely.is_empty(geometry)
         measurements = {}
@@ -763,11 +758,20 @@ class _Columns:
 
 
 def _read(file: BinaryIO, where: str, nuclei: bool = False) -> Features:
+    # what is gathered takes as much memory again as the geometries that are made of it
+    features = join_features(*_batches(file, where, _AT_ONCE))
+    return features.with_nuclei() if nuclei else features
+
+
+def _batches(file: BinaryIO, where: str, at_once: int) -> Iterator[Features]:
     stream, columns = _stream(file, where), _Columns(where)
     for number, feature in enumerate(stream.features()):
         columns.add(feature, number)
-    features = columns.features()
-    return features.with_nuclei() if nuclei else features
+        if len(columns) >= at_once:
+            yield columns.features()
+            columns = columns.following()
+    if len(columns):
+        yield columns.features()
 
 
 def _stream(file: BinaryIO, where: str) -> _JSONStream:

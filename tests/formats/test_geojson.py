@@ -522,3 +522,35 @@ def test_nested_collections_are_drawn():
     )
     assert polygons_to_mask(np.array([nested]), (1, 3)).tolist() == [[True, False, True]]
     assert len(parse(mapping(nested))) == 1
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 7])
+def test_how_many_come_together_changes_nothing(tmp_path, monkeypatch, at_once):
+    boxes = [shapely.box(k, 0, k + 5, 9) for k in range(5)]
+    shapes = [*boxes, shapely.Point(3, 4), shapely.LineString([(0, 0), (9, 9)])]
+    measured = {"area": [1.0, np.nan, 3.0, np.nan, 5.0, np.nan, 7.0], "late": [*[np.nan] * 6, 2.5]}
+    about = {"ids": [f"object {k}" for k in range(7)], "colors": {"a": (1, 2, 3), "c": (9, 8, 7)}}
+    objects = Features(shapes, ["a", None, "b", "a", "b", None, "c"], measured, **about)
+    path = write_geojson(tmp_path / "a.geojson", objects)
+    content = json.loads(path.read_bytes())
+    content["features"][5]["id"] = content["features"][1]["id"]  # an id that comes again is dropped
+    path.write_text(json.dumps(content))
+    whole = read_geojson(path)
+    monkeypatch.setattr(module, "_AT_ONCE", at_once)
+    parts = read_geojson(path)
+    assert [shape.wkt for shape in parts.geometry] == [shape.wkt for shape in whole.geometry]
+    for name in ("classes", "object_types", "names", "ids"):
+        assert getattr(parts, name).tolist() == getattr(whole, name).tolist()
+    assert whole.ids[5] is None
+    assert parts.colors == whole.colors
+    assert parts.measurements.keys() == whole.measurements.keys() == {"area", "late"}
+    for name in measured:
+        np.testing.assert_array_equal(parts.measurements[name], whole.measurements[name])
+
+
+def test_an_object_at_fault_has_its_number_in_the_file(tmp_path, monkeypatch):
+    path = write_geojson(tmp_path / "a.geojson", Features([shapely.box(k, 0, k + 5, 9) for k in range(5)]))
+    path.write_text(path.read_text().replace("[[[8.0,0.0]", "[[[1e999,0.0]", 1).replace("[[[8,0]", "[[[1e999,0]", 1))
+    monkeypatch.setattr(module, "_AT_ONCE", 2)
+    with pytest.raises(InputError, match=r"a\.geojson, object 3: expected finite coordinates"):
+        read_geojson(path)
