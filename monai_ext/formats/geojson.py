@@ -744,7 +744,9 @@ class _Columns:
             coordinates, owner = shapely.get_coordinates(outlines, return_index=True)
             bad = owner[~np.isfinite(coordinates).all(axis=1)]
             if len(bad):
-                raise InputError(f"{self.where}, object {self.before + bad[0]}", "finite coordinates", str(outlines[bad[0]])[:80])
+                raise InputError(
+                    f"{self.where}, object {self.before + bad[0]}", "finite coordinates", str(outlines[bad[0]])[:80]
+                )
         nuclei[shapely.is_empty(nuclei)] = None
         keep = ~shapely.is_empty(geometry)
         measurements = {}

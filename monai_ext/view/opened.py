@@ -255,7 +255,7 @@ class Opened:
                 "review": review,
                 "beside": self.beside and self.beside[0],
                 "hot_spot": self._hot_spot(),
-                "tissue": self._tissue_reach(),
+                "tissue": self._tissue_width(),
                 "notes": notes,
             }
 
@@ -266,13 +266,12 @@ class Opened:
         (row, col, radius), (down, right) = self.case.hot_spot, self.tiles.reader.stretch
         return [col * right, row * down, radius * min(down, right)]
 
-    def _tissue_reach(self) -> list[float] | None:
-        """How far :meth:`tissue` reaches, shares of the slide's width and height; ``None`` where no run sought it."""
+    def _tissue_width(self) -> float | None:
+        """How far :meth:`tissue` reaches, as a share of the slide's width; ``None`` where no run sought it."""
         if self.results is None or self.results.shape is None:
             return None
-        reader = self.tiles.reader
-        scale = thumbnail_scale(reader)
-        return [math.ceil(side / scale) * scale / side for side in reversed(reader.level0_shape)]
+        scale, width = thumbnail_scale(self.tiles.reader), self.tiles.reader.level0_shape[1]
+        return math.ceil(width / scale) * scale / width
 
     def tissue(self) -> bytes:
         """What a run over slides does not take for tissue, dimmed, and what was never scanned, more so: a PNG.
@@ -281,7 +280,7 @@ class Opened:
             IndexError: no run sought tissue here.
             InputError: the slide cannot be read.
         """
-        if self._tissue_reach() is None:
+        if self._tissue_width() is None:
             raise IndexError("tissue")
         reader = self.tiles.reader
         thumbnail, valid, scale = slide_thumbnail(reader)

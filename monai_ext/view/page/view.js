@@ -316,7 +316,7 @@ function showTissue() {
   const number = slide.number;
   tissue = false; // asked for
   viewer.addSimpleImage({
-    url: of("/tissue.png"), x: 0, y: 0, width: slide.tissue[0], opacity: opacity(),
+    url: of("/tissue.png"), x: 0, y: 0, width: slide.tissue, opacity: opacity(),
     success: (event) => {
       if (slide.number !== number) return;
       tissue = event.item;
@@ -575,9 +575,9 @@ function showRows() {
       row.style.left = `${(place % CELLS) * CELL}px`;
       row.style.width = row.style.height = `${CELL}px`;
       row.title = name;
-      const seen = object < 0 ? element("span") : kept(object, name);
-      seen.style.borderColor = rgb(colour);
-      row.append(seen, sureness);
+      const image = object < 0 ? element("span") : kept(object, name);
+      image.style.borderColor = rgb(colour);
+      row.append(image, sureness);
     } else {
       row.append(swatch(colour), element("span", name, "grow"));
       if (order.kinds && differs()) row.append(element("span", ["", "other class", "only here", "missed"][order.kinds[place]], "said"));
