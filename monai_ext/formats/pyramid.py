@@ -34,7 +34,10 @@ def level_factors(sizes: Sequence[Size], tiles: Sequence[Size | None]) -> list[f
     """
     factors: list[float | None] = [1.0]
     for number in range(1, len(sizes)):
-        factors.append(_factor(sizes[0], sizes[number], tiles[number], tiles[0], factors))
+        factor = _factor(sizes[0], sizes[number], tiles[number], tiles[0], factors)
+        before = max(known for known in factors if known is not None)
+        # as large as the one before: padded, or the same once more
+        factors.append(factor if factor is not None and factor > before else None)
     return factors
 
 
