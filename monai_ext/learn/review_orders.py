@@ -96,9 +96,12 @@ def compare_review_orders(
     if unknown := [f"--{name}" for name in overrides if name.partition("#")[0] not in known]:
         raise InputError("report review-orders", "entries of the bundle's training", ", ".join(unknown))
     runs = list(_simulations(folder, dataset_dir, student_dir, orders))
+    pools: dict[int, Pool] = {}
     for number, run in enumerate(runs, 1):
         print(f"reviewer {number} of {len(runs)}: {run.order}, {run.dataset_dir}", flush=True)
-        _review(run, root, lesson, clicks, overrides)
+        if run.seed not in pools:  # once for all orders
+            pools = {run.seed: _pool(run, root, lesson, overrides)}
+        _review(run, root, lesson, pools[run.seed], clicks, overrides)
     rows = []
     for count in (0, *clicks):
         named = {
@@ -168,17 +171,18 @@ def _evaluation(folder: Path, order: str, seed: str, count: int) -> Path:
     return folder / order / seed / str(count) / "evaluation"
 
 
-def _pool(run: _Simulation, root: Path, lesson: Lesson, start: Path, overrides: Mapping[str, Any]) -> Pool:
+def _pool(run: _Simulation, root: Path, lesson: Lesson, overrides: Mapping[str, Any]) -> Pool:
     if lesson is CLASSES:
         return NucleusPool(root, run.dataset_dir, overrides)
-    found = run.folder.parents[1] / "found" / str(run.seed)  # once for all orders
+    start, found = Path(run.student_dir).resolve(), run.folder.parents[1] / "found" / str(run.seed)
     return ObjectPool.found(root, lesson, run.dataset_dir, start, found, overrides)
 
 
-def _review(run: _Simulation, root: Path, lesson: Lesson, clicks: Sequence[int], overrides: Mapping[str, Any]) -> None:
+def _review(
+    run: _Simulation, root: Path, lesson: Lesson, pool: Pool, clicks: Sequence[int], overrides: Mapping[str, Any]
+) -> None:
     """All rounds of one reviewer, each of which learns from what was seen in it and before."""
     start, seen = Path(run.student_dir).resolve(), np.zeros(0, np.int64)
-    pool = _pool(run, root, lesson, start, overrides)
     if len(pool) < clicks[-1]:
         raise InputError("--clicks", f"at most the {len(pool)} objects of {run.dataset_dir}", str(clicks[-1]))
     runner = PhaseRunner(root, {"seed": run.seed, **overrides})

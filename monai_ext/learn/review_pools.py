@@ -138,10 +138,8 @@ class ObjectPool:
     def __init__(self, out: Path, dataset_dir: str, lesson: Lesson, side: int, target_mpp: float | None) -> None:
         self._out, self._lesson, self._side, self._mpp = out, lesson, side, target_mpp
         cases = find_cases(out)
-        beside, mpps = (
-            find_beside(cases, dataset_dir),
-            {item["image"]: item.get("mpp") for item in _images(dataset_dir)},
-        )
+        beside = find_beside(cases, dataset_dir)
+        mpps = {item["image"]: item.get("mpp") for item in _images(dataset_dir)}
         self._opened: list[Opened] = []
         objects, right = [], []
         for number, truth in sorted(beside.objects.items()):
