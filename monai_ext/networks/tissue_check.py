@@ -189,6 +189,11 @@ class TissueCheck:
         """Hand on the features of each pass of ``network``, which has the layers of this check's own."""
         return TissueFeatures(network, self.layers, self.tile, self.convention, take)
 
+    @property
+    def watched(self) -> list[str]:
+        """The layers that another engine is to give for a watch; none where nothing can be compared."""
+        return [] if self.seen is None else self.layers
+
     def watch(self, network: nn.Module) -> TissueWatch | None:
         """Count the tissue that ``network`` sees from now on; ``None`` where nothing can be compared."""
         return None if self.seen is None else TissueWatch(self, self.seen, network)

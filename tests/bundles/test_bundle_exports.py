@@ -1,6 +1,7 @@
 """Networks that left torch give the same results in the same workflows."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from monai.bundle import ConfigParser, onnx_export
 
 from monai_ext.networks import OnnxNetwork, load_weights
 from monai_ext.phantom import write_slide
-from tests.configs import config_files
+from tests.configs import config_files, configurations
 
 pytest.importorskip("onnxruntime")
 pytestmark = [pytest.mark.slow, pytest.mark.dear]
@@ -19,6 +20,13 @@ LOGITS = 1e-4
 HEAT = 1e-4  # probabilities
 UNEQUAL = 1e-4  # share of a label image's pixels
 SIDE = 1024  # px of a slide
+#: Of each bundle, overlays of other networks.
+NETWORKS = [
+    pytest.param(bundle, path.stem, marks=[] if path.stem == "narrow_vgg" else pytest.mark.exhaustive)
+    for bundle in sorted((Path(__file__).parents[2] / "bundles").glob("pathology_*"))
+    for path in configurations(bundle)
+    if {"_over_", "network_def"} <= (config := json.loads(path.read_text())).keys() and "inference" in config["_over_"]
+]
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +106,20 @@ def test_another_runtime_gives_the_same_label_images(place, tmp_path, monkeypatc
     assert network.chosen == "onnxruntime"
     for one, two in zip(expected, found, strict=True):
         assert np.mean(one != two) <= UNEQUAL
+
+
+@pytest.mark.parametrize(("folder", "name"), NETWORKS, ids=lambda each: getattr(each, "stem", each))
+def test_other_networks_by_another_runtime(folder, name, tmp_path, monkeypatch):
+    """With weights of their own, beside which nothing says what tissue they know."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    parser = ConfigParser()
+    parser.read_config(config_files(folder, "inference", "slides", name))
+    own = {"ckpt_dir": str(tmp_path), "loaded_network": "$@network_def.eval()", "runtime": "onnxruntime"}
+    parser.update({"bundle_root": str(folder), "device": "cpu", **own})
+    network, image = parser.get_parsed_content("engine"), torch.randn(1, 3, 96, 96)
+    with torch.inference_mode():
+        (network.find if hasattr(network.network, "find") else network)(image)
+    assert network.chosen == "onnxruntime"
 
 
 def heat_maps(place, source, output, *names, **overrides):
