@@ -73,7 +73,8 @@ def begin(engine):
 
 @trainer.on(Events.ITERATION_COMPLETED)
 def end(engine):
-    spent.append((time.process_time() - engine.began) / len(engine.state.batch["image"]))
+    batch = engine.state.batch  # which handlers may have taken apart
+    spent.append((time.process_time() - engine.began) / len(batch if isinstance(batch, list) else batch["image"]))
     if len(spent) == steps:
         raise SystemExit(print("spent", json.dumps(spent)))
 

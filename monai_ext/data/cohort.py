@@ -80,9 +80,11 @@ class Cohort:
         candidates = self._find(source, self.path.parent)
         one = source.is_file() or candidates[0]["image"] == str(source)
         self.root = source.parent if one else source
+        self._told = {item["image"]: {"mpp": told} for item in candidates if (told := mpp or item.get("mpp"))}
         for item in tqdm(candidates, desc="checking images", unit="image", disable=len(candidates) < 20):
+            told = self._told.get(item["image"], {})
             try:
-                found = (check or read_field)(item["image"], mpp or item.get("mpp"), target_mpp)
+                found = (check or read_field)(item["image"], told.get("mpp"), target_mpp)
                 if isinstance(found, Field):
                     exchange.check(item["image"], found.mpp)
             except InputError as error:
@@ -90,7 +92,7 @@ class Cohort:
                 print(f"left out: {error}", file=sys.stderr)
             else:
                 before = earlier.get(item["image"], {})
-                self.state[item["image"]] = before if before.get("status") == "done" else {"status": "pending"}
+                self.state[item["image"]] = (before if before.get("status") == "done" else {"status": "pending"}) | told
                 self.items.append(item)
         exit_on_sigterm()
         self._at_exit = weakref.finalize(self, self._recorded.export)
@@ -135,6 +137,7 @@ class Cohort:
             self._recorded.export()
 
     def _record(self, image: str, entry: dict[str, Any]) -> None:
+        entry |= self._told.get(image, {})
         self._recorded.write(image, entry)
         self.state[image] = entry
 

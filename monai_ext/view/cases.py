@@ -37,7 +37,7 @@ class Case:
         image: the file; ``None`` if it is nowhere.
         objects: GeoJSON, or points or a map of instances of a data list; ``None`` without any.
         stem: of the files of a run's results, to which a review is added; ``None`` where there is nothing to review.
-        mpp: um/px of the file, where a data list gives it.
+        mpp: um/px of the file, where a data list gives it or the run was told it.
         hot_spot: ``row, col, radius`` of the circle with most detections, px of the file, where a run found one.
     """
 
@@ -210,11 +210,18 @@ def _listed(title: str, cases: Sequence[Case]) -> Cases:
 def _of_run(folder: Path, slides: Path | None) -> Cases:
     if slides is not None and not slides.exists():
         raise InputError("--slides", "the folder of the slides, or the slide", f"nothing at {slides}")
-    known = [Path(path) for path in RunState(folder).read()]
-    rows = _table(folder / "summary.csv") or [{"image": path.name} for path in known]
+    state = {Path(path): entry for path, entry in RunState(folder).read().items()}
+    rows = _table(folder / "summary.csv") or [{"image": path.name} for path in state]
     names = list(dict.fromkeys(row["image"] for row in rows))
     spots = {row["image"]: _hot_spot(row) for row in rows}
-    cases = [Case(name, _image(name, known, slides), *_results(folder, name), hot_spot=spots[name]) for name in names]
+    cases = []
+    for name in names:
+        # the folder that a run looked through is in no file: of paths that end so, the shortest is right below it
+        ends = sorted((path for path in state if _ends_in(path, name)), key=lambda path: len(path.parts))
+        image = _image(name, ends, slides)
+        of_run = image if image in ends else next(iter(ends), None)
+        mpp = state[of_run].get("mpp") if of_run else None
+        cases.append(Case(name, image, *_results(folder, name), mpp=mpp, hot_spot=spots[name]))
     if not any(case.objects for case in cases):
         raise InputError(folder, "results of a run: a .geojson for an image of summary.csv", f"none of {len(cases)}")
     numbers = {name: number for number, name in enumerate(names)}
@@ -252,16 +259,19 @@ def _hot_spot(row: Mapping[str, str]) -> tuple[float, float, float] | None:
     return spot if np.isfinite(spot).all() else None
 
 
+def _ends_in(path: Path, name: str) -> bool:
+    parts = PurePath(name).parts
+    return path.parts[-len(parts) :] == parts
+
+
 def _image(name: str, known: Sequence[Path], slides: Path | None) -> Path | None:
     """Where an image is: in the folder that was given, else where the run found it."""
-    parts = PurePath(name).parts
     if slides is not None:
-        nearby = [slides / name, slides / parts[-1]]
-        nearby += [slides] if slides.name == parts[-1] else []
+        last = PurePath(name).name
+        nearby = [slides / name, slides / last]
+        nearby += [slides] if slides.name == last else []
         return next((path for path in nearby if is_image(path) or path.is_dir()), None)
-    # the folder that a run looked through is in no file: of paths that end so, the shortest is right below it
-    ends = [path for path in known if path.parts[-len(parts) :] == parts]
-    return next((path for path in sorted(ends, key=lambda path: len(path.parts)) if path.exists()), None)
+    return next((path for path in known if path.exists()), None)
 
 
 def _results(folder: Path, name: str) -> tuple[Path | None, Path | None]:

@@ -372,3 +372,19 @@ def test_slow_runs_are_exported_after_each_image(images, out, monkeypatch):
         monkeypatch.setattr("monai_ext.data.run_state.time", clock)
         run.done(item["image"])
         assert [entry["status"] for entry in exported(out).values()].count("done") == hours + 1
+
+
+@pytest.mark.parametrize("listed", [None, 0.3])
+def test_what_was_told_of_the_resolution_is_recorded(images, out, listed):
+    """A viewer asks for it; what a file states is not repeated."""
+    names = sorted(path.name for path in images.iterdir())[:2]
+    items = [{"image": str(images / names[0])} | ({"mpp": listed} if listed else {}), {"image": str(images / names[1])}]
+    (images / "dataset.json").write_text(json.dumps({"test": items}))
+    run = cohort(images, out)
+    run.done(items[0]["image"])
+    run.failed(items[1]["image"], "no reason")
+    with pytest.raises(SystemExit):
+        run.close()
+    assert [entry.get("mpp") for entry in exported(out).values()] == [listed, None]
+    Cohort(images, out, mpp=0.5, check=anything, resume=True)
+    assert [entry["mpp"] for entry in RunState(out).read().values()] == [0.5, 0.5]

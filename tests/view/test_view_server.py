@@ -22,6 +22,7 @@ from monai_ext.formats.geojson import join_features
 from monai_ext.formats.tissue import tissue_mask
 from monai_ext.slides.thumbnail import slide_thumbnail
 from monai_ext.view import find_cases
+from monai_ext.view.opened import Opened, Settings
 from monai_ext.view.server import POLICY
 from tests.reviewed import write_run
 from tests.view.conftest import CELL, EVIL, NAME, SHAPE
@@ -117,6 +118,25 @@ def test_the_most_different_come_first_from_wherever_they_are(start, tmp_path):
     shuffled = viewer.json("api/slides/0/order?by=random")["objects"]
     assert sorted(shuffled) == list(range(10))
     assert shuffled != sorted(shuffled)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_the_resolution_that_a_run_was_told_is_known(tmp_path, moved):
+    """Of each image its own, where two are called the same."""
+    state, out = {}, tmp_path / "out"
+    for folder, mpp in (("x", 0.2), ("y", None), ("z", 0.4)):
+        image = tmp_path / "in" / folder / "a.png"
+        image.parent.mkdir(parents=True)
+        Image.new("RGB", (30, 20)).save(image)
+        write_geojson(out / folder / "a.geojson", Features(shapely.points([[5.0, 5.0]])))
+        state[str(image)] = {"status": "done"} | ({"mpp": mpp} if mpp else {})
+    (out / "summary.csv").write_text("image\nx/a.png\ny/a.png\nz/a.png\n")
+    (out / "state.json").write_text(json.dumps(state))
+    if moved:
+        (tmp_path / "in").rename(tmp_path / "there")
+    cases = find_cases(out, tmp_path / "there" if moved else None).cases
+    assert [case.mpp for case in cases] == [0.2, None, 0.4]
+    assert [Opened(case, Settings("ada")).facts()["slide"]["mpp"] for case in cases] == [0.2, None, 0.4]
 
 
 def test_corrections_are_saved_at_once_shown_again_and_exported(run, start):
