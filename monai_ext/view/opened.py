@@ -413,8 +413,9 @@ class Opened:
         ]
 
     def decisions(self) -> dict[int, dict[str, Any]]:
-        """What a reviewer said, by the object; of a point and its outline by both."""
-        return {k: asdict(each) for k, each in self._decisions().items()}
+        """What was said, by the object; of a point and its outline by both, of what was adopted by -1 and so on."""
+        said = self._decisions()
+        return {k: asdict(each) for k, each in (said | self._adopted() if self.log else said).items()}
 
     def _decisions(self) -> dict[int, Decision]:
         if self.log is None:
@@ -440,6 +441,47 @@ class Opened:
         reader = self.tiles.reader
         shape = drawn_shape(kind, points, reader.file_shape, reader.stretch)
         return self.log.draw(shape, name, reviewer=self.settings.reviewer).object
+
+    def adopt(self, missed: int, name: str | None = None) -> int:
+        """Save an object of the other side that the result lacks, as it is there; its place.
+
+        One that was saved before is not saved again.
+
+        Args:
+            missed: its place among those missed.
+            name: its class; by default its own, where the result has that, or the only one that there is.
+
+        Raises:
+            IndexError: there is no such object.
+            InputError: there is nothing to correct, or no class was given for one whose class the result has not.
+            OSError: the log cannot be written.
+        """
+        log, others = self.log, self.compared[0].missed
+        if not 0 <= missed < len(others):
+            raise IndexError(missed)
+        known = [*filter(log.classes.__contains__, (others.classes[missed],)), *log.classes[: len(log.classes) == 1]]
+        name = name or next(iter(known), None)
+        before = self._adopted().get(-1 - missed)
+        if before is None:
+            return log.draw(self._missed_shapes[missed], name, reviewer=self.settings.reviewer).object
+        if name != before.name:
+            log.decide(before.object, "class", name, reviewer=self.settings.reviewer)
+        return before.object
+
+    @cached_property
+    def _missed_shapes(self) -> np.ndarray:
+        """Of what is missed, in px of the file."""
+        stretch = np.array(self.tiles.reader.stretch)[::-1]
+        return shapely.transform(self.compared[0].missed.geometry, lambda xy: xy / stretch)
+
+    def _adopted(self) -> dict[int, Decision]:
+        """Of what was missed and is now here, -1 and so on: what was said of it."""
+        if self._compared is None:
+            return {}
+        numbers = {shape: -1 - place for place, shape in enumerate(shapely.to_wkb(self._missed_shapes))}
+        said, drawn = self.log.decisions(), shapely.to_wkb(self.log.drawn().geometry)
+        places = {numbers[shape]: place for place, shape in enumerate(drawn, self.log.count) if shape in numbers}
+        return {missed: said[place] for missed, place in places.items()}
 
     def corrected(self) -> Features:
         """The objects as reviewers have corrected them."""

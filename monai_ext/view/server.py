@@ -290,13 +290,16 @@ class _Answers:
         log, reviewer = slide.log, self.shelf.settings.reviewer
         if log is None:
             raise InputError(slide.case.name, "results of a run", "none: there is nothing to review")
-        if sent.get("action") == "undo":
+        action, place = sent.get("action"), sent.get("object")
+        if action == "undo":
             done = log.undo(reviewer)
             number = done and done.object
-        elif sent.get("action") == "draw":
+        elif action == "draw":
             number = slide.draw(sent.get("type"), sent.get("points"), sent.get("class"))
+        elif action in ("accept", "class") and isinstance(place, int) and place < 0:
+            number = slide.adopt(-1 - place, sent.get("class"))
         else:
-            number = log.decide(sent.get("object"), sent.get("action"), sent.get("class"), reviewer=reviewer).object
+            number = log.decide(place, action, sent.get("class"), reviewer=reviewer).object
         return _json({"object": number, "decisions": slide.decisions()})
 
     def corrected(self, request: Request, sent: Any) -> Response:  # noqa: ARG002

@@ -249,18 +249,20 @@ def test_a_second_result_beside_the_first(tmp_path, start, page):
         page.keyboard.press("k")
         page.wait_for_timeout(250)
     page.keyboard.press("x")
-    shows(page, "status", "It is in two/out alone: draw it")
-    page.keyboard.press("j")
+    shows(page, "status", "It is in two/out alone: there is nothing to reject here")
+    page.keyboard.press("a")
+    shows(page, "status", "Saved: 4, as two/out has it, Stroma")
+    shows(page, "progress", "1 of 5 reviewed")
     page.wait_for_timeout(250)
     page.keyboard.press("x")
-    shows(page, "progress", "1 of 5 reviewed")
+    shows(page, "progress", "2 of 5 reviewed")
     page.wait_for_timeout(600)
     page.screenshot(path=tmp_path / "beside.png")
     page.reload()
-    shows(page, "progress", "1 of 5 reviewed")  # the differences again
+    shows(page, "progress", "2 of 5 reviewed")  # the differences again
     shows(page, "about", "number3")
     page.uncheck("#differ")
-    shows(page, "progress", "1 of 4 reviewed")
+    shows(page, "progress", "2 of 5 reviewed")
     page.wait_for_timeout(300)
     assert inks(page, only) == inks(page, missed) == 0
     assert page.said == []

@@ -247,3 +247,45 @@ def test_an_image_without_others_and_others_of_another_image(run, start, tmp_pat
     assert status == 422
     assert "those of another slide?" in json.loads(body)["error"]
     assert NAME in json.loads(body)["error"]
+
+
+# -- what was missed is taken over -------------------------------------------------------------------------------------
+
+
+def test_what_was_missed_is_taken_over_as_it_is(two, start):
+    out, other = two
+    viewer = start(out, beside=other)
+    say = lambda **said: viewer.json("api/slides/0/review", said)  # noqa: E731
+    missed = viewer.shelf[0].compared[0].missed
+    assert missed.classes.tolist() == ["Stroma", "Unheard of"]
+    assert say(object=-1, action="accept")["object"] == 4
+    assert say(object=-1, action="accept")["object"] == 4  # once is enough
+    status, _, body = viewer.ask("api/slides/0/review", {"object": -2, "action": "accept"})
+    assert status == 422
+    assert json.loads(body)["error"] == "class: expected Stroma or Tumor, found None"
+    assert say(object=-2, action="class", **{"class": "Tumor"})["object"] == 5
+    assert say(object=-2, action="class", **{"class": "Stroma"})["decisions"]["-2"]["name"] == "Stroma"
+    assert viewer.ask("api/slides/0/review", {"object": -3, "action": "accept"})[0] == 404
+    assert viewer.ask("api/slides/0/review", {"object": -1, "action": "reject"})[0] == 422
+    corrected = viewer.shelf[0].corrected()
+    assert shapely.equals_exact(corrected.geometry[4:], missed.geometry, 1e-6).all()
+    assert corrected.classes[4:].tolist() == ["Stroma", "Stroma"]
+    lines = [json.loads(line)["action"] for line in (out / "a_review.jsonl").read_text().splitlines()]
+    assert lines == ["draw", "draw", "class"]
+
+
+def test_places_of_what_is_taken_over_are_those_of_the_file(tmp_path, start):
+    """Px that are not square are shown square."""
+    runs = []
+    for name, shapes in (("one", [shapely.box(5, 5, 15, 15)]), ("two", [shapely.box(40.25, 60, 50, 70)])):
+        out = write_run(tmp_path / name, {"a": Features(shapes)})
+        pixels = np.zeros((300, 300, 3), np.uint8)
+        resolution = (1e4 / 0.25, 1e4 / 0.5)
+        tifffile.imwrite(
+            tmp_path / name / "in/a.tif", pixels, photometric="rgb", resolution=resolution, resolutionunit="CENTIMETER"
+        )
+        runs.append(out)
+    viewer = start(runs[0], beside=runs[1])
+    assert viewer.shelf[0].tiles.reader.stretch != (1, 1)
+    viewer.json("api/slides/0/review", {"object": -1, "action": "accept"})
+    assert viewer.shelf[0].corrected().geometry[1].bounds == (40.25, 60, 50, 70)

@@ -770,14 +770,15 @@ let saving = Promise.resolve(); // one after the other, in the order of the keys
 function decide(action, name) {
   if (!slide || !slide.review) return;
   if (!chosen) { say("Choose an object first: J"); return; }
-  if (chosen.object < 0) { say(`It is in ${compared.name} alone: draw it, to have it here too`); return; }
-  const object = chosen.object, number = slide.number;
+  const object = chosen.object, number = slide.number, missed = object < 0;
+  if (missed && action === "reject") { say(`It is in ${compared.name} alone: there is nothing to reject here`); return; }
   saving = saving.then(told(async () => {
     const answer = await post(`api/slides/${number}/review`, { object, action, class: name });
     if (number !== slide.number) return;
     await take(answer.decisions);
     if (training && training.why_not) loadTraining(); // the first correction
-    say(`Saved: ${object} ${{ accept: "is right", reject: "rejected", class: `is ${name}` }[action]}`);
+    if (missed) say(`Saved: ${answer.object}, as ${compared.name} has it${answer.decisions[answer.object].name ? `, ${answer.decisions[answer.object].name}` : ""}`);
+    else say(`Saved: ${object} ${{ accept: "is right", reject: "rejected", class: `is ${name}` }[action]}`);
     if (chosen && chosen.object === object && places.get(object) + 1 < order.objects.length) step(1);
   }));
 }
