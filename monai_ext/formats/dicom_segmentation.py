@@ -60,8 +60,21 @@ def read_dicom_objects(path: str | os.PathLike, frame: SlideFrame | None = None)
 
 
 def _frame_beside(path: Path, data: Any) -> SlideFrame | None:
-    """The slide in a file's folder that it is of."""
-    return slide_of(data, [dicom_frame(first) for first in slides_in(path.parent).values()])
+    """The slide in a file's folder that it is of.
+
+    Raises:
+        InputError: there is none, but a damaged one, which it may be of.
+    """
+    frames, damaged = [], []
+    for first in slides_in(path.parent).values():
+        try:
+            frames.append(dicom_frame(first))
+        except InputError as error:
+            damaged.append(error)
+    own = slide_of(data, frames)
+    if own is None and damaged:
+        raise damaged[0]
+    return own
 
 
 def read_dicom_segmentation(path: str | os.PathLike, frame: SlideFrame | None) -> Features:

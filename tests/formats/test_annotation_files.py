@@ -104,3 +104,44 @@ def test_which_files_of_a_folder_are_annotations(study, tmp_path):
     (tmp_path / "torn.dcm").write_bytes(b"torn")
     found = [path.name for path in find_annotations(tmp_path)]
     assert found == ["IM0001", "a.geojson", "b_annotations.dcm", "b_segmentation.dcm", "c.dcm", "torn.dcm"]
+
+
+# -- slides of which files are missing ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("missing", "parts", "found"),
+    [
+        ("level_1.dcm", 1, "with its full resolution, found reduced ones alone (RESAMPLED)"),
+        ("level_1_1.dcm", 3, "expected 3 files of this level, a concatenation, found 2"),
+    ],
+)
+def test_a_slide_with_files_missing_has_no_scale(tmp_path, missing, parts, found):
+    """As the reader of its pixels says: what is left is no full resolution."""
+    pytest.importorskip("highdicom", reason="highdicom is not installed")
+    slide, drawn = tmp_path / "slide", Features([shapely.box(10, 20, 50, 60)], "Tumor")
+    made.write_slide(slide, np.full((*SHAPE, 3), 200, np.uint8), parts=parts)
+    path = write_geojson(tmp_path / "a.geojson", drawn)
+    convert(path, ["dicom-ann", "dicom-seg"], slide=slide)
+    (slide / missing).unlink()
+    results = [tmp_path / f"a_{name}.dcm" for name in ("annotations", "segmentation")]
+    beside = results[1].rename(slide / "seg.dcm")
+    for run in (
+        lambda: read_features(results[0], slide),
+        lambda: read_features(beside, slide),
+        lambda: read_features(beside),
+        lambda: convert(path, "dicom-seg", slide=slide, dst=tmp_path / "again"),
+    ):
+        with pytest.raises(InputError) as caught:
+            run()
+        assert found in str(caught.value)
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_damaged_slide_beside_an_annotation_of_another(study, tmp_path):
+    made.write_slide(tmp_path, np.full((*SHAPE, 3), 200, np.uint8), levels=(2,))
+    for path in (*(study / "slide").iterdir(), study / "ann/half.dcm"):
+        (tmp_path / f"x{path.name}").symlink_to(path)
+    np.testing.assert_allclose(
+        shapely.bounds(read_features(tmp_path / "xhalf.dcm").geometry), shapely.bounds(CELLS), atol=1e-2
+    )
