@@ -157,6 +157,8 @@ def _matched(results: Path, reference: Path) -> list[tuple[str, Path | None, Pat
         name = next(iter(_by_image([reference], slides)))
         if results.is_dir():
             results = _by_image(_paths(results), slides).get(name, results / f"{name}.geojson")
+        elif results.is_file() and (own := next(iter(_by_image([results], slides)))) in slides:
+            name = own  # which the reference must be of, whatever it names
         return [(name, slides.get(name), results, reference)]
     if not reference.is_dir():
         raise InputError(reference, "a GeoJSON or DICOM file, or a folder of them (--reference)", "nothing there")
@@ -174,7 +176,7 @@ def _slides(results: Path, reference: Path) -> dict[str, Path]:
     sides = [side for side in (results, reference) if side.exists()]
     if not any(map(taken_as_dicom, chain.from_iterable(map(_paths, sides)))):
         return {}
-    slides = [Path(path) for path in RunState(results).read()] if results.is_dir() else []
+    slides = [Path(path) for path in RunState(results if results.is_dir() else results.parent).read()]
     for side in sides:
         slides += find_images(side, None, (DICOM_SUFFIX,)) if side.is_dir() else slides_in(side.parent).values()
     return {without_suffix(path).name: path for path in slides if path.exists() and is_dicom_slide(path)}

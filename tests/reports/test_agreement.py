@@ -146,8 +146,18 @@ def test_dicom_names_its_slide(cohort):
         compare_cells(str(cohort / "ours"), str(cohort / reference), str(cohort / reference / "out"), radius_px=6)
     tables = [pd.read_csv(cohort / reference / "out/scores.csv") for reference in ("archive", "qupath")]
     pd.testing.assert_frame_equal(*tables)
-    compare_cells(str(cohort / "ours"), str(cohort / "archive/1.2.840.7.dcm"), str(cohort / "out"), radius_px=6)
-    pd.testing.assert_frame_equal(pd.read_csv(cohort / "out/scores.csv"), tables[0][:1])
+    (cohort / "ours/deep/a.geojson").rename(cohort / "ours/a.geojson")
+    for ours in ("ours", "ours/a.geojson"):
+        compare_cells(str(cohort / ours), str(cohort / "archive/1.2.840.7.dcm"), str(cohort / "out"), radius_px=6)
+        pd.testing.assert_frame_equal(
+            pd.read_csv(cohort / "out/scores.csv"), tables[0][:1].assign(name=Path(ours).stem)
+        )
+    other = made.write_slide(cohort / "other", np.full((20, 3020, 3), 200, np.uint8), levels=(1,))
+    rings = [np.array(cell.exterior.coords, np.float32)[:-1] for cell in squares[:3]]
+    made.write_annotations(cohort / "archive/1.2.840.9.dcm", other, [made.group(1, "POLYGON", rings)])
+    for number in (6, 9):  # of another slide of the run, and of none of it
+        with pytest.raises(InputError, match=rf"{number}.dcm: expected .*slides/a/level_1.dcm"):
+            compare_cells(str(cohort / "ours/a.geojson"), str(cohort / f"archive/1.2.840.{number}.dcm"), str(cohort))
 
 
 def test_slides_are_looked_for_where_annotations_are_in_dicom(cohort, monkeypatch):
