@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import shapely
+from PIL import Image
 
 pytest.importorskip("pydicom", reason="pydicom is not installed (the extra [dicom])")
 
 from monai_ext.base.errors import InputError
 from monai_ext.data.datalist import check_points_item
-from monai_ext.exchange import convert
+from monai_ext.exchange import Exchange, Results, convert, label_maps
 from monai_ext.formats import Features, read_objects, read_points, write_geojson
 from monai_ext.formats.annotation_files import find_annotations, read_features
 from monai_ext.formats.roles import read_areas
@@ -92,6 +95,46 @@ def test_of_an_image_that_is_no_dicom(study, tmp_path):
     for name in ("glass", "dicom-seg"):
         with pytest.raises(InputError, match=r"expected the slide .*found none"):
             read_features(study / f"ann/{name}.dcm", picture)
+
+
+@pytest.mark.parametrize("name", ["dicom-ann", "dicom-seg"])
+def test_what_was_made_for_an_image_that_is_no_dicom(tmp_path, monkeypatch, name):
+    """It names the image: that is accepted without a word, as well as a map of coarser px, and another is refused."""
+    pytest.importorskip("highdicom", reason="highdicom is not installed")
+    image, other = tmp_path / "a.png", tmp_path / "b.png"
+    for picture, side in ((image, 200), (other, 201)):
+        Image.fromarray(np.full((side, 300, 3), 200, np.uint8)).save(picture)
+    path = write_geojson(tmp_path / "a.geojson", Features(CELLS, CLASSES))
+    monkeypatch.setattr(label_maps, "_MOST", 20_000)
+    known = Results(path, "a", image=image, shape=SHAPE, mpp=(0.25, 0.25))
+    [written] = Exchange([name]).write(known, tmp_path / "a")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = read_features(written, image)
+    order = [found.classes.tolist().index(each) for each in CLASSES]
+    np.testing.assert_allclose(shapely.area(found.geometry)[order], shapely.area(CELLS))
+    np.testing.assert_allclose(shapely.bounds(found.geometry)[order], shapely.bounds(CELLS))
+    with pytest.raises(
+        InputError, match=r"a_.*\.dcm: expected an annotation of .*b.png, found one of another image, a"
+    ):
+        read_features(written, other)
+
+
+def test_what_nobody_can_tell_is_said_once(tmp_path):
+    """Of an image that was not at hand, or has changed since."""
+    pytest.importorskip("highdicom", reason="highdicom is not installed")
+    image = tmp_path / "a.png"
+    Image.fromarray(np.full((*SHAPE, 3), 200, np.uint8)).save(image)
+    path = write_geojson(tmp_path / "a.geojson", Features(CELLS, CLASSES))
+    for number, slide in enumerate((None, image)):
+        convert(path, "dicom-ann", slide=slide)
+        Image.fromarray(np.full((300 + number, 400, 3), 200, np.uint8)).save(image)
+        written = (tmp_path / "a_annotations.dcm").rename(tmp_path / f"{number}.dcm")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(3):
+                read_features(written, image)
+        assert [str(each.message).split(": ")[1] for each in caught] == ["its slide is not at hand"]
 
 
 def test_which_files_of_a_folder_are_annotations(study, tmp_path):

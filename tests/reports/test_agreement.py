@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
+from PIL import Image
 
 from monai_ext.base.errors import DataListError, InputError
 from monai_ext.data.run_state import RunState
@@ -158,6 +159,21 @@ def test_dicom_names_its_slide(cohort):
     for number in (6, 9):  # of another slide of the run, and of none of it
         with pytest.raises(InputError, match=rf"{number}.dcm: expected .*slides/a/level_1.dcm"):
             compare_cells(str(cohort / "ours/a.geojson"), str(cohort / f"archive/1.2.840.{number}.dcm"), str(cohort))
+
+
+def test_dicom_of_an_image_that_is_none(cohort):
+    """The run tells which image it was, of which a segmentation in DICOM can be read."""
+    pytest.importorskip("highdicom", reason="highdicom is not installed")
+    from monai_ext.exchange import convert
+
+    image = cohort / "slides/b.png"
+    image.parent.mkdir()
+    Image.fromarray(np.full((20, 3020, 3), 200, np.uint8)).save(image)
+    convert(cohort / "qupath/b.geojson", "dicom-seg", slide=image, dst=cohort / "seg", mpp=0.25)
+    RunState(cohort / "ours").begin({str(image): {"fingerprint": "b"}})
+    compare_cells(str(cohort / "ours"), str(cohort / "seg"), str(cohort / "out"), radius_px=6)
+    [row] = pd.read_csv(cohort / "out/scores.csv").to_dict("records")
+    assert (row["image"], row["iou"], row["true_cells"]) == ("b", 1, 4)
 
 
 def test_slides_are_looked_for_where_annotations_are_in_dicom(cohort, monkeypatch):
