@@ -144,6 +144,10 @@ def _grid(header: Any, path: Path, frame: SlideFrame) -> tuple[tuple[float, floa
     if reference != frame.frame_of_reference:
         expected = f"a segmentation of {frame.path} (frame of reference {frame.frame_of_reference or 'none'})"
         raise InputError(path, expected, f"one of another slide ({reference or 'none'})")
+    for name, own in (("PatientID", frame.patient), ("ContainerIdentifier", frame.container)):
+        other = str(getattr(header, name, ""))
+        if own and other and own != other:
+            raise InputError(path, f"a segmentation of {frame.path} ({name} {own})", f"one of {name} {other}")
     orientation = np.array(header.ImageOrientationSlide, np.float64)
     if np.abs(orientation - frame.orientation).max() > _PARALLEL:
         raise InputError(path, f"rows and columns along those of {frame.path}", f"others, {orientation.tolist()}")
