@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ __all__ = [
     "dicom_slide",
     "files_of",
     "is_dicom_slide",
+    "level_files",
     "slides_in",
 ]
 
@@ -142,6 +144,25 @@ def dicom_frame(path: Path) -> SlideFrame:
     """
     first = dicom_slide(path)
     return slide_frame({each: read_dicom(each, HEADER) for each in files_of(first)})
+
+
+def level_files(path: Path, shape: tuple[int, int]) -> list[Path]:
+    """The files of a level of a slide in DICOM, for an error; none where they cannot be told.
+
+    Args:
+        path: a file of the slide, or its folder; or another image.
+        shape: rows and columns of the level.
+
+    Examples:
+        >>> from monai_ext.formats.dicom_levels import level_files
+        >>> level_files(folder, (200, 300))
+        []
+    """
+    with suppress(InputError):
+        if is_dicom_slide(path):
+            levels = levels_of({file: read_dicom(file, HEADER) for file in files_of(dicom_slide(path))})
+            return list(levels.get(tuple(shape), ()))
+    return []
 
 
 def _name(uid: str) -> str:
