@@ -10,6 +10,7 @@ from monai_ext.base.version import __version__
 from monai_ext.exchange.results import Results
 from monai_ext.formats.dicom import SLIDE_CLASS, read_dicom
 from monai_ext.formats.dicom_levels import dicom_frame, is_dicom_slide
+from monai_ext.formats.stand_ins import stand_in_name, stand_in_uids
 
 __all__ = ["MAKER", "code_of", "new_uid", "source_image", "stated_name"]
 
@@ -29,8 +30,8 @@ _STUDY = ("PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "S
 def source_image(results: Results) -> Any:
     """The data set of full resolution that results refer to, as highdicom needs it.
 
-    For an image that is no DICOM its name is the patient's and the container's, and its UIDs follow from its name, its
-    shape and, where it is at hand, its length in bytes, so that all results of an image belong together.
+    For an image that is no DICOM its name is the patient's and the container's, and its UIDs follow from the image
+    (:func:`~monai_ext.formats.stand_ins.stand_in_uids`), so that all results of an image belong together.
 
     Raises:
         InputError: a DICOM slide whose size is not the results'.
@@ -60,12 +61,13 @@ def _stand_in(results: Results) -> Any:
     data.SOPClassUID, data.Modality = SLIDE_CLASS, "SM"
     data.SpecificCharacterSet = "ISO_IR 192"
     data.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+    uids = stand_in_uids(results.name, results.extent, results.image)
     for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
-        setattr(data, name, _uid(results, name))
+        setattr(data, name, uids[name])
     data.PatientID = data.ContainerIdentifier = stated_name(results)
     data.IssuerOfTheContainerIdentifierSequence, data.ContainerTypeCodeSequence = [], []
     specimen = Dataset()
-    specimen.SpecimenIdentifier, specimen.SpecimenUID = data.ContainerIdentifier, _uid(results, "SpecimenUID")
+    specimen.SpecimenIdentifier, specimen.SpecimenUID = data.ContainerIdentifier, uids["SpecimenUID"]
     specimen.IssuerOfTheSpecimenIdentifierSequence, specimen.SpecimenPreparationSequence = [], []
     data.SpecimenDescriptionSequence = [specimen]
     for name in _STUDY:
@@ -91,15 +93,7 @@ def _stand_in(results: Results) -> Any:
 
 def stated_name(results: Results) -> str:
     """The image's name, as DICOM can hold it."""
-    return " ".join(results.name.replace("\\", "/").split())[:_LONGEST]
-
-
-def _uid(results: Results, what: str) -> str:
-    """A UID that the same results have again."""
-    from pydicom.uid import generate_uid
-
-    file = results.image.stat().st_size if results.image is not None and results.image.is_file() else None
-    return generate_uid(entropy_srcs=[results.name, repr(results.extent), repr(file), what])
+    return stand_in_name(results.name)
 
 
 def new_uid() -> str:

@@ -14,6 +14,7 @@ from monai_ext.formats.dicom import HEADER, SlideFrame, read_dicom, slide_of, st
 from monai_ext.formats.dicom_levels import dicom_frame, is_dicom_slide
 from monai_ext.formats.dicom_segmentation import read_dicom_objects
 from monai_ext.formats.geojson import Features, geojson_stem, is_geojson, read_geojson
+from monai_ext.formats.stand_ins import stand_in_frame
 from monai_ext.formats.suffixes import DICOM_SUFFIX, without_suffix
 
 __all__ = ["annotated_images", "annotation_stem", "find_annotations", "is_annotation", "read_features"]
@@ -131,8 +132,9 @@ def read_features(path: str | os.PathLike, slide: str | os.PathLike | None = Non
 
     Args:
         path: GeoJSON, Microscopy Bulk Simple Annotations or a segmentation in DICOM.
-        slide: the image that it is of. Where that is in DICOM, an annotation in DICOM must be of it, and its places in
-            mm or px of some level are brought to full resolution; else the slide is looked for in the file's folder.
+        slide: the image that it is of. An annotation in DICOM must be of it, as far as it says so; its places in mm or
+            px of some level are brought to full resolution. Of an image that is no DICOM the slide in DICOM is looked
+            for in the file's folder, unless the file says that it was made for that image.
 
     Raises:
         InputError: as :func:`~monai_ext.formats.geojson.read_geojson` and
@@ -148,5 +150,8 @@ def read_features(path: str | os.PathLike, slide: str | os.PathLike | None = Non
     """
     if not taken_as_dicom(path):
         return read_geojson(path)
-    frame = None if slide is None or not is_dicom_slide(Path(slide)) else dicom_frame(Path(slide))
+    frame = None
+    if slide is not None:
+        slide = Path(slide)
+        frame = dicom_frame(slide) if is_dicom_slide(slide) else stand_in_frame(path, slide)
     return read_dicom_objects(path, frame)

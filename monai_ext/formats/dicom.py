@@ -5,6 +5,7 @@ Read by pydicom, which is an extra of this package (``pip install 'monai_ext[dic
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -157,6 +158,7 @@ HEADER = (
     *("ContainerIdentifier", "ImageType", "TotalPixelMatrixRows", "TotalPixelMatrixColumns"),
     *("TotalPixelMatrixOriginSequence", "ImageOrientationSlide", "SharedFunctionalGroupsSequence"),
     *("ReferencedImageSequence", "ReferencedSeriesSequence", "AnnotationCoordinateType"),
+    *("ConcatenationUID", "InConcatenationTotalNumber"),
 )
 
 
@@ -194,6 +196,50 @@ def slide_of(data: Any, frames: Sequence[SlideFrame]) -> SlideFrame | None:
     return own[0] if own else None
 
 
+def check_full_resolution(path: Path, image_type: Sequence[str]) -> None:
+    """That the finest level of a slide is no reduced one.
+
+    Args:
+        path: the file that an error names.
+        image_type: of the finest level.
+
+    Raises:
+        InputError: it is.
+    """
+    if list(image_type[3:4]) == ["RESAMPLED"]:
+        found = "reduced ones alone (RESAMPLED): the file of the first level is missing"
+        raise InputError(path, "a slide with its full resolution", found)
+
+
+def levels_of(files: Mapping[Path, Any]) -> dict[tuple[int, int], dict[Path, Any]]:
+    """The files of each level, by its rows and columns; the finest first.
+
+    Args:
+        files: the data set of each file of one series of whole slide images (:func:`read_dicom`).
+
+    Raises:
+        InputError: none is an image of tissue, full resolution or a part of a concatenation is missing.
+    """
+    first = next(iter(files))
+    levels: dict[tuple[int, int], dict[Path, Any]] = {}
+    for file, header in files.items():
+        with stated(file):
+            if "VOLUME" in list(header.ImageType):
+                size = int(header.TotalPixelMatrixRows), int(header.TotalPixelMatrixColumns)
+                levels.setdefault(size, {})[file] = header
+    if not levels:
+        raise InputError(first, "a whole slide image, or one of its series", "labels and overviews alone")
+    ordered = {size: levels[size] for size in sorted(levels, key=math.prod, reverse=True)}
+    for number, level in enumerate(ordered.values()):
+        first, header = next(iter(level.items()))
+        with stated(first):
+            check_full_resolution(first, [] if number else list(header.ImageType))
+            parts = int(getattr(header, "InConcatenationTotalNumber", None) or 1)
+        if len(level) != parts and getattr(header, "ConcatenationUID", None):
+            raise InputError(first, f"{parts} files of this level, a concatenation", f"{len(level)}")
+    return ordered
+
+
 def slide_frame(files: Mapping[Path, Any]) -> SlideFrame:
     """The grid of a slide whose files are read.
 
@@ -201,7 +247,8 @@ def slide_frame(files: Mapping[Path, Any]) -> SlideFrame:
         files: the data set of each file of one series of whole slide images (:func:`read_dicom`).
 
     Raises:
-        InputError: none is an image of tissue, or it does not state where it lies.
+        InputError: none is an image of tissue, full resolution or a part of a level is missing, or it does not state
+            where it lies.
 
     Examples:
         >>> from types import SimpleNamespace as Item
@@ -215,14 +262,10 @@ def slide_frame(files: Mapping[Path, Any]) -> SlideFrame:
         >>> frame.shape, frame.spacing, frame.instances
         ((100, 200), (0.00025, 0.00025), {'1.2.3': (100, 200)})
     """
-    first = next(iter(files))
-    with stated(first):
-        volumes = {path: header for path, header in files.items() if "VOLUME" in list(header.ImageType)}
-        if not volumes:
-            raise InputError(first, "a whole slide image, or one of its series", "labels and overviews alone")
-        sizes = {path: _matrix(header) for path, header in volumes.items()}
-        path = max(volumes, key=lambda each: (sizes[each][0] * sizes[each][1], str(each)))
-    header = volumes[path]
+    levels = levels_of(files)
+    shape, finest = next(iter(levels.items()))
+    path = max(finest, key=str)
+    header = finest[path]
     with stated(path):
         spacing = header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing
         origins = getattr(header, "TotalPixelMatrixOriginSequence", None)
@@ -234,13 +277,13 @@ def slide_frame(files: Mapping[Path, Any]) -> SlideFrame:
         orientation = getattr(header, "ImageOrientationSlide", None) or SlideFrame.orientation
         frame = SlideFrame(
             path=path,
-            shape=sizes[path],
+            shape=shape,
             series=str(header.SeriesInstanceUID),
             frame_of_reference=str(getattr(header, "FrameOfReferenceUID", "")),
             origin=origin,
             orientation=tuple(float(part) for part in orientation),
             spacing=(float(spacing[0]), float(spacing[1])),
-            instances={str(each.SOPInstanceUID): sizes[file] for file, each in volumes.items()},
+            instances={str(each.SOPInstanceUID): size for size, level in levels.items() for each in level.values()},
             patient=str(getattr(header, "PatientID", "")),
             container=str(getattr(header, "ContainerIdentifier", "")),
         )
@@ -249,7 +292,3 @@ def slide_frame(files: Mapping[Path, Any]) -> SlideFrame:
         found = f"spacing {frame.spacing}, orientation {frame.orientation}"
         raise InputError(path, "pixels that lie flat on the glass", found)
     return frame
-
-
-def _matrix(header: Any) -> tuple[int, int]:
-    return int(header.TotalPixelMatrixRows), int(header.TotalPixelMatrixColumns)

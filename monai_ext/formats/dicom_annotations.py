@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,15 @@ def _placing(data: Any, path: Path, frame: SlideFrame | None) -> tuple[Callable[
     if origin != "VOLUME":
         raise InputError(path, "pixels counted over the whole slide (VOLUME)", f"within a {origin.lower()}")
     if frame is None and referenced_images(data):
-        # its size is in no annotation; once for each file, however often that is read
-        warnings.warn(f"{path}: its slide is not at hand: places are taken as pixels of full resolution", stacklevel=2)
+        _warn_of_no_slide(path)
     scale = np.ones(2) if frame is None else _scale(data, path, frame)
     return lambda points: points * scale, 2
+
+
+@cache
+def _warn_of_no_slide(path: Path) -> None:
+    """Say, a single time for a file, that its slide's size is unknown: it is in no annotation."""
+    warnings.warn(f"{path}: its slide is not at hand: places are taken as pixels of full resolution", stacklevel=3)
 
 
 def _scale(data: Any, path: Path, frame: SlideFrame) -> np.ndarray:

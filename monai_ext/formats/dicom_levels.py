@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,16 @@ import numpy as np
 
 from monai_ext.base.dicom_heads import dicom_head
 from monai_ext.base.errors import InputError
-from monai_ext.formats.dicom import HEADER, SlideFrame, load_pydicom, read_dicom, slide_frame, stated
+from monai_ext.formats.dicom import (
+    HEADER,
+    SlideFrame,
+    check_full_resolution,
+    levels_of,
+    load_pydicom,
+    read_dicom,
+    slide_frame,
+    stated,
+)
 from monai_ext.formats.level_base import Levels, paste
 from monai_ext.formats.resolution import resolution_of
 from monai_ext.formats.scanned import rgb_and_valid
@@ -25,6 +34,7 @@ __all__ = [
     "dicom_slide",
     "files_of",
     "is_dicom_slide",
+    "level_files",
     "slides_in",
 ]
 
@@ -121,7 +131,7 @@ def dicom_frame(path: Path) -> SlideFrame:
         path: one of its files, of which all in the same folder count, or the folder.
 
     Raises:
-        InputError: no whole slide image, or those of several slides.
+        InputError: no whole slide image, one with files missing, or those of several slides.
 
     Examples:
         >>> from monai_ext.base.errors import InputError
@@ -134,6 +144,25 @@ def dicom_frame(path: Path) -> SlideFrame:
     """
     first = dicom_slide(path)
     return slide_frame({each: read_dicom(each, HEADER) for each in files_of(first)})
+
+
+def level_files(path: Path, shape: tuple[int, int]) -> list[Path]:
+    """The files of a level of a slide in DICOM, for an error; none where they cannot be told.
+
+    Args:
+        path: a file of the slide, or its folder; or another image.
+        shape: rows and columns of the level.
+
+    Examples:
+        >>> from monai_ext.formats.dicom_levels import level_files
+        >>> level_files(folder, (200, 300))
+        []
+    """
+    with suppress(InputError):
+        if is_dicom_slide(path):
+            levels = levels_of({file: read_dicom(file, HEADER) for file in files_of(dicom_slide(path))})
+            return list(levels.get(tuple(shape), ()))
+    return []
 
 
 def _name(uid: str) -> str:
@@ -171,9 +200,7 @@ def check_dicom_slide(path: Path, image_type: Sequence[str], optical_paths: Sequ
     if len(optical_paths) > 1:
         found = f"{len(optical_paths)} optical paths: {', '.join(optical_paths)}"
         raise InputError(path, "one RGB or grey image", found)
-    if list(image_type[3:4]) == ["RESAMPLED"]:
-        found = "reduced ones alone (RESAMPLED): the file of the first level is missing"
-        raise InputError(path, "a slide with its full resolution", found)
+    check_full_resolution(path, image_type)
 
 
 class DicomLevels(Levels):
@@ -254,26 +281,14 @@ def _levels(path: Path) -> dict[tuple[int, int], dict[Path, Any]]:
     Raises:
         InputError: a file that cannot be read, parts that are missing, several images in one.
     """
-    levels: dict[tuple[int, int], dict[Path, Any]] = {}
-    for file in files_of(path):
-        header = read_dicom(file, _TAGS)
-        with stated(file):
-            if "VOLUME" in list(header.ImageType):
-                size = int(header.TotalPixelMatrixRows), int(header.TotalPixelMatrixColumns)
-                levels.setdefault(size, {})[file] = header
-    if not levels:
-        raise InputError(path, "a whole slide image, or one of its series", "labels and overviews alone")
-    ordered = {size: levels[size] for size in sorted(levels, key=math.prod, reverse=True)}
-    for number, files in enumerate(ordered.values()):
+    levels = levels_of({file: read_dicom(file, _TAGS) for file in files_of(path)})
+    for files in levels.values():
         first, header = next(iter(files.items()))
         with stated(first):
             paths = [_optical_path(item) for item in getattr(header, "OpticalPathSequence", None) or ()]
             planes = int(getattr(header, "TotalPixelMatrixFocalPlanes", None) or 1)
-            check_dicom_slide(first, [] if number else list(header.ImageType), paths, planes)
-            parts = int(getattr(header, "InConcatenationTotalNumber", None) or 1)
-        if len(files) != parts and getattr(header, "ConcatenationUID", None):
-            raise InputError(first, f"{parts} files of this level, a concatenation", f"{len(files)}")
-    return ordered
+            check_dicom_slide(first, [], paths, planes)
+    return levels
 
 
 def _optical_path(item: Any) -> str:

@@ -60,8 +60,21 @@ def read_dicom_objects(path: str | os.PathLike, frame: SlideFrame | None = None)
 
 
 def _frame_beside(path: Path, data: Any) -> SlideFrame | None:
-    """The slide in a file's folder that it is of."""
-    return slide_of(data, [dicom_frame(first) for first in slides_in(path.parent).values()])
+    """The slide in a file's folder that it is of.
+
+    Raises:
+        InputError: there is none, but a damaged one, which it may be of.
+    """
+    frames, damaged = [], []
+    for first in slides_in(path.parent).values():
+        try:
+            frames.append(dicom_frame(first))
+        except InputError as error:
+            damaged.append(error)
+    own = slide_of(data, frames)
+    if own is None and damaged:
+        raise damaged[0]
+    return own
 
 
 def read_dicom_segmentation(path: str | os.PathLike, frame: SlideFrame | None) -> Features:
@@ -131,6 +144,10 @@ def _grid(header: Any, path: Path, frame: SlideFrame) -> tuple[tuple[float, floa
     if reference != frame.frame_of_reference:
         expected = f"a segmentation of {frame.path} (frame of reference {frame.frame_of_reference or 'none'})"
         raise InputError(path, expected, f"one of another slide ({reference or 'none'})")
+    for name, own in (("PatientID", frame.patient), ("ContainerIdentifier", frame.container)):
+        other = str(getattr(header, name, ""))
+        if own and other and own != other:
+            raise InputError(path, f"a segmentation of {frame.path} ({name} {own})", f"one of {name} {other}")
     orientation = np.array(header.ImageOrientationSlide, np.float64)
     if np.abs(orientation - frame.orientation).max() > _PARALLEL:
         raise InputError(path, f"rows and columns along those of {frame.path}", f"others, {orientation.tolist()}")

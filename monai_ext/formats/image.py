@@ -13,6 +13,7 @@ import numpy as np
 import tifffile
 
 from monai_ext.base.errors import InputError
+from monai_ext.formats.dicom_levels import level_files
 from monai_ext.formats.level_base import check_size
 from monai_ext.formats.levels import open_levels
 from monai_ext.formats.resolution import SAME_MPP, Scale, file_scale, warn_of_conflict
@@ -111,7 +112,11 @@ def read_field(path: str | os.PathLike, mpp: float | None = None, target_mpp: fl
         image, valid = levels.read(level, 0, 0, *shape)
     # what the decoders raise for a damaged file is not one family
     except Exception as error:
-        raise InputError(path, "a readable image", str(error).split("\n")[0] or type(error).__name__) from error
+        files = level_files(path, shape)
+        where = files[0] if len(files) == 1 else path
+        level_name = f"level {level}, {shape[1]} x {shape[0]} px" + (" (else fetch the file anew)" if files else "")
+        expected = f"readable pixels of {level_name}" if is_slide else "a readable image"
+        raise InputError(where, expected, str(error).split("\n")[0] or type(error).__name__) from error
     scale = downsample
     if base and target_mpp and abs(base * downsample / target_mpp - 1) > SAME_MPP:
         scale = target_mpp / base

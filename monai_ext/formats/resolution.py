@@ -7,8 +7,9 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from xml.etree.ElementTree import Element
 
 import tifffile
 from defusedxml import ElementTree
@@ -60,7 +61,7 @@ class Resolution:
         row: um from one row of pixels to the next (Y).
         col: um from one column to the next (X).
         source: who states it.
-        conflict: what others state, where that differs by more than 2 %; else empty.
+        conflict: what others state, where that differs by more than 2 % or is of another image size; else empty.
 
     Examples:
         >>> from monai_ext.formats.resolution import Resolution
@@ -137,12 +138,12 @@ def stated_resolution(candidates: Iterable[Resolution | None]) -> Resolution | N
     if not stated:
         return None
     first, *others = stated
+    conflicts = [candidate.conflict for candidate in stated if candidate.conflict]
     differing = [other for other in others if not _agree(first, other)]
-    if not differing:
-        return first
-    rest = ", ".join(f"{other.source} {other} um/px" for other in differing)
-    conflict = f"{first.source} states {first} um/px, {rest}; {first.source} is taken"
-    return Resolution(first.row, first.col, first.source, conflict)
+    if differing:
+        rest = ", ".join(f"{other.source} {other} um/px" for other in differing)
+        conflicts.append(f"{first.source} states {first} um/px, {rest}; {first.source} is taken")
+    return replace(first, conflict="; ".join(conflicts))
 
 
 def _agree(one: Resolution, other: Resolution) -> bool:
@@ -237,15 +238,25 @@ def _ome(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Resolution | None:
     except ElementTree.ParseError:
         return None
     size = str(page.imagewidth), str(page.imagelength)
-    for pixels in images:
-        if (pixels.get("SizeX"), pixels.get("SizeY")) == size:
-            sides = []
-            for axis in "YX":
-                unit_um = MICRONS_PER.get(pixels.get(f"PhysicalSize{axis}Unit", "µm").strip().lower())
-                size_in_units = pixels.get(f"PhysicalSize{axis}")
-                sides.append(float(size_in_units) * unit_um if size_in_units and unit_um else None)
-            return resolution_of(*sides, "OME-XML")
-    return None
+    sizes = [(pixels.get("SizeX"), pixels.get("SizeY")) for pixels in images]
+    if size not in sizes and len(images) != 1:
+        return None
+    number = sizes.index(size) if size in sizes else 0  # a single image is this one, whatever size it states
+    stated = resolution_of(*(_ome_side(images[number], axis) for axis in "YX"), "OME-XML")
+    if stated is None or sizes[number] == size:
+        return stated
+    ours, theirs = (" x ".join(str(side) for side in sides) for sides in (size, sizes[number]))
+    conflict = f"OME-XML states an image of {theirs} px, TIFF tags one of {ours} px; um/px of OME-XML are taken"
+    return replace(stated, conflict=conflict)
+
+
+def _ome_side(pixels: Element, axis: str) -> float | None:
+    """Side of a pixel in um; None where it is not stated, or as no number."""
+    unit_um = MICRONS_PER.get(pixels.get(f"PhysicalSize{axis}Unit", "µm").strip().lower())
+    try:
+        return float(pixels.get(f"PhysicalSize{axis}", "")) * unit_um if unit_um else None
+    except ValueError:
+        return None
 
 
 def image_resolutions(image: Image.Image) -> Iterator[Resolution | None]:

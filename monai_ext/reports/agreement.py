@@ -148,7 +148,7 @@ def compare_cells(
 
 
 def _matched(results: Path, reference: Path) -> list[tuple[str, Path | None, Path, Path]]:
-    """Name, slide (of those in DICOM, where it is at hand), result and reference of each image.
+    """Name, slide (where one side is in DICOM, and it is at hand), result and reference of each image.
 
     Of those that both have, if the reference is a folder.
     """
@@ -157,6 +157,8 @@ def _matched(results: Path, reference: Path) -> list[tuple[str, Path | None, Pat
         name = next(iter(_by_image([reference], slides)))
         if results.is_dir():
             results = _by_image(_paths(results), slides).get(name, results / f"{name}.geojson")
+        elif results.is_file() and (own := next(iter(_by_image([results], slides)))) in slides:
+            name = own  # which the reference must be of, whatever it names
         return [(name, slides.get(name), results, reference)]
     if not reference.is_dir():
         raise InputError(reference, "a GeoJSON or DICOM file, or a folder of them (--reference)", "nothing there")
@@ -170,14 +172,16 @@ def _matched(results: Path, reference: Path) -> list[tuple[str, Path | None, Pat
 
 
 def _slides(results: Path, reference: Path) -> dict[str, Path]:
-    """The slides by name that annotations in DICOM may be of: those of the run, and those that lie with them."""
+    """The images by name that annotations in DICOM may be of: those of the run, and slides that lie with them."""
     sides = [side for side in (results, reference) if side.exists()]
     if not any(map(taken_as_dicom, chain.from_iterable(map(_paths, sides)))):
         return {}
-    slides = [Path(path) for path in RunState(results).read()] if results.is_dir() else []
+    images = [Path(path) for path in RunState(results if results.is_dir() else results.parent).read()]
+    slides: list[Path] = []
     for side in sides:
         slides += find_images(side, None, (DICOM_SUFFIX,)) if side.is_dir() else slides_in(side.parent).values()
-    return {without_suffix(path).name: path for path in slides if path.exists() and is_dicom_slide(path)}
+    images = [path for path in images if path.exists()] + [path for path in slides if is_dicom_slide(path)]
+    return {without_suffix(path).name: path for path in images}
 
 
 def _paths(side: Path) -> list[Path]:

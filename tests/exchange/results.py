@@ -15,11 +15,14 @@ names = st.sampled_from([*CLASSES, None])
 
 
 @st.composite
-def objects(draw, points: bool = True) -> Features:
-    """Outlines with holes, some of several parts, at fractions of px, and points; each with a class."""
+def objects(draw, points: bool = True, aligned: bool = False) -> Features:
+    """Outlines with holes, some of several parts, at fractions of px unless aligned, and points; each with a class."""
     size = 12
     bits = draw(st.lists(st.integers(0, 3), min_size=size * size, max_size=size * size))
-    scale, offset = draw(st.sampled_from([1.0, 2.5, 3.0])), draw(st.tuples(st.integers(0, 9), st.floats(0, 20)))
+    if aligned:  # on the grid of the px, and inside of the image
+        scale, offset = draw(st.sampled_from([1.0, 2.0, 3.0])), draw(st.tuples(st.integers(0, 4), st.integers(0, 24)))
+    else:
+        scale, offset = draw(st.sampled_from([1.0, 2.5, 3.0])), draw(st.tuples(st.integers(0, 9), st.floats(0, 20)))
     geometry = [*label_map_to_polygons(np.reshape(bits, (size, size)), offset, scale)[1]]
     if points:
         geometry += [

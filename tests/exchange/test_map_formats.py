@@ -6,13 +6,24 @@ import nibabel
 import numpy as np
 import pytest
 import shapely
+from hypothesis import HealthCheck, given, settings
+from PIL import Image
 
 from monai_ext.base.errors import InputError
 from monai_ext.data.geometry import image_affine
-from monai_ext.exchange import label_maps
-from monai_ext.formats import Features, HeatMap, write_ome_tiff
+from monai_ext.exchange import Exchange, label_maps
+from monai_ext.formats import (
+    Features,
+    HeatMap,
+    label_map_to_polygons,
+    read_geojson,
+    read_mask,
+    write_geojson,
+    write_ome_tiff,
+)
+from monai_ext.formats.annotation_files import read_features
 from monai_ext.formats.heatmap import halve
-from tests.exchange.results import written
+from tests.exchange.results import objects, results_of, written
 
 RING = shapely.box(10, 10, 30, 30) - shapely.box(12, 12, 14, 14) - shapely.box(20, 15, 25, 20)
 CELLS = Features(
@@ -20,6 +31,7 @@ CELLS = Features(
     classes=["Tumor", None, "Mitosis"],
     colors={"Tumor": (200, 0, 0)},
 )
+OPTIONAL = [("dicom-seg", "highdicom"), ("ome-zarr", "zarr")]
 NAMES = ["Mitosis", "Tumor", "object"]
 SHAPE, MPP = (40, 60), (0.5, 0.25)  # of oblong px, which shows what is swapped
 
@@ -37,6 +49,49 @@ def expected(factor=1):
 
 def files(tmp_path, name, **known):
     return written(tmp_path, CELLS, name, **{"shape": SHAPE, "mpp": MPP, **known})
+
+
+# ------------------------------------------------------------------------------------------------ there and back again
+
+
+def from_map(path, legend):
+    """Each class of a map as an object."""
+    values, outlines = label_map_to_polygons(read_mask(path))
+    return Features(outlines, classes=[list(legend)[value - 1] for value in values])
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    path = tmp_path_factory.mktemp("image") / "a.png"
+    Image.fromarray(np.full((*SHAPE, 3), 200, np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "extra"), [*((each, None) for each in ("nifti", "nrrd", "mha")), *OPTIONAL])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(features=objects(points=False, aligned=True))
+def test_outlines_on_the_grid_come_back(tmp_path_factory, image, name, extra, features):
+    """GeoJSON again: each class covers the same tissue, holes too; what touches is one object."""
+    if extra:
+        pytest.importorskip(extra)
+    folder = tmp_path_factory.mktemp("exchange")
+    results = results_of(folder, features, mpp=MPP)
+    path, *_ = Exchange([name]).write(results, folder / "a")
+    if name == "dicom-seg":
+        found = read_features(path, image)
+    else:
+        found = from_map(path / "labels/classes" if path.is_dir() else path, results.legend)
+    found = read_geojson(write_geojson(folder / "b.geojson", found))
+    names = np.array([each or "object" for each in features.classes])
+    assert set(found.classes) == set(names)
+    for each in set(names):
+        before, after = (
+            shapely.union_all(shapes)
+            for shapes in (features.geometry[names == each], found.geometry[found.classes == each])
+        )
+        assert after.symmetric_difference(before).area < 1e-6
+        assert after.area == pytest.approx(before.area)
 
 
 # ----------------------------------------------------------------------------------------- NIfTI, NRRD, MetaImage

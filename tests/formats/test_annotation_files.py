@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import shapely
+from PIL import Image
 
 pytest.importorskip("pydicom", reason="pydicom is not installed (the extra [dicom])")
 
 from monai_ext.base.errors import InputError
 from monai_ext.data.datalist import check_points_item
-from monai_ext.exchange import convert
+from monai_ext.exchange import Exchange, Results, convert, label_maps
 from monai_ext.formats import Features, read_objects, read_points, write_geojson
 from monai_ext.formats.annotation_files import find_annotations, read_features
 from monai_ext.formats.roles import read_areas
@@ -94,6 +97,46 @@ def test_of_an_image_that_is_no_dicom(study, tmp_path):
             read_features(study / f"ann/{name}.dcm", picture)
 
 
+@pytest.mark.parametrize("name", ["dicom-ann", "dicom-seg"])
+def test_what_was_made_for_an_image_that_is_no_dicom(tmp_path, monkeypatch, name):
+    """It names the image: that is accepted without a word, as well as a map of coarser px, and another is refused."""
+    pytest.importorskip("highdicom", reason="highdicom is not installed")
+    image, other = tmp_path / "a.png", tmp_path / "b.png"
+    for picture, side in ((image, 200), (other, 201)):
+        Image.fromarray(np.full((side, 300, 3), 200, np.uint8)).save(picture)
+    path = write_geojson(tmp_path / "a.geojson", Features(CELLS, CLASSES))
+    monkeypatch.setattr(label_maps, "_MOST", 20_000)
+    known = Results(path, "a", image=image, shape=SHAPE, mpp=(0.25, 0.25))
+    [written] = Exchange([name]).write(known, tmp_path / "a")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = read_features(written, image)
+    order = [found.classes.tolist().index(each) for each in CLASSES]
+    np.testing.assert_allclose(shapely.area(found.geometry)[order], shapely.area(CELLS))
+    np.testing.assert_allclose(shapely.bounds(found.geometry)[order], shapely.bounds(CELLS))
+    with pytest.raises(
+        InputError, match=r"a_.*\.dcm: expected an annotation of .*b.png, found one of another image, a"
+    ):
+        read_features(written, other)
+
+
+def test_what_nobody_can_tell_is_said_once(tmp_path):
+    """Of an image that was not at hand, or has changed since."""
+    pytest.importorskip("highdicom", reason="highdicom is not installed")
+    image = tmp_path / "a.png"
+    Image.fromarray(np.full((*SHAPE, 3), 200, np.uint8)).save(image)
+    path = write_geojson(tmp_path / "a.geojson", Features(CELLS, CLASSES))
+    for number, slide in enumerate((None, image)):
+        convert(path, "dicom-ann", slide=slide)
+        Image.fromarray(np.full((300 + number, 400, 3), 200, np.uint8)).save(image)
+        written = (tmp_path / "a_annotations.dcm").rename(tmp_path / f"{number}.dcm")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(3):
+                read_features(written, image)
+        assert [str(each.message).split(": ")[1] for each in caught] == ["its slide is not at hand"]
+
+
 def test_which_files_of_a_folder_are_annotations(study, tmp_path):
     """No slides; not the copy that a run wrote of its GeoJSON in DICOM; DICOM without an ending."""
     source = study / "ann/dicom-ann.dcm"
@@ -104,3 +147,44 @@ def test_which_files_of_a_folder_are_annotations(study, tmp_path):
     (tmp_path / "torn.dcm").write_bytes(b"torn")
     found = [path.name for path in find_annotations(tmp_path)]
     assert found == ["IM0001", "a.geojson", "b_annotations.dcm", "b_segmentation.dcm", "c.dcm", "torn.dcm"]
+
+
+# -- slides of which files are missing ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("missing", "parts", "found"),
+    [
+        ("level_1.dcm", 1, "with its full resolution, found reduced ones alone (RESAMPLED)"),
+        ("level_1_1.dcm", 3, "expected 3 files of this level, a concatenation, found 2"),
+    ],
+)
+def test_a_slide_with_files_missing_has_no_scale(tmp_path, missing, parts, found):
+    """As the reader of its pixels says: what is left is no full resolution."""
+    pytest.importorskip("highdicom", reason="highdicom is not installed")
+    slide, drawn = tmp_path / "slide", Features([shapely.box(10, 20, 50, 60)], "Tumor")
+    made.write_slide(slide, np.full((*SHAPE, 3), 200, np.uint8), parts=parts)
+    path = write_geojson(tmp_path / "a.geojson", drawn)
+    convert(path, ["dicom-ann", "dicom-seg"], slide=slide)
+    (slide / missing).unlink()
+    results = [tmp_path / f"a_{name}.dcm" for name in ("annotations", "segmentation")]
+    beside = results[1].rename(slide / "seg.dcm")
+    for run in (
+        lambda: read_features(results[0], slide),
+        lambda: read_features(beside, slide),
+        lambda: read_features(beside),
+        lambda: convert(path, "dicom-seg", slide=slide, dst=tmp_path / "again"),
+    ):
+        with pytest.raises(InputError) as caught:
+            run()
+        assert found in str(caught.value)
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_damaged_slide_beside_an_annotation_of_another(study, tmp_path):
+    made.write_slide(tmp_path, np.full((*SHAPE, 3), 200, np.uint8), levels=(2,))
+    for path in (*(study / "slide").iterdir(), study / "ann/half.dcm"):
+        (tmp_path / f"x{path.name}").symlink_to(path)
+    np.testing.assert_allclose(
+        shapely.bounds(read_features(tmp_path / "xhalf.dcm").geometry), shapely.bounds(CELLS), atol=1e-2
+    )

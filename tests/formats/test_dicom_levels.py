@@ -328,6 +328,10 @@ def test_a_frame_that_cannot_be_decoded(tmp_path, syntax):
     reader = SlideReader(slide(tmp_path, syntax=syntax, frame=frame))
     with pytest.raises(InputError, match=r"level 0, row \d+ to \d+, column \d+ to \d+: expected readable pixels"):
         reader.read(0, 0, 200, 200)
+    expected = r"level_1.dcm: expected readable pixels of level 0, 420 x 300 px \(else fetch the file anew\), found "
+    with pytest.raises(InputError, match=expected):  # of all in one
+        read_field(tmp_path)
+    assert read_field(tmp_path, target_mpp=0.5).image.shape == (3, 150, 210)
     assert_alike(np.moveaxis(reader.read(200, 200, 60, 60), 0, -1), picture()[200:260, 200:260], LOSSY)
 
 

@@ -177,6 +177,20 @@ def test_a_segmentation_of_another_slide(folder, tmp_path_factory):
     )
 
 
+@pytest.mark.parametrize("name", ["PatientID", "ContainerIdentifier"])
+def test_of_another_patient_or_container(folder, name):
+    """Whatever coordinate system it states; where it does not say whose it is nothing speaks against it."""
+    path = write(folder, masks())
+    data = dcmread(path)
+    own = data[name].value
+    setattr(data, name, "other")
+    data.save_as(path)
+    assert f"a segmentation of {folder / 'level_1.dcm'} ({name} {own}), found one of {name} other" in refusal(path)
+    setattr(data, name, "")
+    data.save_as(path)
+    assert len(read_objects(path).objects) == 3
+
+
 def test_turned_against_the_slide(folder):
     path = write(folder, masks())
     data = dcmread(path)

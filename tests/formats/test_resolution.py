@@ -34,6 +34,37 @@ def test_ome(factor, unit, tile, tmp_path):
     assert stated.source == "OME-XML"
 
 
+def write_ome(path, old, new, tile):
+    """An OME-TIFF of .25 um/px, .5 um/px by its tags, with a change in its description."""
+    density = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(path, PIXELS, photometric="rgb", tile=tile, metadata=ome(0.25, 0.25, "µm"), ome=True, **density)
+    with tifffile.TiffFile(path) as tiff:
+        described = tiff.pages[0].description
+    assert old in described
+    tifffile.tiffcomment(path, described.replace(old, new).encode())
+
+
+@pytest.mark.parametrize("tile", [None, (64, 64)])
+def test_ome_of_another_size_is_named_and_taken(tile, tmp_path):
+    path = tmp_path / "a.ome.tif"
+    write_ome(path, 'SizeX="128"', 'SizeX="256"', tile)
+    sizes = "OME-XML states an image of 256 x 96 px, TIFF tags one of 128 x 96 px; um/px of OME-XML are taken"
+    conflict = f"{sizes}; OME-XML states 0.25 um/px, TIFF tags 0.5 um/px; OME-XML is taken"
+    assert open_levels(path)[0].resolution == Resolution(0.25, 0.25, "OME-XML", conflict)
+    field = read_field(path)
+    assert (field.conflict, field.mpp, field.image.shape) == (conflict, 0.25, (3, 96, 128))
+
+
+@pytest.mark.parametrize("tile", [None, (64, 64)])
+@pytest.mark.parametrize(("sides", "mpp"), [("X", 0.25), ("XY", 0.5)])
+def test_ome_that_is_no_number_is_not_stated(sides, mpp, tile, tmp_path):
+    """One side is as the other; without both the tags count."""
+    path = tmp_path / "a.ome.tif"
+    old = " ".join(f'PhysicalSize{axis}="0.25" PhysicalSize{axis}Unit="µm"' for axis in sides)
+    write_ome(path, old, old.replace("0.25", "n/a."), tile)
+    assert open_levels(path)[0].resolution.mpp == mpp
+
+
 def test_ome_in_pixels_states_nothing(tmp_path):
     tifffile.imwrite(tmp_path / "a.ome.tif", PIXELS, photometric="rgb", metadata=ome(0.5, 0.5, "pixel"), ome=True)
     assert open_levels(tmp_path / "a.ome.tif")[0].resolution is None

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
+from PIL import Image
 
 from monai_ext.base.errors import DataListError, InputError
 from monai_ext.data.run_state import RunState
@@ -146,8 +147,33 @@ def test_dicom_names_its_slide(cohort):
         compare_cells(str(cohort / "ours"), str(cohort / reference), str(cohort / reference / "out"), radius_px=6)
     tables = [pd.read_csv(cohort / reference / "out/scores.csv") for reference in ("archive", "qupath")]
     pd.testing.assert_frame_equal(*tables)
-    compare_cells(str(cohort / "ours"), str(cohort / "archive/1.2.840.7.dcm"), str(cohort / "out"), radius_px=6)
-    pd.testing.assert_frame_equal(pd.read_csv(cohort / "out/scores.csv"), tables[0][:1])
+    (cohort / "ours/deep/a.geojson").rename(cohort / "ours/a.geojson")
+    for ours in ("ours", "ours/a.geojson"):
+        compare_cells(str(cohort / ours), str(cohort / "archive/1.2.840.7.dcm"), str(cohort / "out"), radius_px=6)
+        pd.testing.assert_frame_equal(
+            pd.read_csv(cohort / "out/scores.csv"), tables[0][:1].assign(name=Path(ours).stem)
+        )
+    other = made.write_slide(cohort / "other", np.full((20, 3020, 3), 200, np.uint8), levels=(1,))
+    rings = [np.array(cell.exterior.coords, np.float32)[:-1] for cell in squares[:3]]
+    made.write_annotations(cohort / "archive/1.2.840.9.dcm", other, [made.group(1, "POLYGON", rings)])
+    for number in (6, 9):  # of another slide of the run, and of none of it
+        with pytest.raises(InputError, match=rf"{number}.dcm: expected .*slides/a/level_1.dcm"):
+            compare_cells(str(cohort / "ours/a.geojson"), str(cohort / f"archive/1.2.840.{number}.dcm"), str(cohort))
+
+
+def test_dicom_of_an_image_that_is_none(cohort):
+    """The run tells which image it was, of which a segmentation in DICOM can be read."""
+    pytest.importorskip("highdicom", reason="highdicom is not installed")
+    from monai_ext.exchange import convert
+
+    image = cohort / "slides/b.png"
+    image.parent.mkdir()
+    Image.fromarray(np.full((20, 3020, 3), 200, np.uint8)).save(image)
+    convert(cohort / "qupath/b.geojson", "dicom-seg", slide=image, dst=cohort / "seg", mpp=0.25)
+    RunState(cohort / "ours").begin({str(image): {"fingerprint": "b"}})
+    compare_cells(str(cohort / "ours"), str(cohort / "seg"), str(cohort / "out"), radius_px=6)
+    [row] = pd.read_csv(cohort / "out/scores.csv").to_dict("records")
+    assert (row["image"], row["iou"], row["true_cells"]) == ("b", 1, 4)
 
 
 def test_slides_are_looked_for_where_annotations_are_in_dicom(cohort, monkeypatch):
