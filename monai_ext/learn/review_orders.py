@@ -226,18 +226,18 @@ def _write(dst: Path, pool: Pool, seen: np.ndarray) -> None:
 
 
 def _saved(table: pd.DataFrame, order: str, score: str) -> str:
-    """How many clicks an order needs for the score that the control reaches with the most."""
+    """How many clicks an order needs for the best score that the control reaches."""
     curves = {name: table[table["order"].isin(["none", name])].set_index("clicks")[score] for name in (_CONTROL, order)}
-    goal, most = curves[_CONTROL].iloc[-1], curves[_CONTROL].index[-1]
-    curve = curves[order].cummax()  # one may stop where it was best
-    if curve.iloc[-1] < goal:
-        return f"{order}: never reaches the {score} {goal:.3f} that {_CONTROL} has after {most} clicks"
-    above = int((curve >= goal).argmax())
-    if above == 0:
-        return f"{order}: nothing is learnt that was not known before"
+    best, curve = curves[_CONTROL].max(), curves[order].cummax()  # one may stop where it was best
+    most = curves[_CONTROL].idxmax()
+    if most == 0:
+        return f"{order}: {score} {curve.iloc[-1]:.3f} at best; {_CONTROL} learns nothing that was not known before"
+    if curve.iloc[-1] < best:
+        return f"{order}: never reaches the {score} {best:.3f} that {_CONTROL} has after {most} clicks"
+    above = int((curve >= best).argmax())
     (low, high), (fewer, more) = curve.iloc[above - 1 : above + 1], curve.index[above - 1 : above + 1]
-    needed = fewer + (goal - low) / (high - low) * (more - fewer)
-    return f"{order}: {needed:.0f} clicks to the {score} {goal:.3f} that {_CONTROL} has after {most}"
+    needed = fewer + (best - low) / (high - low) * (more - fewer)
+    return f"{order}: {needed:.0f} clicks to the {score} {best:.3f} that {_CONTROL} has after {most}"
 
 
 def _plot(table: pd.DataFrame, score: str) -> Figure:

@@ -135,6 +135,7 @@ ELSEWHERE = (
     Rule(r" report reviewers ", by="tests/view/test_reviewers.py::test_two_reviewers_side_by_side"),
     Rule(r"monai_ext learn ", by="tests/learn/test_learn_command.py::test_the_loop"),
     Rule(r"report review-orders .*mit_0", by="tests/learn/test_review_pools.py::test_reviewers_of_mitoses"),
+    Rule(r"report review-orders .*dsb_0", by="tests/learn/test_review_pools.py::test_reviewers_of_outlines"),
     Rule(r"torchrun .*configs/cycle\.json", by=f"{CYCLE_TEST}::test_two_processes"),
     Rule(r"torchrun --(standalone|nproc).* training ", by=f"{COMMANDS_TEST}::test_two_processes_train"),
     Rule(r"torchrun --standalone.*multi_gpu_evaluate", by=f"{COMMANDS_TEST}::test_two_processes_evaluate_as_one_does"),

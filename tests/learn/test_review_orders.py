@@ -81,6 +81,15 @@ def test_clicks_that_an_order_saves():
     )
     table = pd.concat([start, control, curve("doubt", [10, 20, 40], [0.3, 0.4, 0.45])])
     assert "never reaches" in _saved(table, "doubt", "weighted F1")
+    control = curve("random", [10, 20, 40], [0.1, 0.3, 0.1])  # more clicks may be worse, than none too
+    table = pd.concat([start, control, curve("doubt", [10, 20, 40], [0.4, 0.1, 0.1])])
+    assert _saved(table, "doubt", "weighted F1").startswith(
+        "doubt: 5 clicks to the weighted F1 0.300 that random has after 20"
+    )
+    table = pd.concat([start, curve("random", [10], [0.1]), curve("doubt", [10], [0.3])])
+    assert _saved(table, "doubt", "weighted F1") == (
+        "doubt: weighted F1 0.300 at best; random learns nothing that was not known before"
+    )
 
 
 @pytest.mark.parametrize(

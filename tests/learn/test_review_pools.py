@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import shapely
 
@@ -19,6 +20,7 @@ from monai_ext.learn.review_pools import ObjectPool
 from monai_ext.phantom import write_dataset
 from tests.reviewed import write_run
 
+NUCLEI = Path(__file__).parents[2] / "bundles/pathology_nuclei_instance_segmentation"
 MITOSIS = Path(__file__).parents[2] / "bundles/pathology_mitosis_segmentation"
 FIGURES, LOOKALIKE = [(40, 50), (120, 60), (40, 200)], (200, 200)  # x, y
 
@@ -112,3 +114,24 @@ def test_reviewers_of_mitoses(tmp_path, capsys):
     capsys.readouterr()
     compare_review_orders(str(data), str(MITOSIS / "models"), out, **quick, **settings)
     assert "starting" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_reviewers_of_outlines(tmp_path):
+    """Images whose resolution nobody states."""
+    data, out = tmp_path / "data", tmp_path / "orders"
+    write_dataset("nuclei", data, slides=5, fields=1, size=128)
+    content = json.loads((data / "dataset.json").read_text())
+    for items in content.values():
+        for item in items if isinstance(items, list) else []:
+            item.pop("mpp", None)
+    (data / "dataset.json").write_text(json.dumps(content))
+    quick = {"bundle": NUCLEI, "clicks": [3], "orders": ["random", "diverse"], "epochs": 1, "patch_size": 64}
+    compare_review_orders(str(data), str(NUCLEI / "models"), out, device="cpu", **quick)
+    for order in quick["orders"]:
+        assert (out / order / "0/3/instances.json").read_text() == (NUCLEI / "models/instances.json").read_text()
+        training = json.loads((out / order / "0/3/data/dataset.json").read_text())["training"]
+        assert 1 <= len(training) <= 3
+    table = pd.read_csv(out / "orders.csv")
+    assert table["order"].tolist() == ["none", "random", "diverse"]
+    assert table["F1"].notna().all()
