@@ -21,7 +21,7 @@ from pydicom.uid import JPEG2000Lossless
 from monai_ext.distribution import export_bundles
 from monai_ext.exchange import convert
 from monai_ext.formats import read_geojson
-from monai_ext.phantom import phantom_field, write_vessel_slide
+from monai_ext.phantom import phantom_field, write_camelyon16, write_vessel_slide
 from tests.bundles.conftest import BUNDLES, ROOT, environment
 from tests.formats.dicom_slides import item, write_slide
 from tests.loopback import serve
@@ -32,6 +32,8 @@ ZOO_FILES = {
 }
 NOT_SHARED = ("monai_ext/label/", "eval/", "runs/", "data/")
 INSTALL_S, RUN_S = 3600, 900
+MEASURES = item(PixelMeasuresSequence=[item(PixelSpacing=[0.0005, 0.0005], SliceThickness=0.001)])
+HALF_UM = {"levels": (1,), "SharedFunctionalGroupsSequence": [MEASURES]}
 SDK = "monai-deploy-app-sdk==4.0.0"
 LOAD = """
 import importlib, pkgutil, sys
@@ -227,6 +229,8 @@ def test_runs_where_this_repository_is_not(bundle, exported, elsewhere, tmp_path
     [
         pytest.param("mitosis", marks=pytest.mark.exhaustive),
         pytest.param("vessel", marks=pytest.mark.exhaustive),
+        pytest.param("nuclei", marks=pytest.mark.exhaustive),
+        pytest.param("metastasis", marks=pytest.mark.exhaustive),
         "cell_semantic",
     ],
 )
@@ -239,11 +243,13 @@ def test_the_runner_of_monai_deploy(kind, exported, elsewhere, tmp_path):
     slide = tmp_path / "in/slide"
     if kind == "vessel":  # whose outlines come with it, in DICOM too
         drawn = write_vessel_slide(tmp_path / "drawn.tif", 2048, seed=3, radius=(60, 75), invaded=0.5)
-        measures = item(PixelMeasuresSequence=[item(PixelSpacing=[0.0005, 0.0005], SliceThickness=0.001)])
-        changed = {"levels": (1,), "SharedFunctionalGroupsSequence": [measures]}
-        source = write_slide(slide, tifffile.imread(drawn), syntax=JPEG2000Lossless, **changed)
+        source = write_slide(slide, tifffile.imread(drawn), syntax=JPEG2000Lossless, **HALF_UM)
         convert(tmp_path / "drawn_vessels.geojson", "dicom-ann", slide=slide, dst=tmp_path, drawn=True)
         (tmp_path / "drawn_vessels_annotations.dcm").rename(tmp_path / "in/slide_vessels.dcm")
+    elif kind == "metastasis":
+        write_camelyon16(tmp_path / "release", slides=4, size=2048)
+        drawn = next((tmp_path / "release/training/tumor").glob("*.tif"))
+        source = write_slide(slide, tifffile.imread(drawn), syntax=JPEG2000Lossless, **HALF_UM)
     else:
         pixels = phantom_field((512, 640), seed=3, mpp=0.25).image
         source = write_slide(slide, pixels, syntax=JPEG2000Lossless)
