@@ -67,6 +67,18 @@ def stand_in_frame(path: str | os.PathLike, image: Path) -> SlideFrame | None:
 
     Raises:
         InputError: they are of an image of another name and length; or no DICOM.
+
+    Examples:
+        >>> import shapely
+        >>> from PIL import Image
+        >>> from monai_ext.exchange import convert
+        >>> from monai_ext.formats import Features, write_geojson
+        >>> from monai_ext.formats.stand_ins import stand_in_frame
+        >>> Image.new("RGB", (30, 20)).save(folder / "a.png")
+        >>> path = write_geojson(folder / "a.geojson", Features([shapely.box(5, 5, 15, 15)]))
+        >>> written = convert(path, "dicom-ann", slide=folder / "a.png", mpp=0.25)
+        >>> stand_in_frame(folder / "a_annotations.dcm", folder / "a.png").shape
+        (20, 30)
     """
     path = Path(path)
     data = read_dicom(path, HEADER)
