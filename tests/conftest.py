@@ -4,14 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
-try:
-    from hypothesis import settings
-except ModuleNotFoundError:  # the environment of MONAI Label has no tests of properties
-    pass
-else:
-    settings.register_profile("busy", deadline=None)  # speed is the benchmarks' concern: machines are busy at times
-    settings.load_profile("busy")
+settings.register_profile("busy", deadline=None)  # speed is the benchmarks' concern: machines are busy at times
+settings.load_profile("busy")
 
 IN_CI = ("mitosis", "cell_semantic")  # heat maps and points; cells and outlines
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -214,10 +214,12 @@ def _of_run(folder: Path, slides: Path | None) -> Cases:
     rows = _table(folder / "summary.csv") or [{"image": path.name} for path in state]
     names = list(dict.fromkeys(row["image"] for row in rows))
     spots = {row["image"]: _hot_spot(row) for row in rows}
-    cases = []
+    cases, called = [], defaultdict(list)
+    # the folder that a run looked through is in no file: of paths that end so, the shortest is right below it
+    for path in sorted(state, key=lambda path: len(path.parts)):
+        called[path.name].append(path)
     for name in names:
-        # the folder that a run looked through is in no file: of paths that end so, the shortest is right below it
-        ends = sorted((path for path in state if _ends_in(path, name)), key=lambda path: len(path.parts))
+        ends = [path for path in called[PurePath(name).name] if _ends_in(path, name)]
         image = _image(name, ends, slides)
         of_run = image if image in ends else next(iter(ends), None)
         mpp = state[of_run].get("mpp") if of_run else None

@@ -474,12 +474,17 @@ class Opened:
         stretch = np.array(self.tiles.reader.stretch)[::-1]
         return shapely.transform(self.compared[0].missed.geometry, lambda xy: xy / stretch)
 
+    @cached_property
+    def _missed_numbers(self) -> dict[bytes, int]:
+        """By their geometry: -1 and so on."""
+        return {shape: -1 - place for place, shape in enumerate(shapely.to_wkb(self._missed_shapes))}
+
     def _adopted(self) -> dict[int, Decision]:
         """Of what was missed and is now here, -1 and so on: what was said of it."""
         if self._compared is None:
             return {}
-        numbers = {shape: -1 - place for place, shape in enumerate(shapely.to_wkb(self._missed_shapes))}
         said, drawn = self.log.decisions(), shapely.to_wkb(self.log.drawn().geometry)
+        numbers = self._missed_numbers
         places = {numbers[shape]: place for place, shape in enumerate(drawn, self.log.count) if shape in numbers}
         return {missed: said[place] for missed, place in places.items()}
 
