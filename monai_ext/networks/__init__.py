@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         read_convention,
         save_weights,
     )
+    from monai_ext.networks.folding import fold_normalization
     from monai_ext.networks.onnx_network import OnnxNetwork
     from monai_ext.networks.runtime import OpenVinoNetwork, RuntimeNetwork, with_runtime
     from monai_ext.networks.tissue_check import TissueCheck, TissueDistribution, TissueWatch
@@ -32,6 +33,7 @@ __all__ = [
     "TissueFeatures",
     "TissueWatch",
     "copy_weights",
+    "fold_normalization",
     "freeze_backbone",
     "imagenet_weights",
     "load_backbone",

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from monai_ext.base.errors import InputError
 from monai_ext.base.files import atomic_path
 from monai_ext.instances.sparse import SparseInstances
+from monai_ext.networks.folding import fold_normalization
 from monai_ext.networks.onnx_network import OnnxNetwork
 from monai_ext.networks.utils import weights_digest
 
@@ -118,7 +119,9 @@ def with_runtime(
     cache_dir: str | os.PathLike | None = None,
     size: Sequence[int] | None = None,
 ) -> nn.Module:
-    """A network that is computed by another engine where that is possible, and by torch where not.
+    """A network for inference: computed by another engine where that is possible, and by torch where not.
+
+    For torch, its normalisation becomes a part of its convolutions, see :func:`~monai_ext.networks.fold_normalization`.
 
     Args:
         network: see :class:`RuntimeNetwork`, as are those without a word.
@@ -128,7 +131,7 @@ def with_runtime(
         size: height and width of all images, of a network that takes no others.
 
     Returns:
-        the network itself for ``torch``, else a :class:`RuntimeNetwork`.
+        for ``torch`` the network, folded if that can be; else a :class:`RuntimeNetwork`.
 
     Raises:
         InputError: an unknown runtime.
@@ -142,6 +145,7 @@ def with_runtime(
     """
     if runtime not in RUNTIMES:
         raise InputError("runtime", ", ".join(RUNTIMES), repr(runtime))
+    network = fold_normalization(network, layers)
     return network if runtime == "torch" else RuntimeNetwork(network, runtime, layers, cache_dir, size)
 
 

@@ -118,7 +118,7 @@ class SlideCells(SlideInferer):
 
     def _compute(self, reader: SlideReader, partial: PartialSlide) -> None:
         plan, first = partial.plan, partial.stripes
-        before = sum(len(stripe.cols) for stripe in plan.stripes[:first])
+        before = sum(map(len, plan.stripes[:first]))
         normalize = self._normalize(reader, plan)
         batches = decode_tiles(
             reader,
@@ -221,8 +221,7 @@ class _PartialCells(PartialSlide):
     ) -> None:
         super().__init__(folder, plan, tissue, finder.channels, fingerprint, resume)
         self.finder, self.outputs = finder, outputs
-        tiles = ((stripe.row, col) for stripe in plan.stripes for col in stripe.cols)
-        self._number = dict(zip(tiles, count(), strict=False))
+        self._number = dict(zip(plan.tiles, count(), strict=False))
 
     def _open(self, progress: dict[str, Any] | None) -> CellSpool:
         return CellSpool(self.folder, self.finder.class_names, progress and progress["position"])
@@ -248,7 +247,7 @@ class _PartialCells(PartialSlide):
         first, last = np.stack([top, left], axis=1) - low, np.stack([bottom, right], axis=1) - low
         long = (last - first).max(axis=1, initial=0) >= self.finder.halo - self.finder.rim - 1
         across = long & ((first < 0) | (last > size)).any(axis=1)  # a neighbour's halo may end within it
-        self._append(cells, self._number[tile.row, tile.col], seam=near & ~cut, across=across & ~cut, cut=cut)
+        self._append(cells, self._number[tile], seam=near & ~cut, across=across & ~cut, cut=cut)
         self._added(tile, position=self.heat.position)
 
     def join(self, window: CellWindow) -> None:

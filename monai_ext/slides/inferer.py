@@ -247,7 +247,7 @@ class SlideInferer:
 
     def _compute(self, reader: SlideReader, partial: PartialSlide) -> None:
         plan, first = partial.plan, partial.stripes
-        before = sum(len(stripe.cols) for stripe in plan.stripes[:first])
+        before = sum(map(len, plan.stripes[:first]))
         tiles = stream_tiles(
             reader,
             plan,

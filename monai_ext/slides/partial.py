@@ -162,8 +162,7 @@ class PartialSlide:
 
     def _added(self, tile: Tile, **more: Any) -> None:
         """After the last tile of a stripe, flush the map and save the progress, with further entries."""
-        stripe = self.plan.stripes[self.stripes]
-        if tile.col == stripe.cols[-1]:
+        if tile == self.plan.stripes[self.stripes][-1]:
             self.heat.sync()
             self.stripes += 1
             self._save(more)

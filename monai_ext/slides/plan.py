@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, fields
+from itertools import chain
+from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,9 +16,10 @@ from monai_ext.base.errors import InputError
 from monai_ext.formats.reader import SlideReader
 from monai_ext.formats.tissue import Tissue
 
-__all__ = ["SlidePlan", "Stripe", "Tile", "plan_slide"]
+__all__ = ["SlidePlan", "Tile", "plan_slide"]
 
-_OTHER_STRIPES = 2  # more or fewer than square tiles need; beyond that margins cost more than the ends of rows
+_GRAINS = 8  # of a square tile's side: tiles begin and end at their multiples, so that they are of few shapes
+_HEIGHTS = (0.75, 1.0, 1.25)  # of stripes, worth a try, of a square tile's
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,6 @@ class Tile:
     col: int
     height: int
     width: int
-
-
-@dataclass(frozen=True)
-class Stripe:
-    """A row of tiles: its first row of cells, and the first column of each of its tiles."""
-
-    row: int
-    cols: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -59,11 +53,11 @@ class SlidePlan:
         scale: px of level 0 per px of the network's grid.
         step: side of a cell in px of the network's grid.
         margin: px of context on every side of a tile.
-        tile: rows and columns of cells of a tile; tiles at the map's end have fewer.
+        grain: cells; tiles are read in multiples of so many, those at the map's end too.
         shape: rows and columns of cells of the map, which covers the slide and may reach over its edge.
         tissue_cells: cells that touch tissue.
         tissue_mm2: area of the tissue; ``None`` where the resolution is only assumed.
-        stripes: the tiles.
+        stripes: the tiles, in rows from left to right, each of them only as high and wide as its tissue.
     """
 
     file: str
@@ -79,11 +73,11 @@ class SlidePlan:
     scale: float
     step: int
     margin: int
-    tile: tuple[int, int]
+    grain: int
     shape: tuple[int, int]
     tissue_cells: int
     tissue_mm2: float | None
-    stripes: tuple[Stripe, ...]
+    stripes: tuple[tuple[Tile, ...], ...]
 
     @property
     def measured(self) -> bool:
@@ -103,13 +97,21 @@ class SlidePlan:
     @property
     def tile_count(self) -> int:
         """Tiles in all."""
-        return sum(len(stripe.cols) for stripe in self.stripes)
+        return sum(map(len, self.stripes))
 
-    def tiles(self, stripe: Stripe) -> Iterator[Tile]:
-        """The tiles of a stripe, each ending at the map's end at the latest."""
-        height = min(self.tile[0], self.shape[0] - stripe.row)
-        for col in stripe.cols:
-            yield Tile(stripe.row, col, height, min(self.tile[1], self.shape[1] - col))
+    @property
+    def tiles(self) -> Iterator[Tile]:
+        """All tiles, one stripe after the other."""
+        return chain.from_iterable(self.stripes)
+
+    @property
+    def computed_px(self) -> int:
+        """Px of the network's grid that are computed, margins included."""
+        return sum(math.prod(self.region(tile)[2:]) for tile in self.tiles)
+
+    def cells(self, tile: Tile) -> tuple[int, int]:
+        """Rows and columns of cells that are computed for a tile: at the map's end some beyond it."""
+        return tuple(-(-side // self.grain) * self.grain for side in (tile.height, tile.width))
 
     def edges(self, tile: Tile) -> tuple[np.ndarray, np.ndarray]:
         """Where the rows and the columns of cells of a tile begin, and where the last ends, px of level 0."""
@@ -120,15 +122,16 @@ class SlidePlan:
     def region(self, tile: Tile) -> tuple[int, int, int, int]:
         """What to read for a tile: first row, first column, height, width in px of the network's grid.
 
-        The margin is included, and a tile at the map's end is read in full, so that all are of one size.
+        The margin is included.
         """
-        sides = (cells * self.step + 2 * self.margin for cells in self.tile)
+        sides = (cells * self.step + 2 * self.margin for cells in self.cells(tile))
         return (tile.row * self.step - self.margin, tile.col * self.step - self.margin, *sides)
 
     def to_json(self) -> str:
         """The plan as JSON that a person can read: a line for each length and for each stripe."""
-        values = asdict(self) | {"cell_um": self.cell_um, "tiles": self.tile_count}
-        stripes = ",\n".join(f"  {json.dumps(stripe)}" for stripe in values.pop("stripes"))
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "stripes"}
+        values |= {"cell_um": self.cell_um, "tiles": self.tile_count, "computed_px": self.computed_px}
+        stripes = ",\n".join(f"  {json.dumps([list(astuple(tile)) for tile in each])}" for each in self.stripes)
         lines = [f' "{name}": {json.dumps(value)},' for name, value in values.items()]
         return "\n".join(["{", *lines, f' "stripes": [\n{stripes}\n ]', "}", ""])
 
@@ -143,15 +146,16 @@ def plan_slide(
 ) -> SlidePlan:
     """Lay tiles over a slide's tissue.
 
-    Stripes begin where tissue begins and follow one another as long as there is some; so do the tiles of a stripe.
-    Memory grows with a tile's area, so the area is bounded: of all shapes within the bound the one is taken that
-    computes the fewest px, margins included. So tiles are of about the same area on slides of any size.
+    Stripes begin where tissue begins and follow one another as long as there is some. A stripe is cut into the tiles
+    that compute the fewest px, margins included; each is only as high and wide as its tissue, in steps of an eighth of
+    a square tile. Memory grows with a tile's area, so the area is bounded. Of a few heights of stripes the one is taken
+    that computes the fewest px.
 
     Args:
         reader: the slide, on the network's grid.
         step: side of a cell, px of the network's grid.
         margin: px of context on every side of a tile.
-        tile_px: no tile has a larger area than a square of this side, margins included, unless a single cell has.
+        tile_px: no tile has a larger area than a square of this side, margins included, unless the smallest one has.
         tissue: where to compute; ``None`` for the whole slide.
         align: tiles begin at multiples of so many px of the network's grid, and of a cell.
 
@@ -170,22 +174,15 @@ def plan_slide(
         area = tissue.area_mm2(reader.base_mpp)
     shape = tuple(-(-side // step) for side in reader.shape)
     size = step * reader.scale
-    row_edges, col_edges = (np.arange(side + 1) * size for side in shape)
+    size = step * reader.scale
     unit = math.lcm(step, align) // step
-    profile = tissue.touched(row_edges, col_edges[[0, -1]])[:, 0]
-    best: tuple[int, tuple[int, int], list[int], list[np.ndarray]] | None = None
-    for height in _heights(profile, max(1, (tile_px - 2 * margin) // step // unit) * unit, unit):
-        tops = _cover(profile, height, unit)
-        profiles = [tissue.touched(row_edges[[top, min(top + height, shape[0])]], col_edges)[0] for top in tops]
-        rows = height * step + 2 * margin
-        most = max(1, (tile_px**2 // rows - 2 * margin) // step // unit)
-        width = _smallest(most, unit, partial(_count, profiles, unit))
-        computed = _count(profiles, unit, width) * rows * (width * step + 2 * margin)
-        fits = rows * (width * step + 2 * margin) <= tile_px**2
-        if best is None or (fits and computed < best[0]):
-            best = computed, (height, width), tops, profiles
-    _, (height, width), tops, profiles = best
-    stripes = (Stripe(top, tuple(_cover(profile, width, unit))) for top, profile in zip(tops, profiles, strict=True))
+    square = max(1, (tile_px - 2 * margin) // step // unit)
+    grain = unit * max(1, square // _GRAINS)
+    edges = [np.minimum(np.arange(-(-cells // grain) + 1) * grain, cells) * size for cells in shape]
+    layout = _Layout(tissue.touched(*edges), grain * step, margin, tile_px**2)
+    sides = {max(1, round(share * square * unit / grain)) for share in _HEIGHTS}
+    _, boxes = min((layout.stripes(side) for side in sorted(sides)), key=itemgetter(0))
+    stripes = tuple(tuple(_tile(box, grain, shape) for box in stripe) for stripe in boxes)
     return SlidePlan(
         file=reader.path.name,
         backend=reader.backend,
@@ -200,40 +197,83 @@ def plan_slide(
         scale=reader.scale,
         step=step,
         margin=margin,
-        tile=(height, width),
+        grain=grain,
         shape=shape,
-        tissue_cells=tissue.count(row_edges, col_edges),
+        tissue_cells=tissue.count(*(np.arange(cells + 1) * size for cells in shape)),
         tissue_mm2=None if reader.resolution_source == "assumed" else area,
-        stripes=tuple(stripes),
+        stripes=stripes,
     )
 
 
-def _cover(wanted: np.ndarray, size: int, unit: int) -> list[int]:
-    """Where the fewest intervals that hold every place wanted begin; like ``size``, at multiples of ``unit``."""
-    positions = np.flatnonzero(wanted)
-    begins: list[int] = []
-    index = 0
-    while index < len(positions):
-        begins.append(int(positions[index]) // unit * unit)
-        index = int(np.searchsorted(positions, begins[-1] + size))
-    return begins
+class _Box(NamedTuple):
+    """A rectangle of grains."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
 
 
-def _count(profiles: Sequence[np.ndarray], unit: int, size: int) -> int:
-    return sum(len(_cover(profile, size, unit)) for profile in profiles)
+def _tile(box: _Box, grain: int, shape: tuple[int, int]) -> Tile:
+    """The cells of a rectangle of grains, up to the map's end."""
+    row, col = box.top * grain, box.left * grain
+    return Tile(row, col, min(box.bottom * grain, shape[0]) - row, min(box.right * grain, shape[1]) - col)
 
 
-def _heights(profile: np.ndarray, square: int, unit: int) -> Iterator[int]:
-    """Heights of tiles worth a try: a square one's, and the smallest that need about as many stripes."""
-    yield square
-    stripes = len(_cover(profile, square, unit))
-    for count in range(max(1, stripes - _OTHER_STRIPES), stripes + _OTHER_STRIPES + 1):
-        sizes = range(unit, len(profile) + unit, unit)
-        yield sizes[bisect_left(sizes, True, key=lambda size, count=count: len(_cover(profile, size, unit)) <= count)]
+class _Layout:
+    """Cuts what is wanted of a slide into tiles.
 
+    Args:
+        wanted: which grains touch tissue, bool ``(R, C)``.
+        grain_px: side of a grain, px of the network's grid.
+        margin: px around a tile.
+        most: px that a tile has at the most, margins included, if it is of more than one grain.
+    """
 
-def _smallest(most: int, unit: int, count: Callable[[int], int]) -> int:
-    """The smallest size that needs no more intervals than ``most`` units do; larger ones never need more."""
-    fewest = count(most * unit)
-    sizes = range(unit, most * unit + 1, unit)
-    return sizes[bisect_left(sizes, True, key=lambda size: count(size) <= fewest)]
+    def __init__(self, wanted: np.ndarray, grain_px: int, margin: int, most: int) -> None:
+        self.wanted, self.grain_px, self.margin, self.most = wanted, grain_px, margin, most
+        self.widest = max(1, (most // (grain_px + 2 * margin) - 2 * margin) // grain_px)
+
+    def stripes(self, height: int) -> tuple[float, list[list[_Box]]]:
+        """The px computed by stripes of so many grains, and their tiles; infinite where they do not fit."""
+        rows = np.flatnonzero(self.wanted.any(axis=1))
+        computed, stripes, index = 0.0, [], 0
+        while index < len(rows):
+            top = int(rows[index])
+            px, boxes = self._stripe(top, self.wanted[top : top + height])
+            computed += px
+            stripes.append(boxes)
+            index = int(np.searchsorted(rows, top + height))
+        return computed, stripes
+
+    def _stripe(self, top: int, wanted: np.ndarray) -> tuple[float, list[_Box]]:
+        """The tiles of a stripe that compute the fewest px, by dynamic programming from left to right."""
+        filled = wanted.any(axis=0)
+        first = np.where(filled, wanted.argmax(axis=0), len(wanted))
+        last = np.where(filled, len(wanted) - wanted[::-1].argmax(axis=0), 0)
+        fewest = np.full(len(filled) + 1, np.inf)  # px computed for what is left of a column
+        begins = np.arange(-1, len(filled))  # of the tile, or of the empty column, that ends there
+        fewest[0] = 0
+        for left in range(len(filled)):
+            if filled[left]:
+                tops = np.minimum.accumulate(first[left : left + self.widest])
+                bottoms = np.maximum.accumulate(last[left : left + self.widest])
+                px = fewest[left] + self._px(bottoms - tops, np.arange(1, len(tops) + 1))
+            else:
+                px = fewest[left : left + 1]
+            ends = slice(left + 1, left + 1 + len(px))
+            fewer = px < fewest[ends]
+            fewest[ends][fewer], begins[ends][fewer] = px[fewer], left
+        boxes, right = [], len(filled)
+        while right > 0:
+            left = int(begins[right])
+            if filled[left]:
+                low, high = int(first[left:right].min()), int(last[left:right].max())
+                boxes.append(_Box(top + low, left, top + high, right))
+            right = left
+        return float(fewest[-1]), boxes[::-1]
+
+    def _px(self, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+        """What tiles of so many grains compute; infinite where that is too much."""
+        px = (heights * self.grain_px + 2 * self.margin) * (widths * self.grain_px + 2.0 * self.margin)
+        return np.where((px <= self.most) | (heights * widths == 1), px, np.inf)

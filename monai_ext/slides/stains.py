@@ -20,8 +20,7 @@ _SQUARES = 64
 def tissue_squares(plan: SlidePlan) -> list[tuple[int, int, int, int]]:
     """``row, col, height, width`` of a square in each tile of a plan, px of the network's grid, without the margin."""
     side = _SIDE // plan.step  # cells
-    tiles = (tile for stripe in plan.stripes for tile in plan.tiles(stripe))
-    squares = ((tile.row, tile.col, min(side, tile.height), min(side, tile.width)) for tile in tiles)
+    squares = ((tile.row, tile.col, min(side, tile.height), min(side, tile.width)) for tile in plan.tiles)
     return [tuple(cells * plan.step for cells in square) for square in squares]
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from typing import TypeVar
+from itertools import groupby, islice
 
 import numpy as np
 import torch
@@ -19,8 +18,6 @@ from monai_ext.slides.plan import SlidePlan, Tile
 from monai_ext.slides.predictor import TilePredictor
 
 __all__ = ["decode_tiles", "stream_tiles"]
-
-T = TypeVar("T")
 
 
 def stream_tiles(
@@ -47,8 +44,8 @@ def stream_tiles(
         plan: its geometry.
         predictor: what computes a tile; called in this thread.
         first: the stripe to begin with.
-        batch_size: tiles computed at once. No batch reaches into the next stripe: what a network gives can depend, in
-            the last bit, on the rest of the batch, and a resumed run must have the same batches.
+        batch_size: tiles of one shape that are computed at once. No batch reaches into the next stripe: what a network
+            gives can depend, in the last bit, on the rest of the batch, and a resumed run must have the same batches.
         workers: threads that decode.
         prefetch: batches decoded ahead.
         normalize: applied to the pixels of each tile, uint8 ``(3, H, W)``, in the threads that decode.
@@ -56,23 +53,21 @@ def stream_tiles(
         computed: called with each batch's tiles as soon as the predictor has been called for them.
 
     Yields:
-        Each tile with its prediction ``(channels, h, w)``, h and w those of ``plan.tile``: a tile at the map's end
+        Each tile with its prediction ``(channels, h, w)``, h and w those of ``plan.cells``: a tile at the map's end
         has values beyond it.
 
     Raises:
         InputError: a tile cannot be read, or the predictor gives another shape than it promises.
     """
-    shape = (predictor.channels, *plan.tile)
     selective = tissue is not None and getattr(predictor, "selective", False)
     before: tuple[list[Tile], Tensor] | None = None
     for batch, pixels, _ in decode_tiles(
         reader, plan, first=first, batch_size=batch_size, workers=workers, prefetch=prefetch, normalize=normalize
     ):
         output = predictor(pixels, wanted=_wanted(tissue, plan, batch)) if selective else predictor(pixels)
-        if tuple(output.shape) != (len(batch), *shape):
-            raise InputError(
-                type(predictor).__name__, f"a map of shape {(len(batch), *shape)}", str(tuple(output.shape))
-            )
+        shape = (len(batch), predictor.channels, *plan.cells(batch[0]))
+        if tuple(output.shape) != shape:
+            raise InputError(type(predictor).__name__, f"a map of shape {shape}", str(tuple(output.shape)))
         if computed is not None:
             computed(batch)
         if before:
@@ -84,7 +79,7 @@ def stream_tiles(
 
 def _wanted(tissue: Tissue, plan: SlidePlan, tiles: list[Tile]) -> Tensor:
     """The cells of a batch that touch tissue, bool ``(B, h, w)``; none beyond the map's end."""
-    wanted = torch.zeros(len(tiles), *plan.tile, dtype=torch.bool)
+    wanted = torch.zeros(len(tiles), *plan.cells(tiles[0]), dtype=torch.bool)
     for cells, tile in zip(wanted, tiles, strict=True):
         cells[: tile.height, : tile.width] = torch.from_numpy(tissue.touched(*plan.edges(tile)))
     return wanted
@@ -107,7 +102,7 @@ def decode_tiles(
         are data, bool ``(B, 1, H, W)``, ``None`` for everywhere.
     """
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        batches = (batch for stripe in plan.stripes[first:] for batch in _batches(plan.tiles(stripe), batch_size))
+        batches = (batch for stripe in plan.stripes[first:] for batch in _batches(plan, stripe, batch_size))
         ahead: deque[tuple[list[Tile], Future[tuple[Tensor, Tensor | None]]]] = deque()
         try:
             while True:
@@ -122,10 +117,11 @@ def decode_tiles(
                 waiting.cancel()
 
 
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    items = iter(items)
-    while batch := list(islice(items, size)):
-        yield batch
+def _batches(plan: SlidePlan, stripe: Sequence[Tile], size: int) -> Iterator[list[Tile]]:
+    """Neighbours of one shape, at most ``size`` of them."""
+    for _, alike in groupby(stripe, plan.cells):
+        while batch := list(islice(alike, size)):
+            yield batch
 
 
 def _decode(

@@ -126,6 +126,7 @@ def test_training_runs(place):
     assert read_convention(folder / "model.pt") == read_convention(place.source / "models/model.pt")
 
 
+@pytest.mark.dear("mitosis")
 def test_a_misspelt_option_is_refused_before_anything_is_computed(place):
     done = place.bundle(*place.training_arguments("misspelt"), "--train#trainer#max_epoch", "3", check=False)
     assert done.returncode == 1
@@ -136,6 +137,7 @@ def test_a_misspelt_option_is_refused_before_anything_is_computed(place):
 
 
 @pytest.mark.slow
+@pytest.mark.dear("mitosis")
 def test_weights_of_another_input_are_refused(place):
     folder = place.folder / "models/other"
     if (place.source / "models/templates").is_dir():
@@ -161,6 +163,7 @@ def test_weights_of_another_input_are_refused(place):
 
 
 @pytest.mark.slow
+@pytest.mark.dear("mitosis")
 def test_a_batch_larger_than_the_list_trains_all_the_same(place):
     settings = json.loads((place.source / "configs/train.json").read_text())
     size = next(name for name in ("batch_size", "fields_per_batch") if name in settings)
@@ -190,6 +193,7 @@ def test_inference_runs_on_the_phantom_with_shipped_weights(place):
     assert (place.folder / "eval/inference/report.html").is_file()
 
 
+@pytest.mark.dear("mitosis")
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -218,7 +222,7 @@ def test_first_mistakes_end_with_one_line(place, arguments, expected):
 
 
 @pytest.mark.slow
-@pytest.mark.dear
+@pytest.mark.dear("mitosis")
 def test_a_killed_training_resumes_to_the_same_end(place):
     """Of equal seeds everything comes out equal, in two halves too."""
     folder = place.train("one")

@@ -19,7 +19,7 @@ EVALUATE = ["configs/train.json", "configs/quickstart.json", "configs/evaluate.j
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.dear,
+    pytest.mark.dear("mitosis"),
     pytest.mark.filterwarnings("ignore:executing the bundle config:UserWarning"),  # our own
 ]
 

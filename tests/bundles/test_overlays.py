@@ -152,6 +152,7 @@ def references(value: object) -> Iterator[str]:
             yield from references(part)
 
 
+@functools.cache
 def graph(parser: ConfigParser) -> dict[str, set[str]]:
     """What each entry refers to itself, of all that is there."""
     links: dict[str, set[str]] = {}
@@ -211,10 +212,13 @@ def losses(base: ConfigParser, stack: ConfigParser) -> set[str]:
     return lost
 
 
+read_once = functools.cache(read)  # what lies below many
+
+
 @functools.cache
 def lost_by(folder: Path, below: tuple[str, ...], name: str) -> frozenset[str]:
     """What a bundle's configurations lose by another one laid over them."""
-    return frozenset(losses(read(folder, below), read(folder, (*below, name))))
+    return frozenset(losses(read_once(folder, below), read_once(folder, (*below, name))))
 
 
 def declared() -> list[tuple[Path, tuple[str, ...]]]:

@@ -28,7 +28,7 @@ from tests.bundles.conftest import BUNDLES
 from tests.configs import config_files
 from tests.formats.torture import BY_NAME, CIRCUMSTANCES, Circumstance, write_reference
 
-pytestmark = [pytest.mark.slow, pytest.mark.dear]
+pytestmark = [pytest.mark.slow, pytest.mark.dear("mitosis")]
 
 AREA_TOLERANCE = 1e-3
 TISSUE_TOLERANCE = 0.1  # of the same tissue at another resolution

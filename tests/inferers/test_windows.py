@@ -106,13 +106,12 @@ def stitched(predict, image, tile_px):
     plan = plan_slide(reader, predict.step, predict.margin, tile_px, align=predict.align)
     padded = F.pad(image, (predict.margin, 1000, predict.margin, 1000), value=255)
     heat = torch.full(plan.shape, torch.nan)
-    for stripe in plan.stripes:
-        for tile in plan.tiles(stripe):
-            top, left, height, width = plan.region(tile)
-            top, left = top + predict.margin, left + predict.margin
-            values = predict(padded[None, :, top : top + height, left : left + width])
-            place = slice(tile.row, tile.row + tile.height), slice(tile.col, tile.col + tile.width)
-            heat[place] = values[0, 0, : tile.height, : tile.width]
+    for tile in plan.tiles:
+        top, left, height, width = plan.region(tile)
+        top, left = top + predict.margin, left + predict.margin
+        values = predict(padded[None, :, top : top + height, left : left + width])
+        place = slice(tile.row, tile.row + tile.height), slice(tile.col, tile.col + tile.width)
+        heat[place] = values[0, 0, : tile.height, : tile.width]
     return heat, plan.tile_count
 
 

@@ -17,7 +17,7 @@ MODELS = [
 ]
 LEAST_IOU = 0.6
 
-pytestmark = [pytest.mark.slow, pytest.mark.dear]
+pytestmark = [pytest.mark.slow, pytest.mark.dear("mitosis")]
 
 
 @pytest.fixture(scope="module")

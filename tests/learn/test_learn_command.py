@@ -190,7 +190,7 @@ def nuclei_said(features, truth, classed):
 
 
 @pytest.mark.slow
-@pytest.mark.dear
+@pytest.mark.dear("mitosis")
 @pytest.mark.parametrize(
     ("bundle", "method", "settings", "options", "score"),
     [

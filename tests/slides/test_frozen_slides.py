@@ -18,8 +18,7 @@ PLAN = plan_slide(reader((40, 50)), 10, 0, 30)
     "make",
     [
         pytest.param(lambda: plan_slide(reader((40, 50)), 10, 0, 30), id="SlidePlan"),
-        pytest.param(lambda: PLAN.stripes[0], id="Stripe"),
-        pytest.param(lambda: next(PLAN.tiles(PLAN.stripes[0])), id="Tile"),
+        pytest.param(lambda: next(PLAN.tiles), id="Tile"),
         pytest.param(OutputSettings, id="OutputSettings"),
         pytest.param(lambda: _Detections(np.zeros((0, 2)), np.zeros(0), {}), id="Found"),
         pytest.param(lambda: find_regions([(0, np.zeros((2, 2)))], 0.5, 1.0, (2, 2)), id="Regions"),

@@ -130,7 +130,7 @@ def test_all_tiles_come_by_default(slide):
     batches = [batch for batch, *_ in decode_tiles(reader, plan)]
     assert {len(batch) for batch in batches} == {1}
     tiles = [tile for batch in batches for tile in batch]
-    assert tiles == [tile for stripe in plan.stripes for tile in plan.tiles(stripe)]
+    assert tiles == list(plan.tiles)
 
 
 def test_files_of_a_spool_are_closed(tmp_path):
