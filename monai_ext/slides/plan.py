@@ -19,6 +19,7 @@ from monai_ext.formats.tissue import Tissue
 __all__ = ["SlidePlan", "Tile", "plan_slide"]
 
 _GRAINS = 8  # of a square tile's side: tiles begin and end at their multiples, so that they are of few shapes
+_EACH = 1 / 64  # what a tile costs besides its px, as a share of the largest one's px
 _HEIGHTS = (0.75, 1.0, 1.25)  # of stripes, worth a try, of a square tile's
 
 
@@ -147,9 +148,9 @@ def plan_slide(
     """Lay tiles over a slide's tissue.
 
     Stripes begin where tissue begins and follow one another as long as there is some. A stripe is cut into the tiles
-    that compute the fewest px, margins included; each is only as high and wide as its tissue, in steps of an eighth of
-    a square tile. Memory grows with a tile's area, so the area is bounded. Of a few heights of stripes the one is taken
-    that computes the fewest px.
+    that cost the least: the px that they compute, margins included, and a little for each tile. A tile is only as high
+    and wide as its tissue, in steps of an eighth of a square tile. Memory grows with a tile's area, so the area is
+    bounded. Of a few heights of stripes the cheapest is taken.
 
     Args:
         reader: the slide, on the network's grid.
@@ -235,35 +236,35 @@ class _Layout:
         self.widest = max(1, (most // (grain_px + 2 * margin) - 2 * margin) // grain_px)
 
     def stripes(self, height: int) -> tuple[float, list[list[_Box]]]:
-        """The px computed by stripes of so many grains, and their tiles; infinite where they do not fit."""
+        """What stripes of so many grains cost, and their tiles; infinite where they do not fit."""
         rows = np.flatnonzero(self.wanted.any(axis=1))
-        computed, stripes, index = 0.0, [], 0
+        cost, stripes, index = 0.0, [], 0
         while index < len(rows):
             top = int(rows[index])
-            px, boxes = self._stripe(top, self.wanted[top : top + height])
-            computed += px
+            more, boxes = self._stripe(top, self.wanted[top : top + height])
+            cost += more
             stripes.append(boxes)
             index = int(np.searchsorted(rows, top + height))
-        return computed, stripes
+        return cost, stripes
 
     def _stripe(self, top: int, wanted: np.ndarray) -> tuple[float, list[_Box]]:
-        """The tiles of a stripe that compute the fewest px, by dynamic programming from left to right."""
+        """The cheapest tiles of a stripe, by dynamic programming from left to right."""
         filled = wanted.any(axis=0)
         first = np.where(filled, wanted.argmax(axis=0), len(wanted))
         last = np.where(filled, len(wanted) - wanted[::-1].argmax(axis=0), 0)
-        fewest = np.full(len(filled) + 1, np.inf)  # px computed for what is left of a column
+        least = np.full(len(filled) + 1, np.inf)  # cost of what is left of a column
         begins = np.arange(-1, len(filled))  # of the tile, or of the empty column, that ends there
-        fewest[0] = 0
+        least[0] = 0
         for left in range(len(filled)):
             if filled[left]:
                 tops = np.minimum.accumulate(first[left : left + self.widest])
                 bottoms = np.maximum.accumulate(last[left : left + self.widest])
-                px = fewest[left] + self._px(bottoms - tops, np.arange(1, len(tops) + 1))
+                cost = least[left] + self._cost(bottoms - tops, np.arange(1, len(tops) + 1))
             else:
-                px = fewest[left : left + 1]
-            ends = slice(left + 1, left + 1 + len(px))
-            fewer = px < fewest[ends]
-            fewest[ends][fewer], begins[ends][fewer] = px[fewer], left
+                cost = least[left : left + 1]
+            ends = slice(left + 1, left + 1 + len(cost))
+            cheaper = cost < least[ends]
+            least[ends][cheaper], begins[ends][cheaper] = cost[cheaper], left
         boxes, right = [], len(filled)
         while right > 0:
             left = int(begins[right])
@@ -271,9 +272,9 @@ class _Layout:
                 low, high = int(first[left:right].min()), int(last[left:right].max())
                 boxes.append(_Box(top + low, left, top + high, right))
             right = left
-        return float(fewest[-1]), boxes[::-1]
+        return float(least[-1]), boxes[::-1]
 
-    def _px(self, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
-        """What tiles of so many grains compute; infinite where that is too much."""
+    def _cost(self, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+        """Of tiles of so many grains, in px; infinite where that is too much."""
         px = (heights * self.grain_px + 2 * self.margin) * (widths * self.grain_px + 2.0 * self.margin)
-        return np.where((px <= self.most) | (heights * widths == 1), px, np.inf)
+        return np.where((px <= self.most) | (heights * widths == 1), px + _EACH * self.most, np.inf)

@@ -118,7 +118,8 @@ def results(folder, name="a"):
 def seams(folder):
     """Rows and columns at which tiles meet, px."""
     stripes = json.loads((folder / "a_plan.json").read_text())["stripes"]
-    return [stripe["row"] for stripe in stripes[1:]], [col for stripe in stripes for col in stripe["cols"][1:]]
+    rows = [min(row for row, *_ in stripe) for stripe in stripes[1:]]
+    return rows, [col for stripe in stripes for _, col, *_ in stripe[1:]]
 
 
 def test_one_window_finds_the_discs_exactly(one_window, truth):
