@@ -120,11 +120,11 @@ def _watch(
 
 def _fold(network: nn.Module, before: str, after: str) -> None:
     convolution, normalization = network.get_submodule(before), network.get_submodule(after)
-    dtype = convolution.weight.dtype
-    # in float64, which gives the same last bits on all processors
-    transposed = isinstance(convolution, nn.ConvTranspose2d)
-    folded = fuse_conv_bn_eval(convolution.double(), normalization.double(), transposed).to(dtype)
-    _put(network, before, folded)
+    device, dtype = convolution.weight.device, convolution.weight.dtype
+    # in float64, which gives the same last bits on all processors, and which not every device computes in
+    pair = (each.cpu().double() for each in (convolution, normalization))
+    folded = fuse_conv_bn_eval(*pair, isinstance(convolution, nn.ConvTranspose2d))
+    _put(network, before, folded.to(device, dtype))
     # timm's normalisation holds the activation that follows
     _put(network, after, getattr(normalization, "act", nn.Identity()))
 
