@@ -175,7 +175,6 @@ def plan_slide(
         area = tissue.area_mm2(reader.base_mpp)
     shape = tuple(-(-side // step) for side in reader.shape)
     size = step * reader.scale
-    size = step * reader.scale
     unit = math.lcm(step, align) // step
     square = max(1, (tile_px - 2 * margin) // step // unit)
     grain = unit * max(1, square // _GRAINS)
