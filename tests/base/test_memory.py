@@ -42,6 +42,7 @@ def test_a_block_that_is_used_again_is_not_cleared_again():
         {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=131072"},
     ],
 )
+@pytest.mark.slow
 def test_not_against_the_environment(environment, monkeypatch):
     # numpy asks for huge pages where it can, so that fewer faults are larger: a tenth of the pages is a cleared block
     assert faults(**environment) > USES * 2

@@ -52,6 +52,7 @@ def results(folder):
     return {name: path.read_bytes() for name, path in found.items() if name not in ("state.json", "report.html")}
 
 
+@pytest.mark.slow
 def test_every_slide_has_its_files_and_they_agree(desk, slides):
     folder = desk.folder / "eval/one"
     names = [f"s{seed}" for seed in range(3)]

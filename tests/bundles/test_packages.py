@@ -57,6 +57,7 @@ def owner(module: str) -> str:
     return next((name for name in owners if name in pinned), owners[0])
 
 
+@pytest.mark.slow
 def test_packages_are_those_that_are_imported(bundle):
     files = collect(bundle).files
     imported = set().union(*(modules(path) for name, path in files.items() if name.endswith(".py")))

@@ -103,6 +103,7 @@ def test_equals_three_passes_of_monai_one_image_at_a_time(celnet, exact, images,
 
 
 @pytest.mark.parametrize("attention", ["cbam", None])
+@pytest.mark.slow
 def test_gradients_equal_those_of_monai(attention, images):
     network = as_trained(CELNet(attention, deep_supervision=attention is None)).double()
     evidence, images = EvidenceMap(network), images.double()

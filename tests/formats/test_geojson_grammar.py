@@ -239,6 +239,7 @@ def expected(drawn, areas):
 
 @settings(deadline=None, max_examples=CASES, suppress_health_check=list(HealthCheck))
 @given(files())
+@pytest.mark.slow
 def test_every_object_is_read_as_it_is_written(file):
     drawn, data = file
     features = parse_geojson(data)
@@ -255,6 +256,7 @@ def test_every_object_is_read_as_it_is_written(file):
 @settings(deadline=None, max_examples=CASES, suppress_health_check=list(HealthCheck))
 @given(files(), st.booleans())
 @pytest.mark.parametrize("nuclei", [False, True])
+@pytest.mark.slow
 def test_objects_and_regions_are_the_obvious_ones(nuclei, file, areas):
     drawn, data = file
     counted, regions = read_objects("a.geojson", nuclei=nuclei, areas=areas, data=data)

@@ -61,6 +61,7 @@ def test_a_channel_for_each_class(geometries, classes):
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(with_hole(), max_size=6))
+@pytest.mark.slow
 def test_label_map_is_one_polygon_after_the_other_small_ones_last(geometries):
     expected = np.zeros(SHAPE, int)
     for index in sorted(range(len(geometries)), key=lambda index: (-geometries[index].area, index)):

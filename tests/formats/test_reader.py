@@ -82,6 +82,7 @@ def test_physical_resolution_decides(slide, base, target, scale, level):
 
 @pytest.mark.parametrize("levels", [1, 3])
 @pytest.mark.parametrize(("base", "target"), [(0.499, 1.0), (0.499, 0.25), (0.5, 0.83), (0.25, 0.7), (0.5, 4.1)])
+@pytest.mark.slow
 def test_grid_does_not_drift(base, target, levels, tmp_path):
     path = write_tiff(tmp_path / "a.tif", wave((1100, 1300), 1).round().astype(np.uint8), base, levels)
     reader = SlideReader(path, target)
@@ -147,6 +148,7 @@ def test_agrees_with_a_field(slide, target):
 
 @pytest.mark.parametrize("levels", [1, 3])
 @pytest.mark.parametrize("mpp", [0.5, 2.0, 5.0, 8.0])
+@pytest.mark.slow
 def test_thumbnail(mpp, levels, tmp_path):
     image = paint(2600, 2100)
     reader = SlideReader(write_tiff(tmp_path / "a.tif", image, 0.5, levels), 0.5)

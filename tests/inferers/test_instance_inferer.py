@@ -84,6 +84,7 @@ def ellipses(seed, shape=(500, 640), count=40):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("tile", "halo"), [(64, 32), (96, 64), (160, 32), (256, 64), (128, 0)])
+@pytest.mark.slow
 def test_as_the_whole_image_at_once(tile, halo, seed):
     """However long an object is: as what one window of the whole image holds."""
     ids = ellipses(seed)

@@ -15,6 +15,7 @@ print(sorted(SlideDatastore(sys.argv[1], extensions=["*.jpg", "*.vms"]).list_ima
 
 
 @pytest.mark.skipif(not PYTHON.exists(), reason="needs make test-label")
+@pytest.mark.slow
 def test_parts_of_slides_and_hidden_files_are_no_images(tmp_path):
     (tmp_path / "s.vms").write_text("ImageFile=a.jpg\nMapFile=m.jpg\n")
     for name in ("a.jpg", "m.jpg", "b.jpg", "._b.jpg"):

@@ -213,6 +213,7 @@ def test_timms_state_dict_crosses_too(name):
     "name", ["resnet18", "tf_efficientnet_lite0", "vit_small_patch14_dinov2", "vit_tiny_patch16_224", "convnext_atto"]
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.slow
 def test_a_checkpoint_of_timm_with_its_head(tmp_path, name, suffix):
     torch.manual_seed(3)
     state = timm.create_model(name).state_dict()

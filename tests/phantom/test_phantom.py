@@ -96,6 +96,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_every_tissue_has_pixels_of_one_stain(kind):
     tissue, mpp = KINDS[kind]
     for column in (0, 4096):
@@ -392,6 +393,7 @@ def listing_of(tmp_path_factory):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow
 def test_data_contract(listing_of, method):
     listing, size = listing_of(method)
     content = json.loads(listing.read_text())

@@ -34,6 +34,7 @@ def items_of(folder):
     return [item for part in PARTS for item in lists[part]]
 
 
+@pytest.mark.slow
 def test_labels_lumens_and_centroids_agree(dataset):
     items = items_of(dataset)  # checked: sizes, groups, labels
     assert len(items) == 12

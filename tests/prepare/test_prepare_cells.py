@@ -335,6 +335,7 @@ def test_he_like_needs_colour():
 
 
 @pytest.mark.real_data
+@pytest.mark.slow
 def test_real_dsb2018(tmp_path, real_data):
     content, found = items(prepare_dsb2018(real_data / "dsb2018_he", tmp_path / "dst"))
     assert len(found) == 81, "every one of them is H&E-like"

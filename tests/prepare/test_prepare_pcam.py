@@ -120,6 +120,7 @@ def test_kaggle_without_columns(tmp_path):
 
 
 @pytest.mark.real_data
+@pytest.mark.slow
 def test_real_patches(tmp_path, real_data):
     lists = read(prepare_pcam(real_data / "pcam", tmp_path, link=True))
     assert [len(lists[part]) for part in PARTS] == [840, 120, 240]

@@ -102,6 +102,7 @@ def test_glass_gives_no_tiles(tmp_path):
     assert not (tmp_path / "dst").exists()
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_the_source(slides, tmp_path):
     (tmp_path / "src").mkdir()
     with pytest.raises(DataListError, match=r"expected dataset\.json of outlined fields, or slides, found neither"):

@@ -120,6 +120,7 @@ def test_killed_in_the_middle_and_resumed(slides, undisturbed, stripes, start, r
     ("limit", "step"),
     [pytest.param(24_000, 8, marks=SLOW), pytest.param(60_000, 8, marks=SLOW), (100_000, 8), (60_000, 1)],
 )
+@pytest.mark.slow
 def test_full_disk_is_noted_and_nothing_half_written_stays(slides, undisturbed, limit, step, run, tmp_path):
     """Files that may not grow any further fail as on a full disk; the state, of three pages, still has room."""
     code, log = run(slides, tmp_path, "--file_limit", limit, "--step", step)

@@ -142,6 +142,7 @@ def instances_of(image):
     return cv2.connectedComponents(dark)[1]
 
 
+@pytest.mark.slow
 def test_fields(both, tmp_path):
     load = LoadFieldd(["image"], target_mpp=MPP)
     savers = [

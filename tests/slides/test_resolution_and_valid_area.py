@@ -126,6 +126,7 @@ SAVERS = {
 
 
 @pytest.mark.parametrize("save", SAVERS)
+@pytest.mark.slow
 def test_fields_whose_sources_disagree(save, tmp_path, capsys):
     """Whichever comes first, the table ends with the same columns."""
     disagreeing(tmp_path / "b.ome.tif")
@@ -168,6 +169,7 @@ def with_margin(side=400):
 
 
 @pytest.mark.parametrize("save", SAVERS)
+@pytest.mark.slow
 def test_what_was_never_scanned_is_no_area_of_a_field(save, tmp_path):
     saver = save(output_dir=tmp_path / "out", data_root_dir=tmp_path, **SAVERS[save])
     for name, image in (("plain", IMAGE), ("margin", with_margin())):

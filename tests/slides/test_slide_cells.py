@@ -74,6 +74,7 @@ def one_pass(slides, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("tile_px", "options"), [(330, {}), (400, {"batch_size": 2, "processors": 2}), (900, {})])
+@pytest.mark.slow
 def test_as_in_one_pass(tile_px, options, slides, one_pass, tmp_path):
     result = inferer(tmp_path, tile_px, **options)(slides / "a.tif")
     assert result.tiles > 1
@@ -89,6 +90,7 @@ def test_as_in_one_pass(tile_px, options, slides, one_pass, tmp_path):
     assert (tmp_path / "a_cells.csv").read_bytes() == (one_pass / "a_cells.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_network_with_context(slides, tmp_path):
     """An untrained U-Net beside the hematoxylin: maps differ in their last bits from tile to tile."""
 

@@ -111,6 +111,7 @@ def test_an_ellipse_of_85_um(finder, angle, tmp_path):
 
 @pytest.mark.parametrize("finder", [by_map, by_network])
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.slow
 def test_as_the_whole_slide_at_once(finder, seed, tmp_path):
     path = draw(tmp_path / "a.tif", ellipses := scattered(seed))
     whole = inferer(tmp_path / "whole", 2000, finder())(path)
@@ -149,6 +150,7 @@ def test_on_a_coarser_grid_and_at_the_slides_edges(finder, tmp_path):
     assert (shapely.area(shapely.symmetric_difference(*outlines)) <= 4).all()
 
 
+@pytest.mark.slow
 def test_objects_that_touch(tmp_path):
     """Parted by the watershed where they have a waist, the same in their windows as in the whole."""
     rng = np.random.default_rng(0)

@@ -86,6 +86,7 @@ def test_one_slide_is_foreign_and_nothing_else_changes(folder, check, capsys):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.slow
 def test_a_stopped_run_comes_to_the_same_share(folder, check, batch_size):
     whole = run(folder, "whole", check=check, batch_size=batch_size)["a.tif"]
     stopping = Stopping()

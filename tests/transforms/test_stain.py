@@ -139,6 +139,7 @@ class TestPhantom:
 
     @pytest.mark.parametrize("stains", [RUIFROK, None], ids=["known", "each slide's own"])
     @pytest.mark.parametrize("seed", range(6))
+    @pytest.mark.slow
     def test_ideal_scanner(self, seed, stains):
         slide = phantom_slide(seed, stains=stains, scanner=IDEAL_SCANNER)
         view = phantom_field((1024, 1024), slide=slide)

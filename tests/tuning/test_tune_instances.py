@@ -126,6 +126,7 @@ SMALL_SWEEP = {
 
 
 @pytest.mark.parametrize("bundle", [BUNDLE, NUCLEI_BUNDLE], ids=["cells", "nuclei"])
+@pytest.mark.slow
 def test_the_floor_is_tuned_and_scored_by_the_same_commands(bundle, data, tmp_path, monkeypatch):
     """Without a network and without weights; what was chosen is what the evaluation uses."""
     settings = str(tmp_path / "otsu.json")
