@@ -52,6 +52,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "nuclei, Mask R-CNN": (NUCLEI, {}),
     "CELNet, step 96 px": (METASTASIS, {"step": 96}),
     "CELNet, step 24 px": (METASTASIS, {"step": 24}),
+    "mitoses": (MITOSIS, {}),
 }
 #: Entries of this state alone, each a run of its own.
 WAYS = {"here": {}, "OpenVINO": {"runtime": "openvino"}}

@@ -56,6 +56,7 @@ __all__ = [
 ]
 
 _CHUNK = 1 << 22
+_FARTHEST = 1e12  # px
 _POINT, _POLYGON, _MULTIPOINT = 0, 3, 4  # shapely's type numbers
 _MALFORMED = (
     AttributeError,
@@ -742,10 +743,12 @@ class _Columns:
         geometry, nuclei = self.geometry.array(), self.nuclei.array()
         for outlines in (geometry, nuclei):
             coordinates, owner = shapely.get_coordinates(outlines, return_index=True)
-            bad = owner[~np.isfinite(coordinates).all(axis=1)]
+            bad = owner[_off_any_slide(coordinates)]
             if len(bad):
                 raise InputError(
-                    f"{self.where}, object {self.before + bad[0]}", "finite coordinates", str(outlines[bad[0]])[:80]
+                    f"{self.where}, object {self.before + bad[0]}",
+                    "finite coordinates up to 1e12",
+                    str(outlines[bad[0]])[:80],
                 )
         nuclei[shapely.is_empty(nuclei)] = None
         keep = ~shapely.is_empty(geometry)
@@ -850,6 +853,11 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
+def _off_any_slide(coordinates: np.ndarray) -> np.ndarray:
+    """Which of ``(N, 2)`` are no place, bool ``(N,)``: not finite, or so far that an area or float32 overflows."""
+    return ~(np.abs(coordinates) <= _FARTHEST).all(axis=1)
+
+
 def encode_features(features: Features, where: str | os.PathLike) -> Iterator[bytes]:
     """The JSON text of each feature, of one line and without what parts it from the next.
 
@@ -871,9 +879,11 @@ def encode_features(features: Features, where: str | os.PathLike) -> Iterator[by
     geometry = features.geometry
     missing = shapely.is_missing(geometry) | shapely.is_empty(geometry)
     coordinates, owner = shapely.get_coordinates(geometry, return_index=True)
-    unusable = np.union1d(np.flatnonzero(missing), owner[~np.isfinite(coordinates).all(axis=1)])
+    unusable = np.union1d(np.flatnonzero(missing), owner[_off_any_slide(coordinates)])
     if len(unusable):
-        raise InputError(where, "geometries with finite coordinates", f"object {unusable[0]}: {geometry[unusable[0]]}")
+        raise InputError(
+            where, "geometries with finite coordinates up to 1e12", f"object {unusable[0]}: {geometry[unusable[0]]}"
+        )
     measured = {name: values.tolist() for name, values in features.measurements.items()}
     classification = {name: {"name": name, "color": list(color)} for name, color in features.colors.items()}
     for index, shape in enumerate(_as_mappings(geometry)):

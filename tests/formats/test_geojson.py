@@ -332,6 +332,8 @@ def test_any_wrong_value_is_read_or_one_clear_error(value, key, kind):
             id="ring",
         ),
         pytest.param([feature({"type": "Point", "coordinates": [float("nan"), 1]})], "object 0", "finite", id="nan"),
+        # finite, but not in float32
+        pytest.param([feature({"type": "Point", "coordinates": [0, 3.4028236e38]})], "object 0", "finite", id="far"),
         pytest.param({"type": "Topology"}, "feature 0", "Topology", id="other_json"),
     ],
 )
