@@ -243,7 +243,7 @@ def matrix():
         for col, circumstance in enumerate(CIRCUMSTANCES):
             if image_suffix(f"a{circumstance.suffix}") in suffixes:
                 name = release.__name__ if count > 1 else words[-1]
-                marks = [pytest.mark.exhaustive] if (row + col) % 3 else []
+                marks = [pytest.mark.exhaustive] if (row + col) % 6 else []
                 yield pytest.param(words, release, circumstance, id=f"{name} {circumstance.name}", marks=marks)
 
 
