@@ -237,7 +237,7 @@ def without_endings(content: object) -> object:
 
 
 def matrix():
-    """Each converter and each circumstance; before a change lands every third pair, so that all of both are met."""
+    """Each converter and each circumstance; before a change lands every sixth pair, so that all of both are met."""
     every = [(words, *release, len(releases)) for words, releases in RELEASES.items() for release in releases]
     for row, (words, release, suffixes, count) in enumerate(every):
         for col, circumstance in enumerate(CIRCUMSTANCES):
